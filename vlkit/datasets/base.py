@@ -1,0 +1,67 @@
+"""What every dataset is: a length, and samples that depend on nothing but an index and a generator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Sample = dict[str, Any]
+
+
+class VLDataset:
+    """A map from index to sample.
+
+    A sample is a dict with ``image`` (float tensor [3, H, W], normalised), texts under ``text_input`` (and
+    ``text_output``) as str, ``image_id`` (str or int: equal for samples that show the same image) and ``sample_id``
+    (str, unique within the dataset). Evaluation samples carry ``references`` (list of str) where there are several.
+
+    Subclasses implement ``__len__`` and :meth:`sample`.
+    """
+
+    def __len__(self) -> int:
+        raise TypeError(f"{type(self).__name__} does not define __len__")
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        """Sample ``index``; all randomness (augmentation, choice of caption) comes from ``rng``.
+
+        Args:
+            index: 0 <= index < len(self).
+            rng: seeded by the caller from (seed, dataset, epoch, index), so that a sample is the same in any
+                process or worker.
+
+        Raises:
+            BadSample: this sample cannot be used. The loader skips it and writes it to the ledger.
+        """
+        raise TypeError(f"{type(self).__name__} does not define sample()")
+
+    def __getitem__(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.sample(index, np.random.default_rng([index]))
+
+    def problems(self, limit: int = 20_000) -> list[str]:
+        """What is wrong with the data as far as it can be told without reading all of it; at most ``limit`` rows are
+        looked at, evenly spread. One sentence each; empty when nothing is wrong."""
+        return []
+
+    def fingerprint(self) -> str:
+        """A short text that changes when the data change (file hashes, generator seeds): recorded with each run."""
+        return f"{type(self).__name__}:{len(self)}"
+
+
+def collate(samples: Sequence[Sample]) -> dict[str, Any]:
+    """One batch from samples: tensors and arrays of equal shape are stacked, everything else becomes a list."""
+    import torch
+
+    batch: dict[str, Any] = {}
+    for key in samples[0]:
+        values = [sample[key] for sample in samples]
+        if isinstance(values[0], np.ndarray):
+            values = [torch.from_numpy(value) for value in values]
+        if torch.is_tensor(values[0]) and all(value.shape == values[0].shape for value in values):
+            batch[key] = torch.stack(values)
+        else:
+            batch[key] = values
+    return batch

@@ -1,0 +1,74 @@
+"""The exceptions that a user can cause. The command line prints their message alone and exits with 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class VlkitError(Exception):
+    """A mistake that the user can mend: the message says what was given, what is allowed and what to do."""
+
+
+class ConfigError(VlkitError):
+    """One or more mistakes in a configuration, reported together.
+
+    Args:
+        problems: one sentence each, with the file and the key path in front.
+    """
+
+    def __init__(self, problems: str | Sequence[str]):
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class RegistryError(VlkitError):
+    """A name that is not registered, or one that is registered twice."""
+
+
+class DataError(VlkitError):
+    """A dataset that cannot be opened or does not hold what it should."""
+
+
+class BadSample(DataError):
+    """One sample that cannot be used (an undecodable image, say). Loaders skip it and name it in the ledger.
+
+    Args:
+        source: what a person can look up: a path, or dataset and index.
+        reason: why it gives no sample.
+    """
+
+    def __init__(self, source: str, reason: str):
+        self.source, self.reason = source, reason
+        super().__init__(f"{source}: {reason}")
+
+    def __reduce__(self):  # crosses process borders: worker to main
+        return (BadSample, (self.source, self.reason))
+
+
+class CheckpointError(VlkitError):
+    """A checkpoint that is damaged, unsafe, or of another model."""
+
+
+class MissingDependency(VlkitError):
+    """An optional package that is not installed.
+
+    Args:
+        package: the import name.
+        purpose: what needs it.
+        extra: the extra of vlkit that installs it.
+    """
+
+    def __init__(self, package: str, purpose: str, extra: str):
+        super().__init__(f"{purpose} needs the package {package!r}: pip install 'vlkit[{extra}]'")
+
+
+def closest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The ``count`` names of ``known`` most like ``name``, best first; none when nothing is like it."""
+    return difflib.get_close_matches(str(name), [str(k) for k in known], n=count, cutoff=0.5)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` Did you mean 'a' or 'b'?`` for names like ``name``, else an empty string."""
+    near = closest(name, known)
+    return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""

@@ -1,0 +1,154 @@
+"""Names to builders: the registries that let models, processors, datasets and tasks meet in a config.
+
+A class registers itself where it is defined::
+
+    @MODELS.register("blip_caption")
+    class BlipCaption(nn.Module): ...
+
+The modules that hold such classes are imported only when a name is asked for: first the name is looked up among
+what is registered, then the package of the registry is scanned once, then the entry points ``vlkit.plugins`` are
+loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vlkit.errors import RegistryError, closest
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+_entry_points_loaded = False
+
+
+class Registry:
+    """One kind of thing by name.
+
+    Args:
+        kind: what is registered, in messages ("model").
+        package: the package whose modules register the built-in ones.
+    """
+
+    def __init__(self, kind: str, package: str):
+        self.kind, self.package = kind, package
+        self._items: dict[str, Callable[..., Any]] = {}
+        self._scanned = False
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """A decorator that files the class or function below it under ``name``.
+
+        Raises:
+            RegistryError: the name is taken by something defined elsewhere; both places are named.
+        """
+
+        def decorate(item: T) -> T:
+            taken = self._items.get(name)
+            if taken is not None and _place(taken) != _place(item):
+                raise RegistryError(
+                    f"two {self.kind}s are named {name!r}: {_place(taken)} and {_place(item)}. Rename one of them."
+                )
+            self._items[name] = item
+            return item
+
+        return decorate
+
+    def get(self, name: str) -> Callable[..., Any]:
+        """The class registered as ``name``.
+
+        Raises:
+            RegistryError: nothing is; the message has the closest names and all that are known.
+        """
+        for find_more in (lambda: None, self._scan, load_entry_points):
+            find_more()
+            if name in self._items:
+                return self._items[name]
+        known = self.names()
+        near = closest(name, known)
+        hint = f" Closest: {', '.join(near)}." if near else ""
+        raise RegistryError(
+            f"no {self.kind} is named {name!r}.{hint} Known: {', '.join(known)}. "
+            f"If a plugin defines it: is its file listed under 'plugins:'?"
+        )
+
+    def names(self) -> list[str]:
+        """All names, sorted, after a full scan."""
+        self._scan()
+        load_entry_points()
+        return sorted(self._items)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names()
+
+    def _scan(self) -> None:
+        if self._scanned:
+            return
+        self._scanned = True
+        package = importlib.import_module(self.package)
+        for module in pkgutil.walk_packages(package.__path__, prefix=self.package + "."):
+            importlib.import_module(module.name)
+
+
+def _place(item: Callable[..., Any]) -> str:
+    """``file:line``; a reloaded file gives the same place, so it may register again."""
+    try:
+        return f"{inspect.getsourcefile(item)}:{inspect.getsourcelines(item)[1]}"
+    except (OSError, TypeError):
+        return f"{item.__module__}.{item.__qualname__}"
+
+
+def load_entry_points() -> None:
+    """Import installed plugins (entry-point group ``vlkit.plugins``), once."""
+    global _entry_points_loaded
+    if _entry_points_loaded:
+        return
+    _entry_points_loaded = True
+    for point in entry_points(group="vlkit.plugins"):
+        try:
+            point.load()
+        except RegistryError:
+            raise
+        except Exception as error:
+            raise RegistryError(
+                f"the installed plugin {point.name!r} ({point.value}) fails to import: "
+                f"{type(error).__name__}: {error}. Repair or uninstall it."
+            ) from error
+
+
+def load_plugin(path: str | Path) -> None:
+    """Import one plugin file; what it registers can be named from then on. A second call does nothing.
+
+    Raises:
+        RegistryError: no such file, or it fails to import.
+    """
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        raise RegistryError(f"plugin file {str(path)!r} does not exist (looked at {file}).")
+    name = f"vlkit_plugin_{file.stem}_{abs(hash(str(file))):x}"
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise RegistryError(f"plugin file {file} is not a Python file (its name must end in .py).")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before execution: dataclasses and pickling look the module up by name
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        if isinstance(error, RegistryError):
+            raise
+        raise RegistryError(f"plugin file {file} fails to import: {type(error).__name__}: {error}") from error
+
+
+MODELS = Registry("model", "vlkit.models")
+PROCESSORS = Registry("processor", "vlkit.processors")
+DATASETS = Registry("dataset", "vlkit.datasets")
+TASKS = Registry("task", "vlkit.tasks")

@@ -1,0 +1,112 @@
+"""What every task is: how a batch becomes losses, and how a model becomes scores. The runner sees only this."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Batch = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is, in every unit.
+
+    Args:
+        step: optimiser steps done before this one.
+        steps: optimiser steps of the whole run.
+        steps_per_epoch: optimiser steps of one pass over the training data (may be fractional).
+        samples: samples seen before this step, by all processes.
+    """
+
+    step: int
+    steps: int
+    steps_per_epoch: float
+    samples: int
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the data done before this step, with the fraction."""
+        return self.step / self.steps_per_epoch
+
+
+@dataclass
+class StepOutput:
+    """What one micro-batch gives.
+
+    Args:
+        losses: name to scalar, each a mean over something; their sum is minimised.
+        metrics: name to scalar (detached tensor or number) for the log.
+    """
+
+    losses: dict[str, Tensor]
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+def _gather_one_process(items: Sequence[Any]) -> list[Any]:
+    return list(items)
+
+
+@dataclass
+class EvalContext:
+    """What the runner lends a task while it evaluates.
+
+    Args:
+        device: where the model is.
+        autocast: makes the context manager of the run's precision.
+        gather: joins the lists of all processes in rank order; every process gets the whole list. Items must be
+            picklable. Each sample is read by exactly one process.
+        rank: this process; result files are written by rank 0.
+        output_dir: where result files go, or None: write none.
+        name: name of the evaluation set ("val").
+        step: optimiser steps done.
+    """
+
+    device: torch.device
+    autocast: Callable[[], Any]
+    gather: Callable[[Sequence[Any]], list[Any]] = _gather_one_process
+    rank: int = 0
+    output_dir: Path | None = None
+    name: str = "val"
+    step: int = 0
+
+
+class Task:
+    """A protocol of training and evaluation. Subclasses say what a batch means; they hold no state of a run."""
+
+    def prepare(self, model: nn.Module, batch: Batch, device: torch.device) -> Batch:
+        """Model inputs from a collated batch: tokenise, move to ``device``. Runs before autocast. The batch itself is
+        not changed."""
+        raise TypeError(f"{type(self).__name__} does not define prepare()")
+
+    def counts(self, inputs: Batch) -> dict[str, float]:
+        """Number of items behind each mean loss (target tokens, say), known before the forward pass. The runner weighs
+        by it, so that a step does not depend on how its global batch is cut over micro-batches and processes. A loss
+        not named here counts samples."""
+        return {}
+
+    def train_step(self, model: nn.Module, inputs: Batch, progress: Progress) -> StepOutput:
+        """Losses of one micro-batch. ``model`` may be wrapped (DDP): call it, do not reach inside."""
+        raise TypeError(f"{type(self).__name__} does not define train_step()")
+
+    def evaluate(self, model: nn.Module, loader: Iterable[Batch], context: EvalContext) -> dict[str, float]:
+        """Scores on an evaluation set; called under ``torch.inference_mode()`` with the model in eval mode. ``loader``
+        yields this process's share of the batches; every process must return the same scores."""
+        raise TypeError(f"{type(self).__name__} does not define evaluate()")
+
+    def describe(self, model: nn.Module, batch: Batch, context: EvalContext) -> list[str]:
+        """One text per sample of ``batch`` for the picture of samples: what the model says of it."""
+        return []
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """A copy of ``batch`` whose tensors are on ``device``."""
+    moved = {}
+    for key, value in batch.items():
+        moved[key] = value.to(device, non_blocking=True) if torch.is_tensor(value) else value
+    return moved
