@@ -1,0 +1,278 @@
+"""Loaders: from datasets to batches, in worker processes, for training (endless) and evaluation (each sample once)."""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from vlkit.datasets.base import Sample, VLDataset, collate
+from vlkit.datasets.mixture import Key, Mixture
+from vlkit.errors import BadSample, ConfigError, DataError
+
+Batch = dict[str, Any]
+BAD = "_bad"
+"""Key of a batch that lists (source, reason) of the samples that could not be used."""
+_ERROR = "_error"
+_TRIES = 20
+
+
+class TrainLoader:
+    """The endless stream of a mixture, cut into optimiser steps and these into micro-batches.
+
+    Step g holds positions g*B to (g+1)*B of the stream, micro-batch after micro-batch, and within each of them
+    process after process.
+
+    Args:
+        mixture: the stream.
+        batch_size: B, samples of one optimiser step over all processes and micro-batches.
+        accumulate: micro-batches of a step.
+        rank: this process, 0 <= rank < world.
+        world: number of processes.
+        num_workers: worker processes; 0 reads in this one.
+        pin_memory: put batches where copies to a GPU are fast.
+        skip_bad: replace a sample that cannot be used by the next one of its dataset; False: raise.
+
+    Raises:
+        ConfigError: the batch cannot be divided.
+    """
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        batch_size: int,
+        accumulate: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        skip_bad: bool = True,
+    ):
+        if batch_size < 1 or batch_size % (world * accumulate):
+            raise ConfigError(
+                f"run.batch_size is {batch_size}: samples of one optimiser step over all {world} process(es) and "
+                f"{accumulate} micro-batch(es), so it must be a multiple of {world * accumulate}."
+            )
+        self.mixture, self.batch_size, self.accumulate = mixture, batch_size, accumulate
+        self.rank, self.per_process = rank, batch_size // (world * accumulate)
+        self.world, self.num_workers, self.pin_memory = world, num_workers, pin_memory
+        self._fetch = _TrainFetch(mixture, skip_bad)
+        self._counts = mixture.start()
+        self._ahead: deque[list[int]] = deque()
+        self._batches: Iterator[Batch] | None = None
+
+    def next_step(self) -> list[Batch]:
+        """This process's micro-batches of the next optimiser step.
+
+        Raises:
+            DataError: a sample cannot be read, and not because it alone is bad.
+        """
+        if self._batches is None:
+            self._batches = self._start()
+        step = [_checked(next(self._batches)) for _ in range(self.accumulate)]
+        self._counts = self._ahead.popleft()
+        return step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream is after the steps handed out; what workers have read ahead does not count."""
+        return {"counts": list(self._counts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from there.
+
+        Raises:
+            CheckpointError: the state is of another list of datasets.
+        """
+        self.close()
+        self._counts = self.mixture.check_counts(state.get("counts"))
+
+    def close(self) -> None:
+        """Stop the workers."""
+        self._batches = None
+        self._ahead.clear()
+
+    def _start(self) -> Iterator[Batch]:
+        return _guarded(_torch_loader(self._fetch, self._keys(), self.num_workers, self.pin_memory))
+
+    def _keys(self) -> Iterator[list[Key]]:
+        """Keys of this process, one list a micro-batch. Runs ahead of the steps, in this process."""
+        counts = list(self._counts)
+        while True:
+            keys = self.mixture.take(counts, self.batch_size)
+            self._ahead.append(list(counts))
+            for micro in range(self.accumulate):
+                start = (micro * self.world + self.rank) * self.per_process
+                yield keys[start : start + self.per_process]
+
+
+class EvalLoader:
+    """A dataset once through; process r of W reads the r-th of W equal parts, so every sample is read exactly once.
+
+    Batches carry ``index``: the place of each sample in the dataset. Samples that cannot be used are left out and
+    listed in :attr:`bad`.
+
+    Args:
+        dataset: what to read.
+        batch_size: samples a batch, per process.
+        rank: this process.
+        world: number of processes.
+        num_workers: worker processes; 0 reads in this one.
+        pin_memory: put batches where copies to a GPU are fast.
+        skip_bad: leave out samples that cannot be used; False: raise.
+    """
+
+    def __init__(
+        self,
+        dataset: VLDataset,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        skip_bad: bool = True,
+    ):
+        size = len(dataset)
+        indices = range(rank * size // world, (rank + 1) * size // world)
+        self._keys = [
+            list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)
+        ]
+        self._loader = _torch_loader(_EvalFetch(dataset, skip_bad), self._keys, num_workers, pin_memory)
+        self.bad: list[tuple[str, str]] = []
+
+    def __len__(self) -> int:
+        """Batches of this process."""
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.bad = []
+        for found in _guarded(self._loader):
+            batch = _checked(found)
+            self.bad += batch.pop(BAD)
+            if batch:
+                yield batch
+
+
+class _TrainFetch(Dataset):
+    """Keys to a batch, in a worker."""
+
+    def __init__(self, mixture: Mixture, skip_bad: bool):
+        self.mixture, self.skip_bad = mixture, skip_bad
+
+    def __getitems__(self, keys: list[Key]) -> Batch:
+        bad: list[tuple[str, str]] = []
+        try:
+            return {**_join([self._sample(key, bad) for key in keys]), BAD: bad}
+        except DataError as error:
+            return _failure(error)
+
+    def _sample(self, key: Key, bad: list[tuple[str, str]]) -> Sample:
+        which, epoch, index = key
+        dataset, size = self.mixture.datasets[which], self.mixture.sizes[which]
+        for shift in range(min(_TRIES, size)):
+            place = (index + shift) % size
+            try:
+                return _read(
+                    dataset, place, self.mixture.rng((which, epoch, place)), self.mixture.name(which)
+                )
+            except BadSample as error:
+                if not self.skip_bad:
+                    raise
+                bad.append((error.source, error.reason))
+        last = "; ".join(f"{source}: {reason}" for source, reason in bad[-3:])
+        raise DataError(
+            f"dataset {self.mixture.name(which)}: {min(_TRIES, size)} samples in a row from index {index} on cannot be "
+            f"used. The last: {last}"
+        )
+
+
+class _EvalFetch(Dataset):
+    """Indices to a batch, in a worker."""
+
+    def __init__(self, dataset: VLDataset, skip_bad: bool):
+        self.dataset, self.skip_bad = dataset, skip_bad
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        bad: list[tuple[str, str]] = []
+        samples = []
+        try:
+            for index in indices:
+                try:
+                    rng = np.random.default_rng([index])
+                    sample = _read(self.dataset, index, rng, type(self.dataset).__name__)
+                    samples.append({**sample, "index": index})
+                except BadSample as error:
+                    if not self.skip_bad:
+                        raise
+                    bad.append((error.source, error.reason))
+            return {**(_join(samples) if samples else {}), BAD: bad}
+        except DataError as error:
+            return _failure(error)
+
+
+def _read(dataset: VLDataset, index: int, rng: np.random.Generator, name: str) -> Sample:
+    try:
+        return dataset.sample(index, rng)
+    except BadSample:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"dataset {name} fails at index {index}: {type(error).__name__}: {error}. "
+            f"If only this sample is at fault, its dataset should raise BadSample, which skips it."
+        ) from error
+
+
+def _join(samples: list[Sample]) -> Batch:
+    """One batch with the keys that all samples have: datasets of a mixture may differ in what else they tell."""
+    common = [key for key in samples[0] if all(key in sample for sample in samples)]
+    return collate([{key: sample[key] for key in common} for sample in samples])
+
+
+def _failure(error: DataError) -> Batch:
+    """The error as data: torch would turn an exception of a worker into its traceback, printed as one message."""
+    return {_ERROR: (str(error), "".join(traceback.format_exception(error)))}
+
+
+def _checked(batch: Batch) -> Batch:
+    if _ERROR in batch:
+        message, trace = batch[_ERROR]
+        raise DataError(message) from RuntimeError(trace)
+    return batch
+
+
+def _guarded(loader: DataLoader) -> Iterator[Batch]:
+    """The batches; a worker that dies becomes an error with advice."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            f"a data worker died ({error}). Usually memory ran out, or a native library crashed on a file: lower "
+            f"run.num_workers, or set it to 0 to see the error itself."
+        ) from error
+
+
+def _torch_loader(fetch: Dataset, keys: Any, num_workers: int, pin_memory: bool) -> DataLoader:
+    return DataLoader(
+        fetch,
+        batch_sampler=keys,
+        collate_fn=_as_it_is,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_main,
+    )
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _leave_signals_to_main(worker: int) -> None:
+    # Ctrl-C and schedulers signal the whole process group; the main process must still get the batches of its step.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
