@@ -90,6 +90,21 @@ def filled_state(
     return {name: torch.from_numpy(value) for name, value in values.items()}
 
 
+def check_logits(case: Case, prefix: str, logits: torch.Tensor, mask: torch.Tensor | None = None) -> None:
+    """Compare logits [..., V] with the stored summary: values at ``probe_ids``, logsumexp, mean, deviation, top 5."""
+    top = logits.topk(5)
+    summary = {
+        "probe": logits[..., case["probe_ids"]],
+        "lse": logits.logsumexp(-1),
+        "mean": logits.mean(-1),
+        "std": logits.std(-1, unbiased=False),
+        "top5": top.values,
+        "top5_ids": top.indices,
+    }
+    for name, value in summary.items():
+        case.check(f"{prefix}_{name}", value, mask)
+
+
 def check_gradients(case: Case, parameters: dict[str, torch.nn.Parameter], rtol: float = 2e-4) -> None:
     """Compare norm, sum and first values of each stored gradient, and the total norm over distinct parameters."""
     for name, expected in case.info["gradients"].items():

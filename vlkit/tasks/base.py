@@ -22,12 +22,14 @@ class Progress:
         steps: optimiser steps of the whole run.
         steps_per_epoch: optimiser steps of one pass over the training data (may be fractional).
         samples: samples seen before this step, by all processes.
+        micro: index of the micro-batch within this step, from 0: what belongs to a step once belongs to 0.
     """
 
     step: int
     steps: int
     steps_per_epoch: float
     samples: int
+    micro: int = 0
 
     @property
     def epoch(self) -> float:

@@ -1,0 +1,67 @@
+"""The one place that chooses how attention is computed.
+
+Shapes: ``N`` sequences, ``H`` heads, ``L`` queries, ``S`` keys, ``d`` width of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Softmax attention, scaled by ``1 / sqrt(d)``.
+
+    Args:
+        query: [N, H, L, d].
+        key: [N, H, S, d].
+        value: [N, H, S, d].
+        mask: bool, broadcastable to [N, H, L, S]; False places are not attended to. Not together with ``causal``.
+        causal: query i attends to keys 0..i.
+        dropout: probability of dropping an attention weight; pass 0 outside of training.
+
+    Returns:
+        [N, H, L, d].
+    """
+    if _fused_backward_is_slow(query):
+        return _attend_plainly(query, key, value, mask, causal, dropout)
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal
+    )
+
+
+def _fused_backward_is_slow(query: Tensor) -> bool:
+    """On CPU the backward pass of the fused kernel is about ten times slower in bf16 than in fp32 (torch 2.15)."""
+    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and torch.is_grad_enabled()
+
+
+def _attend_plainly(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, dropout: float
+) -> Tensor:
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    if causal:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril_()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
+    if dropout:
+        weights = F.dropout(weights, dropout)
+    return weights @ value
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[N, L, D] -> [N, H, L, d], a view."""
+    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """[N, H, L, d] -> [N, L, D]."""
+    return x.transpose(-3, -2).flatten(-2)

@@ -1,0 +1,500 @@
+"""MED, the multimodal mixture of encoder and decoder (paper, section 3.1): one transformer read in three ways.
+
+1. text encoder: bidirectional self-attention, no image;
+2. image-grounded text encoder: cross-attention to an image in every layer;
+3. image-grounded text decoder: the same with causal self-attention.
+
+Module names are those of the original implementation, so its checkpoints load as they are.
+
+Shapes: ``N`` texts, ``T`` tokens of all texts (packed, see packing.py), ``B`` images, ``P`` image tokens, ``Dv`` their
+width, ``D`` text width, ``H`` heads, ``d`` width of a head, ``V`` vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vlkit.models.attention import attend, merge_heads, split_heads
+from vlkit.models.packing import CrossPlan, Segments, TextBatch
+
+
+@dataclass
+class MedConfig:
+    """Sizes of the text transformer; the defaults are BERT-base with the two added tokens.
+
+    Args:
+        vocab_size: entries of the word embedding, [DEC] and [ENC] included.
+        hidden_size: width D.
+        num_hidden_layers: layers.
+        num_attention_heads: heads H; divides ``hidden_size``.
+        intermediate_size: width of the feed-forward layer.
+        max_position_embeddings: longest text, in tokens.
+        hidden_dropout_prob: dropout after embeddings and sub-layers, 0..1.
+        attention_probs_dropout_prob: dropout of attention weights, 0..1.
+        layer_norm_eps: added to the variance in layer norms.
+        initializer_range: standard deviation of initial weights. BERT's 0.02 is too small for widths near 100.
+    """
+
+    vocab_size: int = 30524
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 512
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+
+
+@dataclass
+class CrossStates:
+    """Keys and values of images (or of any encoded sequence), projected once and shared by all that looks at them.
+
+    Args:
+        layers: for each layer the pair keys, values, each [B, H, P, d].
+        mask: [B, P] bool, False where a token must not be seen; None: all are seen.
+    """
+
+    layers: list[tuple[Tensor, Tensor]]
+    mask: Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of images B."""
+        return self.layers[0][0].shape[0]
+
+    def narrow_(self, keep: Sequence[int]) -> CrossStates:
+        """Keep the images ``keep`` (ascending) as a view of the front: only images from behind the cut are moved, into
+        the places of those that are dropped. Overwrites its own storage; returns the view and is then not to be used.
+        The order of ``keep`` is lost; :func:`moved_order` tells the new one."""
+        order = moved_order(keep, self.count)
+        moves = [(place, image) for place, image in enumerate(order) if place != image]
+        tensors = [t for layer in self.layers for t in layer] + ([self.mask] if self.mask is not None else [])
+        for tensor in tensors:
+            for place, image in moves:
+                tensor[place] = tensor[image]
+        n = len(order)
+        mask = self.mask[:n] if self.mask is not None else None
+        return CrossStates([(k[:n], v[:n]) for k, v in self.layers], mask)
+
+
+def moved_order(keep: Sequence[int], count: int) -> list[int]:
+    """Which of ``count`` images stands at each place after :meth:`CrossStates.narrow_`: those that can stay do."""
+    kept = set(keep)
+    front = len(kept)
+    late = iter(sorted(i for i in kept if i >= front))
+    return [i if i in kept else next(late) for i in range(front)]
+
+
+@dataclass
+class TextPlan:
+    """Everything that the layers need to know of a packed batch besides its hidden states."""
+
+    segments: Segments
+    causal: bool
+    cross: CrossPlan | None = None
+    cross_mask: Tensor | None = None
+
+
+class SelfCache:
+    """Keys and values of tokens already decoded, preallocated for the whole length.
+
+    Args:
+        layers: number of layers.
+        rows: sequences (images times beams).
+        capacity: most tokens of a sequence.
+    """
+
+    def __init__(self, layers: int, rows: int, capacity: int):
+        self.rows, self.capacity, self.length = rows, capacity, 0
+        self._store: list[tuple[Tensor, Tensor] | None] = [None] * layers
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write [rows, H, t, d] behind what is there; returns all keys and values so far, as views."""
+        if self._store[layer] is None:
+            shape = (*key.shape[:2], self.capacity, key.shape[3])
+            self._store[layer] = (key.new_empty(shape), value.new_empty(shape))
+        keys, values = self._store[layer]  # type: ignore[misc]
+        end = self.length + key.shape[2]
+        keys[:, :, self.length : end] = key
+        values[:, :, self.length : end] = value
+        return keys[:, :, :end], values[:, :, :end]
+
+    def filled(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values so far, [rows, H, length, d], as views."""
+        keys, values = self._store[layer]  # type: ignore[misc]
+        return keys[:, :, : self.length], values[:, :, : self.length]
+
+    def reorder(self, index: Tensor) -> None:
+        """Row i becomes what row ``index[i]`` was; the number of rows may change."""
+        filled = self.length
+        for layer, pair in enumerate(self._store):
+            if pair is None:
+                continue
+            fresh = []
+            for old in pair:
+                if len(index) == len(old):
+                    old[:, :, :filled] = old[:, :, :filled].index_select(0, index)
+                    fresh.append(old)
+                else:
+                    new = old.new_empty((len(index), *old.shape[1:]))
+                    new[:, :, :filled] = old[:, :, :filled].index_select(0, index)
+                    fresh.append(new)
+            self._store[layer] = (fresh[0], fresh[1])
+        self.rows = len(index)
+
+
+class Projections(nn.Module):
+    """Query, key and value projections of one attention.
+
+    Args:
+        config: sizes.
+        source_width: width of what keys and values are made from.
+    """
+
+    def __init__(self, config: MedConfig, source_width: int):
+        super().__init__()
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(source_width, config.hidden_size)
+        self.value = nn.Linear(source_width, config.hidden_size)
+
+
+class ResidualOutput(nn.Module):
+    """Linear, dropout, residual, norm: the end of every sub-layer (post-norm, as BERT)."""
+
+    def __init__(self, config: MedConfig, width: int):
+        super().__init__()
+        self.dense = nn.Linear(width, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
+
+
+class Attention(nn.Module):
+    """One attention sub-layer; ``self`` and ``output`` are the original's names."""
+
+    def __init__(self, config: MedConfig, source_width: int):
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.drop = config.attention_probs_dropout_prob
+        self.self = Projections(config, source_width)
+        self.output = ResidualOutput(config, config.hidden_size)
+
+    @property
+    def dropout_now(self) -> float:
+        return self.drop if self.training else 0.0
+
+    def project(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, H, P, d] of ``source`` [B, P, Dv]."""
+        return split_heads(self.self.key(source), self.heads), split_heads(self.self.value(source), self.heads)
+
+    def among_texts(self, hidden: Tensor, plan: TextPlan, cache: SelfCache | None, layer: int) -> Tensor:
+        """Self-attention of packed rows [T, D] within their texts."""
+        pad = plan.segments.pad
+        projections = (self.self.query(hidden), self.self.key(hidden), self.self.value(hidden))
+        query, key, value = (split_heads(pad(x), self.heads) for x in projections)
+        causal = plan.causal and query.shape[2] > 1
+        if cache is not None:
+            key, value = cache.append(layer, key, value)
+        # Causal attention needs no mask: what is padded stands behind every real token.
+        mask = None if plan.causal else plan.segments.key_mask()
+        mixed = merge_heads(attend(query, key, value, mask, causal, self.dropout_now))
+        return self.output(plan.segments.unpad(mixed), hidden)
+
+    def to_images(self, hidden: Tensor, plan: TextPlan, states: tuple[Tensor, Tensor]) -> Tensor:
+        """Cross-attention of packed rows [T, D] to the keys and values of their images."""
+        return self.output(cross_attend(self.self.query(hidden), plan, states, self.heads, self.dropout_now), hidden)
+
+
+def cross_attend(
+    query: Tensor, plan: TextPlan, states: tuple[Tensor, Tensor], heads: int, dropout: float
+) -> Tensor:
+    """Rows of all texts of an image attend together to its one copy of keys and values.
+
+    Args:
+        query: [T, D] packed.
+        plan: its ``cross`` groups rows by image.
+        states: keys and values, each [B, H, P, d].
+        heads: H.
+        dropout: of attention weights.
+
+    Returns:
+        [T, D] packed.
+    """
+    assert plan.cross is not None
+    keys, values = states
+    outputs = []
+    for group in plan.cross.groups:
+        rows = query if group.gather is None else query.index_select(0, group.gather)
+        rows = split_heads(rows.unflatten(0, (-1, group.rows)), heads)
+        key, value, mask = keys, values, plan.cross_mask
+        if group.images is not None:
+            key, value = keys.index_select(0, group.images), values.index_select(0, group.images)
+            mask = mask.index_select(0, group.images) if mask is not None else None
+        if mask is not None:
+            mask = mask[:, None, None, :]
+        outputs.append(merge_heads(attend(rows, key, value, mask, dropout=dropout)).flatten(0, 1))
+    if plan.cross.inverse is None:
+        return outputs[0]
+    return torch.cat(outputs).index_select(0, plan.cross.inverse)
+
+
+class Intermediate(nn.Module):
+    """The wide half of the feed-forward layer."""
+
+    def __init__(self, config: MedConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.dense(x))
+
+
+class Layer(nn.Module):
+    """Self-attention, cross-attention (skipped without an image), feed-forward.
+
+    Args:
+        config: sizes.
+        encoder_width: width Dv of image tokens; None builds no cross-attention.
+    """
+
+    def __init__(self, config: MedConfig, encoder_width: int | None):
+        super().__init__()
+        self.attention = Attention(config, config.hidden_size)
+        if encoder_width is not None:
+            self.crossattention = Attention(config, encoder_width)
+        self.intermediate = Intermediate(config)
+        self.output = ResidualOutput(config, config.intermediate_size)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        plan: TextPlan,
+        states: tuple[Tensor, Tensor] | None = None,
+        cache: SelfCache | None = None,
+        index: int = 0,
+    ) -> Tensor:
+        hidden = self.attention.among_texts(hidden, plan, cache, index)
+        if states is not None:
+            hidden = self.crossattention.to_images(hidden, plan, states)
+        return self.output(self.intermediate(hidden), hidden)
+
+
+class Embeddings(nn.Module):
+    """Word and position embeddings, norm, dropout."""
+
+    position_ids: Tensor
+
+    def __init__(self, config: MedConfig):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=0)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        # The original stores it, so released files have it.
+        self.register_buffer("position_ids", torch.arange(config.max_position_embeddings)[None])
+
+    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """[T] ids and positions -> [T, D]."""
+        return self.dropout(self.LayerNorm(self.word_embeddings(ids) + self.position_embeddings(positions)))
+
+
+class Encoder(nn.Module):
+    """The stack of layers; a module of its own only for its name."""
+
+    def __init__(self, config: MedConfig, encoder_width: int | None):
+        super().__init__()
+        self.layer = nn.ModuleList(Layer(config, encoder_width) for _ in range(config.num_hidden_layers))
+
+
+class TextTransformer(nn.Module):
+    """The transformer of MED (``BertModel`` in the original).
+
+    Args:
+        config: sizes.
+        encoder_width: width Dv of the image tokens for cross-attention; None builds none.
+    """
+
+    def __init__(self, config: MedConfig, encoder_width: int | None = None):
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config, encoder_width)
+        init_bert(self, config.initializer_range)
+
+    def project_images(self, image_embeds: Tensor, mask: Tensor | None = None) -> CrossStates:
+        """Keys and values of every layer.
+
+        Args:
+            image_embeds: [B, P, Dv].
+            mask: [B, P], 0 where a token must not be seen; None: all are seen.
+        """
+        layers = [layer.crossattention.project(image_embeds) for layer in self.encoder.layer]
+        return CrossStates(layers, mask.bool() if mask is not None else None)
+
+    def forward(
+        self,
+        texts: TextBatch,
+        images: CrossStates | None = None,
+        image_index: Sequence[int] | np.ndarray | None = None,
+        causal: bool = False,
+        cache: SelfCache | None = None,
+    ) -> Tensor:
+        """Hidden states of all tokens.
+
+        Args:
+            texts: N texts with T tokens.
+            images: what cross-attention sees; None skips cross-attention.
+            image_index: for each text the image it looks at; None: text i looks at image i, or, when there are
+                fewer images than texts, the texts are in groups of equal number, one image after the other.
+            causal: a token sees only itself and what stands before it.
+            cache: keys and values of earlier tokens; this call's are appended. All texts have one length then.
+
+        Returns:
+            [T, D] packed.
+        """
+        positions = texts.positions
+        if cache is not None:
+            positions = positions + cache.length
+        plan = self._plan(texts, images, image_index, causal, split=cache is None)
+        hidden = self.embeddings(texts.ids, positions)
+        for index, layer in enumerate(self.encoder.layer):
+            states = images.layers[index] if images is not None else None
+            hidden = layer(hidden, plan, states, cache, index)
+        if cache is not None:
+            cache.length += texts.lengths[0]
+        return hidden
+
+    def _plan(
+        self,
+        texts: TextBatch,
+        images: CrossStates | None,
+        image_index: Sequence[int] | np.ndarray | None,
+        causal: bool,
+        split: bool,
+    ) -> TextPlan:
+        device = texts.ids.device
+        plan = TextPlan(Segments(texts.lengths, device), causal)
+        if images is not None:
+            if image_index is None and len(texts) != images.count:
+                image_index = np.repeat(np.arange(images.count), len(texts) // images.count)
+            plan.cross = CrossPlan(texts.lengths, image_index, images.count, device, split)
+            plan.cross_mask = images.mask
+        return plan
+
+
+class HeadTransform(nn.Module):
+    """Linear, GELU, norm, before the vocabulary."""
+
+    def __init__(self, config: MedConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.LayerNorm(F.gelu(self.dense(x)))
+
+
+class Predictions(nn.Module):
+    """Logits over the vocabulary; the weight is the word embedding, and the bias has two names."""
+
+    def __init__(self, config: MedConfig, embedding: nn.Embedding):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.transform = HeadTransform(config)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.decoder.weight = embedding.weight
+        self.decoder.bias = self.bias
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.decoder(self.transform(hidden))
+
+
+class LMHead(nn.Module):
+    """A module of its own only for its name (``cls``)."""
+
+    def __init__(self, config: MedConfig, embedding: nn.Embedding):
+        super().__init__()
+        self.predictions = Predictions(config, embedding)
+
+
+class TextDecoder(nn.Module):
+    """The image-grounded text decoder with its language-model head (``BertLMHeadModel``).
+
+    Args:
+        config: sizes.
+        encoder_width: width Dv of what cross-attention sees.
+    """
+
+    def __init__(self, config: MedConfig, encoder_width: int):
+        super().__init__()
+        self.bert = TextTransformer(config, encoder_width)
+        self.cls = LMHead(config, self.bert.embeddings.word_embeddings)
+        init_bert(self.cls, config.initializer_range)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., D] -> [..., V]."""
+        return self.cls.predictions(hidden)
+
+    def forward(
+        self,
+        texts: TextBatch,
+        images: CrossStates | None = None,
+        image_index: Sequence[int] | np.ndarray | None = None,
+        cache: SelfCache | None = None,
+    ) -> Tensor:
+        """Causal hidden states [T, D]; see :meth:`TextTransformer.forward`."""
+        return self.bert(texts, images, image_index, causal=True, cache=cache)
+
+    def next_logits(
+        self,
+        ids: Tensor,
+        images: CrossStates | None,
+        cache: SelfCache,
+        image_index: np.ndarray | None = None,
+        last_only: bool = True,
+    ) -> Tensor:
+        """One decoding step.
+
+        Args:
+            ids: [rows, t] the tokens that follow those in the cache; they join it.
+            images: see :meth:`TextTransformer.forward`, as for ``image_index``.
+            cache: of the same rows.
+            image_index: image of each row.
+            last_only: logits of the last of the ``t`` tokens alone.
+
+        Returns:
+            Logits of the token after each: [rows, V], or [rows * t, V].
+        """
+        rows, length = ids.shape
+        texts = TextBatch(ids.reshape(-1), (length,) * rows)
+        hidden = self(texts, images, image_index, cache)
+        if last_only and length > 1:
+            hidden = hidden.unflatten(0, (rows, length))[:, -1]
+        return self.logits(hidden)
+
+
+def init_bert(module: nn.Module, std: float) -> None:
+    """Normal weights of ``std``, zero biases, unit norms, as BERT starts."""
+    for child in module.modules():
+        if isinstance(child, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(child.weight, std=std)
+        if isinstance(child, nn.Linear) and child.bias is not None:
+            nn.init.zeros_(child.bias)
+
+
+def tie_all_but_self_attention(encoder: TextTransformer, decoder: TextTransformer) -> None:
+    """The encoder takes the decoder's embeddings, cross-attention and feed-forward layers (Paper: 3.2 and table 3)."""
+    encoder.embeddings = decoder.embeddings
+    for mine, theirs in zip(encoder.encoder.layer, decoder.encoder.layer):
+        for name in ("crossattention", "intermediate", "output"):
+            setattr(mine, name, getattr(theirs, name))

@@ -1,0 +1,71 @@
+"""Momentum encoders and the queues of their features (paper, section 3.2, after MoCo and ALBEF)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def momentum_copy(module: nn.Module) -> nn.Module:
+    """A copy of ``module`` that no gradient reaches."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+@torch.no_grad()
+def update_momentum(pairs: Sequence[tuple[nn.Module, nn.Module]], momentum: float) -> None:
+    """Move each second module towards its first: ``m <- momentum * m + (1 - momentum) * p``, in a few kernels."""
+    online = [p for module, _ in pairs for p in module.parameters()]
+    slow = [p for _, module in pairs for p in module.parameters()]
+    torch._foreach_lerp_(slow, [p.detach() for p in online], 1 - momentum)
+
+
+def random_queue(width: int, size: int) -> Tensor:
+    """[width, size] random columns of unit length, as queues start."""
+    return F.normalize(torch.randn(width, size), dim=0)
+
+
+@torch.no_grad()
+def enqueue(queues: Sequence[tuple[Tensor, Tensor]], pointer: Tensor) -> None:
+    """Overwrite the oldest entries of ring queues.
+
+    Args:
+        queues: pairs of a queue [E, Q] (or [1, Q]) and new entries [n, E] (or [n]); any n, all queues in step.
+        pointer: [1] int64 next place to write; is moved on.
+    """
+    size = queues[0][0].shape[1]
+    count = len(queues[0][1])
+    kept = min(count, size)  # a batch larger than the queue: only its newest part can stay
+    start = int(pointer) + count - kept
+    first = start % size
+    wrap = max(first + kept - size, 0)
+    for queue, entries in queues:
+        columns = entries[count - kept :].reshape(kept, -1).T.to(queue.dtype)
+        queue[:, first : first + kept - wrap] = columns[:, : kept - wrap]
+        if wrap:
+            queue[:, :wrap] = columns[:, kept - wrap :]
+    pointer[0] = (int(pointer) + count) % size
+
+
+def world_size() -> int:
+    """Processes that train together; 1 outside of ``torchrun``."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process among them, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+@torch.no_grad()
+def gather_batch(x: Tensor) -> Tensor:
+    """``x`` [B, ...] of all processes in rank order, [W * B, ...], without gradient; all batches have one size."""
+    if world_size() == 1:
+        return x
+    parts = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts)
