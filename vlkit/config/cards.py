@@ -1,0 +1,135 @@
+"""Model cards and dataset cards: files under ``vlkit/configs`` that a run names instead of repeating them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlkit.config.build import check
+from vlkit.config.load import Config, load_config
+from vlkit.errors import ConfigError, did_you_mean
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where released weights are and how to read them.
+
+    Args:
+        url, path: one of them.
+        sha256, md5: of the file, when known.
+        format: of the file ("blip", "hf", "lavis").
+        adapter: name of the translation of state-dict names.
+    """
+
+    url: str | None = None
+    path: str | None = None
+    sha256: str | None = None
+    md5: str | None = None
+    format: str | None = None
+    adapter: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a file ``models/<name>/<type>.yaml`` may hold.
+
+    Args:
+        model: constructor arguments.
+        weights: released weights, or null.
+        preprocess: kind ("image", "text") to a processor mapping, or to ``{train: ..., eval: ...}`` of them.
+        license: of the weights.
+        description: one line.
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    weights: Weights | None = None
+    preprocess: dict[str, dict[str, Any]] = field(default_factory=dict)
+    license: str = ""
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """What a file ``datasets/<name>.yaml`` may hold.
+
+    Args:
+        dataset: ``name`` of the dataset class and its arguments.
+        license: of the data.
+        description: one line.
+    """
+
+    dataset: dict[str, Any]
+    license: str = ""
+    description: str = ""
+
+
+def model_card(name: str, type: str) -> dict[str, Any]:
+    """The card of one type of a model: the keys of :class:`ModelCard`, as plain data.
+
+    Raises:
+        ConfigError: there is no such card, or it is wrong.
+    """
+    return model_card_config(name, type).data
+
+
+def model_card_config(name: str, type: str) -> Config:
+    """Like :func:`model_card`, with the file and line of each key."""
+    types = list_cards().get(name, [])
+    if type not in types:
+        known = f"Known types: {', '.join(types)}." if types else "This model has no cards: leave 'type' out."
+        raise ConfigError(f"no card of model {name!r} is named {type!r}.{did_you_mean(type, types)} {known}")
+    return _load(CONFIGS / "models" / name / f"{type}.yaml", ModelCard)
+
+
+def dataset_card(name: str) -> dict[str, Any]:
+    """The card of a dataset: the keys of :class:`DatasetCard`, as plain data.
+
+    Raises:
+        ConfigError: there is no such card, or it is wrong.
+    """
+    return dataset_card_config(name).data
+
+
+def dataset_card_config(name: str) -> Config:
+    """Like :func:`dataset_card`, with the file and line of each key."""
+    names = list_dataset_cards()
+    if name not in names:
+        raise ConfigError(
+            f"no dataset card is named {name!r}.{did_you_mean(name, names)} Known: {', '.join(names)}."
+        )
+    return _load(CONFIGS / "datasets" / f"{name}.yaml", DatasetCard)
+
+
+def list_cards() -> dict[str, list[str]]:
+    """Model names to the types that have a card, both sorted. A file named ``_*.yaml`` is only for ``extends``."""
+    cards: dict[str, list[str]] = {}
+    for file in sorted((CONFIGS / "models").glob("*/[!_]*.yaml")):
+        cards.setdefault(file.parent.name, []).append(file.stem)
+    return cards
+
+
+def list_dataset_cards() -> list[str]:
+    """Names of the datasets that have a card, sorted."""
+    return sorted(file.stem for file in (CONFIGS / "datasets").glob("[!_]*.yaml"))
+
+
+def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``top`` laid over it: mappings key by key, everything else replaced."""
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        merged[key] = overlay(below, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _load(file: Path, schema: type) -> Config:
+    config = load_config(file)
+    problems = check(schema, config.data, "", config.origin)
+    if problems:
+        raise ConfigError(problems)
+    return config

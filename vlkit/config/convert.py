@@ -1,0 +1,301 @@
+"""Checks values from YAML against annotations and turns them into what the annotations say."""
+
+from __future__ import annotations
+
+import collections.abc as abc
+import dataclasses
+import enum
+import types
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+from vlkit.config.signature import Parameter, Signature, signature
+from vlkit.errors import VlkitError, closest, did_you_mean
+
+_SEQUENCES = {
+    list: list,
+    abc.Sequence: list,
+    abc.Iterable: list,
+    abc.Collection: list,
+    set: set,
+    frozenset: frozenset,
+}
+_MAPPINGS = (dict, abc.Mapping, abc.MutableMapping)
+_NONE = type(None)
+_DETAILED = 10  # up to so many allowed keys are listed with their types
+Problems = list[tuple[str, str]]
+"""(key path, sentence) for each mistake."""
+
+
+@dataclass(frozen=True)
+class Between:
+    """The allowed span of a number: ``Annotated[float, Between(0, 1)]``.
+
+    Args:
+        low: the smallest allowed value.
+        high: the largest.
+        open: whether ``low`` itself is forbidden.
+    """
+
+    low: float = float("-inf")
+    high: float = float("inf")
+    open: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (self.low < value if self.open else self.low <= value) and value <= self.high
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.open else 'at least'} {self.low:g}" if self.low > float("-inf") else ""
+        high = f"at most {self.high:g}" if self.high < float("inf") else ""
+        return " and ".join(part for part in (low, high) if part)
+
+
+def convert(value: Any, hint: Any, path: str, problems: Problems) -> Any:
+    """``value`` as ``hint`` wants it; mistakes are added to ``problems`` and None is returned.
+
+    Args:
+        value: what YAML gave.
+        hint: an annotation.
+        path: key path of the value.
+        problems: added to.
+    """
+    if hint is Any or hint is object or isinstance(hint, (TypeVar, str)):
+        return value
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _annotated(value, hint, args, path, problems)
+    if origin in (Union, types.UnionType):
+        return _union(value, hint, args, path, problems)
+    if origin is Literal:
+        if any(type(value) is type(choice) and value == choice for choice in args):
+            return value
+        return _wrong(
+            value, hint, path, problems, did_you_mean(value, args) if isinstance(value, str) else ""
+        )
+    base = origin or hint
+    if base in _SEQUENCES:
+        return _sequence(value, hint, _SEQUENCES[base], args, path, problems)
+    if base is tuple:
+        return _tuple(value, hint, args, path, problems)
+    if base in _MAPPINGS:
+        return _mapping(value, hint, args, path, problems)
+    if isinstance(base, type):
+        return _single(value, base, path, problems)
+    return value  # Callable, NewType and other rare annotations are not checked
+
+
+def arguments(
+    taken: Signature,
+    mapping: Mapping[str, Any],
+    path: str,
+    problems: Problems,
+    provided: Collection[str] = (),
+) -> dict[str, Any]:
+    """The keyword arguments that ``mapping`` gives, checked and converted.
+
+    Args:
+        taken: of the constructor.
+        mapping: what the config holds.
+        path: key path of ``mapping``.
+        problems: added to: unknown, missing and wrong keys.
+        provided: arguments that the caller fills in; the config must not.
+    """
+    converted = {}
+    for key, value in mapping.items():
+        here = f"{path}.{key}" if path else str(key)
+        if key in provided:
+            problems.append((here, f"{key!r} is filled in by vlkit and cannot be configured; remove it."))
+        elif key in taken.parameters:
+            converted[key] = convert(value, taken.parameters[key].hint, here, problems)
+        elif taken.open:
+            converted[key] = value
+        else:
+            problems.append((here, f"unknown key {key!r}.{_allowed(str(key), taken, provided)}"))
+    for name, parameter in taken.parameters.items():
+        if parameter.required and name not in mapping and name not in provided:
+            problems.append((path, f"the key {name!r} ({type_name(parameter.hint)}) is missing."))
+    return converted
+
+
+def type_name(hint: Any) -> str:
+    """An annotation in words a YAML author can use: ``float or null``, ``list of int``, ``'a' or 'b'``."""
+    origin, args = get_origin(hint), get_args(hint)
+    if hint in (Any, object) or isinstance(hint, (TypeVar, str)):
+        return "any value"
+    if hint in (None, _NONE):
+        return "null"
+    if origin is Annotated:
+        return " ".join([type_name(args[0]), *(str(mark) for mark in args[1:] if isinstance(mark, Between))])
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(type_name(arg) for arg in args))
+    if origin is Literal:
+        return " or ".join(repr(choice) for choice in args)
+    base = origin or hint
+    if base in _SEQUENCES:
+        return f"list of {type_name(args[0])}" if args else "list"
+    if base is tuple:
+        if args[1:] == (Ellipsis,):
+            return f"list of {type_name(args[0])}"
+        return f"[{', '.join(type_name(arg) for arg in args)}]" if args else "list"
+    if base in _MAPPINGS:
+        return f"mapping of {type_name(args[1])}" if args else "mapping"
+    if isinstance(base, type):
+        return _class_name(base)
+    return str(hint)
+
+
+def _class_name(kind: type) -> str:
+    if issubclass(kind, enum.Enum):
+        return " or ".join(repr(member.name) for member in kind)
+    if issubclass(kind, Path):
+        return "path"
+    if hasattr(kind, "parse") and hasattr(kind, "FORMS"):
+        return kind.__name__.lower()
+    return f"mapping ({kind.__name__})" if dataclasses.is_dataclass(kind) else kind.__name__
+
+
+def _allowed(key: str, taken: Signature, provided: Collection[str]) -> str:
+    known = [p for p in taken.parameters.values() if p.name not in provided]
+    if not known:
+        return " No keys are allowed here."
+    near = closest(key, [p.name for p in known])
+    detailed = [p.name for p in known] if len(known) <= _DETAILED else near
+    listed = ", ".join(f"{p.name} ({describe_parameter(p)})" if p.name in detailed else p.name for p in known)
+    return f"{did_you_mean(key, [p.name for p in known])} Allowed: {listed}."
+
+
+def describe_parameter(parameter: Parameter) -> str:
+    """``float above 0, default 0.1`` or ``int, required``."""
+    default = "required" if parameter.required else f"default {short(parameter.default)}"
+    return f"{type_name(parameter.hint)}, {default}"
+
+
+def short(value: Any) -> str:
+    """``repr`` as YAML would spell it, cut to 60 characters."""
+    text = (
+        {None: "null", True: "true", False: "false"}.get(value) if isinstance(value, (_NONE, bool)) else None
+    )
+    text = text or (str(value) if hasattr(value, "FORMS") else repr(value))
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _wrong(value: Any, hint: Any, path: str, problems: Problems, hint_text: str = "") -> None:
+    kind = {dict: "mapping", list: "list", _NONE: "null"}.get(type(value), type(value).__name__)
+    given = kind if value is None else f"{short(value)} ({kind})"
+    problems.append((path, f"{given} given, {type_name(hint)} allowed.{hint_text or _advice(value, hint)}"))
+
+
+def _advice(value: Any, hint: Any) -> str:
+    kinds = {hint, *get_args(hint)}
+    if (
+        isinstance(value, str)
+        and value.lower() in ("true", "yes", "on", "false", "no", "off")
+        and bool in kinds
+    ):
+        return f" Write {'true' if value.lower() in ('true', 'yes', 'on') else 'false'}, without quotes."
+    if isinstance(value, str) and kinds & {int, float}:
+        try:
+            float(value)
+        except ValueError:
+            return ""
+        return " Write the number without quotes."
+    if isinstance(value, float) and int in kinds and value.is_integer():
+        return f" Write {int(value)}."
+    return ""
+
+
+def _annotated(value: Any, hint: Any, args: tuple[Any, ...], path: str, problems: Problems) -> Any:
+    before = len(problems)
+    converted = convert(value, args[0], path, problems)
+    numbers = [mark for mark in args[1:] if isinstance(mark, Between)]
+    if len(problems) == before and converted is not None and any(converted not in mark for mark in numbers):
+        return _wrong(value, hint, path, problems)
+    return converted
+
+
+def _union(value: Any, hint: Any, args: tuple[Any, ...], path: str, problems: Problems) -> Any:
+    attempts: dict[Any, Problems] = {}
+    for member in sorted(
+        args, key=lambda member: type(value) is not member
+    ):  # 3 stays an int for `float | int`
+        found = attempts[member] = []
+        converted = convert(value, member, path, found)
+        if not found:
+            return converted
+    deeper = [found for found in attempts.values() if any(where != path for where, _ in found)]
+    others = [member for member in args if member is not _NONE]
+    if len(deeper) == 1:  # the one member of the right shape: what is wrong inside it
+        problems.extend(deeper[0])
+    elif len(others) == 1 and hasattr(others[0], "parse"):
+        problems.extend(attempts[others[0]])
+    else:
+        _wrong(value, hint, path, problems)
+    return None
+
+
+def _sequence(
+    value: Any,
+    hint: Any,
+    make: Callable[[Iterable[Any]], Any],
+    args: tuple[Any, ...],
+    path: str,
+    problems: Problems,
+) -> Any:
+    if not isinstance(value, (list, tuple)):
+        return _wrong(value, hint, path, problems, " Put it in brackets: [...]." if value is not None else "")
+    item = args[0] if args else Any
+    return make([convert(entry, item, f"{path}.{index}", problems) for index, entry in enumerate(value)])
+
+
+def _tuple(value: Any, hint: Any, args: tuple[Any, ...], path: str, problems: Problems) -> Any:
+    if not args or args[1:] == (Ellipsis,):
+        return _sequence(value, hint, tuple, args, path, problems)
+    if not isinstance(value, (list, tuple)) or len(value) != len(args):
+        return _wrong(value, hint, path, problems)
+    entries = zip(value, args)
+    return tuple(convert(entry, arg, f"{path}.{i}", problems) for i, (entry, arg) in enumerate(entries))
+
+
+def _mapping(value: Any, hint: Any, args: tuple[Any, ...], path: str, problems: Problems) -> Any:
+    if not isinstance(value, Mapping):
+        return _wrong(value, hint, path, problems)
+    item = args[1] if args else Any
+    return {key: convert(entry, item, f"{path}.{key}", problems) for key, entry in value.items()}
+
+
+def _single(value: Any, kind: type, path: str, problems: Problems) -> Any:
+    """A value for a plain class."""
+    if kind is _NONE:
+        return None if value is None else _wrong(value, kind, path, problems)
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind in (bool, int, float, str):
+        return value if type(value) is kind else _wrong(value, kind, path, problems)
+    if hasattr(kind, "parse"):
+        return _attempt(lambda: value if type(value) is kind else kind.parse(value), path, problems)
+    if issubclass(kind, enum.Enum):
+        for member in kind:
+            if value is member or value == member.value or value == member.name:
+                return member
+        return _wrong(value, kind, path, problems, did_you_mean(value, [member.name for member in kind]))
+    if issubclass(kind, Path) and isinstance(value, str):
+        return kind(value)
+    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+        before = len(problems)
+        given = arguments(signature(kind), value, path, problems)
+        return _attempt(lambda: kind(**given), path, problems) if len(problems) == before else None
+    try:
+        fits = isinstance(value, kind)
+    except TypeError:  # a Protocol that cannot be tested at run time
+        fits = True
+    return value if fits else _wrong(value, kind, path, problems)
+
+
+def _attempt(make: Callable[[], Any], path: str, problems: Problems) -> Any:
+    try:
+        return make()
+    except (VlkitError, ValueError) as error:
+        problems.extend((path, problem) for problem in getattr(error, "problems", [str(error)]))
+        return None

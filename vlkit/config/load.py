@@ -1,0 +1,157 @@
+"""A YAML file, what it extends and the overrides of the command line, as one resolved configuration."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vlkit.config.overrides import apply_overrides, merge
+from vlkit.config.yamlfile import Node, Place, dump_yaml, parse_yaml
+from vlkit.errors import ConfigError, did_you_mean
+
+
+class Config:
+    """Resolved data that know where each key was written.
+
+    Args:
+        data: mappings, lists and plain values; no interpolation is left.
+        path: the file that was loaded, or None.
+        places: key path ("datasets.train.0.size") to the place where it was written.
+    """
+
+    def __init__(
+        self, data: dict[str, Any], path: Path | None = None, places: dict[str, Place] | None = None
+    ):
+        self.data, self.path = data, path
+        self._places = places or {}
+
+    def origin(self, key_path: str) -> str:
+        """``run.yaml: optim.lr (line 12)``, ``command line: optim.lr``, or the key path alone if nothing is known.
+        A key that was not written takes the line of the nearest mapping that was."""
+        place = self._place(key_path)
+        if place is None:
+            return f"{display(self.path)}: {key_path}" if self.path else key_path
+        if place.file is None:
+            return f"command line: {key_path}"
+        return f"{display(place.file)}: {key_path} (line {place.line})"
+
+    def source(self, key_path: str) -> Path | None:
+        """The file in which ``key_path`` was written; None for the command line."""
+        place = self._place(key_path)
+        return place.file if place else self.path
+
+    def __contains__(self, key_path: object) -> bool:
+        return key_path in self._places
+
+    def _place(self, key_path: str) -> Place | None:
+        while key_path:
+            if key_path in self._places:
+                return self._places[key_path]
+            key_path = key_path.rpartition(".")[0]
+        return None
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Load a YAML file: bases named by ``extends``, then the file, then the overrides, then interpolation.
+
+    Mappings merge key by key, lists and values replace. ``extends`` is one path or a list, relative to the
+    file; later ones win. ``${section.key}`` is OmegaConf's interpolation.
+
+    Args:
+        overrides: ``key.path=value`` with a YAML value; list entries by index: ``datasets.train.0.size=100``.
+
+    Raises:
+        ConfigError: a file is missing or not YAML, ``extends`` runs in a circle, or an override or an
+            interpolation cannot be resolved.
+    """
+    file = Path(path).expanduser()
+    root = apply_overrides(_load_file(file, ()), overrides)
+    places: dict[str, Place] = {}
+    data = _plain(root, "", places)
+    return Config(_resolve(Config(data, file, places)), file, places)
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as YAML; loading it gives the same data."""
+    return dump_yaml(config.data)
+
+
+def display(path: Path | None) -> str:
+    """``path`` as a person would write it: relative when it lies under the working directory."""
+    if path is None:
+        return "command line"
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def _load_file(path: Path, chain: tuple[Path, ...]) -> Node:
+    file = path.resolve()
+    if file in chain:
+        names = " -> ".join(display(f) for f in (*chain[chain.index(file) :], file))
+        raise ConfigError(f"'extends' runs in a circle: {names}. Remove one of these links.")
+    by = f" ({display(chain[-1])} extends it)" if chain else ""
+    if not file.is_file():
+        siblings = [f.name for f in file.parent.iterdir() if f.is_file()] if file.parent.is_dir() else []
+        what = "is a folder, not a file" if file.is_dir() else "does not exist"
+        raise ConfigError(f"{display(path)}: {what}{by}.{did_you_mean(file.name, siblings)}")
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{display(path)}: cannot be read{by}: {error.strerror}.") from error
+    root = parse_yaml(content, display(path), path)
+    if not isinstance(root.value, dict):
+        raise ConfigError(f"{display(path)}: holds {_kind(root.value)}; a mapping (key: value) is needed.")
+    merged = Node({}, root.place)
+    for base in _bases(root, path):
+        merged = merge(merged, _load_file(path.parent / Path(base).expanduser(), (*chain, file)))
+    return merge(merged, root)
+
+
+def _bases(root: Node, path: Path) -> list[str]:
+    """Takes ``extends`` out of ``root``."""
+    extends = root.value.pop("extends", None)
+    if extends is None or extends.value is None:
+        return []
+    entries = extends.value if isinstance(extends.value, list) else [extends]
+    if not all(isinstance(entry.value, str) for entry in entries):
+        raise ConfigError(
+            f"{display(path)}: extends (line {extends.place.line}): a path or a list of paths is needed."
+        )
+    return [entry.value for entry in entries]
+
+
+def _plain(node: Node, path: str, places: dict[str, Place]) -> Any:
+    if path:
+        places[path] = node.place
+    prefix = f"{path}." if path else ""
+    if isinstance(node.value, dict):
+        return {key: _plain(child, f"{prefix}{key}", places) for key, child in node.value.items()}
+    if isinstance(node.value, list):
+        return [_plain(child, f"{prefix}{index}", places) for index, child in enumerate(node.value)]
+    return node.value
+
+
+def _resolve(config: Config) -> dict[str, Any]:
+    """The data with every ``${...}`` replaced."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        resolved = OmegaConf.to_container(OmegaConf.create(config.data), resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        key = re.sub(r"\[(\d+)\]", r".\1", getattr(error, "full_key", None) or "")
+        message = str(error).splitlines()[0].rstrip(".")
+        missing = re.search(r"key '([^']+)' not found", message)
+        hint = did_you_mean(missing[1], config._places) if missing else ""
+        if message.startswith("Missing mandatory value"):
+            message = "'???' stands for a value that must be given, in a file or on the command line"
+        where = config.origin(key) if key else display(config.path)
+        raise ConfigError(f"{where}: {message}.{hint}") from error
+    return resolved  # type: ignore[return-value]  # a mapping went in
+
+
+def _kind(value: Any) -> str:
+    return "a list" if isinstance(value, list) else f"the single value {value!r}"

@@ -1,0 +1,196 @@
+"""The pieces of a run that registries build: each knows what to build, checks it, and builds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vlkit.config.build import Origin, accepts, build, check
+from vlkit.config.cards import dataset_card_config, list_dataset_cards, model_card_config, overlay
+from vlkit.config.convert import short
+from vlkit.config.load import Config
+from vlkit.errors import ConfigError, RegistryError
+from vlkit.registry import DATASETS, MODELS, PROCESSORS, TASKS, Registry
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing to build.
+
+    Args:
+        registry: where its name is looked up.
+        mapping: ``name`` and constructor arguments.
+        where: its key path in the run file.
+        origin: says where a key path was written.
+    """
+
+    registry: Registry
+    mapping: dict[str, Any]
+    where: str
+    origin: Origin = str
+
+    @property
+    def name(self) -> str:
+        """What is looked up."""
+        return str(self.mapping.get("name"))
+
+    def check(self) -> list[str]:
+        """What is wrong with it; nothing is built."""
+        return check(self.registry, self.mapping, self.where, self.origin)
+
+    def build(self, **provided: Any) -> Any:
+        """The object.
+
+        Args:
+            **provided: constructor arguments that are objects, not configuration.
+
+        Raises:
+            ConfigError: what :meth:`check` reports.
+        """
+        return build(self.registry, self.mapping, self.where, self.origin, **provided)
+
+
+@dataclass(frozen=True)
+class ModelPart(Part):
+    """A model.
+
+    Args:
+        type: name of its card, or None.
+        card: the card as plain data; empty without one.
+        card_origin: says where a key path of the card was written.
+    """
+
+    type: str | None = None
+    card: dict[str, Any] = field(default_factory=dict)
+    card_origin: Origin = str
+
+
+@dataclass(frozen=True)
+class DatasetPart(Part):
+    """A dataset and its processors.
+
+    Args:
+        processors: constructor argument ("image_processor") to what is built for it.
+        weight: share in a mixture, relative to the other entries; None: by size.
+    """
+
+    processors: dict[str, Part] = field(default_factory=dict)
+    weight: float | None = None
+
+    def check(self) -> list[str]:
+        problems = check(self.registry, self.mapping, self.where, self.origin, tuple(self.processors))
+        return problems + [problem for part in self.processors.values() for problem in part.check()]
+
+    def build(self, **provided: Any) -> Any:
+        processors = {key: part.build() for key, part in self.processors.items() if key not in provided}
+        return build(self.registry, self.mapping, self.where, self.origin, **processors, **provided)
+
+
+def task_part(mapping: Mapping[str, Any], where: str = "task", origin: Origin = str) -> Part:
+    """A task from ``{name, ...arguments}``."""
+    return Part(TASKS, _mapping(mapping, where, origin), where, origin)
+
+
+def model_part(mapping: Mapping[str, Any], where: str = "model", origin: Origin = str) -> ModelPart:
+    """A model from ``{name, type, ...arguments}``: the arguments of the card ``type``, with the given ones over
+    them.
+
+    Raises:
+        ConfigError: no mapping, or no such card.
+    """
+    given = _mapping(mapping, where, origin)
+    kind = given.pop("type", None)
+    if kind is None:
+        return ModelPart(MODELS, given, where, origin)
+    try:
+        card = model_card_config(str(given.get("name")), str(kind))
+    except ConfigError as error:
+        raise ConfigError([f"{origin(f'{where}.type')}: {problem}" for problem in error.problems]) from error
+    merged = overlay(card.data.get("model") or {}, given)
+    placed = _first_of(card, given, where, "model", origin)
+    return ModelPart(MODELS, merged, where, placed, str(kind), card.data, card.origin)
+
+
+def dataset_part(
+    mapping: Mapping[str, Any],
+    where: str,
+    origin: Origin = str,
+    model: ModelPart | None = None,
+    training: bool = False,
+) -> DatasetPart:
+    """A dataset from ``{name, ...arguments}``.
+
+    Args:
+        mapping: may hold processors as ``image_processor: {name: ...}``, and ``weight`` when ``training``. A
+            ``name`` that no class has is looked up among the dataset cards.
+        model: its card gives the processors that the mapping does not.
+        training: whether the card's processors for training or for evaluation are taken.
+
+    Raises:
+        ConfigError: no mapping, a card that is wrong, or a weight that is not above 0.
+    """
+    given = _mapping(mapping, where, origin)
+    weight = given.pop("weight", None) if training else None
+    if weight is not None and (
+        isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight > 0
+    ):
+        raise ConfigError(f"{origin(f'{where}.weight')}: {short(weight)} given, a number above 0 allowed.")
+    name, placed = given.get("name"), origin
+    if isinstance(name, str) and name in list_dataset_cards() and name not in DATASETS:
+        card = dataset_card_config(name)
+        given = {key: value for key, value in given.items() if key != "name"}
+        placed = _first_of(card, given, where, "dataset", origin)
+        given = overlay(card.data["dataset"], given)
+    processors = {
+        key: Part(PROCESSORS, given.pop(key), f"{where}.{key}", placed)
+        for key in [key for key in given if key.endswith("_processor") and isinstance(given[key], Mapping)]
+    }
+    for key, part in _default_processors(model, training).items():
+        if key not in processors and key not in given and _takes(given.get("name"), key):
+            processors[key] = part
+    return DatasetPart(DATASETS, given, where, placed, processors, weight)
+
+
+def _default_processors(model: ModelPart | None, training: bool) -> dict[str, Part]:
+    """What the model's card says, by constructor argument."""
+    split = "train" if training else "eval"
+    found = {}
+    for kind, entry in ((model.card if model else {}).get("preprocess") or {}).items():
+        where = f"preprocess.{kind}"
+        if "name" not in entry:
+            where, entry = f"{where}.{split}", entry.get(split)
+        if model is not None and entry is not None:
+            found[f"{kind}_processor"] = Part(PROCESSORS, entry, where, model.card_origin)
+    return found
+
+
+def _takes(name: Any, key: str) -> bool:
+    try:
+        return accepts(DATASETS.get(name), key)
+    except RegistryError:  # reported when the part itself is checked
+        return False
+
+
+def _first_of(card: Config, given: Mapping[str, Any], where: str, section: str, origin: Origin) -> Origin:
+    """Places of keys that may come from the run file (``where``) or from its card (``section``)."""
+
+    def placed(path: str) -> str:
+        inside = path[len(where) + 1 :] if path.startswith(f"{where}.") else ""
+        from_card = inside and f"{section}.{inside}" in card and not _holds(given, inside)
+        return card.origin(f"{section}.{inside}") if from_card else origin(path)
+
+    return placed
+
+
+def _holds(data: Any, path: str) -> bool:
+    key, _, rest = path.partition(".")
+    if not isinstance(data, Mapping) or key not in data:
+        return False
+    return not rest or not isinstance(data[key], Mapping) or _holds(data[key], rest)
+
+
+def _mapping(mapping: Any, where: str, origin: Origin) -> dict[str, Any]:
+    if not isinstance(mapping, Mapping):
+        raise ConfigError(f"{origin(where)}: {short(mapping)} given, a mapping with 'name' is needed.")
+    return dict(mapping)

@@ -1,0 +1,182 @@
+"""A run file: its sections checked together, everything wrong with it reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from vlkit.config.convert import Problems, convert, short
+from vlkit.config.load import Config
+from vlkit.config.parts import DatasetPart, ModelPart, Part, dataset_part, model_part, task_part
+from vlkit.config.schema import OptimConfig, RunOptions
+from vlkit.errors import ConfigError, VlkitError, did_you_mean
+from vlkit.registry import load_plugin
+
+T = TypeVar("T")
+SECTIONS = ("plugins", "model", "datasets", "task", "optim", "run")
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """What a run reads.
+
+    Args:
+        train: the entries of the training mixture.
+        eval: evaluation sets by name.
+    """
+
+    train: list[DatasetPart]
+    eval: dict[str, DatasetPart]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run file that was found to be right.
+
+    Args:
+        model, task, datasets: ready to be built.
+        optim, run: the options of these sections.
+        config: the data that all of it came from.
+    """
+
+    model: ModelPart
+    datasets: Datasets
+    task: Part
+    optim: OptimConfig
+    run: RunOptions
+    config: Config
+
+    @property
+    def output_dir(self) -> Path:
+        """Where the run writes: as configured, or ``output/<name of the run file>``."""
+        name = self.config.path.stem if self.config.path else "run"
+        return self.run.output_dir or Path("output") / name
+
+
+def check_run(config: Config, training: bool = True) -> RunConfig:
+    """The parts of a run file, after loading its plugins.
+
+    Args:
+        training: whether the run trains; otherwise ``optim``, ``datasets.train`` and a length may be absent.
+
+    Raises:
+        ConfigError: every problem of every section.
+    """
+    return _Checker(config, training).run()
+
+
+def load_plugins(config: Config) -> list[str]:
+    """Import the files under ``plugins``, relative to the file that lists them; the problems are returned."""
+    found: Problems = []
+    entries = convert(config.data.get("plugins") or [], list[str], "plugins", found)
+    problems = [f"{config.origin(path)}: {text}" for path, text in found]
+    for index, entry in enumerate(entries if not found else []):
+        source = config.source(f"plugins.{index}")
+        try:
+            load_plugin((source.parent if source else Path()) / Path(entry).expanduser())
+        except VlkitError as error:
+            problems.append(f"{config.origin(f'plugins.{index}')}: {error}")
+    return problems
+
+
+class _Checker:
+    """Collects the problems of one file."""
+
+    def __init__(self, config: Config, training: bool):
+        self.config, self.training = config, training
+        self.problems: list[str] = []
+
+    def run(self) -> RunConfig:
+        for key in self.config.data:
+            if key not in SECTIONS:
+                hint = did_you_mean(key, SECTIONS)
+                self.report(key, f"unknown section {key!r}.{hint} Allowed: extends, {', '.join(SECTIONS)}.")
+        self.problems += load_plugins(self.config)
+        model = self.part("model", model_part)
+        datasets = self.datasets(model)
+        task = self.part("task", task_part)
+        optim = self.section("optim", OptimConfig)
+        options = self.section("run", RunOptions)
+        if optim is not None and self.training and "lr" not in self.mapping("optim"):
+            self.report("optim", "the learning rate is missing: give optim.lr.")
+        if options is not None and self.training and options.length is None:
+            self.report("run", "the length of training is missing: give run.duration, such as '3000 steps'.")
+        self.check_monitor()
+        if model is None or task is None or optim is None or options is None or self.problems:
+            raise ConfigError(list(dict.fromkeys(self.problems)))
+        return RunConfig(model, datasets, task, optim, options, self.config)
+
+    def report(self, path: str, problem: str) -> None:
+        self.problems.append(f"{self.config.origin(path)}: {problem}")
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        """A section that may be absent or empty."""
+        section = self.config.data.get(name)
+        return section if isinstance(section, dict) else {}
+
+    def section(self, name: str, schema: type[T]) -> T | None:
+        found: Problems = []
+        value = self.config.data.get(name)
+        options = convert({} if value is None else value, schema, name, found)
+        for path, problem in found:
+            self.report(path, problem)
+        return options if not found else None
+
+    def part(self, name: str, make: Callable[..., Any]) -> Any:
+        """A section that a registry builds, or None when it is absent or cannot even be read."""
+        if self.config.data.get(name) is None:
+            self.report(name, f"the section {name!r} is missing: {name}: {{name: ...}}.")
+            return None
+        return self.checked(make, self.config.data[name], name, self.config.origin)
+
+    def checked(self, make: Callable[..., Any], *args: Any) -> Any:
+        try:
+            part = make(*args)
+        except ConfigError as error:
+            self.problems += error.problems
+            return None
+        problems = part.check()
+        self.problems += problems
+        return part
+
+    def datasets(self, model: ModelPart | None) -> Datasets:
+        found = Datasets([], {})
+        section = self.config.data.get("datasets")
+        if section is not None and not isinstance(section, dict):
+            self.report("datasets", f"{short(section)} given, a mapping with 'train' and 'eval' is needed.")
+            return found
+        for key in self.mapping("datasets"):
+            if key not in ("train", "eval"):
+                hint = did_you_mean(key, ("train", "eval"))
+                self.report(f"datasets.{key}", f"unknown key {key!r}.{hint} Allowed: train, eval.")
+        for index, entry in enumerate(self.entries("train", list)):
+            where = f"datasets.train.{index}"
+            part = self.checked(dataset_part, entry, where, self.config.origin, model, True)
+            found.train.extend([part] if part else [])
+        for name, entry in dict(self.entries("eval", dict)).items():
+            where = f"datasets.eval.{name}"
+            part = self.checked(dataset_part, entry, where, self.config.origin, model, False)
+            found.eval.update({name: part} if part else {})
+        return found
+
+    def entries(self, key: str, kind: type) -> Any:
+        """``datasets.train`` (a list) or ``datasets.eval`` (a mapping); empty when it is absent or wrong."""
+        value = self.mapping("datasets").get(key)
+        forms = {"train": "a list: [{name: ...}]", "eval": "a mapping: {val: {name: ...}}"}
+        if value is not None and not isinstance(value, kind):
+            self.report(f"datasets.{key}", f"{short(value)} given; write {forms[key]}.")
+        elif not value and key == ("train" if self.training else "eval"):
+            self.report(
+                f"datasets.{key}", f"there is nothing to {'train on' if self.training else 'evaluate on'}."
+            )
+        return value if isinstance(value, kind) else kind()
+
+    def check_monitor(self) -> None:
+        monitor = self.mapping("run").get("monitor")
+        known = list(self.mapping("datasets").get("eval") or {})
+        if isinstance(monitor, str) and (name := monitor.partition("/")[0]) not in known:
+            where = f"Known sets: {', '.join(known)}." if known else "datasets.eval is empty."
+            hint = did_you_mean(name, known)
+            self.report("run.monitor", f"{monitor!r} names no evaluation set.{hint} {where}")

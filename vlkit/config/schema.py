@@ -1,0 +1,144 @@
+"""The sections ``optim`` and ``run`` of a run file. The comments are what ``vlkit show`` cannot say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from vlkit.config.convert import Between
+from vlkit.config.durations import Count, Duration
+from vlkit.errors import ConfigError
+
+Positive = Annotated[float, Between(0, open=True)]
+NotNegative = Annotated[float, Between(0)]
+Share = Annotated[float, Between(0, 1)]
+PositiveInt = Annotated[int, Between(1)]
+WholeNumber = Annotated[int, Between(0)]
+
+_NO_STEPS = Duration(0, "steps")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its learning rate over time.
+
+    Args:
+        lr: the highest learning rate.
+        min_lr: where cosine, step and linear end, and where wsd ends its annealing.
+        weight_decay: decoupled from the gradient.
+        betas, eps: of AdamW.
+        schedule: cosine, step (times ``decay_rate`` per epoch), constant, wsd (constant, then annealed over the
+            share ``anneal`` at the end) or linear.
+        schedule_unit: whether the rate moves every step, or once an epoch as in the original BLIP.
+        warmup: linear from ``warmup_lr`` to ``lr``.
+        decay_rate: factor per epoch of ``step``.
+        anneal: share of the run, for ``wsd``.
+        grad_clip: largest norm of the gradient; null clips nothing.
+        decay_norm_and_bias: whether biases and norms decay too, as in the original BLIP.
+        lr_scale: pattern of parameter names to a factor on the rate.
+        fused: PyTorch's fused AdamW.
+    """
+
+    lr: Positive = 1e-4
+    min_lr: NotNegative = 0.0
+    weight_decay: NotNegative = 0.05
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    eps: Positive = 1e-8
+    schedule: Literal["cosine", "step", "constant", "wsd", "linear"] = "cosine"
+    schedule_unit: Literal["step", "epoch"] = "step"
+    warmup: Duration = _NO_STEPS
+    warmup_lr: NotNegative = 0.0
+    decay_rate: Positive = 0.9
+    anneal: Share = 0.2
+    grad_clip: Positive | None = None
+    decay_norm_and_bias: bool = True
+    lr_scale: dict[str, NotNegative] = field(default_factory=dict)
+    fused: bool = False
+
+    def __post_init__(self) -> None:
+        if self.min_lr > self.lr:
+            raise ConfigError(f"min_lr ({self.min_lr:g}) is above lr ({self.lr:g}).")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How long, on what and how to run.
+
+    Args:
+        duration, max_steps, max_epochs, max_samples: length of training; give one of them.
+        batch_size: samples per optimiser step, over all processes and accumulated micro-batches.
+        eval_batch_size: samples per batch of evaluation; null: as in a training micro-batch.
+        accumulate: micro-batches per optimiser step.
+        precision: bf16 is autocast; the weights stay fp32.
+        seed: of weights, order of samples, augmentation and dropout.
+        num_workers: loader processes per process; 0 loads in the main one.
+        monitor: ``<eval set>/<metric>`` that decides which checkpoint is the best; null: the last one.
+        mode: whether a high or a low ``monitor`` is good.
+        eval_every, checkpoint_every: null: only at the end.
+        log_every: steps between two lines of the log.
+        keep_checkpoints: how many of the latest to keep, besides the best.
+        output_dir: null: ``output/<name of the run file>``.
+        device: auto takes cuda, then mps, then cpu.
+        activation_checkpointing: recompute activations in the backward pass: less memory, more time.
+        bad_samples: an unreadable sample ends the run, or is skipped and written to the ledger.
+        tensorboard: write its event files too.
+        wandb: name of a Weights & Biases project to log to.
+        init_from: checkpoint from which the model's weights start.
+        sample_images: how many images the picture of samples shows; 0: no picture.
+        compile: torch.compile the model.
+    """
+
+    duration: Duration | None = None
+    max_steps: Count | None = None
+    max_epochs: NotNegative | None = None
+    max_samples: Count | None = None
+    batch_size: PositiveInt = 32
+    eval_batch_size: PositiveInt | None = None
+    accumulate: PositiveInt = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: WholeNumber = 42
+    num_workers: WholeNumber = 0
+    monitor: str | None = None
+    mode: Literal["max", "min"] = "max"
+    eval_every: Duration | None = None
+    checkpoint_every: Duration | None = None
+    log_every: PositiveInt = 50
+    keep_checkpoints: PositiveInt = 1
+    output_dir: Path | None = None
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    activation_checkpointing: Literal["none", "torch", "fairscale"] = "none"
+    bad_samples: Literal["error", "skip"] = "skip"
+    tensorboard: bool = False
+    wandb: str | None = None
+    init_from: str | None = None
+    sample_images: WholeNumber = 8
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        given = self._lengths()
+        problems = []
+        if len(given) > 1:
+            names = " and ".join(given)
+            problems.append(f"{names} are given; one length is allowed: set the others to null.")
+        if self.batch_size % self.accumulate:
+            problems.append(
+                f"batch_size ({self.batch_size}) counts all micro-batches of a step and must be divisible by "
+                f"accumulate ({self.accumulate})."
+            )
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def length(self) -> Duration | None:
+        """How long to train, however it was given."""
+        return next(iter(self._lengths().values()), None)
+
+    def _lengths(self) -> dict[str, Duration]:
+        units = {"max_steps": "steps", "max_epochs": "epochs", "max_samples": "samples"}
+        given = {"duration": self.duration} if self.duration is not None else {}
+        for name, unit in units.items():
+            amount = getattr(self, name)
+            if amount is not None:
+                given[name] = Duration(amount, unit)
+        return given
