@@ -1,0 +1,188 @@
+"""A Penn Treebank tokenizer for captions that agrees with the one that the published caption scores use.
+
+That one is the PTBTokenizer of Stanford CoreNLP 3.4.1, called by pycocoevalcap with ``-preserveLines -lowerCase``,
+after which a list of punctuation tokens is dropped. The tokens decide the score (CIDEr of a plain ``split()`` is off
+by some tenths), so its habits are kept, the odd ones too: ``!!`` and ``-lrb-`` stay (the list holds ``!`` and, in
+capitals, ``-LRB-``), ``man,red-haired`` is one token, a fraction or a telephone number keeps its inner space as a
+no-break space.
+
+It works as a scanner: at each position every rule is tried; the one that matches most text, the context that it asks
+for included, wins; of equals the first. The rules were written from what the Java program answers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+from vlkit.metrics import ptb_tables as tables
+
+Rewrite = Callable[[str], str]
+
+_SPACE = "\u00a0\u2000-\u200a\u3000 \t\n"
+_APOS = r"(?:['’\u0092]|&apos;)"
+_APOS_LIKE = r"(?:['’\u0092`‘\u0091‛]|&apos;)"  # also what was meant as one
+_NUMERALS = tables.NUMERALS
+_ENTITY = "&[aeiouAEIOU](?:acute|grave|uml);"
+_L = rf"[^\W\d_{_NUMERALS}]"  # a letter
+_LD = rf"[^\W_{_NUMERALS}]"  # a letter or digit
+_WORD_START = rf"(?:{_L}|[{tables.MARKS}]|{_ENTITY})"
+_RUN = rf"(?:{_WORD_START}(?:{_LD}|[{tables.MARKS}]|{_ENTITY})*)"
+_WORD = rf"(?:{_RUN}(?:[.!?]{_RUN})*)"
+_PART = rf"(?:(?:[dDoOlL]{_APOS}{_L})?{_LD}+)"
+_THING = rf"(?:{_PART}(?:[-_\u058a\u2010\u2011]{_PART})*)"
+_ACRONYM = r"(?:[A-Za-z](?:\.[A-Za-z])+)"
+_SLASHED = r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
+_NUMBER = r"[-+]?(?:\d*(?:[.,:\u066b\u066c]\d+)+|\d+)"
+_FRACTION = r"\d{1,4}\\?[/\u2044]\d{1,4}"
+_NOT_URL = rf"{_SPACE}\"<>|(){{}}"
+_URL_PATH = rf"[^{_NOT_URL}]+[^{_NOT_URL}.!?,\-]"
+_WWW = rf"www\.(?:[^{_NOT_URL}.!?,]+\.)+[a-zA-Z]{{2,4}}"
+_DOT_COM = rf"(?:[^{_NOT_URL}`'.!?,\-_$]+\.)+(?:com|net|org|edu)"
+_TAG_NAME = r"[A-Za-z][A-Za-z0-9_:.\-]*"
+_ATTRIBUTE = rf"[A-Za-z][A-Za-z0-9_:.\-]*(?: *= *(?:\"[^\"]*\"|'[^']*'))?"
+
+
+def _either(words: Iterable[str]) -> str:
+    return "(?:" + "|".join(sorted(words, key=len, reverse=True)) + ")"
+
+
+_STARTERS = _either(f"{w[0]}(?i:{w[1:]})" for w in tables.SENTENCE_STARTERS)
+_CAPITALISED = _either(f"{w[0].upper()}(?i:{w[1:]})" for w in tables.ABBREVIATIONS_CAPITALISED)
+_SMALL = _either(f"(?i:{w[0]}){w[1:]}" for w in tables.ABBREVIATIONS_SMALL)
+
+
+def _brackets(token: str) -> str:
+    return token.replace("(", "-lrb-").replace(")", "-rrb-")
+
+
+def _spaces(token: str) -> str:
+    return _brackets(token).replace(" ", "\u00a0").replace("\t", "\u00a0")
+
+
+def _ampersand(token: str) -> str:
+    return token.replace("&amp;", "&")
+
+
+def _apostrophe(token: str) -> str:
+    return re.sub(_APOS, "'", token)
+
+
+def _quotes(token: str) -> str:
+    for double in ("&quot;", '"', "”", "»", "\u0094"):
+        token = token.replace(double, "''")
+    for double in ("“", "«", "\u0093"):
+        token = token.replace(double, "``")
+    return re.sub("[‘‛‹\u0091]", "`", re.sub("[’›\u0092]|&apos;", "'", token))
+
+
+def _dashes(token: str) -> str:
+    return "--" if 3 <= len(token) <= 4 else token
+
+
+def _constant(token: str) -> Rewrite:
+    return lambda _: token
+
+
+def _single(token: str) -> str:
+    return tables.REPLACED.get(token, token)
+
+
+# Pattern (group 1, if there is one, is the token and the rest its context) and what is done with the token.
+_RULES: list[tuple[str, Rewrite | None]] = [
+    (rf"<(?:[!?][A-Za-z\-][^>\n]*|{_TAG_NAME}(?: +{_ATTRIBUTE})*\s*/?|/{_TAG_NAME})>", _spaces),
+    (r"&(?:mdash|ndash|MD);|[\u0096\u0097–—―]", _constant("--")),
+    (r"&nbsp;", _constant("")),
+    (r"&(?:lt|gt|amp);", lambda token: tables.ENTITIES[token]),
+    (r"&(?:HT|TL|UR|LR|QC|QL|QR|odq|cdq|#[0-9]+);", None),
+    *[(rf"(?i:({first}){second})", None) for first, second in tables.SPLIT_WORDS],
+    (r"('[tT])(?i:is|was)", None),
+    (rf"({_WORD}){_APOS}(?:[msdMSD]|(?i:re|ve|ll))", None),
+    (rf"([A-Za-z]*[A-MO-Za-mo-z])[nN]{_APOS_LIKE}[tT]", None),
+    (_WORD, _ampersand),
+    (rf"(?i:https?)://{_URL_PATH}", None),
+    (rf"(?i:{_WWW}|{_DOT_COM})(?:/{_URL_PATH})?", None),
+    (rf"<?[A-Za-z0-9][^{_NOT_URL}]*@(?:[^{_NOT_URL}.]+\.)*[^{_NOT_URL}.]+>?", None),
+    (r"@[A-Za-z_][A-Za-z_0-9]*", None),
+    (rf"#{_L}+", None),
+    (rf"({_APOS}(?:[msdMSD]|(?i:re|ve|ll)))[^A-Za-z]", _apostrophe),
+    (rf"([nN]{_APOS_LIKE}[tT])[^A-Za-z]", _apostrophe),
+    (r"\d{1,2}[-/]\d{1,2}[-/]\d{2,4}", None),
+    (_NUMBER, None),
+    (r"[\u207a\u207b\u208a\u208b]?(?:[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+|[\u2080-\u2089]+)", None),
+    (rf"(?:\d{{1,4}}[- \u00a0])?{_FRACTION}", _spaces),
+    (_THING, None),
+    (rf"(?i:{_APOS}n{_APOS}|[ldj]{_APOS}|dunkin{_APOS}|somethin{_APOS}|ol{_APOS})", None),
+    (rf"(?i:{_APOS}(?:em|till?|cause)|[a-z]+[aeiouy]{_APOS}[aeiou][a-z]*)", None),
+    (rf"(?:[A-HJ-XZn]{_APOS_LIKE}{_L}{{2}}{_L}*|{_APOS}[2-9]0s|[A-Za-z]+[aeiouyAEIOUY]{_APOS_LIKE}[aeiouA-Z][A-Za-z]*)", None),
+    (rf"(?i:li{_APOS}l|c{_APOS}mon|c{_APOS}est|nat{_APOS}l|ev{_APOS}ry|o{_APOS}o|e{_APOS}er|s{_APOS}mores|o{_APOS}clock)", None),
+    (rf"([yY]{_APOS})[A-Za-z]", None),
+    (rf"{_APOS}[nN]", None),
+    (rf"({_APOS}\d\d)[{_SPACE}]", None),
+    (rf"(')[A-Za-z][^{_SPACE}]", None),
+    (rf"{_APOS}(?:[msdMSD]|(?i:re|ve|ll))", _apostrophe),
+    (r"[A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+", _ampersand),
+    (r"(?i:s&p-500)", None),
+    (rf"{_SLASHED}(?:\\?/{_SLASHED}){{1,2}}", None),
+    (rf"[A-Za-z0-9][A-Za-z0-9.,]*(?:-(?:{_ACRONYM}\.|[A-Za-z0-9]+))+", None),
+    (rf"{_LD}+(?:\.{_LD}+)*\.(?i:{_either(tables.FILE_ENDINGS)})", None),
+    (r"(?:[cC]\+\+|[cCfF]#)", None),
+    (r"(?:\(\d{2,3}\)[ \u00a0]?|(?:\+\+?)?(?:\d{2,4}[- \u00a0])?\d{2,4}[- \u00a0])\d{3,4}[- \u00a0]?\d{3,5}", _spaces),
+    (r"(?:(?:\+\+?)?\d{2,4}\.)?\d{2,4}\.\d{3,4}\.\d{3,5}", None),
+    (rf"{_ACRONYM}\.", None),
+    (rf"(?i:{_either(tables.ABBREVIATIONS)}|[a-z])\.", None),
+    (rf"{_CAPITALISED}\.", None),
+    (rf"{_SMALL}\.", None),
+    (rf"((?i:{_either(tables.ABBREVIATIONS_BEFORE_NUMBERS)})\.)[{_SPACE}]?\d", None),
+    (rf"([A-Za-z])\.[{_SPACE}]{_STARTERS}[{_SPACE}]", None),
+    (rf"((?:{_WORD}|{_THING})\.)[,;:\u3001]", None),
+    (r"([<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]])[^A-Za-z0-9]", _brackets),
+    (r"[\^x=~<>]\.[\^x=~<>]|[-\^x=~<>']_[-\^x=~<>']|\([-\^x=~<>'][_.]?[-\^x=~<>']\)|\([\^x=~<>']-[\^x=~<>'`]\)", _brackets),
+    (r"\.{3,5}|(?:\.[ \u00a0]){2,4}\.|[\u0085…]", _constant("...")),
+    (r"-+", _dashes),
+    (r"[!?]+|\*+|_+|#+|@+|<<|>>", None),
+    (r"[A-Z]*\$", None),
+    (r"''|'|[`‘-‟\u0091-\u0094‹›«»]{1,2}|\"|&quot;|&apos;", _quotes),
+    (rf"[{tables.SYMBOLS}.\[\](){{}}¼½¾⅓⅔£€¤₠¢]", _single),
+]
+_COMPILED = [(re.compile(pattern), rewrite) for pattern, rewrite in _RULES]
+_SPLIT_WORDS = {a + b for a, b in tables.SPLIT_WORDS}
+_PLAIN = re.compile(r"([A-Za-z]+)\s+")
+
+
+def _scan(text: str) -> Iterator[str]:
+    """The tokens of one line, before lower-casing. Characters that no rule knows are dropped."""
+    text = text.replace("\u00ad", "") + "\n"
+    position, end = 0, len(text) - 1
+    while position < end:
+        plain = _PLAIN.match(text, position)
+        if plain and plain[1].lower() not in _SPLIT_WORDS:
+            yield plain[1]
+            position = plain.end()
+            continue
+        best, rewrite = None, None
+        for pattern, candidate in _COMPILED:
+            match = pattern.match(text, position)
+            if match and (best is None or match.end() > best.end()):
+                best, rewrite = match, candidate
+        if best is None:
+            position += 1
+            continue
+        group = best.re.groups
+        token = rewrite(best[group]) if rewrite else best[group]
+        if token:
+            yield token
+        position = best.end(group)
+
+
+def ptb_tokens(caption: str) -> list[str]:
+    """All tokens of one caption, lower-cased, punctuation included."""
+    return [token.lower() for token in _scan(re.sub(r"[\n\r\x0b\x0c\u2028\u2029]", " ", caption))]
+
+
+def ptb_tokenize(captions: Iterable[str]) -> list[str]:
+    """Captions as the caption metrics want them: tokens joined by one space, punctuation dropped.
+
+    A token may hold a no-break space ("5 1/2"). Line breaks count as spaces.
+    """
+    return [" ".join(t for t in ptb_tokens(caption) if t not in tables.PUNCTUATION) for caption in captions]
