@@ -1,0 +1,226 @@
+"""The dataset ``shapes``: images of procedural scenes with clean or web-like captions.
+
+Every scene is a function of (seed, split, index) and of nothing else. The three are the entropy of its
+generator, so different splits (and different seeds) are different streams: no scene of one occurs in another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from vlkit.datasets.base import Sample, VLDataset
+from vlkit.datasets.shapes.captions import paraphrases, plan_caption, realise
+from vlkit.datasets.shapes.noise import swapped, web_caption
+from vlkit.datasets.shapes.render import render
+from vlkit.datasets.shapes.scene import WORLD_VERSION, Scene, sample_scene, stream
+from vlkit.errors import DataError, did_you_mean
+from vlkit.registry import DATASETS
+
+SPLITS = ("train", "val", "test")
+CAPTIONS = ("clean", "web")
+# What a generator is for: the fourth word of its key.
+SCENE, TEXT, WEB, HEAD = range(4)
+
+
+class World(VLDataset):
+    """What the datasets over this world share: arguments, streams and pixels.
+
+    Args:
+        split: "train", "val" or "test".
+        size: number of samples.
+        seed: of the world, below 2**32.
+        image_size: side of the images, pixels, at least 16.
+        image_processor: called with (uint8 array [H, W, 3], generator); None scales to [-1, 1], float32 [3,
+            H, W].
+        text_processor: called with each text that a model reads (not with references).
+
+    Raises:
+        DataError: an argument outside that.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        size: int = 20000,
+        seed: int = 0,
+        image_size: int = 48,
+        image_processor: Any = None,
+        text_processor: Any = None,
+    ):
+        choose("split", split, SPLITS)
+        within("size", size, 1)
+        within("seed", seed, 0, 2**32 - 1)
+        within("image_size", image_size, 16)
+        self.split, self.size, self.seed, self.image_size = split, size, seed, image_size
+        self.image_processor, self.text_processor = image_processor, text_processor
+
+    def __len__(self) -> int:
+        return self.size
+
+    @property
+    def training(self) -> bool:
+        """Whether this is the training split."""
+        return self.split == "train"
+
+    def scene(self, index: int) -> Scene:
+        """The scene behind sample ``index``."""
+        return sample_scene(self.stream(index, SCENE))
+
+    def stream(self, index: int, purpose: int) -> np.random.Generator:
+        """The generator of ``index`` for one of SCENE, TEXT, WEB, HEAD."""
+        return stream(self.seed, SPLITS.index(self.split), index, purpose)
+
+    def fingerprint(self) -> str:
+        """Every argument that changes the data, and the version of the world."""
+        shown = {k: v for k, v in vars(self).items() if isinstance(v, (str, int, float))}
+        arguments = ",".join(f"{key}={value}" for key, value in sorted(shown.items()))
+        return f"{type(self).__name__}:v{WORLD_VERSION}:{arguments}"
+
+    def _image(self, scene: Scene, rng: np.random.Generator) -> Any:
+        pixels = render(scene, self.image_size)
+        if self.image_processor is not None:
+            return self.image_processor(pixels, rng)
+        import torch
+
+        return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1)
+
+    def _images(self, scenes: Sequence[Scene], rng: np.random.Generator) -> Any:
+        """Stacked images [len(scenes), 3, H, W]."""
+        import torch
+
+        return torch.stack([self._image(scene, rng) for scene in scenes])
+
+    def _text(self, text: str) -> str:
+        return text if self.text_processor is None else self.text_processor(text)
+
+    def _identity(self, index: int) -> str:
+        return f"{self.split}-{self.seed}-{index}"
+
+
+@DATASETS.register("shapes")
+class Shapes(World):
+    """Images with captions.
+
+    A sample holds ``image``, ``text_input``, ``image_id``, ``sample_id``, ``kind`` ("clean" where the text is
+    true, else the kind of noise) and ``scene`` (plain data for :func:`vlkit.datasets.shapes.checker.check`).
+    Outside the training split also ``references`` (true captions; the text of a clean sample is the first)
+    and ``negatives``: ``swapped`` is the clean text made false by one change.
+
+    In training the generator given to :meth:`sample` chooses among the clean captions of a scene. A web text
+    is a fixed property of the image, as in a crawled pair.
+
+    Args:
+        split: "train", "val" or "test"; see the module.
+        size: number of samples.
+        seed: of the world, below 2**32.
+        image_size: side of the images, pixels, at least 16.
+        captions: "clean" or "web".
+        noise: share of web texts that are no true caption, in [0, 1].
+        unique: whether no two samples show objects of the same colours and shapes (one object: and size), so
+            that no caption is a caption of two of them. Scenes that repeat an earlier one are passed over, so
+            ``scene(i)`` differs from that of the plain set.
+        references: number of reference captions outside the training split, at least 1; fewer are given where
+            a scene does not have so many wordings (it has at least 8).
+        image_processor: called with (uint8 array [H, W, 3], generator); None scales to [-1, 1], float32 [3,
+            H, W].
+        text_processor: called with ``text_input`` and the negatives.
+
+    Raises:
+        DataError: an argument outside that.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        size: int = 20000,
+        seed: int = 0,
+        image_size: int = 48,
+        captions: str = "clean",
+        noise: float = 0.5,
+        unique: bool = False,
+        references: int = 5,
+        image_processor: Any = None,
+        text_processor: Any = None,
+    ):
+        super().__init__(split, size, seed, image_size, image_processor, text_processor)
+        choose("captions", captions, CAPTIONS)
+        within("noise", noise, 0, 1, whole=False)
+        within("references", references, 1)
+        if unique and (captions == "web" or split == "train"):
+            raise DataError(
+                f"shapes: unique=True is for clean captions of split 'val' or 'test', not for "
+                f"captions={captions!r} of split {split!r}. Leave it out, or change captions or split."
+            )
+        self.captions, self.noise, self.unique, self.references = captions, noise, unique, references
+
+    def scene(self, index: int) -> Scene:
+        return sample_scene(self.stream(self._place(index), SCENE))
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        scene = self.scene(index)
+        identity = self._identity(index)
+        sample: Sample = {
+            "image": self._image(scene, rng),
+            "image_id": identity,
+            "sample_id": identity,
+            "kind": "clean",
+            "scene": scene.to_dict(),
+        }
+        if self.training:
+            text = realise(plan_caption(scene, rng))
+        else:
+            references, negative = self._texts(index, scene)
+            text = references[0]
+            sample["references"] = references
+            sample["negatives"] = {"swapped": self._text(negative)}
+        if self.captions == "web":
+            text, sample["kind"] = web_caption(scene, self.stream(index, WEB), self.noise)
+        sample["text_input"] = self._text(text)
+        return sample
+
+    def _texts(self, index: int, scene: Scene) -> tuple[list[str], str]:
+        """References, and the first of them made false."""
+        rng = self.stream(self._place(index), TEXT)
+        plan = plan_caption(scene, rng)
+        negative = swapped(plan, scene, rng)
+        first = realise(plan)
+        others = [text for text in paraphrases(scene, rng, self.references) if text != first]
+        return [first, *others][: self.references], str(negative)
+
+    def _place(self, index: int) -> int:
+        """The place in the stream that sample ``index`` shows."""
+        return self._unique_places[index] if self.unique else index
+
+    @cached_property
+    def _unique_places(self) -> list[int]:
+        places: list[int] = []
+        seen: set[Any] = set()
+        for place in range(100 * self.size):
+            scene = sample_scene(self.stream(place, SCENE))
+            if scene.signature not in seen:
+                seen.add(scene.signature)
+                places.append(place)
+            if len(places) == self.size:
+                return places
+        raise DataError(
+            f"shapes: only {len(places)} of size={self.size} unique scenes were found: choose a smaller size"
+        )
+
+
+def choose(name: str, given: Any, allowed: tuple[str, ...]) -> None:
+    """Raise a DataError unless ``given`` is one of ``allowed``."""
+    if given not in allowed:
+        known = ", ".join(repr(a) for a in allowed)
+        raise DataError(f"shapes: {name}={given!r} is not one of {known}.{did_you_mean(str(given), allowed)}")
+
+
+def within(name: str, given: Any, low: float, high: float | None = None, whole: bool = True) -> None:
+    """Raise a DataError unless ``given`` is a number (a ``whole`` one) from ``low`` to ``high``."""
+    number = isinstance(given, int if whole else (int, float)) and not isinstance(given, bool)
+    if not number or given < low or (high is not None and given > high):
+        allowed = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise DataError(f"shapes: {name}={given!r} is not a {'whole ' if whole else ''}number {allowed}.")
