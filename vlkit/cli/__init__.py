@@ -1,0 +1,87 @@
+"""The command line: ``vlkit <command>``. Each command is a small module, imported when it is chosen."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from vlkit import __version__
+from vlkit.errors import VlkitError, did_you_mean
+
+COMMANDS = {
+    "train": ("vlkit.cli.train", "train a model as a run file says"),
+    "evaluate": ("vlkit.cli.evaluate", "evaluate a model on a run file's evaluation sets"),
+    "check": ("vlkit.cli.check", "do everything that a run would do, except train"),
+    "run": ("vlkit.cli.run", "run the stages of a pipeline file, skipping what is finished"),
+    "bench": ("vlkit.cli.bench", "measure speed beside another implementation"),
+    "show": ("vlkit.cli.show", "list and describe models, datasets, processors, tasks and cards"),
+}
+"""Command to its module, which has ``add_arguments(parser)`` and ``run(args) -> int``, and its one-line help."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0 done, 2 a mistake of the user, 130 interrupted.
+
+    Args:
+        argv: the arguments after ``vlkit``; None: those of the process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"vlkit {__version__}")
+        return 0
+    try:
+        return _run(arguments[0], arguments[1:])
+    except SystemExit as stop:  # argparse, after printing its help or what is wrong
+        return stop.code if isinstance(stop.code, int) else 1
+    except VlkitError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:  # `vlkit show ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    if name not in COMMANDS:
+        raise VlkitError(
+            f"there is no command {name!r}.{did_you_mean(name, COMMANDS)} Commands: {', '.join(COMMANDS)}."
+        )
+    path, summary = COMMANDS[name]
+    module = importlib.import_module(path)
+    parser = argparse.ArgumentParser(prog=f"vlkit {name}", description=module.__doc__ or summary)
+    module.add_arguments(parser)
+    return int(module.run(parser.parse_args(arguments)))
+
+
+def _fail(message: str, code: int) -> int:
+    """Says what is wrong; called while the error is handled, so that a traceback can be asked for."""
+    if os.environ.get("VLKIT_TRACEBACK", "") not in ("", "0"):
+        import traceback
+
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: vlkit <command> [arguments]",
+            "",
+            "Vision-language models as configs.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "vlkit <command> --help says more. VLKIT_TRACEBACK=1 shows where an error comes from.",
+        ]
+    )

@@ -6,8 +6,9 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from vlkit.config.convert import Problems, arguments, describe_parameter, short
+from vlkit.config.convert import Problems, arguments
 from vlkit.config.signature import signature
+from vlkit.config.words import describe_parameter, short
 from vlkit.errors import ConfigError, RegistryError, did_you_mean
 from vlkit.registry import Registry
 

@@ -105,7 +105,7 @@ def dataset_card_config(name: str) -> Config:
 
 
 def list_cards() -> dict[str, list[str]]:
-    """Model names to the types that have a card, both sorted. A file named ``_*.yaml`` is only for ``extends``."""
+    """Model names to the types that have a card, both sorted; files named ``_*.yaml`` are for ``extends``."""
     cards: dict[str, list[str]] = {}
     for file in sorted((CONFIGS / "models").glob("*/[!_]*.yaml")):
         cards.setdefault(file.parent.name, []).append(file.stem)

@@ -2,54 +2,20 @@
 
 from __future__ import annotations
 
-import collections.abc as abc
 import dataclasses
 import enum
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from vlkit.config.signature import Parameter, Signature, signature
+from vlkit.config.signature import Signature, signature
+from vlkit.config.words import MAPPINGS, NONE, SEQUENCES, Between, describe_parameter, short, type_name
 from vlkit.errors import VlkitError, closest, did_you_mean
 
-_SEQUENCES = {
-    list: list,
-    abc.Sequence: list,
-    abc.Iterable: list,
-    abc.Collection: list,
-    set: set,
-    frozenset: frozenset,
-}
-_MAPPINGS = (dict, abc.Mapping, abc.MutableMapping)
-_NONE = type(None)
 _DETAILED = 10  # up to so many allowed keys are listed with their types
 Problems = list[tuple[str, str]]
 """(key path, sentence) for each mistake."""
-
-
-@dataclass(frozen=True)
-class Between:
-    """The allowed span of a number: ``Annotated[float, Between(0, 1)]``.
-
-    Args:
-        low: the smallest allowed value.
-        high: the largest.
-        open: whether ``low`` itself is forbidden.
-    """
-
-    low: float = float("-inf")
-    high: float = float("inf")
-    open: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        return (self.low < value if self.open else self.low <= value) and value <= self.high
-
-    def __str__(self) -> str:
-        low = f"{'above' if self.open else 'at least'} {self.low:g}" if self.low > float("-inf") else ""
-        high = f"at most {self.high:g}" if self.high < float("inf") else ""
-        return " and ".join(part for part in (low, high) if part)
 
 
 def convert(value: Any, hint: Any, path: str, problems: Problems) -> Any:
@@ -75,11 +41,11 @@ def convert(value: Any, hint: Any, path: str, problems: Problems) -> Any:
             value, hint, path, problems, did_you_mean(value, args) if isinstance(value, str) else ""
         )
     base = origin or hint
-    if base in _SEQUENCES:
-        return _sequence(value, hint, _SEQUENCES[base], args, path, problems)
+    if base in SEQUENCES:
+        return _sequence(value, hint, SEQUENCES[base], args, path, problems)
     if base is tuple:
         return _tuple(value, hint, args, path, problems)
-    if base in _MAPPINGS:
+    if base in MAPPINGS:
         return _mapping(value, hint, args, path, problems)
     if isinstance(base, type):
         return _single(value, base, path, problems)
@@ -119,43 +85,6 @@ def arguments(
     return converted
 
 
-def type_name(hint: Any) -> str:
-    """An annotation in words a YAML author can use: ``float or null``, ``list of int``, ``'a' or 'b'``."""
-    origin, args = get_origin(hint), get_args(hint)
-    if hint in (Any, object) or isinstance(hint, (TypeVar, str)):
-        return "any value"
-    if hint in (None, _NONE):
-        return "null"
-    if origin is Annotated:
-        return " ".join([type_name(args[0]), *(str(mark) for mark in args[1:] if isinstance(mark, Between))])
-    if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(type_name(arg) for arg in args))
-    if origin is Literal:
-        return " or ".join(repr(choice) for choice in args)
-    base = origin or hint
-    if base in _SEQUENCES:
-        return f"list of {type_name(args[0])}" if args else "list"
-    if base is tuple:
-        if args[1:] == (Ellipsis,):
-            return f"list of {type_name(args[0])}"
-        return f"[{', '.join(type_name(arg) for arg in args)}]" if args else "list"
-    if base in _MAPPINGS:
-        return f"mapping of {type_name(args[1])}" if args else "mapping"
-    if isinstance(base, type):
-        return _class_name(base)
-    return str(hint)
-
-
-def _class_name(kind: type) -> str:
-    if issubclass(kind, enum.Enum):
-        return " or ".join(repr(member.name) for member in kind)
-    if issubclass(kind, Path):
-        return "path"
-    if hasattr(kind, "parse") and hasattr(kind, "FORMS"):
-        return kind.__name__.lower()
-    return f"mapping ({kind.__name__})" if dataclasses.is_dataclass(kind) else kind.__name__
-
-
 def _allowed(key: str, taken: Signature, provided: Collection[str]) -> str:
     known = [p for p in taken.parameters.values() if p.name not in provided]
     if not known:
@@ -166,23 +95,8 @@ def _allowed(key: str, taken: Signature, provided: Collection[str]) -> str:
     return f"{did_you_mean(key, [p.name for p in known])} Allowed: {listed}."
 
 
-def describe_parameter(parameter: Parameter) -> str:
-    """``float above 0, default 0.1`` or ``int, required``."""
-    default = "required" if parameter.required else f"default {short(parameter.default)}"
-    return f"{type_name(parameter.hint)}, {default}"
-
-
-def short(value: Any) -> str:
-    """``repr`` as YAML would spell it, cut to 60 characters."""
-    text = (
-        {None: "null", True: "true", False: "false"}.get(value) if isinstance(value, (_NONE, bool)) else None
-    )
-    text = text or (str(value) if hasattr(value, "FORMS") else repr(value))
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
 def _wrong(value: Any, hint: Any, path: str, problems: Problems, hint_text: str = "") -> None:
-    kind = {dict: "mapping", list: "list", _NONE: "null"}.get(type(value), type(value).__name__)
+    kind = {dict: "mapping", list: "list", NONE: "null"}.get(type(value), type(value).__name__)
     given = kind if value is None else f"{short(value)} ({kind})"
     problems.append((path, f"{given} given, {type_name(hint)} allowed.{hint_text or _advice(value, hint)}"))
 
@@ -225,7 +139,7 @@ def _union(value: Any, hint: Any, args: tuple[Any, ...], path: str, problems: Pr
         if not found:
             return converted
     deeper = [found for found in attempts.values() if any(where != path for where, _ in found)]
-    others = [member for member in args if member is not _NONE]
+    others = [member for member in args if member is not NONE]
     if len(deeper) == 1:  # the one member of the right shape: what is wrong inside it
         problems.extend(deeper[0])
     elif len(others) == 1 and hasattr(others[0], "parse"):
@@ -267,7 +181,7 @@ def _mapping(value: Any, hint: Any, args: tuple[Any, ...], path: str, problems: 
 
 def _single(value: Any, kind: type, path: str, problems: Problems) -> Any:
     """A value for a plain class."""
-    if kind is _NONE:
+    if kind is NONE:
         return None if value is None else _wrong(value, kind, path, problems)
     if kind is float and type(value) is int:
         return float(value)

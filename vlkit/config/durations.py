@@ -66,7 +66,7 @@ class Duration:
         raise ConfigError(f"{value!r} is no duration. Write {cls.FORMS}.")
 
     def resolve(self, samples_per_epoch: int, batch_size: int) -> int:
-        """Optimiser steps, rounded to the nearest whole step (halves up), but at least 1 if the duration is not 0.
+        """Optimiser steps, rounded to the nearest whole one (halves up); at least 1 if the duration is not 0.
 
         Args:
             samples_per_epoch: size of the training data.
@@ -77,8 +77,8 @@ class Duration:
         """
         if samples_per_epoch < 1 or batch_size < 1:
             raise ConfigError(
-                f"{self} cannot be counted in steps with {samples_per_epoch} samples per epoch and a batch size "
-                f"of {batch_size}: both must be at least 1."
+                f"{self} cannot be counted in steps: {samples_per_epoch} samples per epoch and batch size "
+                f"{batch_size} given, both must be at least 1."
             )
         steps = Fraction(str(self.amount))  # the decimal that was written: 0.1 epochs is a tenth exactly
         if self.unit == "epochs":

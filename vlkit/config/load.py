@@ -29,7 +29,7 @@ class Config:
         self._places = places or {}
 
     def origin(self, key_path: str) -> str:
-        """``run.yaml: optim.lr (line 12)``, ``command line: optim.lr``, or the key path alone if nothing is known.
+        """``run.yaml: optim.lr (line 12)``, ``command line: optim.lr``, or the key path if nothing is known.
         A key that was not written takes the line of the nearest mapping that was."""
         place = self._place(key_path)
         if place is None:

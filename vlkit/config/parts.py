@@ -8,8 +8,8 @@ from typing import Any
 
 from vlkit.config.build import Origin, accepts, build, check
 from vlkit.config.cards import dataset_card_config, list_dataset_cards, model_card_config, overlay
-from vlkit.config.convert import short
 from vlkit.config.load import Config
+from vlkit.config.words import short
 from vlkit.errors import ConfigError, RegistryError
 from vlkit.registry import DATASETS, MODELS, PROCESSORS, TASKS, Registry
 
@@ -93,8 +93,7 @@ def task_part(mapping: Mapping[str, Any], where: str = "task", origin: Origin = 
 
 
 def model_part(mapping: Mapping[str, Any], where: str = "model", origin: Origin = str) -> ModelPart:
-    """A model from ``{name, type, ...arguments}``: the arguments of the card ``type``, with the given ones over
-    them.
+    """A model from ``{name, type, ...arguments}``: the card's arguments with the given ones over them.
 
     Raises:
         ConfigError: no mapping, or no such card.

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vlkit.config.convert import Problems, convert, short
+from vlkit.config.convert import Problems, convert
 from vlkit.config.load import Config
 from vlkit.config.parts import DatasetPart, ModelPart, Part, dataset_part, model_part, task_part
 from vlkit.config.schema import OptimConfig, RunOptions
+from vlkit.config.words import short
 from vlkit.errors import ConfigError, VlkitError, did_you_mean
 from vlkit.registry import load_plugin
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from vlkit.config.convert import Between
 from vlkit.config.durations import Count, Duration
+from vlkit.config.words import Between
 from vlkit.errors import ConfigError
 
 Positive = Annotated[float, Between(0, open=True)]
@@ -28,8 +28,8 @@ class OptimConfig:
         min_lr: where cosine, step and linear end, and where wsd ends its annealing.
         weight_decay: decoupled from the gradient.
         betas, eps: of AdamW.
-        schedule: cosine, step (times ``decay_rate`` per epoch), constant, wsd (constant, then annealed over the
-            share ``anneal`` at the end) or linear.
+        schedule: cosine, step (times ``decay_rate`` per epoch), constant, wsd (constant, then annealed over
+            the share ``anneal`` at the end) or linear.
         schedule_unit: whether the rate moves every step, or once an epoch as in the original BLIP.
         warmup: linear from ``warmup_lr`` to ``lr``.
         decay_rate: factor per epoch of ``step``.

@@ -68,8 +68,11 @@ def _factories(constructor: Callable[..., Any]) -> dict[str, Callable[[], Any]]:
     """What makes the defaults of dataclass fields; the signature shows only a placeholder for them."""
     if not (isinstance(constructor, type) and dataclasses.is_dataclass(constructor)):
         return {}
-    made = [field for field in dataclasses.fields(constructor) if callable(field.default_factory)]
-    return {field.name: field.default_factory for field in made}
+    made = {}
+    for field in dataclasses.fields(constructor):
+        if field.default_factory is not dataclasses.MISSING:
+            made[field.name] = field.default_factory
+    return made
 
 
 def _hint(constructor: Callable[..., Any], name: str, annotation: Any) -> Any:
@@ -92,4 +95,5 @@ def _namespace(constructor: Callable[..., Any], name: str) -> dict[str, Any]:
         for base in constructor.__mro__:  # an inherited field was written in its base's module
             if name in vars(base).get("__annotations__", {}):
                 return vars(sys.modules[base.__module__])
-    return getattr(inspect.unwrap(vars(constructor).get("__init__", constructor.__init__)), "__globals__", {})
+    init: Any = getattr(constructor, "__init__")  # noqa: B009  (mypy: it may be an inherited one, which is fine)
+    return getattr(inspect.unwrap(init), "__globals__", {})

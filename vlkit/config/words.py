@@ -1,0 +1,99 @@
+"""Annotations, defaults and values in the words of someone who writes YAML."""
+
+from __future__ import annotations
+
+import collections.abc as abc
+import dataclasses
+import enum
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+from vlkit.config.signature import Parameter
+
+SEQUENCES = {
+    list: list,
+    abc.Sequence: list,
+    abc.Iterable: list,
+    abc.Collection: list,
+    set: set,
+    frozenset: frozenset,
+}
+MAPPINGS = (dict, abc.Mapping, abc.MutableMapping)
+NONE = type(None)
+
+
+@dataclass(frozen=True)
+class Between:
+    """The allowed span of a number: ``Annotated[float, Between(0, 1)]``.
+
+    Args:
+        low: the smallest allowed value.
+        high: the largest.
+        open: whether ``low`` itself is forbidden.
+    """
+
+    low: float = float("-inf")
+    high: float = float("inf")
+    open: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return (self.low < value if self.open else self.low <= value) and value <= self.high
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.open else 'at least'} {self.low:g}" if self.low > float("-inf") else ""
+        high = f"at most {self.high:g}" if self.high < float("inf") else ""
+        return " and ".join(part for part in (low, high) if part)
+
+
+def type_name(hint: Any) -> str:
+    """An annotation in words a YAML author can use: ``float or null``, ``list of int``, ``'a' or 'b'``."""
+    origin, args = get_origin(hint), get_args(hint)
+    if hint in (Any, object) or isinstance(hint, (TypeVar, str)):
+        return "any value"
+    if hint in (None, NONE):
+        return "null"
+    if origin is Annotated:
+        return " ".join([type_name(args[0]), *(str(mark) for mark in args[1:] if isinstance(mark, Between))])
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(type_name(arg) for arg in args))
+    if origin is Literal:
+        return " or ".join(repr(choice) for choice in args)
+    base = origin or hint
+    if base in SEQUENCES:
+        return f"list of {type_name(args[0])}" if args else "list"
+    if base is tuple:
+        if args[1:] == (Ellipsis,):
+            return f"list of {type_name(args[0])}"
+        return f"[{', '.join(type_name(arg) for arg in args)}]" if args else "list"
+    if base in MAPPINGS:
+        return f"mapping of {type_name(args[1])}" if args else "mapping"
+    if isinstance(base, type):
+        return _class_name(base)
+    return str(hint)
+
+
+def _class_name(kind: type) -> str:
+    if issubclass(kind, enum.Enum):
+        return " or ".join(repr(member.name) for member in kind)
+    if issubclass(kind, Path):
+        return "path"
+    if hasattr(kind, "parse") and hasattr(kind, "FORMS"):
+        return kind.__name__.lower()
+    return f"mapping ({kind.__name__})" if dataclasses.is_dataclass(kind) else kind.__name__
+
+
+def describe_parameter(parameter: Parameter) -> str:
+    """``float above 0, default 0.1`` or ``int, required``."""
+    default = "required" if parameter.required else f"default {short(parameter.default)}"
+    return f"{type_name(parameter.hint)}, {default}"
+
+
+def short(value: Any) -> str:
+    """``repr`` as YAML would spell it, cut to 60 characters."""
+    text = (
+        {None: "null", True: "true", False: "false"}.get(value) if isinstance(value, (NONE, bool)) else None
+    )
+    text = text or (str(value) if hasattr(value, "FORMS") else repr(value))
+    return text if len(text) <= 60 else text[:57] + "..."

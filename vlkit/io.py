@@ -1,0 +1,264 @@
+"""Files: writing that never leaves half a file, checksums, and downloads that are checked and resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from vlkit.errors import VlkitError, did_you_mean
+
+logger = logging.getLogger(__name__)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def cache_dir() -> Path:
+    """Where downloads go: ``$VLKIT_CACHE``, else ``~/.cache/vlkit``."""
+    return Path(os.environ.get("VLKIT_CACHE") or "~/.cache/vlkit").expanduser()
+
+
+def offline() -> bool:
+    """Whether ``VLKIT_OFFLINE`` or ``HF_HUB_OFFLINE`` forbids downloads."""
+    values = (os.environ.get(name, "") for name in ("VLKIT_OFFLINE", "HF_HUB_OFFLINE"))
+    return any(value.strip().lower() not in ("", "0", "false", "no", "off") for value in values)
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path, mode: str = "wb", need: int | None = None) -> Iterator[IO[Any]]:
+    """Open a file that appears under ``path`` only when the block ends without an error.
+
+    Args:
+        path: missing folders are made.
+        mode: "wb" or "w" (UTF-8).
+        need: bytes that will be written, if known: then a full disk is found before the first of them.
+
+    Raises:
+        VlkitError: no space left, or the folder cannot be written; what was there before is unchanged.
+    """
+    if mode not in ("wb", "w"):
+        raise ValueError(f"mode {mode!r}: 'wb' or 'w' is needed")
+    target = Path(os.path.realpath(path))  # through a link: replace what it points to, not the link
+    temp = _beside(target, "tmp")
+    with _explained(path, temp):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _check_space(target, need)
+        with open(temp, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temp, target)
+        _sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def atomic_dir(path: str | Path, need: int | None = None) -> Iterator[Path]:
+    """An empty folder to fill, which becomes ``path`` only when the block ends without an error.
+
+    A folder that is there already is replaced as a whole. (It is moved aside first: a crash between the moves
+    leaves it beside ``path``, named ``.<name>.<random>.old``.)
+
+    Raises:
+        VlkitError: as for :func:`atomic_write`.
+    """
+    target = Path(os.path.realpath(path))
+    temp, old = _beside(target, "tmp"), _beside(target, "old")
+    with _explained(path, temp):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _check_space(target, need)
+        temp.mkdir()
+        yield temp
+        for file in temp.rglob("*"):
+            _sync(file)
+        _sync(temp)
+        if target.exists():
+            os.replace(target, old)
+        try:
+            os.replace(temp, target)
+        except OSError:
+            if old.exists():
+                os.replace(old, target)
+            raise
+        _sync_folder(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file in hexadecimal."""
+    return digest(path, "sha256")
+
+
+def digest(path: str | Path, algorithm: str) -> str:
+    """The checksum of a file in hexadecimal; ``algorithm`` as in hashlib ("sha256", "md5")."""
+    found = hashlib.new(algorithm)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def fetch(url_or_path: str | Path, sha256: str | None = None, md5: str | None = None) -> Path:
+    """A local file for a path or URL: the file itself, else the copy in the cache, else a download into it.
+
+    The SHA-256 of a cached file is written beside it at its first use (``<file>.sha256``) and compared at
+    each later one, also when the caller knows no checksum. Several processes may ask at once; one downloads.
+
+    Args:
+        url_or_path: a path, ``file://``, ``http(s)://``, or what a handler of :func:`path_manager` takes.
+        sha256, md5: expected checksums in hexadecimal.
+
+    Raises:
+        VlkitError: no such file, no connection (the message says which file to put where), or a wrong
+            checksum (a cached file is kept aside as ``<file>.corrupt``).
+    """
+    text = os.fspath(url_or_path)
+    expected = {name: value.lower() for name, value in (("sha256", sha256), ("md5", md5)) if value}
+    scheme = urlsplit(text).scheme
+    if scheme == "file":
+        text = urlsplit(text).path
+    if scheme in ("http", "https"):
+        from vlkit.download import fetch_http
+
+        return fetch_http(text, cached_path(text), expected)
+    path = Path(text).expanduser()
+    if "://" in text and scheme != "file":
+        path = _from_handler(text)
+    if not path.is_file():
+        siblings = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise VlkitError(f"{path}: {what}.{did_you_mean(path.name, siblings)}")
+    problem = mismatch(path, expected)
+    if problem:
+        raise VlkitError(f"{path}: {problem}. Is it the right file, and complete?")
+    return path
+
+
+def cached_path(url: str) -> Path:
+    """Where the cache keeps ``url``, whether or not it is there."""
+    parts = urlsplit(url)
+    names = [part for part in parts.path.split("/") if part not in ("", ".", "..")] or ["index"]
+    if parts.query:
+        names[-1] += "-" + hashlib.sha256(parts.query.encode()).hexdigest()[:12]
+    return cache_dir().joinpath("downloads", parts.netloc.replace(":", "_"), *names)
+
+
+def mismatch(path: Path, expected: dict[str, str]) -> str:
+    """What differs between a file and its ``expected`` checksums (name of the algorithm to value), or ""."""
+    for algorithm, value in expected.items():
+        found = digest(path, algorithm)
+        if found != value:
+            return f"the {algorithm} is {found}, but {value} is expected"
+    return ""
+
+
+_manager: Any = None
+
+
+def path_manager() -> Any:
+    """The path manager of iopath; with a handler registered there :func:`fetch` takes ``s3://`` too."""
+    global _manager
+    if _manager is None:
+        from iopath.common.file_io import PathManager
+
+        _manager = PathManager()
+    return _manager
+
+
+def _from_handler(uri: str) -> Path:
+    if offline():
+        raise VlkitError(f"{uri}: cannot be fetched offline. Give the path of a local copy instead.")
+    local = path_manager().get_local_path(uri)
+    if local == uri:  # no handler took it: iopath believes that it is a path
+        raise VlkitError(
+            f"{uri}: paths, file://, http:// and https:// can be read. Download the file and give its path, "
+            f"or register an iopath handler with vlkit.io.path_manager()."
+        )
+    return Path(local)
+
+
+def _beside(target: Path, kind: str) -> Path:
+    return target.with_name(f".{target.name}.{secrets.token_hex(4)}.{kind}")
+
+
+@contextlib.contextmanager
+def _explained(path: str | Path, temp: Path) -> Iterator[None]:
+    """Removes ``temp`` after any error, and says what a full disk means."""
+    try:
+        yield
+    except BaseException as error:
+        written = _size(temp)
+        if temp.is_dir():
+            shutil.rmtree(temp, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                temp.unlink()
+        if is_full_disk(error):
+            raise full_disk(Path(path), written) from error
+        if isinstance(error, OSError) and Path(os.fspath(error.filename or "")) in (temp, *temp.parents):
+            raise VlkitError(
+                f"{path}: cannot be written there ({error.strerror}). Choose another."
+            ) from error
+        raise
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an error says that the disk is full; safetensors reports it as text only."""
+    return getattr(error, "errno", None) in _FULL or "StorageFull" in str(error)
+
+
+def full_disk(path: Path, written: int, need: int | None = None) -> VlkitError:
+    """The error for a full disk.
+
+    Args:
+        path: what was to be written.
+        written: bytes that fitted.
+        need: bytes in all, if known.
+    """
+    wanted = f"{_megabytes(need)} are needed" if need else f"more than {_megabytes(written)} are needed"
+    with contextlib.suppress(OSError):
+        wanted += f", {_megabytes(shutil.disk_usage(_existing(path)).free)} are free"
+    return VlkitError(
+        f"{path}: no space left on the disk: {wanted}. Nothing was lost: what was there before is unchanged. "
+        f"Make room, or choose another folder, and run again."
+    )
+
+
+def _check_space(target: Path, need: int | None) -> None:
+    if need is not None and shutil.disk_usage(target.parent).free < need:
+        raise full_disk(target, 0, need)
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename survive a power cut, where the file system can."""
+    with contextlib.suppress(OSError):
+        _sync(folder)
