@@ -53,6 +53,12 @@ class Case:
         expected = self[key]
         value = value.detach().cpu()
         assert value.shape == expected.shape, f"{key}: shape {tuple(value.shape)} != {tuple(expected.shape)}"
+        self.check_close(key, value, expected, mask)
+
+    def check_close(
+        self, key: str, value: torch.Tensor, expected: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> None:
+        """The same for a part of the array ``key``."""
         if mask is not None:
             value, expected = value[mask.bool()], expected[mask.bool()]
         if not expected.is_floating_point():

@@ -323,7 +323,7 @@ class _BeamSearch:
             k = self.beams
             scores = (top[:, :k] / self.length**self.config.length_penalty).masked_fill(~closing, -torch.inf)
             self._close(scores, self._gather(self.tokens, beam[:, :k]))
-        keep = ends.long().argsort(1, stable=True)[:, : self.beams]
+        keep = ends.long().argsort(dim=1, stable=True)[:, : self.beams]
         beam, token = beam.gather(1, keep), token.gather(1, keep)
         self.open_scores = top.gather(1, keep)
         self.tokens = self._gather(self.tokens, beam)

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlkit.errors import VlkitError
 from vlkit.models.attention import attend, merge_heads, split_heads
 from vlkit.models.packing import CrossPlan, Segments, TextBatch
 
@@ -29,7 +30,7 @@ class MedConfig:
     """Sizes of the text transformer; the defaults are BERT-base with the two added tokens.
 
     Args:
-        vocab_size: entries of the word embedding, [DEC] and [ENC] included.
+        vocab_size: entries of the word embedding, [DEC] and [ENC] included; None: as many as the tokenizer has.
         hidden_size: width D.
         num_hidden_layers: layers.
         num_attention_heads: heads H; divides ``hidden_size``.
@@ -41,7 +42,7 @@ class MedConfig:
         initializer_range: standard deviation of initial weights. BERT's 0.02 is too small for widths near 100.
     """
 
-    vocab_size: int = 30524
+    vocab_size: int | None = None
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
@@ -210,6 +211,16 @@ class Attention(nn.Module):
         mixed = merge_heads(attend(query, key, value, mask, causal, self.dropout_now))
         return self.output(plan.segments.unpad(mixed), hidden)
 
+    def first_among_texts(self, hidden: Tensor, plan: TextPlan, first_rows: Tensor) -> Tensor:
+        """Self-attention of the first token of each text alone, over all of its text: [N, D]."""
+        first = hidden.index_select(0, first_rows)
+        query = split_heads(self.self.query(first)[:, None], self.heads)
+        key, value = (
+            split_heads(plan.segments.pad(x), self.heads) for x in (self.self.key(hidden), self.self.value(hidden))
+        )
+        mixed = attend(query, key, value, plan.segments.key_mask(), dropout=self.dropout_now)
+        return self.output(merge_heads(mixed).squeeze(1), first)
+
     def to_images(self, hidden: Tensor, plan: TextPlan, states: tuple[Tensor, Tensor]) -> Tensor:
         """Cross-attention of packed rows [T, D] to the keys and values of their images."""
         return self.output(cross_attend(self.self.query(hidden), plan, states, self.heads, self.dropout_now), hidden)
@@ -282,8 +293,12 @@ class Layer(nn.Module):
         states: tuple[Tensor, Tensor] | None = None,
         cache: SelfCache | None = None,
         index: int = 0,
+        first_rows: Tensor | None = None,
     ) -> Tensor:
-        hidden = self.attention.among_texts(hidden, plan, cache, index)
+        if first_rows is not None:
+            hidden = self.attention.first_among_texts(hidden, plan, first_rows)
+        else:
+            hidden = self.attention.among_texts(hidden, plan, cache, index)
         if states is not None:
             hidden = self.crossattention.to_images(hidden, plan, states)
         return self.output(self.intermediate(hidden), hidden)
@@ -296,6 +311,8 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: MedConfig):
         super().__init__()
+        if config.vocab_size is None:
+            raise VlkitError("med.vocab_size is not set; give the number of tokens of the tokenizer.")
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=0)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -348,6 +365,7 @@ class TextTransformer(nn.Module):
         image_index: Sequence[int] | np.ndarray | None = None,
         causal: bool = False,
         cache: SelfCache | None = None,
+        first_only: bool = False,
     ) -> Tensor:
         """Hidden states of all tokens.
 
@@ -358,18 +376,25 @@ class TextTransformer(nn.Module):
                 fewer images than texts, the texts are in groups of equal number, one image after the other.
             causal: a token sees only itself and what stands before it.
             cache: keys and values of earlier tokens; this call's are appended. All texts have one length then.
+            first_only: only the first token's final state is wanted ([CLS] or [ENC]), so the last layer computes
+                nothing else. Not with ``cache`` or ``causal``.
 
         Returns:
-            [T, D] packed.
+            [T, D] packed, or [N, D] with ``first_only``.
         """
         positions = texts.positions
         if cache is not None:
             positions = positions + cache.length
         plan = self._plan(texts, images, image_index, causal, split=cache is None)
         hidden = self.embeddings(texts.ids, positions)
+        last = len(self.encoder.layer) - 1
         for index, layer in enumerate(self.encoder.layer):
             states = images.layers[index] if images is not None else None
-            hidden = layer(hidden, plan, states, cache, index)
+            first_rows = None
+            if first_only and index == last:
+                first_rows = texts.first_rows()
+                plan = self._plan(texts, images, image_index, causal, split=True, rows=(1,) * len(texts))
+            hidden = layer(hidden, plan, states, cache, index, first_rows)
         if cache is not None:
             cache.length += texts.lengths[0]
         return hidden
@@ -381,13 +406,15 @@ class TextTransformer(nn.Module):
         image_index: Sequence[int] | np.ndarray | None,
         causal: bool,
         split: bool,
+        rows: Sequence[int] | None = None,
     ) -> TextPlan:
+        """Index tables of a batch; ``rows`` of each text take part in cross-attention (None: all its tokens)."""
         device = texts.ids.device
         plan = TextPlan(Segments(texts.lengths, device), causal)
         if images is not None:
             if image_index is None and len(texts) != images.count:
                 image_index = np.repeat(np.arange(images.count), len(texts) // images.count)
-            plan.cross = CrossPlan(texts.lengths, image_index, images.count, device, split)
+            plan.cross = CrossPlan(rows or texts.lengths, image_index, images.count, device, split)
             plan.cross_mask = images.mask
         return plan
 
@@ -409,9 +436,9 @@ class Predictions(nn.Module):
 
     def __init__(self, config: MedConfig, embedding: nn.Embedding):
         super().__init__()
-        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings))
         self.transform = HeadTransform(config)
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.decoder = nn.Linear(config.hidden_size, embedding.num_embeddings)
         self.decoder.weight = embedding.weight
         self.decoder.bias = self.bias
 

@@ -1,0 +1,97 @@
+"""What all heads of BLIP share: an image encoder, a tokenizer, and sample dictionaries as input.
+
+Shapes: ``B`` images, ``N`` texts, ``P`` image tokens, ``Dv`` image width, ``E`` projection.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlkit.errors import VlkitError
+from vlkit.models.med import Layer, MedConfig
+from vlkit.models.packing import TextBatch
+from vlkit.models.vit import VisionTransformer, VitConfig, build_image_encoder
+from vlkit.processors.tokenizer import Tokenizer, build_tokenizer
+
+Samples = Mapping[str, Any]
+
+
+class BlipBase(nn.Module):
+    """Image encoder and tokenizer.
+
+    Models take sample dictionaries: ``image`` [B, 3, S, S] and ``text_input``, a list of B strings, or ``texts``, the
+    same already tokenised (:class:`TextBatch`).
+
+    Args:
+        vit: sizes of the image encoder.
+        med: sizes of the text transformer.
+        tokenizer: name of a bundled vocabulary, or a path.
+        max_words: longest text in tokens, [CLS] and [SEP] included; longer ones are cut.
+    """
+
+    def __init__(self, vit: VitConfig, med: MedConfig, tokenizer: str, max_words: int):
+        super().__init__()
+        self.tokenizer: Tokenizer = build_tokenizer(tokenizer)
+        self.max_words = max_words
+        if med.vocab_size is None:
+            med = dataclasses.replace(med, vocab_size=len(self.tokenizer))
+        if med.vocab_size is not None and med.vocab_size < len(self.tokenizer):
+            raise VlkitError(
+                f"med.vocab_size is {med.vocab_size}, but the tokenizer {tokenizer!r} has {len(self.tokenizer)} tokens: "
+                f"leave vocab_size out, or set it to at least that."
+            )
+        if max_words > med.max_position_embeddings:
+            raise VlkitError(
+                f"max_words is {max_words}, but med.max_position_embeddings is {med.max_position_embeddings}."
+            )
+        self.vit_config, self.med_config = vit, med
+        self.visual_encoder = build_image_encoder(vit)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def image_width(self) -> int:
+        """Width Dv of image tokens."""
+        return self.visual_encoder.width
+
+    def tokenize(self, texts: Sequence[str]) -> TextBatch:
+        """Packed token ids of ``texts``, on the model's device."""
+        return TextBatch.from_lists(self.tokenizer.encode(list(texts), max_length=self.max_words), self.device)
+
+    def texts_of(self, samples: Samples) -> TextBatch:
+        """``texts`` of the samples, or their ``text_input`` tokenised."""
+        if "texts" in samples:
+            return samples["texts"]
+        texts = wanted(samples, "text_input", type(self).__name__)
+        return self.tokenize([texts] if isinstance(texts, str) else texts)
+
+    def image_embeds(self, samples: Samples) -> Tensor:
+        """Tokens [B, P, Dv] of the samples' ``image`` [B, 3, S, S]."""
+        image = wanted(samples, "image", type(self).__name__)
+        return self.visual_encoder(image.to(self.device))
+
+    def checkpoint_blocks(self) -> list[nn.Module]:
+        """The blocks that activation checkpointing may recompute; momentum encoders keep no activations."""
+        trained = {id(p) for p in self.parameters() if p.requires_grad}
+        blocks: list[nn.Module] = []
+        for module in self.modules():
+            if isinstance(module, VisionTransformer):
+                blocks.extend(module.blocks)
+            elif isinstance(module, Layer):
+                blocks.append(module)
+        return [block for block in blocks if any(id(p) in trained for p in block.parameters())]
+
+
+def wanted(samples: Samples, key: str, model: str) -> Any:
+    """``samples[key]``, or an error that says what is there."""
+    if key not in samples:
+        raise VlkitError(f"{model} needs samples with {key!r}; given: {', '.join(map(repr, samples)) or 'nothing'}.")
+    return samples[key]

@@ -1,0 +1,155 @@
+"""Image captioning (paper, section 5.2): the image-grounded text decoder, fine-tuned with the LM loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vlkit.models.blip.base import BlipBase, Samples
+from vlkit.models.generation import Generated, GenerationConfig, generate
+from vlkit.models.losses import lm_count, lm_loss, lm_targets
+from vlkit.models.med import CrossStates, MedConfig, TextDecoder
+from vlkit.models.packing import TextBatch
+from vlkit.models.vit import VitConfig
+from vlkit.processors.tokenizer import Tokenizer
+from vlkit.registry import MODELS
+
+
+@dataclass
+class CaptionOutput:
+    """What a training forward gives: ``loss_lm``, a scalar mean over predicted tokens."""
+
+    loss_lm: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        """The sum of the losses (LAVIS's name)."""
+        return self.loss_lm
+
+
+@dataclass
+class Captions:
+    """Captions of B images, best first.
+
+    Args:
+        texts: for each image its captions, prompt removed.
+        scores: of each: log-probability over length for beam search, its plain sum otherwise.
+        sequences: token ids, prompt included.
+    """
+
+    texts: list[list[str]]
+    scores: list[list[float]]
+    sequences: list[list[list[int]]]
+
+
+@MODELS.register("blip_caption")
+class BlipCaption(BlipBase):
+    """Captions an image.
+
+    Args:
+        vit: sizes of the image encoder.
+        med: sizes of the text decoder.
+        tokenizer: name of a bundled vocabulary, or a path.
+        prompt: every caption begins with it; the loss does not cover it. It is put in front of texts that lack it.
+        max_words: longest text in tokens, prompt included.
+        label_smoothing: of the LM loss, 0..1.
+    """
+
+    def __init__(
+        self,
+        vit: VitConfig,
+        med: MedConfig,
+        tokenizer: str = "bert-base-uncased",
+        prompt: str = "a picture of ",
+        max_words: int = 40,
+        label_smoothing: float = 0.1,
+    ):
+        super().__init__(vit, med, tokenizer, max_words)
+        self.prompt, self.label_smoothing = prompt, label_smoothing
+        self.prompt_length = len(self.tokenizer.encode(prompt)[0]) - 1  # without [SEP]
+        self.text_decoder = TextDecoder(self.med_config, self.image_width)
+
+    def tokenize(self, texts):
+        """Packed token ids of ``texts``, prompt in front, [DEC] first."""
+        prompt = self.prompt
+        texts = [text if text.startswith(prompt.strip()) else prompt + text for text in texts]
+        return super().tokenize(texts).with_first(self.tokenizer.dec_id)
+
+    def target_count(self, texts: TextBatch) -> int:
+        """Number of tokens that the loss of ``texts`` is a mean over."""
+        return lm_count(texts, self.prompt_length)
+
+    def forward(self, samples: Samples) -> CaptionOutput:
+        """LM loss of ``samples`` (``image`` and ``text_input`` or ``texts``)."""
+        texts = self.texts_of(samples)
+        states = self.text_decoder.bert.project_images(self.image_embeds(samples))
+        hidden = self.text_decoder(texts, states)
+        rows, targets = lm_targets(texts, self.prompt_length)
+        logits = self.text_decoder.logits(hidden.index_select(0, rows))
+        return CaptionOutput(lm_loss(logits, targets, self.label_smoothing))
+
+    @torch.inference_mode()
+    def caption(
+        self, samples: Samples, config: GenerationConfig | None = None, seeds: Tensor | None = None
+    ) -> Captions:
+        """Captions with scores and token ids.
+
+        Args:
+            samples: with ``image`` [B, 3, S, S].
+            config: how to decode; None: beam search of the paper (3 beams, 10 to 30 tokens).
+            seeds: [B] for sampling; see :func:`vlkit.models.generation.generate`.
+        """
+        states = self.text_decoder.bert.project_images(self.image_embeds(samples))
+        return decode_captions(
+            self.text_decoder, states, self.tokenizer, self.prompt, config or GenerationConfig(), seeds
+        )
+
+    def generate(
+        self,
+        samples: Samples,
+        use_nucleus_sampling: bool = False,
+        num_beams: int = 3,
+        max_length: int = 30,
+        min_length: int = 10,
+        top_p: float = 0.9,
+        repetition_penalty: float = 1.0,
+        num_captions: int = 1,
+        temperature: float = 1.0,
+    ) -> list[str]:
+        """Captions as a flat list of ``B * num_captions`` strings; lengths are in tokens, prompt included.
+
+        The same call as in LAVIS. See :class:`~vlkit.models.generation.GenerationConfig` for the arguments and
+        :meth:`caption` for scores.
+        """
+        config = GenerationConfig(
+            max_length=max_length,
+            min_length=min_length,
+            num_beams=1 if use_nucleus_sampling else max(num_beams, num_captions),
+            sample=use_nucleus_sampling,
+            top_p=top_p,
+            temperature=temperature,
+            repetition_penalty=repetition_penalty,
+            num_return_sequences=num_captions,
+        )
+        return [text for texts in self.caption(samples, config).texts for text in texts]
+
+
+def decode_captions(
+    decoder: TextDecoder,
+    states: CrossStates,
+    tokenizer: Tokenizer,
+    prompt: str,
+    config: GenerationConfig,
+    seeds: Tensor | None = None,
+) -> Captions:
+    """Generate and turn ids into text without the prompt. ``states`` are consumed."""
+    ids = [tokenizer.dec_id, *tokenizer.encode(prompt)[0][1:-1]]
+    device = states.layers[0][0].device
+    found: Generated = generate(
+        decoder, states, torch.tensor([ids], device=device), tokenizer.sep_id, config, seeds
+    )
+    texts = [tokenizer.batch_decode([s[len(ids) :] for s in group]) for group in found.sequences]
+    texts = [[text.removeprefix("##").strip() for text in group] for group in texts]
+    return Captions(texts, found.scores, found.sequences)
