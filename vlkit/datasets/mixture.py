@@ -109,7 +109,9 @@ def _integer_shares(sizes: Sequence[int], weights: Sequence[float | None] | None
     if weights is None or all(weight is None for weight in weights):
         return list(sizes)
     if len(weights) != len(sizes):
-        raise DataError(f"{len(weights)} weights are given for {len(sizes)} training datasets; give one for each.")
+        raise DataError(
+            f"{len(weights)} weights are given for {len(sizes)} training datasets; give one for each."
+        )
     fractions = []
     for weight in weights:
         if weight is None or not math.isfinite(weight) or weight <= 0:

@@ -1,0 +1,7 @@
+"""One loop for every task: :class:`~vlkit.runner.runner.Runner` trains, evaluates, checkpoints and continues."""
+
+from vlkit.runner.distributed import World
+from vlkit.runner.runner import Runner
+from vlkit.runner.window import NonFinite
+
+__all__ = ["Runner", "World", "NonFinite"]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from vlkit.errors import ConfigError, did_you_mean
+from vlkit.config.schema import OptimConfig
 from vlkit.tasks.base import Progress
 
-SCHEDULES = ("constant", "cosine", "linear", "step", "wsd")
 # One epoch is a fractional number of steps; the boundary must not fall one step late by a rounding of the quotient.
 _SLACK = 1e-9
 
@@ -41,39 +39,29 @@ def warmup_stable_decay(time: float, end: float, peak: float, floor: float, anne
     return peak if time <= start else linear(time - start, end - start, peak, floor)
 
 
-def learning_rate(optim: Any, progress: Progress) -> float:
+def learning_rate(optim: OptimConfig, progress: Progress, warmup_steps: int = 0) -> float:
     """The rate of the step about to be taken.
 
     With ``schedule_unit: epoch`` the rate changes once an epoch, as in the paper; with ``step`` at every step, and the
     schedule spans the steps after the warm-up.
 
     Args:
-        optim: the ``optim`` section, its warm-up resolved to steps.
+        optim: the ``optim`` section.
         progress: where the run is.
-
-    Raises:
-        ConfigError: no schedule has that name.
+        warmup_steps: length of the warm-up.
     """
-    warm = int(optim.warmup or 0)
-    if progress.step < warm:
-        return warmup(progress.step, warm, optim.warmup_lr, optim.lr)
-    if optim.schedule_unit == "epoch":
+    if progress.step < warmup_steps:
+        return warmup(progress.step, warmup_steps, optim.warmup_lr, optim.lr)
+    peak, floor, by_epoch = optim.lr, optim.min_lr, optim.schedule_unit == "epoch"
+    if by_epoch:
         time: float = math.floor(progress.epoch + _SLACK)
         end: float = max(1, round(progress.steps / progress.steps_per_epoch))
     else:
-        time, end = progress.step - warm, max(1, progress.steps - warm)
-    peak, floor = optim.lr, optim.min_lr
+        time, end = progress.step - warmup_steps, max(1, progress.steps - warmup_steps)
     if optim.schedule == "constant":
         return peak
-    if optim.schedule == "cosine":
-        return cosine(time, end, peak, floor)
-    if optim.schedule == "linear":
-        return linear(time, end, peak, floor)
     if optim.schedule == "step":
-        return step_decay(time, peak, floor, optim.decay_rate)
+        return step_decay(time if by_epoch else progress.epoch, peak, floor, optim.decay_rate)
     if optim.schedule == "wsd":
         return warmup_stable_decay(time, end, peak, floor, optim.anneal)
-    raise ConfigError(
-        f"optim.schedule is {optim.schedule!r}; allowed: {', '.join(SCHEDULES)}."
-        f"{did_you_mean(optim.schedule, SCHEDULES)}"
-    )
+    return {"cosine": cosine, "linear": linear}[optim.schedule](time, end, peak, floor)

@@ -1,0 +1,94 @@
+"""Processes started by ``torchrun``, and what they tell each other. With one process everything here is a no-op."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from vlkit.errors import ConfigError, VlkitError
+
+T = TypeVar("T")
+
+TIMEOUT_VARIABLE = "VLKIT_TIMEOUT_SECONDS"
+_TIMEOUT_SECONDS = 1800.0
+
+
+class World:
+    """This process among the others.
+
+    Attributes:
+        rank: 0 <= rank < size; 0 writes files and logs.
+        local_rank: this process among those of its machine, which chooses its GPU.
+        size: number of processes.
+    """
+
+    def __init__(self) -> None:
+        self.rank = int(os.environ.get("RANK", 0))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        self.size = int(os.environ.get("WORLD_SIZE", 1))
+        self._started_here = False
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def start(self, device: torch.device) -> None:
+        """Meet the other processes: gloo on CPU; NCCL besides on CUDA. Reads the environment of ``torchrun``.
+
+        A process that waits longer than ``VLKIT_TIMEOUT_SECONDS`` (default 1800) for the others gives up.
+        """
+        if self.size == 1 or dist.is_initialized():
+            return
+        if device.type not in ("cpu", "cuda"):
+            raise ConfigError(f"several processes need run.device cpu or cuda, not {device.type!r}.")
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        seconds = float(os.environ.get(TIMEOUT_VARIABLE, _TIMEOUT_SECONDS))
+        dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
+        self._started_here = True
+
+    def finish(self) -> None:
+        """Leave the others, if :meth:`start` met them."""
+        if self._started_here:
+            dist.destroy_process_group()
+            self._started_here = False
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """The sums over all processes, in float64 through the CPU, so that no GPU is waited for."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def gather(self, items: Sequence[Any]) -> list[Any]:
+        """The lists of all processes joined in rank order, in every process."""
+        if self.size == 1:
+            return list(items)
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, list(items))
+        return [item for part in parts for item in part]
+
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
+        self.sum([0.0])
+
+    def on_main(self, action: Callable[[], T]) -> T:
+        """What ``action`` gives in process 0, in every process; its VlkitError is raised in all, so none waits on."""
+        if self.size == 1:
+            return action()
+        result: list[Any] = [None, None]
+        failure: VlkitError | None = None
+        if self.is_main:
+            try:
+                result[0] = action()
+            except VlkitError as error:
+                failure, result[1] = error, str(error)
+        dist.broadcast_object_list(result, src=0)
+        if result[1] is not None:
+            raise failure or VlkitError(result[1])
+        return result[0]

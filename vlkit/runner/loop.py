@@ -1,0 +1,176 @@
+"""One optimiser step: data -> loss -> backward -> step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vlkit.datasets.loading import BAD, TrainLoader
+from vlkit.errors import VlkitError
+from vlkit.runner.device import seed_all
+from vlkit.runner.distributed import World
+from vlkit.runner.optimiser import set_rate
+from vlkit.runner.window import Window
+from vlkit.tasks.base import Batch, Progress, StepOutput, Task
+
+SAMPLES = "samples"
+"""What a loss counts whose items the task does not name."""
+_PREPARE, _FORWARD = 0, 1  # which use of random numbers a seed is for
+
+
+class TrainStep:
+    """Makes optimiser steps that do not depend on how their global batch is cut over micro-batches and processes.
+
+    Args:
+        model: on its device; wrapped in DDP when there are several processes.
+        task: what a batch means.
+        loader: where batches come from.
+        optimiser: from :func:`~vlkit.runner.optimiser.build_optimiser`.
+        window: where losses are noted.
+        world: the processes.
+        device: where the model is.
+        autocast: makes the context of the forward pass.
+        seed: of dropout and the like.
+        grad_clip: largest norm of the gradient; None or 0: not clipped.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        loader: TrainLoader,
+        optimiser: torch.optim.Optimizer,
+        window: Window,
+        world: World,
+        device: torch.device,
+        autocast: Callable[[], Any],
+        seed: int,
+        grad_clip: float | None,
+    ):
+        self.model, self.task, self.loader, self.optimiser = model, task, loader, optimiser
+        self.window, self.world, self.device, self.autocast = window, world, device, autocast
+        self.seed, self.grad_clip = seed, grad_clip
+        self.bad: list[tuple[str, str, int]] = []
+        self._bare = model.module if isinstance(model, DistributedDataParallel) else model
+        self._count_names: list[str] | None = None
+
+    def __call__(self, progress: Progress, rate: float, signals: list[float]) -> list[float]:
+        """Take the step.
+
+        Args:
+            progress: where the run is before it.
+            rate: learning rate.
+            signals: numbers of this process to be added up over all, on the way.
+
+        Returns:
+            The sums of ``signals``.
+        """
+        batches = self._read(progress.step)
+        inputs = [self._prepare(batch, progress.step, micro) for micro, batch in enumerate(batches)]
+        counts = [self._counts(each) for each in inputs]
+        totals, signals = self._reduce(counts, signals)
+        values: dict[str, Tensor] = {}
+        for micro, (each, count) in enumerate(zip(inputs, counts)):
+            with self._sync(last=micro == len(inputs) - 1):
+                self._forward_backward(each, count, totals, progress, micro, values)
+        values["grad_norm"] = self._update(rate) / self.world.size
+        self.window.add(progress.step + 1, values, _sample_ids(batches, progress.step))
+        return signals
+
+    def _read(self, step: int) -> list[Batch]:
+        batches = self.loader.next_step()
+        for batch in batches:
+            self.bad += [(source, reason, step + 1) for source, reason in batch.pop(BAD)]
+        return batches
+
+    def _prepare(self, batch: Batch, step: int, micro: int) -> Batch:
+        seed_all(self.seed, step, micro, self.world.rank, _PREPARE)
+        return self.task.prepare(self._bare, batch, self.device)
+
+    def _counts(self, inputs: Batch) -> dict[str, float]:
+        return {SAMPLES: float(self.loader.per_process), **self.task.counts(inputs)}
+
+    def _reduce(
+        self, counts: list[dict[str, float]], signals: list[float]
+    ) -> tuple[dict[str, float], list[float]]:
+        """Counts of the whole step: over micro-batches, and over processes in one small message."""
+        if self._count_names is None:
+            self._count_names = sorted(set(self.world.gather([name for each in counts for name in each])))
+        names = self._count_names
+        unknown = {name for each in counts for name in each} - set(names)
+        if unknown:
+            raise VlkitError(
+                f"{type(self.task).__name__}.counts() gives {', '.join(sorted(unknown))}, which it did not give in the "
+                f"first step. It must name the same losses in every step; a count may be 0."
+            )
+        own = [float(sum(each.get(name, 0.0) for each in counts)) for name in names]
+        sums = self.world.sum(own + signals)
+        return dict(zip(names, sums)), sums[len(names) :]
+
+    def _sync(self, last: bool) -> Any:
+        """Gradients are exchanged once a step, in the backward pass of the last micro-batch."""
+        if last or not isinstance(self.model, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.model.no_sync()
+
+    def _forward_backward(
+        self,
+        inputs: Batch,
+        counts: dict[str, float],
+        totals: dict[str, float],
+        progress: Progress,
+        micro: int,
+        values: dict[str, Tensor],
+    ) -> None:
+        seed_all(self.seed, progress.step, micro, self.world.rank, _FORWARD)
+        with self.autocast():
+            output = self.task.train_step(self.model, inputs, progress)
+        shares = {name: _share(name, counts, totals) for name in output.losses}
+        parts = {name: loss.float() * shares[name] for name, loss in output.losses.items()}
+        total = torch.stack(list(parts.values())).sum()
+        # DDP takes the mean over processes where the sum of all parts is wanted.
+        (total * self.world.size).backward()
+        self._note(values, parts, total, output, counts[SAMPLES] / totals[SAMPLES])
+
+    def _note(
+        self,
+        values: dict[str, Tensor],
+        parts: dict[str, Tensor],
+        total: Tensor,
+        output: StepOutput,
+        share: float,
+    ) -> None:
+        found = {"loss": total, **{f"losses/{name}": part for name, part in parts.items()}}
+        for name, metric in output.metrics.items():
+            found[f"metrics/{name}"] = (
+                torch.as_tensor(metric, dtype=torch.float32, device=self.device) * share
+            )
+        for name, value in found.items():
+            values[name] = values[name] + value.detach() if name in values else value.detach()
+
+    def _update(self, rate: float) -> Tensor:
+        """Clip, step, and forget the gradients; the norm of the gradient before clipping."""
+        parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.grad_clip:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.grad_clip, norm)
+        set_rate(self.optimiser, rate)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return norm
+
+
+def _share(name: str, counts: dict[str, float], totals: dict[str, float]) -> float:
+    """Part of a mean loss's items that lies in this micro-batch of this process."""
+    counted = name if name in totals else SAMPLES
+    return counts.get(counted, 0.0) / totals[counted] if totals[counted] else 0.0
+
+
+def _sample_ids(batches: list[Batch], step: int) -> list[str]:
+    ids = [str(each) for batch in batches for each in batch.get("sample_id", ())]
+    return ids or [f"all of step {step + 1} (its samples have no sample_id)"]

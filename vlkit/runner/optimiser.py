@@ -1,0 +1,117 @@
+"""The optimiser of a run: which parameters it moves, at which rate, with which decay."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from vlkit.config.schema import OptimConfig
+from vlkit.errors import ConfigError
+
+Group = dict[str, Any]
+
+
+def parameter_groups(
+    model: nn.Module,
+    weight_decay: float,
+    decay_norm_and_bias: bool = True,
+    lr_scale: Mapping[str, float] | None = None,
+) -> list[Group]:
+    """Groups of parameters with equal decay and rate, each parameter once, frozen ones left out.
+
+    Args:
+        model: what is trained.
+        weight_decay: AdamW's decay.
+        decay_norm_and_bias: decay biases and one-dimensional weights too, as the original BLIP does.
+        lr_scale: pattern of parameter names to a factor on the learning rate. A pattern is a shell pattern
+            (``visual_encoder.*``), or a regular expression after ``re:``; the first that fits counts.
+
+    Returns:
+        Groups with ``params``, ``names`` (in the same order), ``weight_decay`` and ``lr_scale``.
+
+    Raises:
+        ConfigError: nothing can be trained, or a pattern fits no parameter or cannot be read.
+    """
+    patterns = {pattern: _compile(pattern) for pattern in lr_scale or {}}
+    unused, groups = set(patterns), {}
+    for name, parameter in model.named_parameters():  # tied parameters come once, under their first name
+        if not parameter.requires_grad:
+            continue
+        fitting = [pattern for pattern, expression in patterns.items() if expression.fullmatch(name)]
+        unused -= set(fitting)
+        scale = float((lr_scale or {})[fitting[0]]) if fitting else 1.0
+        decay = weight_decay if decay_norm_and_bias or parameter.ndim > 1 else 0.0
+        group = groups.setdefault(
+            (scale, decay), {"params": [], "names": [], "weight_decay": decay, "lr_scale": scale}
+        )
+        group["params"].append(parameter)
+        group["names"].append(name)
+    if unused:
+        some = ", ".join(name for name, _ in list(model.named_parameters())[:3])
+        raise ConfigError(
+            f"optim.lr_scale: {', '.join(map(repr, sorted(unused)))} fits no trained parameter. Names look like {some}; "
+            f"write a shell pattern ('text_encoder.*') or 're:' and a regular expression."
+        )
+    if not groups:
+        raise ConfigError(f"no parameter of {type(model).__name__} can be trained: all are frozen.")
+    return list(groups.values())
+
+
+def build_optimiser(model: nn.Module, optim: OptimConfig, device: torch.device) -> torch.optim.AdamW:
+    """AdamW over the parameter groups of ``model``, fused where torch can.
+
+    Args:
+        model: already on ``device``.
+        optim: the ``optim`` section.
+        device: of the run.
+    """
+    groups = parameter_groups(model, optim.weight_decay, optim.decay_norm_and_bias, optim.lr_scale)
+    fused = bool(optim.fused) and device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=tuple(optim.betas), eps=optim.eps, fused=fused)
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group ``rate`` times its own factor."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["lr_scale"]
+
+
+def state_by_name(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimiser's tensors under ``<tensor>:<parameter name>``."""
+    return {
+        f"{key}:{name}": value
+        for group in optimiser.param_groups
+        for name, parameter in zip(group["names"], group["params"])
+        for key, value in optimiser.state.get(parameter, {}).items()
+    }
+
+
+def restore_by_name(optimiser: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Undo :func:`state_by_name`; the order of parameters may have changed, their names not.
+
+    Raises:
+        KeyError: a tensor belongs to no parameter of this optimiser.
+    """
+    content = optimiser.state_dict()
+    numbers = {
+        name: number
+        for group, numbered in zip(optimiser.param_groups, content["param_groups"])
+        for name, number in zip(group["names"], numbered["params"])
+    }
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for full, tensor in tensors.items():
+        key, _, name = full.partition(":")
+        state.setdefault(numbers[name], {})[key] = tensor
+    optimiser.load_state_dict({"state": state, "param_groups": content["param_groups"]})
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern[3:] if pattern.startswith("re:") else fnmatch.translate(pattern))
+    except re.error as error:
+        raise ConfigError(f"optim.lr_scale: {pattern!r} is not a regular expression: {error}.") from error

@@ -1,0 +1,187 @@
+"""The runner: one loop for every task, on one device or several processes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vlkit.config.schema import OptimConfig, RunOptions
+from vlkit.datasets.base import VLDataset
+from vlkit.datasets.mixture import Mixture
+from vlkit.errors import ConfigError, did_you_mean
+from vlkit.runner.activation_checkpointing import checkpoint_activations
+from vlkit.runner.device import autocast, choose_device
+from vlkit.runner.distributed import World
+from vlkit.runner.evaluation import Evaluator
+from vlkit.runner.output import OutputFolder, environment
+from vlkit.runner.signals import StopRequest
+from vlkit.runner.trainer import Trainer
+from vlkit.tasks.base import Task
+
+logger = logging.getLogger(__name__)
+
+
+class Runner:
+    """Trains and evaluates a model with a task on datasets; sees only their contracts.
+
+    Started by ``torchrun`` it is one of several processes. Use it as a context manager, or call :meth:`close`.
+
+    Args:
+        model: every process makes the same one. ``checkpoint_blocks()`` lists its modules for activation
+            checkpointing; an attribute ``find_unused_parameters`` that is true lets a step leave parameters out.
+        task: what a batch means.
+        train: training data, a mixture or one or more datasets weighed by size; None: only evaluate.
+        evals: evaluation sets by name.
+        optim, run: the sections of the run file.
+        output_dir: where to write; None: ``run.output_dir``.
+        config: the resolved configuration, recorded and compared when a run is continued.
+        facts: more for ``environment.json`` (hashes of weights, say).
+        normalisation: mean and standard deviation of the images' channels, for the picture of samples; None: each
+            image is stretched to its range.
+
+    Raises:
+        ConfigError: options that do not fit together or this machine.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        train: Mixture | Sequence[VLDataset] | None,
+        evals: Mapping[str, VLDataset],
+        optim: OptimConfig,
+        run: RunOptions,
+        *,
+        output_dir: Path | None = None,
+        config: Mapping[str, Any] | None = None,
+        facts: Mapping[str, Any] | None = None,
+        normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+    ):
+        _check_monitor(run.monitor, evals)
+        self.world = World()
+        self.device = choose_device(run.device, self.world.local_rank)
+        self.world.start(self.device)
+        self.model, self.task, self.optim, self.run = model.to(self.device), task, optim, run
+        self.evals, self.facts, self.normalisation = dict(evals), dict(facts or {}), normalisation
+        if train is None or isinstance(train, Mixture):
+            self.mixture = train
+        else:
+            self.mixture = Mixture(train, seed=run.seed)
+        self.output = OutputFolder(Path(output_dir or run.output_dir or "output"), config or {})
+        checkpoint_activations(model, run.activation_checkpointing)
+        if run.compile:
+            model.compile()
+        self.evaluator = self._evaluator() if self.evals else None
+
+    def train(self) -> dict[str, Any]:
+        """Train to the end, going on where an earlier call in the same folder stopped.
+
+        Returns:
+            ``status`` ("finished", or "interrupted" with ``signal``), ``step``, ``epoch``, ``samples``, ``metrics``
+            (of the last evaluation), ``best``, ``checkpoint``, ``seconds``, ``bad_samples``. A finished run's is
+            ``result.json``, and is what a further call returns.
+
+        Raises:
+            ConfigError: nothing to train on, or the folder is another run's.
+            CheckpointError: the checkpoint to continue from does not fit.
+            NonFinite: a loss is no longer a number.
+        """
+        if self.mixture is None:
+            raise ConfigError("there is nothing to train on: name a dataset under 'datasets.train'.")
+        stored = self.world.on_main(self.output.claim)
+        if stored is not None:
+            logger.info("%s: this run is finished; its result is given again.", self.output.path)
+            return stored
+        self._record_environment("environment.json")
+        trainer = Trainer(
+            self.model,
+            self.task,
+            self.mixture,
+            self.evaluator,
+            self.optim,
+            self.run,
+            self.world,
+            self.device,
+            self.output,
+        )
+        with StopRequest() as stop:
+            result = trainer.train(stop)
+        if result["status"] == "finished":
+            self.world.on_main(lambda: self._picture(trainer.step))
+            self.world.on_main(lambda: self.output.write_json("result.json", result))
+        return result
+
+    def evaluate(self, step: int = 0) -> dict[str, float]:
+        """Scores of the model as it is, under ``<set>/<score>``; also written to ``evaluation.json``.
+
+        Args:
+            step: optimiser steps that the model has had, for the record.
+
+        Raises:
+            ConfigError: nothing to evaluate on.
+        """
+        if self.evaluator is None:
+            raise ConfigError("there is nothing to evaluate on: name a dataset under 'datasets.eval'.")
+        self._record_environment("evaluation_environment.json")
+        scores = self.evaluator(self.model, step)
+        bad = [{"source": s, "reason": r, "where": w} for s, r, w in self.world.gather(self.evaluator.bad)]
+        content = {"step": step, "metrics": scores, "bad_samples": bad}
+        self.world.on_main(lambda: self.output.write_json("evaluation.json", content))
+        self.world.on_main(lambda: self._picture(step))
+        return scores
+
+    def close(self) -> None:
+        """Leave the other processes."""
+        self.world.finish()
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:  # after an error the others may be gone, and leaving in order would wait for them
+            self.close()
+
+    def _evaluator(self) -> Evaluator:
+        run = self.run
+        micro = max(1, run.batch_size // (run.accumulate * self.world.size))
+        return Evaluator(
+            self.task,
+            self.evals,
+            run.eval_batch_size or micro,
+            self.world,
+            self.device,
+            autocast(self.device, run.precision),
+            self.output.path,
+            run.seed,
+            run.num_workers,
+            skip_bad=run.bad_samples == "skip",
+        )
+
+    def _record_environment(self, name: str) -> None:
+        def record() -> None:
+            data = {
+                "train": self.mixture.fingerprints() if self.mixture else [],
+                "eval": {name: dataset.fingerprint() for name, dataset in self.evals.items()},
+            }
+            found = environment(self.device, self.world.size, {"data": data, **self.facts})
+            self.output.write_json(name, found)
+
+        self.world.on_main(record)
+
+    def _picture(self, step: int) -> None:
+        if self.evaluator is None or not self.run.sample_images:
+            return
+        name = (self.run.monitor or next(iter(self.evals))).partition("/")[0]
+        self.evaluator.picture(self.model, self.run.sample_images, name, step, self.normalisation)
+
+
+def _check_monitor(monitor: str | None, evals: Mapping[str, VLDataset]) -> None:
+    if monitor is not None and monitor.partition("/")[0] not in evals:
+        raise ConfigError(
+            f"run.monitor is {monitor!r}, but no evaluation set has that name."
+            f"{did_you_mean(monitor.partition('/')[0], evals)} Sets: {', '.join(evals) or 'none'}."
+        )

@@ -1,0 +1,58 @@
+"""Requests to stop: SIGTERM (schedulers) and SIGINT (Ctrl-C) end a run after its step, with a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+WATCHED = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequest:
+    """While entered, notes the signals instead of dying of them; a second one is obeyed at once.
+
+    Attributes:
+        received: the signal that this process got, or None.
+        number: the signal that all processes agreed to obey after the current step, or None.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            for number in WATCHED:
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._restore()
+
+    def flags(self) -> list[float]:
+        """One number for each watched signal, to be added up over all processes."""
+        return [float(self.received == number) for number in WATCHED]
+
+    def adopt(self, sums: list[float]) -> None:
+        """Obey what any process received."""
+        for number, total in zip(WATCHED, sums):
+            if total and self.number is None:
+                self.number = int(number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        logger.warning(
+            "%s: the run stops after this step and writes a checkpoint.", signal.Signals(number).name
+        )
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}

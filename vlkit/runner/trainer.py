@@ -1,0 +1,320 @@
+"""A training run from its first or last step to its end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vlkit.config.schema import OptimConfig, RunOptions
+from vlkit.datasets.loading import TrainLoader
+from vlkit.datasets.mixture import Mixture
+from vlkit.errors import CheckpointError, ConfigError
+from vlkit.runner.best import Best
+from vlkit.runner.checkpoint import Checkpoints, restore
+from vlkit.runner.device import autocast
+from vlkit.runner.distributed import World
+from vlkit.runner.evaluation import Evaluator, Interrupted
+from vlkit.runner.log import Bar, Ledger, MetricsFile
+from vlkit.runner.loop import TrainStep
+from vlkit.runner.optimiser import build_optimiser
+from vlkit.runner.output import OutputFolder
+from vlkit.runner.plan import Plan
+from vlkit.runner.schedules import learning_rate
+from vlkit.runner.signals import StopRequest
+from vlkit.runner.trackers import Trackers
+from vlkit.runner.window import NonFinite, Window
+from vlkit.tasks.base import Progress, Task
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer:
+    """Trains a model; see :class:`~vlkit.runner.runner.Runner`, which makes it.
+
+    Args:
+        model: on its device, not wrapped.
+        task: what a batch means.
+        mixture: training data.
+        evaluator: scores during training, or None.
+        optim, run: the sections.
+        world: the processes.
+        device: where the model is.
+        output: the folder.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        mixture: Mixture,
+        evaluator: Evaluator | None,
+        optim: OptimConfig,
+        run: RunOptions,
+        world: World,
+        device: torch.device,
+        output: OutputFolder,
+    ):
+        self.model, self.evaluator, self.optim, self.run = model, evaluator, optim, run
+        self.world, self.output, self.mixture = world, output, mixture
+        self.plan = Plan.resolve(optim, run, len(mixture))
+        self.loader = TrainLoader(
+            mixture,
+            run.batch_size,
+            run.accumulate,
+            world.rank,
+            world.size,
+            run.num_workers,
+            pin_memory=device.type == "cuda",
+            skip_bad=run.bad_samples == "skip",
+        )
+        self.optimiser = build_optimiser(model, optim, device)
+        self.window = Window(world)
+        self.best = Best(run.monitor, run.mode)
+        self.checkpoints = Checkpoints(output.path / "checkpoints", run.keep_checkpoints)
+        self.metrics_file, self.ledger = (
+            MetricsFile(output.path / "metrics.jsonl"),
+            Ledger(output.path / "ledger.jsonl"),
+        )
+        self.step, self.seconds, self._rate = 0, 0.0, 0.0
+        self._saved: int | None = None
+        self._evaluated: int | None = None
+        self._scores: dict[str, float] = {}
+        self._since = (0, 0.0)
+        self.train_step = TrainStep(
+            _wrap(model, world, device),
+            task,
+            self.loader,
+            self.optimiser,
+            self.window,
+            world,
+            device,
+            autocast(device, run.precision),
+            run.seed,
+            optim.grad_clip,
+        )
+
+    def train(self, stop: StopRequest) -> dict[str, Any]:
+        """Run until the end, or until ``stop``.
+
+        Returns:
+            What happened: ``status`` (finished or interrupted), ``step``, ``metrics``, ``best`` and more.
+
+        Raises:
+            NonFinite: a loss is no longer a number; ``nonfinite.json`` names the samples.
+        """
+        self._resume()
+        main = self.world.is_main
+        self.trackers = Trackers(
+            self.output.path,
+            main and self.run.tensorboard,
+            self.run.wandb if main else None,
+            self.output.config,
+        )
+        self.bar = Bar(self.plan.steps, self.step, main)
+        try:
+            return self._loop(stop)
+        except NonFinite as error:
+            if main:
+                found = {"step": error.step, "value": error.name, "sample_ids": error.sample_ids}
+                self.output.write_json("nonfinite.json", found)
+            raise
+        finally:
+            self.loader.close()
+            self.bar.close()
+            self.trackers.close()
+
+    def _loop(self, stop: StopRequest) -> dict[str, Any]:
+        self.model.train()
+        while True:
+            if self.world.size == 1:
+                stop.adopt(stop.flags())
+            if stop.number is None:
+                self._evaluate_if_due(stop)
+            if stop.number is not None:
+                self._save()
+                return self._result("interrupted", signal=stop.number)
+            if self.plan.due(self.step, self.plan.checkpoint_every):
+                self._save()
+            if self.step >= self.plan.steps:
+                return self._result("finished")
+            self._advance(stop)
+
+    def _advance(self, stop: StopRequest) -> None:
+        started = time.perf_counter()
+        progress = Progress(
+            self.step, self.plan.steps, self.plan.steps_per_epoch, self.step * self.run.batch_size
+        )
+        self._rate = learning_rate(self.optim, progress, self.plan.warmup)
+        stop.adopt(self.train_step(progress, self._rate, stop.flags()))
+        self.step += 1
+        if self.step % self.run.log_every == 0 or self.step == self.plan.steps:
+            self.window.settle()
+        self.seconds += time.perf_counter() - started
+        if self.step % self.run.log_every == 0 or self.step == self.plan.steps:
+            self._log()
+        self.bar.advance()
+
+    def _log(self) -> None:
+        means = self.window.close()
+        steps, seconds = self.step - self._since[0], self.seconds - self._since[1]
+        self._since = (self.step, self.seconds)
+        speed = steps * self.run.batch_size / max(seconds, 1e-9)
+        parts = {"losses": "losses/", "metrics": "metrics/"}
+        line = {
+            **self._place(),
+            "lr": self._rate,
+            "loss": means["loss"],
+            **{
+                key: {name[len(start) :]: mean for name, mean in means.items() if name.startswith(start)}
+                for key, start in parts.items()
+            },
+            "grad_norm": means["grad_norm"],
+            "samples_per_s": round(speed, 2),
+        }
+        self._write(line)
+        self._write_ledger()
+        left = (self.plan.steps - self.step) * self.run.batch_size / speed
+        self.bar.report(
+            f"step {self.step}/{self.plan.steps}, loss {means['loss']:.4g}, lr {self._rate:.3g}, "
+            f"{speed:.1f} samples/s, {left:.0f} s left"
+        )
+
+    def _place(self) -> dict[str, Any]:
+        epoch = round(self.step / self.plan.steps_per_epoch, 6)
+        return {"step": self.step, "epoch": epoch, "samples": self.step * self.run.batch_size}
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self.world.is_main:
+            self.metrics_file.append(line)
+            self.trackers.log(line)
+
+    def _write_ledger(self) -> None:
+        found: list[tuple[str, str, Any]] = [(s, r, f"step {step}") for s, r, step in self.train_step.bad]
+        if self.evaluator is not None:
+            found += self.evaluator.bad
+            self.evaluator.bad = []
+        self.train_step.bad = []
+        found = self.world.gather(found)
+        if self.world.is_main:
+            self.ledger.add(found)
+
+    def _evaluate_if_due(self, stop: StopRequest) -> None:
+        if self.evaluator is None or self._evaluated == self.step:
+            return
+        if not self.plan.due(self.step, self.plan.eval_every):
+            return
+        self.window.settle()
+        alone = self.world.size == 1  # several processes would have to agree before each batch
+        try:
+            scores = self.evaluator(self.model, self.step, lambda: alone and stop.received is not None)
+        except Interrupted:
+            stop.adopt(stop.flags())
+            return
+        self._write({**self._place(), "eval": scores})
+        self._write_ledger()
+        self.bar.report(", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+        try:
+            better = self.best.update(self.step, scores)
+        except ConfigError:  # run.monitor is wrong; what was trained until here must not be lost
+            self._save()
+            raise
+        self._evaluated, self._scores = self.step, scores
+        if better or self._saved == self.step:
+            self._saved = None
+            self._save()
+
+    def _save(self) -> None:
+        """Write a checkpoint of this step, if there is none yet."""
+        if self._saved == self.step:
+            return
+        self.window.settle()
+        self._write_ledger()
+        self.world.on_main(self._write_checkpoint)
+        self._saved = self.step
+
+    def _write_checkpoint(self) -> None:
+        self.metrics_file.sync()
+        trainer = {
+            "version": 1,
+            "step": self.step,
+            "seed": self.run.seed,
+            "seconds": self.seconds,
+            "data": self.loader.state_dict(),
+            "fingerprints": self.mixture.fingerprints(),
+            "window": {**self.window.state_dict(), "since": list(self._since)},
+            "best": self.best.state_dict(),
+            "evaluated": {"step": self._evaluated, "scores": self._scores},
+            "batch_size": self.run.batch_size,
+            "config_hash": self.output.config_hash,
+        }
+        self.checkpoints.save(self.model, self.optimiser, trainer)
+        self.checkpoints.prune(self.best.step)
+
+    def _resume(self) -> None:
+        """Go to the newest complete checkpoint, if there is one."""
+
+        def find() -> str | None:
+            self.checkpoints.sweep()
+            newest = self.checkpoints.newest()
+            self.metrics_file.cut_back(int(newest.name.partition("_")[2]) if newest else 0)
+            return str(newest) if newest else None
+
+        found = self.world.on_main(find)
+        if found is None:
+            return
+        path = self.checkpoints.path(int(found.rpartition("_")[2]))
+        trainer = restore(path, self.model, self.optimiser)
+        if trainer["batch_size"] != self.run.batch_size or trainer["seed"] != self.run.seed:
+            raise CheckpointError(
+                f"{path} was written with batch_size {trainer['batch_size']} and seed {trainer['seed']}; this run has "
+                f"{self.run.batch_size} and {self.run.seed}. Restore them, or choose another run.output_dir."
+            )
+        if trainer["fingerprints"] != self.mixture.fingerprints():
+            logger.warning(
+                "%s: the training data have changed since; the run goes on with those of today.", path
+            )
+        self.loader.load_state_dict(trainer["data"])
+        self.window.load_state_dict(trainer["window"])
+        self.best.load_state_dict(trainer["best"])
+        self.step = self._saved = trainer["step"]
+        self.seconds, self._since = trainer["seconds"], tuple(trainer["window"]["since"])
+        self._evaluated, self._scores = trainer["evaluated"]["step"], trainer["evaluated"]["scores"]
+        logger.info("continuing from %s", path)
+
+    def _result(self, status: str, **more: Any) -> dict[str, Any]:
+        best = None
+        if self.best.step is not None:
+            best = {
+                "monitor": self.best.monitor,
+                "step": self.best.step,
+                "value": self.best.value,
+                "checkpoint": str(self.checkpoints.path(self.best.step)),
+            }
+        return {
+            "status": status,
+            **self._place(),
+            "metrics": self._scores,
+            "best": best,
+            "checkpoint": str(self.checkpoints.path(self.step)),
+            "seconds": round(self.seconds, 3),
+            "bad_samples": self.ledger.count,
+            **more,
+        }
+
+
+def _wrap(model: nn.Module, world: World, device: torch.device) -> nn.Module:
+    """DDP for several processes. Buffers (queues, running means) are the model's own care."""
+    if world.size == 1:
+        return model
+    return DistributedDataParallel(
+        model,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        broadcast_buffers=False,
+        find_unused_parameters=bool(getattr(model, "find_unused_parameters", False)),
+        gradient_as_bucket_view=True,
+    )
