@@ -65,7 +65,11 @@ class Case:
             assert torch.equal(value.to(expected.dtype), expected), key
             return
         torch.testing.assert_close(
-            value.double(), expected.double(), rtol=1e-5, atol=self.tolerance(key), msg=lambda m: f"{key}: {m}"
+            value.double(),
+            expected.double(),
+            rtol=1e-5,
+            atol=self.tolerance(key),
+            msg=lambda m: f"{key}: {m}",
         )
 
     def input(self, name: str) -> torch.Tensor:
@@ -85,9 +89,7 @@ def manifest(path: str) -> dict[str, Any]:
     return json.loads((ASSETS / path).read_text())
 
 
-def filled_state(
-    model_info: dict[str, Any], shapes: dict[str, list[int]] | None = None
-) -> dict[str, torch.Tensor]:
+def filled_state(model_info: dict[str, Any], shapes: dict[str, list[int]] | None = None) -> dict[str, torch.Tensor]:
     """The filled weights of a case's model: every floating-point entry of its state dict."""
     if shapes is None:
         shapes = model_info["state_dict"]

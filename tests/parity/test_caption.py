@@ -8,9 +8,11 @@ from tests.parity.test_med import med_config
 from tests.parity.test_pretrain import vit_config
 from vlkit.models import generation
 from vlkit.models.blip.caption import BlipCaption
+from vlkit.models.decoding import penalize_repetition
 from vlkit.models.generation import GenerationConfig
 from vlkit.models.med import MedConfig
 from vlkit.models.packing import TextBatch
+from vlkit.models.sampling import nucleus
 from vlkit.models.vit import VitConfig
 
 
@@ -120,12 +122,10 @@ def test_distributions_that_are_drawn_from(case, model, samples):
                 length = len(prompt) + draw
                 if sequence[length] == 0:
                     break
-                scores = generation.penalize_repetition(
-                    logits[length - 1 : length], torch.tensor([sequence[:length]]), 1.1
-                )
+                scores = penalize_repetition(logits[length - 1 : length], torch.tensor([sequence[:length]]), 1.1)
                 if length < config.min_length:
                     scores[:, model.tokenizer.sep_id] = -torch.inf
-                probs, ids = generation.nucleus(scores, config)
+                probs, ids = nucleus(scores, config)
                 assert int((probs > 0).sum()) == case["sample_support"][row, draw]
                 tolerance = case.tolerance("sample_maxprob")
                 assert float(probs[0, 0]) == pytest.approx(float(case["sample_maxprob"][row, draw]), abs=tolerance)

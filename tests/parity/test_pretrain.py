@@ -6,7 +6,6 @@ import torch
 from tests.parity.golden import Case, check_gradients, check_logits, filled_state
 from tests.parity.test_med import med_config
 from vlkit.models.blip.pretrain import BlipPretrain
-from vlkit.models.packing import TextBatch
 from vlkit.models.vit import VitConfig
 
 

@@ -1,7 +1,5 @@
 """The image encoder against the original's outputs and gradients."""
 
-import torch
-
 from tests.parity.golden import Case, check_gradients, filled_state
 from vlkit.models.vit import VisionTransformer, VitConfig, resize_pos_embed
 

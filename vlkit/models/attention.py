@@ -33,9 +33,7 @@ def attend(
     """
     if _fused_backward_is_slow(query):
         return _attend_plainly(query, key, value, mask, causal, dropout)
-    return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal
-    )
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal)
 
 
 def _fused_backward_is_slow(query: Tensor) -> bool:

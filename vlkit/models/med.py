@@ -226,9 +226,7 @@ class Attention(nn.Module):
         return self.output(cross_attend(self.self.query(hidden), plan, states, self.heads, self.dropout_now), hidden)
 
 
-def cross_attend(
-    query: Tensor, plan: TextPlan, states: tuple[Tensor, Tensor], heads: int, dropout: float
-) -> Tensor:
+def cross_attend(query: Tensor, plan: TextPlan, states: tuple[Tensor, Tensor], heads: int, dropout: float) -> Tensor:
     """Rows of all texts of an image attend together to its one copy of keys and values.
 
     Args:

@@ -146,9 +146,7 @@ def build_image_encoder(config: VitConfig) -> VisionTransformer | TimmBackbone:
     if config.backbone is not None:
         return TimmBackbone(config.backbone, config.image_size)
     if config.image_size % config.patch_size or config.embed_dim % config.num_heads:
-        raise VlkitError(
-            f"vit: patch_size must divide image_size and num_heads must divide embed_dim; given {config}."
-        )
+        raise VlkitError(f"vit: patch_size must divide image_size and num_heads must divide embed_dim; given {config}.")
     return VisionTransformer(config)
 
 

@@ -147,9 +147,7 @@ def decode_captions(
     """Generate and turn ids into text without the prompt. ``states`` are consumed."""
     ids = [tokenizer.dec_id, *tokenizer.encode(prompt)[0][1:-1]]
     device = states.layers[0][0].device
-    found: Generated = generate(
-        decoder, states, torch.tensor([ids], device=device), tokenizer.sep_id, config, seeds
-    )
+    found: Generated = generate(decoder, states, torch.tensor([ids], device=device), tokenizer.sep_id, config, seeds)
     texts = [tokenizer.batch_decode([s[len(ids) :] for s in group]) for group in found.sequences]
     texts = [[text.removeprefix("##").strip() for text in group] for group in texts]
     return Captions(texts, found.scores, found.sequences)

@@ -153,9 +153,7 @@ class BlipPretrain(BlipBase):
                 update_momentum(self._momentum_pairs(), self.momentum)
             image_feats_m, text_feats_m = self._momentum_feats(image, texts)
         with torch.autocast(image.device.type, enabled=False):
-            loss_itc, sim_i2t, sim_t2i = self._contrast(
-                image_feats, text_feats, image_feats_m, text_feats_m, alpha
-            )
+            loss_itc, sim_i2t, sim_t2i = self._contrast(image_feats, text_feats, image_feats_m, text_feats_m, alpha)
         states = self.text_encoder.project_images(image_embeds)
         itm_logits = self._match_with_negatives(texts, states, sim_i2t, sim_t2i)
         loss_lm = self._language(texts, states)
@@ -174,7 +172,12 @@ class BlipPretrain(BlipBase):
         )
 
     def _contrast(
-        self, image_feats: Tensor, text_feats: Tensor, image_feats_m: Tensor, text_feats_m: Tensor, alpha: float
+        self,
+        image_feats: Tensor,
+        text_feats: Tensor,
+        image_feats_m: Tensor,
+        text_feats_m: Tensor,
+        alpha: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """ITC loss, and the logits [B, B] within this process in both directions, for hard negatives."""
         images_all, texts_all = (
@@ -197,9 +200,7 @@ class BlipPretrain(BlipBase):
         enqueue([(self.image_queue, images_all), (self.text_queue, texts_all)], self.queue_ptr)
         return loss, sim_i2t.detach()[:, own], sim_t2i.detach()[:, own]
 
-    def _match_with_negatives(
-        self, texts: TextBatch, states: CrossStates, sim_i2t: Tensor, sim_t2i: Tensor
-    ) -> Tensor:
+    def _match_with_negatives(self, texts: TextBatch, states: CrossStates, sim_i2t: Tensor, sim_t2i: Tensor) -> Tensor:
         size = len(texts)
         same = torch.eye(size, dtype=torch.bool, device=sim_i2t.device)
         negative_image = hard_negatives(sim_t2i, same, floor=1e-4, draw=self.draw_negative)
