@@ -169,9 +169,7 @@ def _where(scene: Scene, rng: np.random.Generator) -> Question | None:
     a, b, relation = pair
     if sum(relation in relations(o, b) for o in scene.objects if o is not b) != 1:
         return None
-    attribute, words = (
-        ("color", "what color is the shape") if rng.random() < 0.5 else ("shape", "what shape is")
-    )
+    attribute, words = ("color", "what color is the shape") if rng.random() < 0.5 else ("shape", "what shape is")
     question = f"{words} {PHRASES[relation]} the {name(b, size=False)}?"
     return Question(question, getattr(a, attribute), "where")
 

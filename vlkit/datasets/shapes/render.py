@@ -95,7 +95,7 @@ def _inside(shape: str, u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArr
         squares = u * u + v * v
         return (squares <= 1) & (squares >= 0.55**2)
     if shape == "square":
-        return np.maximum(abs(u), abs(v)) <= 0.84
+        return np.maximum(abs(u), abs(v)) <= 0.76
     if shape == "cross":
         return (np.minimum(abs(u), abs(v)) <= 0.3) & (np.maximum(abs(u), abs(v)) <= 1)
     if shape == "triangle":

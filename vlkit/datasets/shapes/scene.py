@@ -28,9 +28,7 @@ TONES = 6
 VARIANTS = 8
 
 _COUNT_SHARES = (0.25, 0.65)  # cumulative: one object, two objects, else three
-_REPEAT_SHARE = (
-    0.2  # of objects that take the shape (or colour) of the first, so that counting is worth asking
-)
+_REPEAT_SHARE = 0.2  # of objects that take the shape (or colour) of the first, so that counting is worth asking
 
 
 @dataclass(frozen=True)
@@ -123,9 +121,7 @@ def sample_scene(rng: np.random.Generator, count: int | None = None) -> Scene:
     background = Background(TEXTURES[int(u[1] * len(TEXTURES))], int(u[2] * TONES), int(u[3] * VARIANTS))
     looks = _looks(u[4:], count)
     sizes = [size for _, _, size in looks]
-    return Scene(
-        tuple(SceneObject(*look, x, y) for look, (x, y) in zip(looks, _places(rng, sizes))), background
-    )
+    return Scene(tuple(SceneObject(*look, x, y) for look, (x, y) in zip(looks, _places(rng, sizes))), background)
 
 
 def _looks(u: list[float], count: int) -> list[tuple[str, str, str]]:
@@ -155,9 +151,7 @@ def _places(rng: np.random.Generator, sizes: list[str]) -> list[tuple[float, flo
             for i, radius in enumerate(radii):
                 low, span = radius + EDGE, 1 - 2 * (radius + EDGE)
                 places.append((low + span * u[start + 2 * i], low + span * u[start + 2 * i + 1]))
-            if all(
-                apart(places[i], radii[i], places[j], radii[j]) for i in range(len(radii)) for j in range(i)
-            ):
+            if all(apart(places[i], radii[i], places[j], radii[j]) for i in range(len(radii)) for j in range(i)):
                 return places
 
 

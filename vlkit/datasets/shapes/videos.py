@@ -50,8 +50,7 @@ def make_video(rng: np.random.Generator, frames: int = 8) -> Video:
         ]
         shown.append(replace(scene, objects=tuple(visible)))
     firsts = (
-        replace(o, x=track[start][0], y=track[start][1])
-        for o, track, (start, _) in zip(scene.objects, tracks, windows)
+        replace(o, x=track[start][0], y=track[start][1]) for o, track, (start, _) in zip(scene.objects, tracks, windows)
     )
     return Video(tuple(shown), tuple(firsts))
 
@@ -70,9 +69,7 @@ def ask_video(video: Video, rng: np.random.Generator) -> Question:
         return Question(f"is there {article(' '.join(look))}?", "yes" if found else "no", "exist")
     for asked, told in (("color", "shape"), ("shape", "color")):
         if sum(getattr(o, told) == getattr(thing, told) for o in video.objects) == 1:
-            return Question(
-                f"what {asked} is the {getattr(thing, told)}{_ONE[told]}?", getattr(thing, asked), asked
-            )
+            return Question(f"what {asked} is the {getattr(thing, told)}{_ONE[told]}?", getattr(thing, asked), asked)
     return Question("how many shapes appear?", str(len(video.objects)), "count")
 
 
