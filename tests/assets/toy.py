@@ -1,5 +1,5 @@
-"""A model, a task and datasets that are as small as can be and still have everything that makes training hard to
-continue: dropout, an EMA copy, a ring queue, unequal counts, augmentation."""
+"""A model, a task and datasets as small as can be that still have all that makes training hard to continue:
+dropout, an EMA copy, a ring queue, unequal counts, augmentation."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ class ToyDataset(VLDataset):
             raise OSError(f"{self.name}/{index}.jpg: input/output error")
         colour = np.random.default_rng([index, self.size]).normal(size=(3, 1, 1))
         image = colour + 0.1 * rng.normal(size=(3, 4, 4))
-        tokens = [
-            1 + (index * 7 + place * (index % 3 + 1)) % (VOCABULARY - 1) for place in range(2 + index % 5)
-        ]
+        tokens = [1 + (index * 7 + place * (index % 3 + 1)) % (VOCABULARY - 1) for place in range(2 + index % 5)]
         return {
             "image": torch.from_numpy(image).float(),
             "tokens": tokens,
@@ -63,7 +61,7 @@ class ToyDataset(VLDataset):
 
 
 class ToyModel(nn.Module):
-    """Predicts tokens from an image; an EMA copy of the projection fills a queue that a second loss looks at."""
+    """Predicts tokens from an image; an EMA copy of the projection fills a queue for a second loss."""
 
     def __init__(self, seed: int = 0, dropout: float = 0.2):
         super().__init__()
@@ -214,7 +212,7 @@ def lines(output: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """A run in a process of its own: ``python -m tests.assets.toy FOLDER '{"kill": 5, "num_workers": 2}'``."""
+    """A run in a process of its own: ``python -m tests.assets.toy FOLDER '{"kill": 5}'``."""
     parser = argparse.ArgumentParser()
     parser.add_argument("output", type=Path)
     parser.add_argument("changes", type=json.loads)
@@ -222,9 +220,7 @@ def main() -> None:
     logging.basicConfig(level="INFO")
     torch.set_num_threads(1)
     changes = arguments.changes
-    task = ToyTask(
-        **{key: changes.pop(key) for key in ("kill", "poison", "signal_at", "near") if key in changes}
-    )
+    task = ToyTask(**{key: changes.pop(key) for key in ("kill", "poison", "signal_at", "near") if key in changes})
     model = ToyModel(dropout=changes.pop("dropout", 0.2))
     for key in ("eval_every", "checkpoint_every"):
         if key in changes:

@@ -11,9 +11,7 @@ from vlkit.tasks.schedules import alpha_ramp
 
 def test_cosine_per_epoch():
     for run in Case("schedules").info["cosine_lr_schedule"]:
-        rates = [
-            cosine(epoch, run["max_epoch"], run["init_lr"], run["min_lr"]) for epoch in range(len(run["lr"]))
-        ]
+        rates = [cosine(epoch, run["max_epoch"], run["init_lr"], run["min_lr"]) for epoch in range(len(run["lr"]))]
         assert rates == pytest.approx(run["lr"], rel=1e-9, abs=1e-18)
 
 
@@ -25,10 +23,7 @@ def test_warmup_per_step():
 
 def test_step_decay_per_epoch():
     for run in Case("schedules").info["step_lr_schedule"]:
-        rates = [
-            step_decay(epoch, run["init_lr"], run["min_lr"], run["decay_rate"])
-            for epoch in range(len(run["lr"]))
-        ]
+        rates = [step_decay(epoch, run["init_lr"], run["min_lr"], run["decay_rate"]) for epoch in range(len(run["lr"]))]
         assert rates == pytest.approx(run["lr"], rel=1e-9)
 
 

@@ -1,4 +1,4 @@
-"""Loaders: from datasets to batches, in worker processes, for training (endless) and evaluation (each sample once)."""
+"""Loaders: from datasets to batches, in worker processes, for training (endless) and evaluation (once through)."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _TRIES = 20
 class TrainLoader:
     """The endless stream of a mixture, cut into optimiser steps and these into micro-batches.
 
-    Step g holds positions g*B to (g+1)*B of the stream, micro-batch after micro-batch, and within each of them
-    process after process.
+    Step g holds positions g*B to (g+1)*B of the stream, micro-batch after micro-batch, and within each of
+    them process after process.
 
     Args:
         mixture: the stream.
@@ -55,8 +55,8 @@ class TrainLoader:
     ):
         if batch_size < 1 or batch_size % (world * accumulate):
             raise ConfigError(
-                f"run.batch_size is {batch_size}: samples of one optimiser step over all {world} process(es) and "
-                f"{accumulate} micro-batch(es), so it must be a multiple of {world * accumulate}."
+                f"run.batch_size is {batch_size}: samples of one optimiser step over all {world} process(es) "
+                f"and {accumulate} micro-batch(es), so it must be a multiple of {world * accumulate}."
             )
         self.mixture, self.batch_size, self.accumulate = mixture, batch_size, accumulate
         self.rank, self.per_process = rank, batch_size // (world * accumulate)
@@ -111,10 +111,10 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """A dataset once through; process r of W reads the r-th of W equal parts, so every sample is read exactly once.
+    """A dataset once through; process r of W reads the r-th of W equal parts, so each sample is read once.
 
-    Batches carry ``index``: the place of each sample in the dataset. Samples that cannot be used are left out and
-    listed in :attr:`bad`.
+    Batches carry ``index``: the place of each sample in the dataset. Samples that cannot be used are left out
+    and listed in :attr:`bad`.
 
     Args:
         dataset: what to read.
@@ -138,9 +138,7 @@ class EvalLoader:
     ):
         size = len(dataset)
         indices = range(rank * size // world, (rank + 1) * size // world)
-        self._keys = [
-            list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)
-        ]
+        self._keys = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
         self._loader = _torch_loader(_EvalFetch(dataset, skip_bad), self._keys, num_workers, pin_memory)
         self.bad: list[tuple[str, str]] = []
 
@@ -176,17 +174,15 @@ class _TrainFetch(Dataset):
         for shift in range(min(_TRIES, size)):
             place = (index + shift) % size
             try:
-                return _read(
-                    dataset, place, self.mixture.rng((which, epoch, place)), self.mixture.name(which)
-                )
+                return _read(dataset, place, self.mixture.rng((which, epoch, place)), self.mixture.name(which))
             except BadSample as error:
                 if not self.skip_bad:
                     raise
                 bad.append((error.source, error.reason))
         last = "; ".join(f"{source}: {reason}" for source, reason in bad[-3:])
         raise DataError(
-            f"dataset {self.mixture.name(which)}: {min(_TRIES, size)} samples in a row from index {index} on cannot be "
-            f"used. The last: {last}"
+            f"dataset {self.mixture.name(which)}: {min(_TRIES, size)} samples in a row from index {index} on "
+            f"cannot be used. The last: {last}"
         )
 
 
@@ -227,13 +223,13 @@ def _read(dataset: VLDataset, index: int, rng: np.random.Generator, name: str) -
 
 
 def _join(samples: list[Sample]) -> Batch:
-    """One batch with the keys that all samples have: datasets of a mixture may differ in what else they tell."""
+    """One batch with the keys that all samples have: datasets of a mixture may tell more or less."""
     common = [key for key in samples[0] if all(key in sample for sample in samples)]
     return collate([{key: sample[key] for key in common} for sample in samples])
 
 
 def _failure(error: DataError) -> Batch:
-    """The error as data: torch would turn an exception of a worker into its traceback, printed as one message."""
+    """The error as data: torch would raise one whose message is the worker's traceback."""
     return {_ERROR: (str(error), "".join(traceback.format_exception(error)))}
 
 
@@ -252,8 +248,8 @@ def _guarded(loader: DataLoader) -> Iterator[Batch]:
         if "DataLoader worker" not in str(error):
             raise
         raise DataError(
-            f"a data worker died ({error}). Usually memory ran out, or a native library crashed on a file: lower "
-            f"run.num_workers, or set it to 0 to see the error itself."
+            f"a data worker died ({error}). Usually memory ran out, or a native library crashed on a file: "
+            "lower run.num_workers, or set it to 0 to see the error itself."
         ) from error
 
 
@@ -261,7 +257,7 @@ def _torch_loader(fetch: Dataset, keys: Any, num_workers: int, pin_memory: bool)
     return DataLoader(
         fetch,
         batch_sampler=keys,
-        collate_fn=_as_it_is,
+        collate_fn=_as_it_is,  # type: ignore[arg-type]  # torch has no type for __getitems__ that gives a batch
         num_workers=num_workers,
         pin_memory=pin_memory,
         worker_init_fn=_leave_signals_to_main,
@@ -273,6 +269,6 @@ def _as_it_is(batch: Batch) -> Batch:
 
 
 def _leave_signals_to_main(worker: int) -> None:
-    # Ctrl-C and schedulers signal the whole process group; the main process must still get the batches of its step.
+    # Ctrl-C and schedulers signal the whole process group; the main process still needs the batches of its step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,7 +1,7 @@
 """The order of training samples: a stream of keys that depends on the seed alone.
 
-Position p of the stream is a key (dataset, epoch of that dataset, index). Neither the number of processes nor that of
-workers enters, so that a run may be continued on another number of either and sees the same data.
+Position p of the stream is a key (dataset, epoch of that dataset, index). Neither the number of processes nor
+that of workers enters, so that a run may be continued on another number of either and sees the same data.
 """
 
 from __future__ import annotations
@@ -22,22 +22,20 @@ Key = tuple[int, int, int]
 class Mixture:
     """Several datasets as one endless stream.
 
-    Datasets take turns so that after t positions each has had its share of t to within a few samples; inside a
-    dataset every epoch is a new permutation.
+    Datasets take turns so that after t positions each has had its share of t to within a few samples; inside
+    a dataset every epoch is a new permutation.
 
     Args:
         datasets: one or more, none of them empty.
-        weights: share of the samples that comes from each dataset, in any unit; None: its size, as if the datasets
-            were joined end to end.
+        weights: share of the samples that comes from each dataset, in any unit; None: its size, as if the
+            datasets were joined end to end.
         seed: of the order and of each sample's augmentation, 0 or more.
 
     Raises:
         DataError: no dataset, an empty one, or weights that do not fit.
     """
 
-    def __init__(
-        self, datasets: Sequence[VLDataset], weights: Sequence[float | None] | None = None, seed: int = 0
-    ):
+    def __init__(self, datasets: Sequence[VLDataset], weights: Sequence[float | None] | None = None, seed: int = 0):
         self.datasets, self.seed = list(datasets), seed
         self.sizes = [len(dataset) for dataset in self.datasets]
         if not self.datasets:
@@ -90,8 +88,9 @@ class Mixture:
         """
         if not isinstance(counts, list) or len(counts) != len(self.datasets):
             raise CheckpointError(
-                f"the checkpoint was written with another list of training datasets: its counters are {counts!r}, "
-                f"this run has {len(self.datasets)} dataset(s). Start a new run with another output_dir."
+                "the checkpoint was written with another list of training datasets: its counters are "
+                f"{counts!r}, this run has {len(self.datasets)} dataset(s). Start a new run with another "
+                "output_dir."
             )
         return [int(count) for count in counts]
 
@@ -109,15 +108,13 @@ def _integer_shares(sizes: Sequence[int], weights: Sequence[float | None] | None
     if weights is None or all(weight is None for weight in weights):
         return list(sizes)
     if len(weights) != len(sizes):
-        raise DataError(
-            f"{len(weights)} weights are given for {len(sizes)} training datasets; give one for each."
-        )
+        raise DataError(f"{len(weights)} weights are given for {len(sizes)} training datasets; give one for each.")
     fractions = []
     for weight in weights:
         if weight is None or not math.isfinite(weight) or weight <= 0:
             raise DataError(
-                f"training dataset weights are {list(weights)}: each must be a number above 0 (leave a dataset out "
-                f"instead of giving it 0), or none may be given, which weighs by size."
+                f"training dataset weights are {list(weights)}: each must be a number above 0 (leave a "
+                "dataset out instead of giving it 0), or none may be given, which weighs by size."
             )
         fractions.append(Fraction(weight).limit_denominator(1_000_000) or Fraction(weight))
     denominator = math.lcm(*(fraction.denominator for fraction in fractions))

@@ -1,4 +1,4 @@
-"""One loop for every task: :class:`~vlkit.runner.runner.Runner` trains, evaluates, checkpoints and continues."""
+"""One loop for every task: :class:`Runner` trains, evaluates, checkpoints and continues."""
 
 from vlkit.runner.distributed import World
 from vlkit.runner.runner import Runner

@@ -1,4 +1,4 @@
-"""Activation checkpointing: forget what a block computed and compute it again in the backward pass, to save memory."""
+"""Activation checkpointing: blocks are computed again in the backward pass instead of remembered."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ KINDS = ("none", "torch", "fairscale")
 
 
 def checkpoint_activations(model: nn.Module, kind: str) -> None:
-    """Let the blocks that ``model.checkpoint_blocks()`` lists be recomputed; the names of the state dict stay.
+    """Let the blocks that ``model.checkpoint_blocks()`` lists be recomputed; state-dict names stay.
 
-    Gradients are the same to the bit. ``torch`` is the non-reentrant kind and works everywhere; ``fairscale`` is what
-    the original BLIP used, and fails under DDP that looks for unused parameters.
+    Gradients are the same to the bit. ``torch`` is the non-reentrant kind and works everywhere; ``fairscale``
+    is what the original BLIP used, and fails under DDP that looks for unused parameters.
 
     Raises:
         ConfigError: no such kind, or the model lists no blocks.
@@ -31,8 +31,8 @@ def checkpoint_activations(model: nn.Module, kind: str) -> None:
         )
     if not hasattr(model, "checkpoint_blocks"):
         raise ConfigError(
-            f"run.activation_checkpointing is {kind!r}, but {type(model).__name__} has no method checkpoint_blocks() "
-            f"that lists the modules to recompute. Set it to 'none'."
+            f"run.activation_checkpointing is {kind!r}, but {type(model).__name__} has no method "
+            "checkpoint_blocks() that lists the modules to recompute. Set it to 'none'."
         )
     wrap = _wrap_torch if kind == "torch" else _wrap_fairscale
     for block in model.checkpoint_blocks():  # type: ignore[operator]

@@ -27,7 +27,7 @@ class Best:
     value: float | None = None
 
     def update(self, step: int, scores: Mapping[str, float]) -> bool:
-        """Whether ``scores`` beat the best so far, which they then are. A score that is not a number never wins.
+        """Whether ``scores`` beat the best so far, which they then are. A nan never wins.
 
         Raises:
             ConfigError: the monitored score is not among them.
@@ -36,8 +36,8 @@ class Best:
             return False
         if self.monitor not in scores:
             raise ConfigError(
-                f"run.monitor is {self.monitor!r}, which no evaluation gives.{did_you_mean(self.monitor, scores)} "
-                f"Available: {', '.join(sorted(scores)) or 'nothing'}."
+                f"run.monitor is {self.monitor!r}, which no evaluation gives."
+                f"{did_you_mean(self.monitor, scores)} Available: {', '.join(sorted(scores)) or 'nothing'}."
             )
         value = float(scores[self.monitor])
         if math.isnan(value):

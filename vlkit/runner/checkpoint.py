@@ -1,7 +1,7 @@
 """Checkpoints: folders that are either complete or not there, without pickle.
 
-``checkpoints/step_00000100/`` holds ``model.safetensors`` (tied tensors once), ``optimizer.safetensors`` (by parameter
-name) and ``trainer.json`` (everything else, and the size of the other two).
+``checkpoints/step_00000100/`` holds ``model.safetensors`` (tied tensors once), ``optimizer.safetensors`` (by
+parameter name) and ``trainer.json`` (everything else, and the size of the other two).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Checkpoints:
         return None
 
     def save(self, model: nn.Module, optimiser: torch.optim.Optimizer, trainer: dict[str, Any]) -> Path:
-        """Write the checkpoint of ``trainer["step"]``. Killed in between, it leaves nothing that looks complete.
+        """Write the checkpoint of ``trainer["step"]``. Killed, it leaves nothing that looks complete.
 
         Raises:
             CheckpointError: a weight is not finite.
@@ -82,8 +82,9 @@ class Checkpoints:
                 (folder / TRAINER).write_text(json.dumps({**trainer, "files": sizes}, indent=1))
         except (OSError, SafetensorError) as error:
             raise VlkitError(
-                f"the checkpoint {path} cannot be written: {error}. Earlier checkpoints are untouched; make room (or "
-                f"lower run.keep_checkpoints), then start the same command again: it continues from the newest one."
+                f"the checkpoint {path} cannot be written: {error}. Earlier checkpoints are untouched; make "
+                "room (or lower run.keep_checkpoints), then start the same command again: it continues from "
+                "the newest one."
             ) from error
         return path
 
@@ -93,14 +94,15 @@ class Checkpoints:
             for leftover in self.folder.glob(pattern):
                 shutil.rmtree(leftover, ignore_errors=True)
 
-    def prune(self, best: int | None) -> None:
-        """Delete all but the newest ones and the best."""
-        for step in self.steps()[: -self.keep]:
+    def prune(self, now: int, best: int | None) -> None:
+        """Delete all but the newest up to step ``now`` and the best. Later ones were found damaged; they
+        stay, and do not count."""
+        for step in [step for step in self.steps() if step <= now][: -self.keep]:
             if step != best:
                 shutil.rmtree(self.path(step), ignore_errors=True)
 
     def _renew(self, path: Path, trainer: dict[str, Any]) -> bool:
-        """A checkpoint of this step exists: its tensors are the same, so only ``trainer.json`` is replaced."""
+        """Replace ``trainer.json`` alone: the tensors of a step are always the same."""
         try:
             sizes = read_trainer(path)["files"]
         except CheckpointError:
@@ -127,8 +129,8 @@ def restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer | Non
         raise CheckpointError(f"{path / MODEL} is of another model: {error}") from error
     if missing or unexpected:
         raise CheckpointError(
-            f"{path / MODEL} is of another model: {_some(missing)} missing in it, {_some(unexpected)} unexpected. "
-            f"Restore the config that wrote it, or choose another output_dir."
+            f"{path / MODEL} is of another model: {_some(missing)} missing in it, {_some(unexpected)} "
+            "unexpected. Restore the config that wrote it, or choose another output_dir."
         )
     if optimiser is not None:
         try:
@@ -151,24 +153,22 @@ def read_trainer(path: Path) -> dict[str, Any]:
         trainer = json.loads((path / TRAINER).read_text())
         sizes = trainer["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"checkpoint {path} is damaged: {TRAINER}: {_reason(error)}. {advice}"
-        ) from error
+        raise CheckpointError(f"checkpoint {path} is damaged: {TRAINER}: {_reason(error)}. {advice}") from error
     for name in (MODEL, OPTIMISER):
         file = path / name
         if not file.is_file():
             raise CheckpointError(f"checkpoint {path} is damaged: {name} is missing. {advice}")
         if file.stat().st_size != sizes.get(name):
             raise CheckpointError(
-                f"checkpoint {path} is damaged: {name} has {file.stat().st_size} bytes instead of {sizes.get(name)}. "
-                f"{advice}"
+                f"checkpoint {path} is damaged: {name} has {file.stat().st_size} bytes instead of "
+                f"{sizes.get(name)}. {advice}"
             )
     return trainer
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors. One that goes by several names is written once, the other names in the header
-    under ``aliases``; overlapping views are written as copies."""
+    """Write tensors as safetensors. One that goes by several names is written once, the other names in the
+    header under ``aliases``; overlapping views are written as copies."""
     first: dict[int, str] = {}
     aliases: dict[str, str] = {}
     for name, tensor in tensors.items():
@@ -204,8 +204,8 @@ def _check_finite(model: nn.Module, step: int) -> None:
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise CheckpointError(
-                f"after step {step} the weight {name} is not finite, so no checkpoint is written. Lower optim.lr or "
-                f"set optim.grad_clip, and start again from the newest checkpoint."
+                f"after step {step} the weight {name} is not finite, so no checkpoint is written. Lower "
+                "optim.lr or set optim.grad_clip, and start again from the newest checkpoint."
             )
 
 

@@ -63,7 +63,7 @@ def autocast(device: torch.device, precision: str) -> Callable[[], Any]:
 
 
 def seed_all(*entropy: int) -> None:
-    """Seed torch on every device from these numbers. Done before each micro-batch, so that no generator's state has to
-    be saved for a run to be continued exactly."""
+    """Seed torch on every device from these numbers. Done before each micro-batch, so that no generator's
+    state has to be saved for a run to be continued exactly."""
     state = np.random.SeedSequence(entropy).generate_state(2, np.uint32)
     torch.manual_seed((int(state[0]) << 31) ^ int(state[1]))

@@ -1,4 +1,4 @@
-"""Processes started by ``torchrun``, and what they tell each other. With one process everything here is a no-op."""
+"""Processes started by ``torchrun``, and what they tell each other; for a process alone, next to nothing."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class World:
         self.sum([0.0])
 
     def on_main(self, action: Callable[[], T]) -> T:
-        """What ``action`` gives in process 0, in every process; its VlkitError is raised in all, so none waits on."""
+        """What ``action`` gives in process 0, in every process; its VlkitError is raised in all of them."""
         if self.size == 1:
             return action()
         result: list[Any] = [None, None]

@@ -63,9 +63,7 @@ class Evaluator:
         self.num_workers, self.skip_bad = num_workers, skip_bad
         self.bad: list[tuple[str, str, str]] = []
 
-    def __call__(
-        self, model: nn.Module, step: int, stop: Callable[[], bool] = lambda: False
-    ) -> dict[str, float]:
+    def __call__(self, model: nn.Module, step: int, stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
         """All scores under ``<set>/<score>``; the same in every process.
 
         Args:
@@ -135,9 +133,7 @@ class Evaluator:
             pin_memory=self.device.type == "cuda",
             skip_bad=self.skip_bad,
         )
-        context = EvalContext(
-            self.device, self.autocast, self.world.gather, self.world.rank, self.folder, name, step
-        )
+        context = EvalContext(self.device, self.autocast, self.world.gather, self.world.rank, self.folder, name, step)
         seed_all(self.seed, step, self.world.rank)
         with torch.inference_mode():
             scores = self.task.evaluate(model, _Stoppable(loader, stop), context)

@@ -98,16 +98,14 @@ class Bar:
     Args:
         steps: of the run.
         done: of them before.
-        shown: False for all processes but the first.
     """
 
-    def __init__(self, steps: int, done: int, shown: bool):
+    def __init__(self, steps: int, done: int):
         self._bar: Any = None
-        if shown and sys.stderr.isatty():
+        if sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True)
-        self._shown = shown
 
     def advance(self) -> None:
         """One step more."""
@@ -118,7 +116,7 @@ class Bar:
         """Show figures: beside the bar, or as a log line."""
         if self._bar is not None:
             self._bar.set_postfix_str(text)
-        elif self._shown:
+        else:
             logger.info("%s", text)
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ _PREPARE, _FORWARD = 0, 1  # which use of random numbers a seed is for
 
 
 class TrainStep:
-    """Makes optimiser steps that do not depend on how their global batch is cut over micro-batches and processes.
+    """Makes optimiser steps that do not depend on how their global batch is cut up.
 
     Args:
         model: on its device; wrapped in DDP when there are several processes.
@@ -95,9 +95,7 @@ class TrainStep:
     def _counts(self, inputs: Batch) -> dict[str, float]:
         return {SAMPLES: float(self.loader.per_process), **self.task.counts(inputs)}
 
-    def _reduce(
-        self, counts: list[dict[str, float]], signals: list[float]
-    ) -> tuple[dict[str, float], list[float]]:
+    def _reduce(self, counts: list[dict[str, float]], signals: list[float]) -> tuple[dict[str, float], list[float]]:
         """Counts of the whole step: over micro-batches, and over processes in one small message."""
         if self._count_names is None:
             self._count_names = sorted(set(self.world.gather([name for each in counts for name in each])))
@@ -105,8 +103,8 @@ class TrainStep:
         unknown = {name for each in counts for name in each} - set(names)
         if unknown:
             raise VlkitError(
-                f"{type(self.task).__name__}.counts() gives {', '.join(sorted(unknown))}, which it did not give in the "
-                f"first step. It must name the same losses in every step; a count may be 0."
+                f"{type(self.task).__name__}.counts() gives {', '.join(sorted(unknown))}, which it did not "
+                "give in the first step. It must name the same losses in every step; a count may be 0."
             )
         own = [float(sum(each.get(name, 0.0) for each in counts)) for name in names]
         sums = self.world.sum(own + signals)
@@ -147,9 +145,7 @@ class TrainStep:
     ) -> None:
         found = {"loss": total, **{f"losses/{name}": part for name, part in parts.items()}}
         for name, metric in output.metrics.items():
-            found[f"metrics/{name}"] = (
-                torch.as_tensor(metric, dtype=torch.float32, device=self.device) * share
-            )
+            found[f"metrics/{name}"] = torch.as_tensor(metric, dtype=torch.float32, device=self.device) * share
         for name, value in found.items():
             values[name] = values[name] + value.detach() if name in values else value.detach()
 

@@ -38,7 +38,8 @@ def parameter_groups(
         ConfigError: nothing can be trained, or a pattern fits no parameter or cannot be read.
     """
     patterns = {pattern: _compile(pattern) for pattern in lr_scale or {}}
-    unused, groups = set(patterns), {}
+    unused = set(patterns)
+    groups: dict[tuple[float, float], Group] = {}
     for name, parameter in model.named_parameters():  # tied parameters come once, under their first name
         if not parameter.requires_grad:
             continue
@@ -46,16 +47,14 @@ def parameter_groups(
         unused -= set(fitting)
         scale = float((lr_scale or {})[fitting[0]]) if fitting else 1.0
         decay = weight_decay if decay_norm_and_bias or parameter.ndim > 1 else 0.0
-        group = groups.setdefault(
-            (scale, decay), {"params": [], "names": [], "weight_decay": decay, "lr_scale": scale}
-        )
+        group = groups.setdefault((scale, decay), {"params": [], "names": [], "weight_decay": decay, "lr_scale": scale})
         group["params"].append(parameter)
         group["names"].append(name)
     if unused:
         some = ", ".join(name for name, _ in list(model.named_parameters())[:3])
         raise ConfigError(
-            f"optim.lr_scale: {', '.join(map(repr, sorted(unused)))} fits no trained parameter. Names look like {some}; "
-            f"write a shell pattern ('text_encoder.*') or 're:' and a regular expression."
+            f"optim.lr_scale: {', '.join(map(repr, sorted(unused)))} fits no trained parameter. Names look "
+            f"like {some}; write a shell pattern ('text_encoder.*') or 're:' and a regular expression."
         )
     if not groups:
         raise ConfigError(f"no parameter of {type(model).__name__} can be trained: all are frozen.")
@@ -72,7 +71,7 @@ def build_optimiser(model: nn.Module, optim: OptimConfig, device: torch.device) 
     """
     groups = parameter_groups(model, optim.weight_decay, optim.decay_norm_and_bias, optim.lr_scale)
     fused = bool(optim.fused) and device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=tuple(optim.betas), eps=optim.eps, fused=fused)
+    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused)
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

@@ -98,13 +98,11 @@ class OutputFolder:
         before = dict(_leaves(_essential(there)))
         keys = [key for key in {**before, **here} if before.get(key, "absent") != here.get(key, "absent")]
         if keys:
-            told = [
-                f"{key} was {before.get(key, 'absent')}, is {here.get(key, 'absent')}" for key in keys[:5]
-            ]
+            told = [f"{key} was {before.get(key, 'absent')}, is {here.get(key, 'absent')}" for key in keys[:5]]
             more = f" (and {len(keys) - 5} more)" if len(keys) > 5 else ""
             raise ConfigError(
-                f"{self.path} holds a run with another configuration: {'; '.join(told)}{more}. Choose another "
-                f"run.output_dir, or delete the folder to start over."
+                f"{self.path} holds a run with another configuration: {'; '.join(told)}{more}. Choose "
+                "another run.output_dir, or delete the folder to start over."
             )
 
 

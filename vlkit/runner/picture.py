@@ -27,8 +27,8 @@ def draw_samples(
         images: [3, H, W] each, normalised; of a video or pair [..., 3, H, W] the first is shown.
         texts: one for each image; cut after four lines.
         path: the PNG.
-        mean: what the normalisation took off each channel; None: each image is stretched from its least to its
-            largest value.
+        mean: what the normalisation took off each channel; None: each image is stretched from its least to
+            its largest value.
         std: what the normalisation divided by.
     """
     columns = min(_COLUMNS, len(images))

@@ -35,9 +35,7 @@ class Plan:
             return None if duration is None else duration.resolve(samples, run.batch_size) or None
 
         if run.length is None:
-            raise ConfigError(
-                "run: the length of training is missing: give run.duration, such as '3000 steps'."
-            )
+            raise ConfigError("run: the length of training is missing: give run.duration, such as '3000 steps'.")
         return cls(
             steps=count(run.length) or 0,
             steps_per_epoch=samples / run.batch_size,
@@ -47,5 +45,5 @@ class Plan:
         )
 
     def due(self, step: int, every: int | None) -> bool:
-        """Whether something that happens every so many steps, and at the end, happens after ``step`` steps."""
+        """Whether what happens every so many steps, and at the end, happens after ``step`` steps."""
         return step == self.steps or (every is not None and step > 0 and step % every == 0)

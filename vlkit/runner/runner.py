@@ -28,11 +28,11 @@ logger = logging.getLogger(__name__)
 class Runner:
     """Trains and evaluates a model with a task on datasets; sees only their contracts.
 
-    Started by ``torchrun`` it is one of several processes. Use it as a context manager, or call :meth:`close`.
+    Started by ``torchrun`` it is one of several processes. Use it in a ``with``, or call :meth:`close`.
 
     Args:
         model: every process makes the same one. ``checkpoint_blocks()`` lists its modules for activation
-            checkpointing; an attribute ``find_unused_parameters`` that is true lets a step leave parameters out.
+            checkpointing; if its ``find_unused_parameters`` is true, a step may leave parameters out.
         task: what a batch means.
         train: training data, a mixture or one or more datasets weighed by size; None: only evaluate.
         evals: evaluation sets by name.
@@ -40,8 +40,8 @@ class Runner:
         output_dir: where to write; None: ``run.output_dir``.
         config: the resolved configuration, recorded and compared when a run is continued.
         facts: more for ``environment.json`` (hashes of weights, say).
-        normalisation: mean and standard deviation of the images' channels, for the picture of samples; None: each
-            image is stretched to its range.
+        normalisation: mean and standard deviation of the images' channels, for the picture of samples; None:
+            each image is stretched to its range.
 
     Raises:
         ConfigError: options that do not fit together or this machine.
@@ -81,9 +81,9 @@ class Runner:
         """Train to the end, going on where an earlier call in the same folder stopped.
 
         Returns:
-            ``status`` ("finished", or "interrupted" with ``signal``), ``step``, ``epoch``, ``samples``, ``metrics``
-            (of the last evaluation), ``best``, ``checkpoint``, ``seconds``, ``bad_samples``. A finished run's is
-            ``result.json``, and is what a further call returns.
+            ``status`` ("finished", or "interrupted" with ``signal``), ``step``, ``epoch``, ``samples``,
+            ``metrics`` (of the last evaluation), ``best``, ``checkpoint``, ``seconds``, ``bad_samples``. A
+            finished run's is ``result.json``, and is what a further call returns.
 
         Raises:
             ConfigError: nothing to train on, or the folder is another run's.

@@ -1,4 +1,4 @@
-"""Learning rates as pure functions. Steps and epochs count from 0; the rate is that of the step about to be taken."""
+"""Learning rates as pure functions of the step or epoch about to begin; both count from 0."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from vlkit.config.schema import OptimConfig
 from vlkit.tasks.base import Progress
 
-# One epoch is a fractional number of steps; the boundary must not fall one step late by a rounding of the quotient.
+# An epoch may be a fraction of steps; rounding the quotient must not move its boundary by a step.
 _SLACK = 1e-9
 
 
@@ -42,8 +42,8 @@ def warmup_stable_decay(time: float, end: float, peak: float, floor: float, anne
 def learning_rate(optim: OptimConfig, progress: Progress, warmup_steps: int = 0) -> float:
     """The rate of the step about to be taken.
 
-    With ``schedule_unit: epoch`` the rate changes once an epoch, as in the paper; with ``step`` at every step, and the
-    schedule spans the steps after the warm-up.
+    With ``schedule_unit: epoch`` the rate changes once an epoch, as in the paper; with ``step`` at every
+    step, and the schedule spans the steps after the warm-up.
 
     Args:
         optim: the ``optim`` section.

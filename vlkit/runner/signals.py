@@ -47,9 +47,7 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        logger.warning(
-            "%s: the run stops after this step and writes a checkpoint.", signal.Signals(number).name
-        )
+        logger.warning("%s: the run stops after this step and writes a checkpoint.", signal.Signals(number).name)
         self._restore()
 
     def _restore(self) -> None:

@@ -19,14 +19,13 @@ from vlkit.runner.checkpoint import Checkpoints, restore
 from vlkit.runner.device import autocast
 from vlkit.runner.distributed import World
 from vlkit.runner.evaluation import Evaluator, Interrupted
-from vlkit.runner.log import Bar, Ledger, MetricsFile
 from vlkit.runner.loop import TrainStep
 from vlkit.runner.optimiser import build_optimiser
 from vlkit.runner.output import OutputFolder
 from vlkit.runner.plan import Plan
+from vlkit.runner.reporter import Reporter
 from vlkit.runner.schedules import learning_rate
 from vlkit.runner.signals import StopRequest
-from vlkit.runner.trackers import Trackers
 from vlkit.runner.window import NonFinite, Window
 from vlkit.tasks.base import Progress, Task
 
@@ -60,7 +59,7 @@ class Trainer:
         output: OutputFolder,
     ):
         self.model, self.evaluator, self.optim, self.run = model, evaluator, optim, run
-        self.world, self.output, self.mixture = world, output, mixture
+        self.world, self.output = world, output
         self.plan = Plan.resolve(optim, run, len(mixture))
         self.loader = TrainLoader(
             mixture,
@@ -76,15 +75,12 @@ class Trainer:
         self.window = Window(world)
         self.best = Best(run.monitor, run.mode)
         self.checkpoints = Checkpoints(output.path / "checkpoints", run.keep_checkpoints)
-        self.metrics_file, self.ledger = (
-            MetricsFile(output.path / "metrics.jsonl"),
-            Ledger(output.path / "ledger.jsonl"),
-        )
+        self.reporter = Reporter(output, self.plan, run, world)
+        self.fingerprints = mixture.fingerprints()
         self.step, self.seconds, self._rate = 0, 0.0, 0.0
         self._saved: int | None = None
         self._evaluated: int | None = None
         self._scores: dict[str, float] = {}
-        self._since = (0, 0.0)
         self.train_step = TrainStep(
             _wrap(model, world, device),
             task,
@@ -108,25 +104,17 @@ class Trainer:
             NonFinite: a loss is no longer a number; ``nonfinite.json`` names the samples.
         """
         self._resume()
-        main = self.world.is_main
-        self.trackers = Trackers(
-            self.output.path,
-            main and self.run.tensorboard,
-            self.run.wandb if main else None,
-            self.output.config,
-        )
-        self.bar = Bar(self.plan.steps, self.step, main)
+        self.reporter.open(self.step)
         try:
             return self._loop(stop)
         except NonFinite as error:
-            if main:
+            if self.world.is_main:
                 found = {"step": error.step, "value": error.name, "sample_ids": error.sample_ids}
                 self.output.write_json("nonfinite.json", found)
             raise
         finally:
             self.loader.close()
-            self.bar.close()
-            self.trackers.close()
+            self.reporter.close()
 
     def _loop(self, stop: StopRequest) -> dict[str, Any]:
         self.model.train()
@@ -146,62 +134,24 @@ class Trainer:
 
     def _advance(self, stop: StopRequest) -> None:
         started = time.perf_counter()
-        progress = Progress(
-            self.step, self.plan.steps, self.plan.steps_per_epoch, self.step * self.run.batch_size
-        )
+        progress = Progress(self.step, self.plan.steps, self.plan.steps_per_epoch, self.step * self.run.batch_size)
         self._rate = learning_rate(self.optim, progress, self.plan.warmup)
         stop.adopt(self.train_step(progress, self._rate, stop.flags()))
         self.step += 1
-        if self.step % self.run.log_every == 0 or self.step == self.plan.steps:
-            self.window.settle()
+        means = self.window.close() if self.plan.due(self.step, self.run.log_every) else None
         self.seconds += time.perf_counter() - started
-        if self.step % self.run.log_every == 0 or self.step == self.plan.steps:
-            self._log()
-        self.bar.advance()
+        if means is not None:
+            self.reporter.training(self.step, self._rate, means, self.seconds)
+            self._report_bad_samples()
+        self.reporter.advance()
 
-    def _log(self) -> None:
-        means = self.window.close()
-        steps, seconds = self.step - self._since[0], self.seconds - self._since[1]
-        self._since = (self.step, self.seconds)
-        speed = steps * self.run.batch_size / max(seconds, 1e-9)
-        parts = {"losses": "losses/", "metrics": "metrics/"}
-        line = {
-            **self._place(),
-            "lr": self._rate,
-            "loss": means["loss"],
-            **{
-                key: {name[len(start) :]: mean for name, mean in means.items() if name.startswith(start)}
-                for key, start in parts.items()
-            },
-            "grad_norm": means["grad_norm"],
-            "samples_per_s": round(speed, 2),
-        }
-        self._write(line)
-        self._write_ledger()
-        left = (self.plan.steps - self.step) * self.run.batch_size / speed
-        self.bar.report(
-            f"step {self.step}/{self.plan.steps}, loss {means['loss']:.4g}, lr {self._rate:.3g}, "
-            f"{speed:.1f} samples/s, {left:.0f} s left"
-        )
-
-    def _place(self) -> dict[str, Any]:
-        epoch = round(self.step / self.plan.steps_per_epoch, 6)
-        return {"step": self.step, "epoch": epoch, "samples": self.step * self.run.batch_size}
-
-    def _write(self, line: dict[str, Any]) -> None:
-        if self.world.is_main:
-            self.metrics_file.append(line)
-            self.trackers.log(line)
-
-    def _write_ledger(self) -> None:
-        found: list[tuple[str, str, Any]] = [(s, r, f"step {step}") for s, r, step in self.train_step.bad]
+    def _report_bad_samples(self) -> None:
+        found = [(source, reason, f"step {step}") for source, reason, step in self.train_step.bad]
+        self.train_step.bad = []
         if self.evaluator is not None:
             found += self.evaluator.bad
             self.evaluator.bad = []
-        self.train_step.bad = []
-        found = self.world.gather(found)
-        if self.world.is_main:
-            self.ledger.add(found)
+        self.reporter.bad_samples(found)
 
     def _evaluate_if_due(self, stop: StopRequest) -> None:
         if self.evaluator is None or self._evaluated == self.step:
@@ -215,9 +165,8 @@ class Trainer:
         except Interrupted:
             stop.adopt(stop.flags())
             return
-        self._write({**self._place(), "eval": scores})
-        self._write_ledger()
-        self.bar.report(", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+        self.reporter.evaluation(self.step, scores)
+        self._report_bad_samples()
         try:
             better = self.best.update(self.step, scores)
         except ConfigError:  # run.monitor is wrong; what was trained until here must not be lost
@@ -233,27 +182,28 @@ class Trainer:
         if self._saved == self.step:
             return
         self.window.settle()
-        self._write_ledger()
+        self._report_bad_samples()
         self.world.on_main(self._write_checkpoint)
         self._saved = self.step
 
     def _write_checkpoint(self) -> None:
-        self.metrics_file.sync()
+        self.reporter.metrics.sync()
         trainer = {
             "version": 1,
             "step": self.step,
             "seed": self.run.seed,
             "seconds": self.seconds,
             "data": self.loader.state_dict(),
-            "fingerprints": self.mixture.fingerprints(),
-            "window": {**self.window.state_dict(), "since": list(self._since)},
+            "fingerprints": self.fingerprints,
+            "window": self.window.state_dict(),
+            "report": self.reporter.state_dict(),
             "best": self.best.state_dict(),
             "evaluated": {"step": self._evaluated, "scores": self._scores},
             "batch_size": self.run.batch_size,
             "config_hash": self.output.config_hash,
         }
         self.checkpoints.save(self.model, self.optimiser, trainer)
-        self.checkpoints.prune(self.best.step)
+        self.checkpoints.prune(self.step, self.best.step)
 
     def _resume(self) -> None:
         """Go to the newest complete checkpoint, if there is one."""
@@ -261,7 +211,7 @@ class Trainer:
         def find() -> str | None:
             self.checkpoints.sweep()
             newest = self.checkpoints.newest()
-            self.metrics_file.cut_back(int(newest.name.partition("_")[2]) if newest else 0)
+            self.reporter.metrics.cut_back(int(newest.name.partition("_")[2]) if newest else 0)
             return str(newest) if newest else None
 
         found = self.world.on_main(find)
@@ -271,18 +221,18 @@ class Trainer:
         trainer = restore(path, self.model, self.optimiser)
         if trainer["batch_size"] != self.run.batch_size or trainer["seed"] != self.run.seed:
             raise CheckpointError(
-                f"{path} was written with batch_size {trainer['batch_size']} and seed {trainer['seed']}; this run has "
-                f"{self.run.batch_size} and {self.run.seed}. Restore them, or choose another run.output_dir."
+                f"{path} was written with batch_size {trainer['batch_size']} and seed {trainer['seed']}; "
+                f"this run has {self.run.batch_size} and {self.run.seed}. Restore them, or choose another "
+                "run.output_dir."
             )
-        if trainer["fingerprints"] != self.mixture.fingerprints():
-            logger.warning(
-                "%s: the training data have changed since; the run goes on with those of today.", path
-            )
+        if trainer["fingerprints"] != self.fingerprints:
+            logger.warning("%s: the training data have changed since; the run goes on with those of today.", path)
         self.loader.load_state_dict(trainer["data"])
         self.window.load_state_dict(trainer["window"])
         self.best.load_state_dict(trainer["best"])
         self.step = self._saved = trainer["step"]
-        self.seconds, self._since = trainer["seconds"], tuple(trainer["window"]["since"])
+        self.reporter.load_state_dict(trainer["report"])
+        self.seconds = trainer["seconds"]
         self._evaluated, self._scores = trainer["evaluated"]["step"], trainer["evaluated"]["scores"]
         logger.info("continuing from %s", path)
 
@@ -297,12 +247,12 @@ class Trainer:
             }
         return {
             "status": status,
-            **self._place(),
+            **self.reporter.place(self.step),
             "metrics": self._scores,
             "best": best,
             "checkpoint": str(self.checkpoints.path(self.step)),
             "seconds": round(self.seconds, 3),
-            "bad_samples": self.ledger.count,
+            "bad_samples": self.reporter.ledger.count,
             **more,
         }
 

@@ -26,9 +26,9 @@ class NonFinite(VlkitError):
         self.step, self.name, self.value, self.sample_ids = step, name, value, sample_ids
         shown = ", ".join(sample_ids[:8]) + (", ..." if len(sample_ids) > 8 else "")
         super().__init__(
-            f"{name} is {value} at step {step}. The batch of this step: {shown} (all of them in nonfinite.json). "
-            f"Lower optim.lr, set optim.grad_clip, warm up longer, or look at these samples; the run can be continued "
-            f"from the newest checkpoint, which is from before."
+            f"{name} is {value} at step {step}. The batch of this step: {shown} (all of them in "
+            "nonfinite.json). Lower optim.lr, set optim.grad_clip, warm up longer, or look at these samples; "
+            "the run can be continued from the newest checkpoint, which is from before."
         )
 
 

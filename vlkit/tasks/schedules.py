@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def alpha_ramp(alpha: float, epoch: float, ramp_epochs: float) -> float:
-    """Weight of the momentum model's soft targets: rises from 0 to ``alpha`` over the first epochs, then stays.
+    """Weight of the momentum model's soft targets: rises from 0 to ``alpha``, then stays.
 
     Args:
         alpha: the final weight, 0 to 1.

@@ -1,0 +1,114 @@
+"""What a run tells while it goes on: to its files, the terminal and trackers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vlkit.config.schema import RunOptions
+from vlkit.runner.distributed import World
+from vlkit.runner.log import Bar, Ledger, MetricsFile
+from vlkit.runner.output import OutputFolder
+from vlkit.runner.plan import Plan
+from vlkit.runner.trackers import Trackers
+
+Bad = tuple[str, str, str]
+"""Source, reason, and where it was met."""
+
+
+class Reporter:
+    """Writes for process 0; the others take part where something is gathered.
+
+    Args:
+        output: the folder.
+        plan: lengths in steps.
+        run: the section.
+        world: the processes.
+    """
+
+    def __init__(self, output: OutputFolder, plan: Plan, run: RunOptions, world: World):
+        self.plan, self.run, self.world, self.output = plan, run, world, output
+        self.metrics = MetricsFile(output.path / "metrics.jsonl")
+        self.ledger = Ledger(output.path / "ledger.jsonl")
+        self._trackers: Trackers | None = None
+        self._bar: Bar | None = None
+        self._since = (0, 0.0)
+
+    def open(self, step: int) -> None:
+        """Begin at ``step``: start the bar and the trackers.
+
+        Raises:
+            MissingDependency: a tracker's package is not installed.
+        """
+        if self.world.is_main:
+            self._trackers = Trackers(self.output.path, self.run.tensorboard, self.run.wandb, self.output.config)
+            self._bar = Bar(self.plan.steps, step)
+
+    def close(self) -> None:
+        """Put everything in order."""
+        if self._bar is not None and self._trackers is not None:
+            self._bar.close()
+            self._trackers.close()
+
+    def place(self, step: int) -> dict[str, Any]:
+        """``step`` in every unit."""
+        epoch = round(step / self.plan.steps_per_epoch, 6)
+        return {"step": step, "epoch": epoch, "samples": step * self.run.batch_size}
+
+    def advance(self) -> None:
+        """One step more."""
+        if self._bar is not None:
+            self._bar.advance()
+
+    def training(self, step: int, rate: float, means: dict[str, float], seconds: float) -> None:
+        """A line of losses.
+
+        Args:
+            step: optimiser steps done.
+            rate: learning rate of the last one.
+            means: of the losses and metrics since the last line.
+            seconds: spent in steps since the run began.
+        """
+        done, spent = step - self._since[0], seconds - self._since[1]
+        self._since = (step, seconds)
+        speed = done * self.run.batch_size / max(spent, 1e-9)
+        line = {
+            **self.place(step),
+            "lr": rate,
+            "loss": means["loss"],
+            "losses": _under("losses/", means),
+            "metrics": _under("metrics/", means),
+            "grad_norm": means["grad_norm"],
+            "samples_per_s": round(speed, 2),
+        }
+        left = (self.plan.steps - step) * self.run.batch_size / speed
+        told = f"loss {means['loss']:.4g}, lr {rate:.3g}, {speed:.1f} samples/s, {left:.0f} s left"
+        self._write(line, f"step {step}/{self.plan.steps}, {told}")
+
+    def evaluation(self, step: int, scores: dict[str, float]) -> None:
+        """A line of scores."""
+        told = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+        self._write({**self.place(step), "eval": scores}, f"step {step}: {told}")
+
+    def bad_samples(self, found: list[Bad]) -> None:
+        """Enter what any process met into the ledger; all processes must call this."""
+        found = self.world.gather(found)
+        if self.world.is_main:
+            self.ledger.add(found)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"since": list(self._since)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self._since = (int(state["since"][0]), float(state["since"][1]))
+
+    def _write(self, line: dict[str, Any], told: str) -> None:
+        if self._bar is not None and self._trackers is not None:
+            self.metrics.append(line)
+            self._trackers.log(line)
+            self._bar.report(told)
+
+
+def _under(start: str, means: dict[str, float]) -> dict[str, float]:
+    return {name[len(start) :]: mean for name, mean in means.items() if name.startswith(start)}
