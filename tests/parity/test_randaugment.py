@@ -47,9 +47,7 @@ def test_operations_on_low_contrast_equal_the_original(case):
 
 @pytest.mark.parametrize(("stored", "image"), [("image", "image"), ("low", "image_low_contrast")])
 def test_auto_contrast_is_pils_by_default(case, stored, image):
-    np.testing.assert_array_equal(
-        auto_contrast(case.arrays[image]), case.arrays[f"pil_AutoContrast_{stored}"]
-    )
+    np.testing.assert_array_equal(auto_contrast(case.arrays[image]), case.arrays[f"pil_AutoContrast_{stored}"])
 
 
 def test_arguments_of_levels_equal_the_original(case):

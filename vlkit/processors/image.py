@@ -1,0 +1,160 @@
+"""The image transforms of BLIP: from any picture to a normalised tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlkit.errors import ConfigError
+from vlkit.processors.open_image import ImageSource
+from vlkit.processors.randaugment import BLIP_AUGS, RandomAugment
+from vlkit.processors.resize import Box, check_method, random_box, square
+from vlkit.registry import PROCESSORS
+
+# The statistics of CLIP's training images.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class Normalise:
+    """uint8 pixels to a float tensor: divided by 255, minus ``mean``, divided by ``std``.
+
+    Args:
+        mean, std: one number per channel, or one for all, on the scale 0..1.
+
+    Raises:
+        ConfigError: another count of numbers, or ``std`` not above 0.
+    """
+
+    def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]):
+        self.mean, self.std = _per_channel("mean", mean), _per_channel("std", std)
+        if not bool((self.std > 0).all()):
+            raise ConfigError(f"std: {std}; every number must be above 0.")
+
+    def __call__(self, pixels: np.ndarray) -> Tensor:
+        """float32 [3, H, W] from uint8 [H, W, 3]."""
+        tensor = torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)
+        floats = tensor.to(torch.float32, memory_format=torch.contiguous_format)
+        return floats.div_(255).sub_(self.mean).div_(self.std)
+
+
+def _per_channel(name: str, value: float | Sequence[float]) -> Tensor:
+    numbers = torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1, 1)
+    if len(numbers) not in (1, 3):
+        raise ConfigError(f"{name}: {value}; give one number, or three for red, green and blue.")
+    return numbers
+
+
+def _check_range(name: str, low: float, high: float, most: float = float("inf")) -> list[str]:
+    if 0 < low <= high <= most:
+        return []
+    bound = "" if most == float("inf") else f" and not above {most:g}"
+    return [f"{name}: from {low} to {high}; both must be above 0{bound}, the smaller one first."]
+
+
+def _check_size(size: int) -> list[str]:
+    return [] if size >= 1 else [f"image_size: {size} pixels; it must be 1 or more."]
+
+
+@PROCESSORS.register("blip_image_eval")
+class BlipImageEval:
+    """Resize to a square (bicubic, the aspect ratio is not kept) and normalise.
+
+    Args:
+        image_size: pixels a side.
+        mean, std: one number per channel, or one for all, on the scale 0..1.
+        resize: "pil" is exact; "fast" stays within 2 grey levels of it.
+
+    Raises:
+        ConfigError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 384,
+        mean: float | Sequence[float] = MEAN,
+        std: float | Sequence[float] = STD,
+        resize: Literal["pil", "fast"] = "pil",
+    ):
+        check_method(resize)
+        if problems := _check_size(image_size):
+            raise ConfigError(problems)
+        self.image_size, self.resize = image_size, resize
+        self.normalise = Normalise(mean, std)
+
+    def __call__(self, image: ImageSource, rng: np.random.Generator | None = None) -> Tensor:
+        """float32 [3, image_size, image_size]. ``rng`` is not used.
+
+        Raises:
+            BadSample: the picture cannot be used.
+        """
+        return self.normalise(square(image, self.image_size, self.resize))
+
+
+@PROCESSORS.register("blip_image_train")
+class BlipImageTrain:
+    """A random part resized to a square, flipped half of the time, augmented and normalised. Paper: 4.1.
+
+    Args:
+        image_size: pixels a side.
+        mean, std: one number per channel, or one for all, on the scale 0..1.
+        min_scale, max_scale: smallest and largest share of the area that is kept.
+        ratio: smallest and largest width / height of the part.
+        flip: probability of a horizontal flip, 0..1.
+        randaugment: apply two random operations at level 5, each with probability one half.
+        randaugment_original: reproduce the mistakes of the original RandAugment.
+        resize: "pil" is exact; "fast" stays within 2 grey levels of it.
+
+    Raises:
+        ConfigError: arguments are out of range.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 384,
+        mean: float | Sequence[float] = MEAN,
+        std: float | Sequence[float] = STD,
+        min_scale: float = 0.5,
+        max_scale: float = 1.0,
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        flip: float = 0.5,
+        randaugment: bool = True,
+        randaugment_original: bool = False,
+        resize: Literal["pil", "fast"] = "pil",
+    ):
+        check_method(resize)
+        problems = _check_size(image_size) + _check_range("min_scale, max_scale", min_scale, max_scale, 1)
+        if len(ratio) != 2:
+            problems.append(f"ratio: {ratio}; give the smallest and the largest width / height.")
+        else:
+            problems += _check_range("ratio", *ratio)
+        if not 0 <= flip <= 1:
+            problems.append(f"flip: {flip}; a probability lies between 0 and 1.")
+        if problems:
+            raise ConfigError(problems)
+        self.image_size, self.resize, self.flip = image_size, resize, flip
+        self.scale, self.ratio = (min_scale, max_scale), tuple(ratio)
+        self.augment = RandomAugment(2, 5, BLIP_AUGS, original=randaugment_original) if randaugment else None
+        self.normalise = Normalise(mean, std)
+
+    def __call__(self, image: ImageSource, rng: np.random.Generator | None = None) -> Tensor:
+        """float32 [3, image_size, image_size]; all randomness is drawn from ``rng`` (None: a fresh one).
+
+        Raises:
+            BadSample: the picture cannot be used.
+        """
+        rng = np.random.default_rng() if rng is None else rng
+
+        def choose_box(height: int, width: int) -> Box:
+            return random_box(height, width, self.scale, self.ratio, rng)
+
+        pixels = square(image, self.image_size, self.resize, choose_box)
+        if rng.random() < self.flip:
+            pixels = pixels[:, ::-1]
+        if self.augment is not None:
+            pixels = self.augment(pixels, rng)
+        return self.normalise(pixels)

@@ -1,0 +1,296 @@
+"""RandAugment as BLIP trains with: operations on uint8 RGB arrays, and the random choice of them.
+
+``OPERATIONS`` maps a name to ``function(image, *arguments)``, which leaves ``image`` as it is;
+:func:`arguments` turns a level into arguments. With ``original=True`` the mistakes of the original code are
+reproduced: AutoContrast blots out each channel without a black pixel, Color and Contrast weigh red as blue,
+Sharpness wraps around beyond 0..255.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from vlkit.errors import ConfigError, did_you_mean
+from vlkit.processors.warp import rotation, warp_affine
+
+Fill = Sequence[int]
+Rng = np.random.Generator | np.random.RandomState
+
+MAX_LEVEL = 10
+FILL = (128, 128, 128)
+BLIP_AUGS = (
+    "Identity",
+    "AutoContrast",
+    "Brightness",
+    "Sharpness",
+    "Equalize",
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Rotate",
+)
+
+_LUMA_RGB = (0.299, 0.587, 0.114)  # ITU-R 601
+_BLACK = (0, 0, 0)
+
+
+def _apply_table(image: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """One table of 256 values for all channels; fractions are cut off."""
+    return table.clip(0, 255).astype(np.uint8)[image]
+
+
+def _luma(original: bool) -> tuple[float, ...]:
+    return _LUMA_RGB[::-1] if original else _LUMA_RGB
+
+
+def identity(image: np.ndarray) -> np.ndarray:
+    """The image itself."""
+    return image
+
+
+def auto_contrast(image: np.ndarray, cutoff: float = 0, *, original: bool = False) -> np.ndarray:
+    """Stretch each channel to 0..255.
+
+    Args:
+        image: uint8 [H, W, 3].
+        cutoff: percent of a channel's darkest and of its brightest pixels that may saturate.
+        original: a channel whose minimum is above 0 turns 255 everywhere (when nothing is cut off).
+    """
+    out = np.empty_like(image)
+    for i in range(image.shape[2]):
+        channel = image[..., i]
+        cut = int(cutoff * channel.size // 100)
+        if cut == 0:
+            low, high = int(channel.min()), int(channel.max())
+        else:
+            count = np.bincount(channel.ravel(), minlength=256)
+            low = int(np.argmax(np.cumsum(count) > cut))
+            high = 255 - int(np.argmax(np.cumsum(count[::-1]) > cut))
+        if high <= low:
+            out[..., i] = channel
+            continue
+        scale = 255 / (high - low)
+        # The original negates an unsigned byte, so that -low becomes 256 - low.
+        offset = (256 - low) % 256 * scale if original and cut == 0 else -low * scale
+        out[..., i] = _apply_table(channel, np.arange(256) * scale + offset)
+    return out
+
+
+def equalize(image: np.ndarray) -> np.ndarray:
+    """Flatten the histogram of each channel."""
+    out = np.empty_like(image)
+    for i in range(image.shape[2]):
+        channel = image[..., i]
+        count = np.bincount(channel.ravel(), minlength=256)
+        step = (channel.size - count[channel.max()]) // 255
+        if step == 0:
+            out[..., i] = channel
+        else:
+            below = np.cumsum(count) - count
+            out[..., i] = _apply_table(channel, (step // 2 + below) // step)
+    return out
+
+
+def solarize(image: np.ndarray, threshold: int = 128) -> np.ndarray:
+    """Invert the values from ``threshold`` (0..256) on."""
+    values = np.arange(256)
+    return _apply_table(image, np.where(values < threshold, values, 255 - values))
+
+
+def posterize(image: np.ndarray, bits: int) -> np.ndarray:
+    """Keep the ``bits`` (0..8) highest bits of each value."""
+    return image & np.uint8(0xFF << (8 - bits) & 0xFF)
+
+
+def color(image: np.ndarray, factor: float, *, original: bool = False) -> np.ndarray:
+    """Blend with the grey image: 0 is grey, 1 the image, above 1 more colourful.
+
+    Args:
+        image: uint8 [H, W, 3].
+        factor: at least 0.
+        original: the grey image has the weights of red and blue exchanged.
+    """
+    luma = np.array(_luma(original), dtype=np.float32)[:, None]
+    mix = (np.eye(3, dtype=np.float32) - luma) * np.float32(factor) + luma
+    return np.matmul(image.astype(np.float32), mix).clip(0, 255).astype(np.uint8)
+
+
+def contrast(image: np.ndarray, factor: float, *, original: bool = False) -> np.ndarray:
+    """Blend with the image's mean grey: 0 is grey, 1 the image, above 1 more contrast.
+
+    Args:
+        image: uint8 [H, W, 3].
+        factor: at least 0.
+        original: the mean has the weights of red and blue exchanged.
+    """
+    mean = np.sum(image.mean(axis=(0, 1)) * np.array(_luma(original)))
+    return _apply_table(image, (np.arange(256) - mean) * factor + mean)
+
+
+def brightness(image: np.ndarray, factor: float) -> np.ndarray:
+    """Multiply every value: 0 is black, 1 the image."""
+    return _apply_table(image, np.arange(256, dtype=np.float32) * np.float32(factor))
+
+
+def sharpness(image: np.ndarray, factor: float, *, original: bool = False) -> np.ndarray:
+    """Blend with a smoothed image: 0 is smooth, 1 the image, above 1 sharper. Border pixels change at 0 only.
+
+    Args:
+        image: uint8 [H, W, 3].
+        factor: at least 0.
+        original: values beyond 0..255 wrap around instead of being clipped.
+    """
+    if factor == 1.0:
+        return image
+    smooth = _smooth(image)
+    if factor == 0.0:
+        return smooth
+    inside = (slice(1, -1), slice(1, -1))
+    base = smooth[inside].astype(np.float32)
+    blend = base + np.float32(factor) * (image[inside].astype(np.float32) - base)
+    if not original:
+        blend = blend.clip(0, 255)
+    out = image.copy()
+    out[inside] = blend.astype(np.int32).astype(np.uint8)
+    return out
+
+
+def _smooth(image: np.ndarray) -> np.ndarray:
+    """The mean of each pixel (weight 5) and its eight neighbours (weight 1), mirrored at the border."""
+    height, width = image.shape[:2]
+    mode: Any = "reflect" if min(height, width) > 1 else "edge"
+    padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode=mode).astype(np.uint16)
+    rows = padded[:-2] + padded[1:-1] + padded[2:]
+    total = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * padded[1:-1, 1:-1]
+    return ((2 * total + 13) // 26).astype(np.uint8)
+
+
+def rotate(image: np.ndarray, degrees: float, fill: Fill = _BLACK) -> np.ndarray:
+    """Turn counter-clockwise about the centre."""
+    return warp_affine(image, rotation(degrees, *image.shape[:2]), fill)
+
+
+def shear_x(image: np.ndarray, factor: float, fill: Fill = _BLACK) -> np.ndarray:
+    """Move each row right by ``factor`` times its index."""
+    return warp_affine(image, ((1, float(np.float32(factor)), 0), (0, 1, 0)), fill)
+
+
+def shear_y(image: np.ndarray, factor: float, fill: Fill = _BLACK) -> np.ndarray:
+    """Move each column down by ``factor`` times its index."""
+    return warp_affine(image, ((1, 0, 0), (float(np.float32(factor)), 1, 0)), fill)
+
+
+def translate_x(image: np.ndarray, offset: float, fill: Fill = _BLACK) -> np.ndarray:
+    """Move left by ``offset`` pixels."""
+    return warp_affine(image, ((1, 0, -float(np.float32(offset))), (0, 1, 0)), fill)
+
+
+def translate_y(image: np.ndarray, offset: float, fill: Fill = _BLACK) -> np.ndarray:
+    """Move up by ``offset`` pixels."""
+    return warp_affine(image, ((1, 0, 0), (0, 1, -float(np.float32(offset)))), fill)
+
+
+OPERATIONS: dict[str, Callable[..., np.ndarray]] = {
+    "Identity": identity,
+    "AutoContrast": auto_contrast,
+    "Equalize": equalize,
+    "Rotate": rotate,
+    "Solarize": solarize,
+    "Color": color,
+    "Contrast": contrast,
+    "Brightness": brightness,
+    "Sharpness": sharpness,
+    "ShearX": shear_x,
+    "TranslateX": translate_x,
+    "TranslateY": translate_y,
+    "Posterize": posterize,
+    "ShearY": shear_y,
+}
+
+# What an operation does at the highest level.
+_ENHANCE = {"Color", "Contrast", "Brightness", "Sharpness"}
+_GEOMETRIC = {"Rotate": 30.0, "ShearX": 0.3, "ShearY": 0.3, "TranslateX": 10.0, "TranslateY": 10.0}
+_WHOLE = {"Solarize": 256, "Posterize": 4}
+_HAS_ORIGINAL = {"AutoContrast", "Color", "Contrast", "Sharpness"}
+
+
+def arguments(name: str, level: float, rng: Rng) -> tuple[Any, ...]:
+    """The arguments of operation ``name`` at ``level``.
+
+    Args:
+        name: a key of ``OPERATIONS``.
+        level: 0..10.
+        rng: draws the direction of rotations, shears and translations (one number; the others draw none).
+    """
+    share = level / MAX_LEVEL
+    if name in _ENHANCE:
+        return (share * 1.8 + 0.1,)
+    if name in _WHOLE:
+        return (int(share * _WHOLE[name]),)
+    if name in _GEOMETRIC:
+        amount, draw = share * _GEOMETRIC[name], rng.random()
+        # Rotations are negative for small draws, the others for large ones: so seeds agree with the original.
+        negative = draw < 0.5 if name == "Rotate" else draw > 0.5
+        return (-amount if negative else amount, FILL)
+    return ()
+
+
+def operate(name: str, image: np.ndarray, *args: Any, original: bool = False) -> np.ndarray:
+    """Operation ``name`` on ``image``; ``original`` reaches the operations that know it."""
+    options = {"original": True} if original and name in _HAS_ORIGINAL else {}
+    return OPERATIONS[name](image, *args, **options)
+
+
+class RandomAugment:
+    """A few randomly chosen operations, each left out with probability one half.
+
+    Args:
+        n: operations drawn per image, with replacement.
+        level: strength, 0..10.
+        augs: names to draw from (default: all of ``OPERATIONS``).
+        original: reproduce the mistakes of the original code.
+
+    Raises:
+        ConfigError: a name is unknown, or a number out of range.
+    """
+
+    def __init__(self, n: int = 2, level: float = 5, augs: Sequence[str] = (), original: bool = False):
+        self.n, self.level, self.original = n, level, original
+        self.augs = tuple(augs) or tuple(OPERATIONS)
+        problems = [
+            f"augs: no operation is named {name!r}.{did_you_mean(name, OPERATIONS)} Known: {', '.join(OPERATIONS)}."
+            for name in self.augs
+            if name not in OPERATIONS
+        ]
+        if n < 0:
+            problems.append(f"n: {n} operations per image; it must be 0 or more.")
+        if not 0 <= level <= MAX_LEVEL:
+            problems.append(f"level: {level}; it must lie between 0 and {MAX_LEVEL}.")
+        if problems:
+            raise ConfigError(problems)
+
+    def draw(self, rng: Rng) -> list[tuple[Any, ...]]:
+        """The operations of one image, as (name, \\*arguments), left-out ones absent.
+
+        The draws come in the order of the original: all names, then per name whether it is left out and,
+            unless it
+        is, its direction. A ``RandomState`` therefore repeats what the original does after
+        ``numpy.random.seed``.
+        """
+        drawn = []
+        for index in rng.choice(len(self.augs), self.n):
+            if rng.random() > 0.5:
+                continue
+            name = self.augs[index]
+            drawn.append((name, *arguments(name, self.level, rng)))
+        return drawn
+
+    def __call__(self, image: np.ndarray, rng: Rng) -> np.ndarray:
+        """An augmented copy of ``image`` (uint8 [H, W, 3]), or ``image`` itself where nothing changes."""
+        for name, *args in self.draw(rng):
+            image = operate(name, image, *args, original=self.original)
+        return image
