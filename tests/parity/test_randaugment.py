@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -59,9 +61,10 @@ def test_arguments_of_levels_equal_the_original(case):
 
 
 def test_seeded_runs_equal_the_original(case):
-    augment = RandomAugment(2, 5, case.info["augs"], original=True)
     for run in case.info["sequences"]:
         seed = run["seed"]
+        n, level = re.search(r"RandomAugment\((\d+), (\d+)", case.info["arrays"][f"random_{seed}"]["what"]).groups()
+        augment = RandomAugment(int(n), int(level), case.info["augs"], original=True)
         applied = as_lists(augment.draw(np.random.RandomState(seed)))
         assert applied == run["applied"], seed
         assert {name for name, *_ in applied} <= set(run["picked"])
