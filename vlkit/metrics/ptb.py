@@ -1,13 +1,13 @@
 """A Penn Treebank tokenizer for captions that agrees with the one that the published caption scores use.
 
-That one is the PTBTokenizer of Stanford CoreNLP 3.4.1, called by pycocoevalcap with ``-preserveLines -lowerCase``,
-after which a list of punctuation tokens is dropped. The tokens decide the score (CIDEr of a plain ``split()`` is off
-by some tenths), so its habits are kept, the odd ones too: ``!!`` and ``-lrb-`` stay (the list holds ``!`` and, in
-capitals, ``-LRB-``), ``man,red-haired`` is one token, a fraction or a telephone number keeps its inner space as a
-no-break space.
+That one is the PTBTokenizer of Stanford CoreNLP 3.4.1, called by pycocoevalcap with ``-preserveLines`` and
+``-lowerCase``; a list of punctuation tokens is dropped afterwards. The tokens decide the score (CIDEr of a plain
+``split()`` is off by some tenths), so its habits are kept, the odd ones too: ``!!`` and ``-lrb-`` stay (the list
+holds ``!`` and, in capitals, ``-LRB-``), ``man,red-haired`` is one token, a fraction or a telephone number keeps its
+inner space as a no-break space.
 
-It works as a scanner: at each position every rule is tried; the one that matches most text, the context that it asks
-for included, wins; of equals the first. The rules were written from what the Java program answers.
+It works as a scanner: at each position every rule is tried; the one that matches most text, the context that it
+asks for included, wins; of equals the first. The rules were written from what the Java program answers.
 """
 
 from __future__ import annotations
@@ -29,18 +29,19 @@ _LD = rf"[^\W_{_NUMERALS}]"  # a letter or digit
 _WORD_START = rf"(?:{_L}|[{tables.MARKS}]|{_ENTITY})"
 _RUN = rf"(?:{_WORD_START}(?:{_LD}|[{tables.MARKS}]|{_ENTITY})*)"
 _WORD = rf"(?:{_RUN}(?:[.!?]{_RUN})*)"
-_PART = rf"(?:(?:[dDoOlL]{_APOS}{_L})?{_LD}+)"
+_PART = rf"(?:(?:[dDoOlL]{_APOS_LIKE}{_LD})?{_LD}+)"
 _THING = rf"(?:{_PART}(?:[-_\u058a\u2010\u2011]{_PART})*)"
 _ACRONYM = r"(?:[A-Za-z](?:\.[A-Za-z])+)"
 _SLASHED = r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
 _NUMBER = r"[-+]?(?:\d*(?:[.,:\u066b\u066c]\d+)+|\d+)"
 _FRACTION = r"\d{1,4}\\?[/\u2044]\d{1,4}"
+_AREA_CODE = r"(?:\(\d{2,3}\)[ \u00a0]?|(?:\+\+?)?(?:\d{2,4}[- \u00a0])?\d{2,4}[- \u00a0])"
 _NOT_URL = rf"{_SPACE}\"<>|(){{}}"
 _URL_PATH = rf"[^{_NOT_URL}]+[^{_NOT_URL}.!?,\-]"
-_WWW = rf"www\.(?:[^{_NOT_URL}.!?,]+\.)+[a-zA-Z]{{2,4}}"
-_DOT_COM = rf"(?:[^{_NOT_URL}`'.!?,\-_$]+\.)+(?:com|net|org|edu)"
+_WWW = rf"(?i:www)\.(?:[^{_NOT_URL}.!?,]+\.)+[a-zA-Z]{{2,4}}"
+_DOT_COM = rf"(?:[^{_NOT_URL}`'.!?,-_$]+\.)+(?i:com|net|org|edu)"
 _TAG_NAME = r"[A-Za-z][A-Za-z0-9_:.\-]*"
-_ATTRIBUTE = rf"[A-Za-z][A-Za-z0-9_:.\-]*(?: *= *(?:\"[^\"]*\"|'[^']*'))?"
+_ATTRIBUTE = r"[A-Za-z][A-Za-z0-9_:.\-]*(?: *= *(?:\"[^\"]*\"|'[^']*'))?"
 
 
 def _either(words: Iterable[str]) -> str:
@@ -48,8 +49,10 @@ def _either(words: Iterable[str]) -> str:
 
 
 _STARTERS = _either(f"{w[0]}(?i:{w[1:]})" for w in tables.SENTENCE_STARTERS)
-_CAPITALISED = _either(f"{w[0].upper()}(?i:{w[1:]})" for w in tables.ABBREVIATIONS_CAPITALISED)
-_SMALL = _either(f"(?i:{w[0]}){w[1:]}" for w in tables.ABBREVIATIONS_SMALL)
+_CAPITALISED = [f"{w[0].upper()}(?i:{w[1:]})" for w in tables.ABBREVIATIONS_LAST_CAPITALISED]
+_SMALL = [f"(?i:{w[0]}){w[1:]}" for w in tables.ABBREVIATIONS_LAST_SMALL]
+_FIRST_SMALL = _either(f"(?i:{w[0]}){w[1:]}" for w in tables.ABBREVIATIONS_FIRST_SMALL)
+_LAST = _either([f"(?i:{w})" for w in tables.ABBREVIATIONS_LAST] + _CAPITALISED + _SMALL)
 
 
 def _brackets(token: str) -> str:
@@ -65,7 +68,7 @@ def _ampersand(token: str) -> str:
 
 
 def _apostrophe(token: str) -> str:
-    return re.sub(_APOS, "'", token)
+    return re.sub("[‘‛‹\u0091]", "`", re.sub("[’›\u0092]|&apos;", "'", token))
 
 
 def _quotes(token: str) -> str:
@@ -73,7 +76,7 @@ def _quotes(token: str) -> str:
         token = token.replace(double, "''")
     for double in ("“", "«", "\u0093"):
         token = token.replace(double, "``")
-    return re.sub("[‘‛‹\u0091]", "`", re.sub("[’›\u0092]|&apos;", "'", token))
+    return _apostrophe(token)
 
 
 def _dashes(token: str) -> str:
@@ -90,32 +93,39 @@ def _single(token: str) -> str:
 
 # Pattern (group 1, if there is one, is the token and the rest its context) and what is done with the token.
 _RULES: list[tuple[str, Rewrite | None]] = [
+    # tags and entities
     (rf"<(?:[!?][A-Za-z\-][^>\n]*|{_TAG_NAME}(?: +{_ATTRIBUTE})*\s*/?|/{_TAG_NAME})>", _spaces),
     (r"&(?:mdash|ndash|MD);|[\u0096\u0097–—―]", _constant("--")),
     (r"&nbsp;", _constant("")),
     (r"&(?:lt|gt|amp);", lambda token: tables.ENTITIES[token]),
     (r"&(?:HT|TL|UR|LR|QC|QL|QR|odq|cdq|#[0-9]+);", None),
+    # words, and the contractions that end them
     *[(rf"(?i:({first}){second})", None) for first, second in tables.SPLIT_WORDS],
     (r"('[tT])(?i:is|was)", None),
     (rf"({_WORD}){_APOS}(?:[msdMSD]|(?i:re|ve|ll))", None),
     (rf"([A-Za-z]*[A-MO-Za-mo-z])[nN]{_APOS_LIKE}[tT]", None),
+    (rf"({_LAST}\.)[^{_SPACE}]", None),
     (_WORD, _ampersand),
+    # addresses, names, tags of the web
     (rf"(?i:https?)://{_URL_PATH}", None),
-    (rf"(?i:{_WWW}|{_DOT_COM})(?:/{_URL_PATH})?", None),
+    (rf"(?:{_WWW}|{_DOT_COM})(?:/{_URL_PATH})?", None),
     (rf"<?[A-Za-z0-9][^{_NOT_URL}]*@(?:[^{_NOT_URL}.]+\.)*[^{_NOT_URL}.]+>?", None),
     (r"@[A-Za-z_][A-Za-z_0-9]*", None),
     (rf"#{_L}+", None),
+    # contractions on their own
     (rf"({_APOS}(?:[msdMSD]|(?i:re|ve|ll)))[^A-Za-z]", _apostrophe),
     (rf"([nN]{_APOS_LIKE}[tT])[^A-Za-z]", _apostrophe),
+    # numbers
     (r"\d{1,2}[-/]\d{1,2}[-/]\d{2,4}", None),
     (_NUMBER, None),
     (r"[\u207a\u207b\u208a\u208b]?(?:[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+|[\u2080-\u2089]+)", None),
     (rf"(?:\d{{1,4}}[- \u00a0])?{_FRACTION}", _spaces),
+    # words with hyphens, apostrophes, ampersands, slashes
     (_THING, None),
-    (rf"(?i:{_APOS}n{_APOS}|[ldj]{_APOS}|dunkin{_APOS}|somethin{_APOS}|ol{_APOS})", None),
-    (rf"(?i:{_APOS}(?:em|till?|cause)|[a-z]+[aeiouy]{_APOS}[aeiou][a-z]*)", None),
-    (rf"(?:[A-HJ-XZn]{_APOS_LIKE}{_L}{{2}}{_L}*|{_APOS}[2-9]0s|[A-Za-z]+[aeiouyAEIOUY]{_APOS_LIKE}[aeiouA-Z][A-Za-z]*)", None),
-    (rf"(?i:li{_APOS}l|c{_APOS}mon|c{_APOS}est|nat{_APOS}l|ev{_APOS}ry|o{_APOS}o|e{_APOS}er|s{_APOS}mores|o{_APOS}clock)", None),
+    (rf"[lLdDjJ]{_APOS}", None),
+    (rf"[A-HJ-XZn]{_APOS_LIKE}{_L}{{2}}{_L}*|{_APOS}[2-9]0s", None),
+    (rf"{_L}+[aeiouyAEIOUY]{_APOS_LIKE}[aeiouA-Z]{_L}*|[oO]{_APOS_LIKE}[oO]", None),
+    (rf"(?i:{_either(word.replace(' ', _APOS) for word in tables.WORDS_WITH_APOSTROPHE)})", None),
     (rf"([yY]{_APOS})[A-Za-z]", None),
     (rf"{_APOS}[nN]", None),
     (rf"({_APOS}\d\d)[{_SPACE}]", None),
@@ -125,22 +135,25 @@ _RULES: list[tuple[str, Rewrite | None]] = [
     (r"(?i:s&p-500)", None),
     (rf"{_SLASHED}(?:\\?/{_SLASHED}){{1,2}}", None),
     (rf"[A-Za-z0-9][A-Za-z0-9.,]*(?:-(?:{_ACRONYM}\.|[A-Za-z0-9]+))+", None),
-    (rf"{_LD}+(?:\.{_LD}+)*\.(?i:{_either(tables.FILE_ENDINGS)})", None),
     (r"(?:[cC]\+\+|[cCfF]#)", None),
-    (r"(?:\(\d{2,3}\)[ \u00a0]?|(?:\+\+?)?(?:\d{2,4}[- \u00a0])?\d{2,4}[- \u00a0])\d{3,4}[- \u00a0]?\d{3,5}", _spaces),
+    # telephone numbers
+    (rf"{_AREA_CODE}\d{{3,4}}[- \u00a0]?\d{{3,5}}", _spaces),
     (r"(?:(?:\+\+?)?\d{2,4}\.)?\d{2,4}\.\d{3,4}\.\d{3,5}", None),
+    # what keeps its period
     (rf"{_ACRONYM}\.", None),
-    (rf"(?i:{_either(tables.ABBREVIATIONS)}|[a-z])\.", None),
-    (rf"{_CAPITALISED}\.", None),
-    (rf"{_SMALL}\.", None),
+    (rf"({_LD}+(?:\.{_LD}+)*\.(?i:{_either(tables.FILE_ENDINGS)}))[{_SPACE}.?!,]", None),
+    (rf"{_LAST}\.", None),
+    (rf"(?:(?i:{_either(tables.ABBREVIATIONS_FIRST)}|[a-z])|{_FIRST_SMALL})\.", None),
     (rf"((?i:{_either(tables.ABBREVIATIONS_BEFORE_NUMBERS)})\.)[{_SPACE}]?\d", None),
-    (rf"([A-Za-z])\.[{_SPACE}]{_STARTERS}[{_SPACE}]", None),
+    (rf"([A-Za-z])\.[{_SPACE}]+{_STARTERS}[{_SPACE}]", None),
     (rf"((?:{_WORD}|{_THING})\.)[,;:\u3001]", None),
+    # faces
     (r"([<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]])[^A-Za-z0-9]", _brackets),
-    (r"[\^x=~<>]\.[\^x=~<>]|[-\^x=~<>']_[-\^x=~<>']|\([-\^x=~<>'][_.]?[-\^x=~<>']\)|\([\^x=~<>']-[\^x=~<>'`]\)", _brackets),
+    (r"[-\^x=~<>']_[-\^x=~<>']|\([-\^x=~<>'][_.]?[-\^x=~<>']\)|\([\^x=~<>']-[\^x=~<>'`]\)", _brackets),
+    # punctuation and symbols
     (r"\.{3,5}|(?:\.[ \u00a0]){2,4}\.|[\u0085…]", _constant("...")),
     (r"-+", _dashes),
-    (r"[!?]+|\*+|_+|#+|@+|<<|>>", None),
+    (r"[!?]+|(?:\\\*)+|\*+|_+|#+|@+|<<|>>", None),
     (r"[A-Z]*\$", None),
     (r"''|'|[`‘-‟\u0091-\u0094‹›«»]{1,2}|\"|&quot;|&apos;", _quotes),
     (rf"[{tables.SYMBOLS}.\[\](){{}}¼½¾⅓⅔£€¤₠¢]", _single),

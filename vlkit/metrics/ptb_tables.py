@@ -1,37 +1,48 @@
-"""What the PTB tokenizer knows by heart: words, characters and their replacements. Used by ``ptb.py`` alone."""
+"""What the PTB tokenizer knows by heart: words, characters and what becomes of them. For ``ptb.py`` alone."""
 
 from __future__ import annotations
 
-# Tokens that pycocoevalcap drops after tokenisation. The lower-cased ``-lrb-`` and runs like ``!!`` are not in it.
-PUNCTUATION = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split())
+_words = str.split
 
-# Abbreviations that keep their period, whatever their case.
-ABBREVIATIONS = """
-    adj adm adv al ala alex apr ariz assn assoc asst atty attys aug ave bhd bldg blvd brig bros calif capt cf cie
-    cmdr co col colo comdr conn corp cos cpl ct dak dec dept det dr drs elec ens esq est etc ext feb fla fri ft ga gen
-    gov govs hon inc ind insp intl invt jan jos jr jul jun kan kans ky lieut lt ltd maj mar md messrs mich minn mlle
-    mme mo mon mont mr mrs ms msgr mt natl neb nev nov oct okla penn pfc ph ph[.]d plc pres prof profs pvt rd rep reps rev rt
-    sen sens sep sept seq sfc sgt spc sq sr st ste supt supts sys tel tenn thu thurs treas tue tues univ va vs vt wed
-    wis wisc wm wyo
-""".split()
-# These with a capital only (small, they are words), these with small letters after the first only.
-ABBREVIATIONS_CAPITALISED = "ark az del ill la mass miss ore pa tex wash".split()
-ABBREVIATIONS_SMALL = "mfg mtg ppte pptes ppty pptys pte ptes pty ptys".split()
-ABBREVIATIONS_BEFORE_NUMBERS = "art ca fig figs no nos op pp prop".split()
+# Tokens that pycocoevalcap drops after tokenisation; the lower-cased ``-lrb-`` and ``!!`` are not among them.
+PUNCTUATION = frozenset(_words("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;"))
+
+# Abbreviations that keep their period: LAST may end a sentence, FIRST stand before a name. Without an ending any
+# case will do; CAPITALISED ones need a capital (small, they are words), SMALL ones small letters after the first.
+ABBREVIATIONS_LAST = _words("""
+    al ala apr ariz assn aug bhd bldg blvd bros calif co colo conn corp cos ct dak dec esq est etc ext feb
+    fla fri ga inc ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev nov oct okla
+    penn ph[.]d plc rd rt sep sept seq sq sr sys tel tenn thu thurs tue tues univ va vt wed wis wisc wyo
+""")
+ABBREVIATIONS_FIRST = _words("""
+    adj adm adv alex assoc asst atty attys ave brig capt cf cie cmdr col comdr cpl dept det dr drs elec ens
+    ft gen gov govs hon insp invt jos lieut lt maj messrs mlle mme mr mrs ms msgr mt natl pfc ph pres prof
+    profs pvt rep reps rev sen sens sfc sgt spc st ste supt supts treas vs wm
+""")
+ABBREVIATIONS_LAST_CAPITALISED = _words("ark az del ill la mass miss ore pa tex wash")
+ABBREVIATIONS_LAST_SMALL = _words("ppte pptes ppty pptys pte ptes pty ptys")
+ABBREVIATIONS_FIRST_SMALL = _words("mfg mtg")
+ABBREVIATIONS_BEFORE_NUMBERS = _words("art ca fig figs no nos op pp prop")
 
 # A single letter and a period are two tokens in front of these.
-SENTENCE_STARTERS = """
-    A About According Additionally After An As At But Earlier He Her Here However If In It Last Many More Now Once One
-    Other Our She Since So Some Such That The Their Then There These They This We What When While Yet You
-""".split()
+SENTENCE_STARTERS = _words("""
+    A About According Additionally After An As At But Earlier He Her Here However If In It Last Many More Now Once
+    One Other Our She Since So Some Such That The Their Then There These They This We What When While Yet You
+""")
 
 # One word, two tokens: the first, the second.
 SPLIT_WORDS = [("can", "not"), ("gim", "me"), ("gon", "na"), ("got", "ta"), ("lem", "me"), ("wan", "na")]
 
-FILE_ENDINGS = """
-    bat bmp c cgi class cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php pl png ppt ps py sql
-    tar txt wav x xml zip 7[0-9]
-""".split()
+# Words that keep an apostrophe (here a space) without a rule behind it.
+WORDS_WITH_APOSTROPHE = [
+    *("c mon", "c est", "cont d[.]", "e er", "ev ry", "li l", "nat l", "o clock", "s mores"),
+    *(" cause", " em", " til", " till", " n ", "dunkin ", "ol ", "somethin "),
+]
+
+FILE_ENDINGS = _words("""
+    bat bmp c cgi class cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php pl png ppt ps py
+    sql tar txt wav x xml zip 7[0-9]
+""")
 
 ENTITIES = {"&lt;": "<", "&gt;": ">", "&amp;": "&"}
 
