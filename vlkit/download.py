@@ -46,9 +46,7 @@ def fetch_http(url: str, target: Path, expected: dict[str, str]) -> Path:
     if target.is_file():
         return _checked(url, target, expected)
     if offline():
-        raise VlkitError(
-            _by_hand(url, target, "is not in the cache, and VLKIT_OFFLINE or HF_HUB_OFFLINE is set")
-        )
+        raise VlkitError(_by_hand(url, target, "is not in the cache, and VLKIT_OFFLINE or HF_HUB_OFFLINE is set"))
     with _locked(target):
         if not target.is_file():  # another process may have been faster
             part = _download(url, target, trusted=bool(expected))
@@ -87,7 +85,7 @@ def _locked(target: Path) -> Iterator[None]:
         lock.acquire()
     except OSError as error:
         raise VlkitError(
-            f"{target.parent}: the cache cannot be written ({error.strerror}). Set VLKIT_CACHE to another one."
+            f"{target.parent}: the cache cannot be written ({error.strerror}). Set VLKIT_CACHE to another."
         ) from error
     try:
         yield

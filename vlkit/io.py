@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from vlkit.errors import VlkitError, did_you_mean
 
@@ -122,7 +123,7 @@ def fetch(url_or_path: str | Path, sha256: str | None = None, md5: str | None = 
     expected = {name: value.lower() for name, value in (("sha256", sha256), ("md5", md5)) if value}
     scheme = urlsplit(text).scheme
     if scheme == "file":
-        text = urlsplit(text).path
+        text = url2pathname(urlsplit(text).path)
     if scheme in ("http", "https"):
         from vlkit.download import fetch_http
 
@@ -202,9 +203,7 @@ def _explained(path: str | Path, temp: Path) -> Iterator[None]:
         if is_full_disk(error):
             raise full_disk(Path(path), written) from error
         if isinstance(error, OSError) and Path(os.fspath(error.filename or "")) in (temp, *temp.parents):
-            raise VlkitError(
-                f"{path}: cannot be written there ({error.strerror}). Choose another."
-            ) from error
+            raise VlkitError(f"{path}: cannot be written there ({error.strerror}). Choose another.") from error
         raise
 
 

@@ -19,7 +19,7 @@ COMMANDS = {
     "bench": ("vlkit.cli.bench", "measure speed beside another implementation"),
     "show": ("vlkit.cli.show", "list and describe models, datasets, processors, tasks and cards"),
 }
-"""Command to its module, which has ``add_arguments(parser)`` and ``run(args) -> int``, and its one-line help."""
+"""Command to its module (which has ``add_arguments(parser)`` and ``run(args) -> int``) and one line of help."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

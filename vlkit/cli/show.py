@@ -17,9 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to show."""
     parser.add_argument("what", choices=[*REGISTRIES, "cards"])
     parser.add_argument("name", nargs="?", help="one of them; for cards MODEL or MODEL/TYPE")
-    parser.add_argument(
-        "--plugin", action="append", default=[], metavar="FILE", help="load this plugin first"
-    )
+    parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load this plugin first")
 
 
 def run(args: argparse.Namespace) -> int:

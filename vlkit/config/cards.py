@@ -98,9 +98,7 @@ def dataset_card_config(name: str) -> Config:
     """Like :func:`dataset_card`, with the file and line of each key."""
     names = list_dataset_cards()
     if name not in names:
-        raise ConfigError(
-            f"no dataset card is named {name!r}.{did_you_mean(name, names)} Known: {', '.join(names)}."
-        )
+        raise ConfigError(f"no dataset card is named {name!r}.{did_you_mean(name, names)} Known: {', '.join(names)}.")
     return _load(CONFIGS / "datasets" / f"{name}.yaml", DatasetCard)
 
 

@@ -37,9 +37,7 @@ def convert(value: Any, hint: Any, path: str, problems: Problems) -> Any:
     if origin is Literal:
         if any(type(value) is type(choice) and value == choice for choice in args):
             return value
-        return _wrong(
-            value, hint, path, problems, did_you_mean(value, args) if isinstance(value, str) else ""
-        )
+        return _wrong(value, hint, path, problems, did_you_mean(value, args) if isinstance(value, str) else "")
     base = origin or hint
     if base in SEQUENCES:
         return _sequence(value, hint, SEQUENCES[base], args, path, problems)
@@ -102,14 +100,11 @@ def _wrong(value: Any, hint: Any, path: str, problems: Problems, hint_text: str 
 
 
 def _advice(value: Any, hint: Any) -> str:
-    kinds = {hint, *get_args(hint)}
-    if (
-        isinstance(value, str)
-        and value.lower() in ("true", "yes", "on", "false", "no", "off")
-        and bool in kinds
-    ):
+    kinds = [hint, *get_args(hint)]
+    kinds += [inner for kind in kinds for inner in get_args(kind)]  # Annotated inside a union
+    if isinstance(value, str) and value.lower() in ("true", "yes", "on", "false", "no", "off") and bool in kinds:
         return f" Write {'true' if value.lower() in ('true', 'yes', 'on') else 'false'}, without quotes."
-    if isinstance(value, str) and kinds & {int, float}:
+    if isinstance(value, str) and (int in kinds or float in kinds):
         try:
             float(value)
         except ValueError:
@@ -131,9 +126,7 @@ def _annotated(value: Any, hint: Any, args: tuple[Any, ...], path: str, problems
 
 def _union(value: Any, hint: Any, args: tuple[Any, ...], path: str, problems: Problems) -> Any:
     attempts: dict[Any, Problems] = {}
-    for member in sorted(
-        args, key=lambda member: type(value) is not member
-    ):  # 3 stays an int for `float | int`
+    for member in sorted(args, key=lambda member: type(value) is not member):  # 3 stays an int for `float | int`
         found = attempts[member] = []
         converted = convert(value, member, path, found)
         if not found:

@@ -35,9 +35,7 @@ class Duration:
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
-            raise ConfigError(
-                f"{self.unit!r} is no unit.{did_you_mean(self.unit, UNITS)} Write {self.FORMS}."
-            )
+            raise ConfigError(f"{self.unit!r} is no unit.{did_you_mean(self.unit, UNITS)} Write {self.FORMS}.")
         if not math.isfinite(self.amount) or self.amount < 0:
             raise ConfigError(f"{self.amount} {self.unit}: a duration is finite and at least 0.")
         if self.unit != "epochs" and self.amount != int(self.amount):

@@ -22,9 +22,7 @@ class Config:
         places: key path ("datasets.train.0.size") to the place where it was written.
     """
 
-    def __init__(
-        self, data: dict[str, Any], path: Path | None = None, places: dict[str, Place] | None = None
-    ):
+    def __init__(self, data: dict[str, Any], path: Path | None = None, places: dict[str, Place] | None = None):
         self.data, self.path = data, path
         self._places = places or {}
 
@@ -117,9 +115,7 @@ def _bases(root: Node, path: Path) -> list[str]:
         return []
     entries = extends.value if isinstance(extends.value, list) else [extends]
     if not all(isinstance(entry.value, str) for entry in entries):
-        raise ConfigError(
-            f"{display(path)}: extends (line {extends.place.line}): a path or a list of paths is needed."
-        )
+        raise ConfigError(f"{display(path)}: extends (line {extends.place.line}): a path or a list of paths is needed.")
     return [entry.value for entry in entries]
 
 

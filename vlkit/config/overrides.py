@@ -52,21 +52,15 @@ def parse_override(text: str) -> tuple[list[str], Node]:
     if not equals:
         raise ConfigError("there is no '='. Write key.path=value, such as optim.lr=1e-4.")
     if not key or not all(key.split(".")):
-        raise ConfigError(
-            "the key is empty or has an empty part. Write key.path=value, such as optim.lr=1e-4."
-        )
+        raise ConfigError("the key is empty or has an empty part. Write key.path=value, such as optim.lr=1e-4.")
     if key.startswith("+"):
         raise ConfigError(f"a '+' is not needed, new keys may be given: {text.lstrip('+ ')}")
     if not value.strip():
-        raise ConfigError(
-            f"there is no value. Write {key}=null for nothing or {key}='\"\"' for an empty text."
-        )
+        raise ConfigError(f"there is no value. Write {key}=null for nothing or {key}='\"\"' for an empty text.")
     try:
         node = parse_yaml(value, "value")
     except ConfigError as error:
-        raise ConfigError(
-            [f"{problem} Quote text with special characters." for problem in error.problems]
-        ) from error
+        raise ConfigError([f"{problem} Quote text with special characters." for problem in error.problems]) from error
     return key.split("."), _from_command_line(node)
 
 
@@ -101,8 +95,6 @@ def _index(key: str, length: int, path: str) -> int:
     if key in allowed:
         return int(key)
     if not allowed:
-        raise ConfigError(
-            f"{path} is an empty list, so it has no entry {key!r}. Set the whole list: {path}=[...]."
-        )
+        raise ConfigError(f"{path} is an empty list, so it has no entry {key!r}. Set the whole list: {path}=[...].")
     span = "0" if length == 1 else f"0 to {length - 1}"
     raise ConfigError(f"{path} is a list with the entries {span}, not {key!r}.{did_you_mean(key, allowed)}")

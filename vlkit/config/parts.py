@@ -131,9 +131,7 @@ def dataset_part(
     """
     given = _mapping(mapping, where, origin)
     weight = given.pop("weight", None) if training else None
-    if weight is not None and (
-        isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight > 0
-    ):
+    if weight is not None and (isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight > 0):
         raise ConfigError(f"{origin(f'{where}.weight')}: {short(weight)} given, a number above 0 allowed.")
     name, placed = given.get("name"), origin
     if isinstance(name, str) and name in list_dataset_cards() and name not in DATASETS:

@@ -169,9 +169,7 @@ class _Checker:
         if value is not None and not isinstance(value, kind):
             self.report(f"datasets.{key}", f"{short(value)} given; write {forms[key]}.")
         elif not value and key == ("train" if self.training else "eval"):
-            self.report(
-                f"datasets.{key}", f"there is nothing to {'train on' if self.training else 'evaluate on'}."
-            )
+            self.report(f"datasets.{key}", f"there is nothing to {'train on' if self.training else 'evaluate on'}.")
         return value if isinstance(value, kind) else kind()
 
     def check_monitor(self) -> None:

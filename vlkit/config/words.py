@@ -92,8 +92,6 @@ def describe_parameter(parameter: Parameter) -> str:
 
 def short(value: Any) -> str:
     """``repr`` as YAML would spell it, cut to 60 characters."""
-    text = (
-        {None: "null", True: "true", False: "false"}.get(value) if isinstance(value, (NONE, bool)) else None
-    )
+    text = {None: "null", True: "true", False: "false"}.get(value) if isinstance(value, (NONE, bool)) else None
     text = text or (str(value) if hasattr(value, "FORMS") else repr(value))
     return text if len(text) <= 60 else text[:57] + "..."

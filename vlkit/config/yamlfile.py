@@ -60,9 +60,7 @@ class _Dumper(yaml.SafeDumper):
 
 for _tag, _pattern, _first in _RULES:
     for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(
-            f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$", re.X), list(_first)
-        )
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$", re.X), list(_first))
 
 
 def parse_yaml(content: str | bytes, name: str, file: Path | None = None) -> Node:
@@ -127,13 +125,9 @@ class _Tree:
             if not isinstance(key, yaml.ScalarNode):
                 raise self._error(key, "a key must be plain text")
             if key.value in seen and key.value != "<<":
-                raise self._error(
-                    key, f"the key {key.value!r} stands here and in line {seen[key.value]}; keep one"
-                )
+                raise self._error(key, f"the key {key.value!r} stands here and in line {seen[key.value]}; keep one")
             seen[key.value] = key.start_mark.line + 1
-        self.loader.flatten_mapping(
-            raw
-        )  # puts what `<<: *anchor` brings in front, where own keys override it
+        self.loader.flatten_mapping(raw)  # puts what `<<: *anchor` brings in front, where own keys override it
         return {key.value: self.node(value, key.start_mark.line + 1) for key, value in raw.value}
 
     def _error(self, raw: yaml.Node, problem: str) -> ConfigError:

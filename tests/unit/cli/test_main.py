@@ -1,0 +1,142 @@
+"""The dispatch of commands, exit codes, and ``vlkit show``."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import pytest
+
+from vlkit import cli
+from vlkit.cli import main
+from vlkit.errors import ConfigError
+from vlkit.registry import TASKS
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Makes ``vlkit probe`` run a function of the parsed arguments."""
+
+    def install(run):
+        module = types.ModuleType("probe_command", "Probe things.")
+        module.add_arguments = lambda parser: parser.add_argument("--size", type=int, default=1)
+        module.run = run
+        monkeypatch.setitem(sys.modules, "probe_command", module)
+        monkeypatch.setitem(cli.COMMANDS, "probe", ("probe_command", "probe things"))
+
+    return install
+
+
+def test_help_lists_every_command(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text and summary in text for name, (_, summary) in cli.COMMANDS.items())
+
+
+def test_no_command_shows_the_help_and_fails(capsys):
+    assert main([]) == 2
+    assert "usage: vlkit" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("vlkit 0.")
+
+
+def test_unknown_command_names_the_closest(capsys):
+    assert main(["trian", "x.yaml"]) == 2
+    assert capsys.readouterr().err.startswith("error: there is no command 'trian'. Did you mean 'train'")
+
+
+def test_arguments_and_exit_code_are_passed_on(command):
+    command(lambda args: args.size)
+    assert main(["probe", "--size", "7"]) == 7
+
+
+def test_bad_arguments_exit_with_2(command, capsys):
+    command(lambda args: 0)
+    assert main(["probe", "--size", "x"]) == 2
+    assert "usage: vlkit probe" in capsys.readouterr().err
+    assert main(["probe", "--help"]) == 0
+    assert "Probe things." in capsys.readouterr().out
+
+
+def fail(error):
+    def run(args):
+        raise error
+
+    return run
+
+
+def test_mistakes_of_the_user_are_one_message(command, capsys, monkeypatch):
+    monkeypatch.delenv("VLKIT_TRACEBACK", raising=False)
+    command(fail(ConfigError(["a: wrong", "b: missing"])))
+    assert main(["probe"]) == 2
+    assert capsys.readouterr().err == "error: a: wrong\nb: missing\n"
+
+
+def test_traceback_on_request(command, capsys, monkeypatch):
+    monkeypatch.setenv("VLKIT_TRACEBACK", "1")
+    command(fail(ConfigError("a: wrong")))
+    assert main(["probe"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_interruption_exits_with_130(command, capsys):
+    command(fail(KeyboardInterrupt()))
+    assert main(["probe"]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
+def test_mistakes_of_the_program_keep_their_traceback(command):
+    command(fail(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        main(["probe"])
+
+
+PLUGIN = '''
+from vlkit.registry import TASKS
+
+@TASKS.register("probe_task")
+class Probe:
+    """Counts things."""
+    def __init__(self, alpha: float = 0.4):
+        pass
+'''
+
+
+@pytest.fixture
+def task_left_out():
+    """Takes the task of the plugin out of the registry again, for the tests that follow."""
+    yield
+    TASKS._items.pop("probe_task", None)
+
+
+@pytest.mark.usefixtures("task_left_out")
+def test_show_lists_and_describes(tmp_path, capsys):
+    plugin = tmp_path / "plug_show.py"
+    plugin.write_text(PLUGIN)
+    assert main(["show", "tasks", "--plugin", str(plugin)]) == 0
+    assert "probe_task" in capsys.readouterr().out.split()
+    assert main(["show", "tasks", "probe_task"]) == 0
+    text = capsys.readouterr().out
+    assert "Counts things." in text
+    assert "alpha: float, default 0.4" in text
+    assert main(["show", "tasks", "prob_task"]) == 2
+    assert "Closest: probe_task" in capsys.readouterr().err
+
+
+def test_show_cards(tmp_path, capsys, monkeypatch):
+    from vlkit.config import cards
+
+    monkeypatch.setattr(cards, "CONFIGS", tmp_path)
+    (tmp_path / "models" / "toy").mkdir(parents=True)
+    (tmp_path / "models" / "toy" / "base.yaml").write_text("model: {width: 3}\n")
+    assert main(["show", "cards"]) == 0
+    assert capsys.readouterr().out == "toy/base\n"
+    assert main(["show", "cards", "toy"]) == 0
+    assert capsys.readouterr().out == "toy/base\n"
+    assert main(["show", "cards", "toy/base"]) == 0
+    assert capsys.readouterr().out == "model:\n  width: 3\n"
+    assert main(["show", "cards", "toi"]) == 2
+    assert "Did you mean 'toy'" in capsys.readouterr().err
