@@ -65,8 +65,7 @@ def article(words: str) -> str:
 
 
 def name(thing: Mention | SceneObject, size: bool = True) -> str:
-    """Size, colour and shape in words ("large red circle") as far as they are said; "shape" where it is
-    not."""
+    """Size, colour and shape in words ("large red circle") as far as they are said; "shape" where it is not."""
     words = (thing.size if size else None, thing.color, thing.shape or "shape")
     return " ".join(word for word in words if word)
 

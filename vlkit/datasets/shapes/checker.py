@@ -59,8 +59,7 @@ class Parse:
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim: its kind (object, relation, count, background), its content in words, and whether it is
-    true."""
+    """One claim: its kind (object, relation, count, background), its content in words, and whether it is true."""
 
     kind: str
     content: str

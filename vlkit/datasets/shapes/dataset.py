@@ -34,8 +34,7 @@ class World(VLDataset):
         size: number of samples.
         seed: of the world, below 2**32.
         image_size: side of the images, pixels, at least 16.
-        image_processor: called with (uint8 array [H, W, 3], generator); None scales to [-1, 1], float32 [3,
-            H, W].
+        image_processor: called with (uint8 array [H, W, 3], generator); None scales to [-1, 1], float32 [3, H, W].
         text_processor: called with each text that a model reads (not with references).
 
     Raises:
@@ -125,8 +124,7 @@ class Shapes(World):
             ``scene(i)`` differs from that of the plain set.
         references: number of reference captions outside the training split, at least 1; fewer are given where
             a scene does not have so many wordings (it has at least 8).
-        image_processor: called with (uint8 array [H, W, 3], generator); None scales to [-1, 1], float32 [3,
-            H, W].
+        image_processor: called with (uint8 array [H, W, 3], generator); None scales to [-1, 1], float32 [3, H, W].
         text_processor: called with ``text_input`` and the negatives.
 
     Raises:

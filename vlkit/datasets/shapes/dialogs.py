@@ -1,8 +1,6 @@
-"""Dialogs about a scene: a caption that leaves most open, then questions and answers that build on each
-other.
+"""Dialogs about a scene: a caption that leaves most open, then questions and answers that build on each other.
 
-"it" means the object that the dialog speaks of, so a later question cannot be answered without the earlier
-ones.
+"it" means the object that the dialog speaks of, so a later question cannot be answered without the earlier ones.
 """
 
 from __future__ import annotations
@@ -46,8 +44,7 @@ class Round:
         answer: the true answer, ``candidates[gt_index]``.
         candidates: different answers; all forms of the kind asked for come before others are added.
         gt_index: where the answer stands.
-        relevance: per candidate, in [0, 1]: 1 for the answer, 0.5 for the same answer in its other form, else
-            0.
+        relevance: per candidate, in [0, 1]: 1 for the answer, 0.5 for the same answer in its other form, else 0.
     """
 
     question: str
@@ -141,8 +138,7 @@ def _about(pronoun: str, thing: SceneObject, attribute: str) -> Asked:
 def _neighbour(
     scene: Scene, thing: SceneObject, known: set[tuple[SceneObject, str]], rng: np.random.Generator
 ) -> list[Asked]:
-    """Questions about the only object that stands in some relation to "it", if there is one not yet spoken
-    of."""
+    """Questions about the only object that stands in some relation to "it", if there is one not yet spoken of."""
     for i in rng.permutation(len(scene.objects)).tolist():
         other = scene.objects[i]
         if any((other, attribute) in known for attribute in _VALUES):

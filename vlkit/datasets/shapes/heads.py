@@ -82,8 +82,7 @@ class ShapesDialog(World):
     """Dialogs with candidate answers.
 
     A sample holds ``image``, ``text_input`` (the caption), ``dialog`` (per round a dict of ``question``,
-    ``answer``, ``answer_options``, ``gt_index`` and ``gt_relevance``), ``image_id``, ``sample_id`` and
-    ``scene``.
+    ``answer``, ``answer_options``, ``gt_index`` and ``gt_relevance``), ``image_id``, ``sample_id`` and ``scene``.
 
     Args:
         split: "train", "val" or "test".
@@ -92,8 +91,7 @@ class ShapesDialog(World):
         image_size: side of the images, pixels, at least 16.
         rounds: questions per dialog, at least 1.
         candidates: answers to choose from, 2 to 44.
-        image_processor: called with (uint8 array [H, W, 3], generator); None scales to [-1, 1], float32 [3,
-            H, W].
+        image_processor: called with (uint8 array [H, W, 3], generator); None scales to [-1, 1], float32 [3, H, W].
         text_processor: called with the caption, the questions and the answers.
 
     Raises:
@@ -139,8 +137,7 @@ class ShapesDialog(World):
         }
 
     def scene(self, index: int) -> Scene:
-        """The scene that dialog ``index`` is about: two or three objects, since of one there is little to
-        ask."""
+        """The scene that dialog ``index`` is about: two or three objects, since of one there is little to ask."""
         stream = self.stream(index, SCENE)
         return sample_scene(stream, int(stream.integers(2, 4)))
 
@@ -163,8 +160,7 @@ class ShapesVideo(World):
         image_size: side of the frames, pixels, at least 16.
         frames: frames per video, at least 3.
         references: captions per video, 1 to 8.
-        image_processor: called per frame with (uint8 array [H, W, 3], generator); None scales to [-1, 1],
-            float32.
+        image_processor: called per frame with (uint8 array [H, W, 3], generator); None scales to [-1, 1], float32.
         text_processor: called with ``text_input`` and ``question``.
 
     Raises:

@@ -1,5 +1,4 @@
-"""Scenes to pixels, anti-aliased, without any drawing library: cached masks are blended into cached
-textures."""
+"""Scenes to pixels, anti-aliased, without any drawing library: cached masks are blended into cached textures."""
 
 from __future__ import annotations
 
@@ -75,8 +74,7 @@ def _color(name: str) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=4096)
 def _mask(shape: str, kind: str, dx: int, dy: int, size: int) -> NDArray[np.float32]:
-    """Coverage in [0, 1] of each pixel, [2r, 2r, 1], for a centre ``dx``, ``dy`` sub-steps past pixel border
-    r."""
+    """Coverage in [0, 1] of each pixel, [2r, 2r, 1], for a centre ``dx``, ``dy`` sub-steps past pixel border r."""
     radius = RADIUS[kind] * size
     reach = int(np.ceil(radius * 1.2)) + 1
     points = (np.arange(2 * reach * _SAMPLES) + 0.5) / _SAMPLES - reach

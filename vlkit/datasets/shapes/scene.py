@@ -83,8 +83,7 @@ class Scene:
 
     @property
     def signature(self) -> tuple[tuple[str, ...], ...]:
-        """What tells scenes apart in words: colours and shapes, and the size of an object that stands
-        alone."""
+        """What tells scenes apart in words: colours and shapes, and the size of an object that stands alone."""
         if len(self.objects) == 1:
             only = self.objects[0]
             return ((only.color, only.shape, only.size),)
@@ -92,8 +91,7 @@ class Scene:
 
 
 def relations(a: SceneObject, b: SceneObject) -> tuple[str, ...]:
-    """The RELATIONS in which ``a`` stands to ``b``, that of the greater distance first; never empty in a
-    scene."""
+    """The RELATIONS in which ``a`` stands to ``b``, that of the greater distance first; never empty in a scene."""
     dx, dy = a.x - b.x, a.y - b.y
     found = []
     if abs(dx) >= MARGIN:
@@ -104,8 +102,7 @@ def relations(a: SceneObject, b: SceneObject) -> tuple[str, ...]:
 
 
 def stream(*key: int) -> np.random.Generator:
-    """A generator that depends on ``key`` alone: non-negative integers below 2**32, the first of them the
-    seed."""
+    """A generator that depends on ``key`` alone: non-negative integers below 2**32, the first of them the seed."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 

@@ -27,8 +27,8 @@ class Video:
 
 
 def make_video(rng: np.random.Generator, frames: int = 8) -> Video:
-    """A random video. Each of three objects is seen in about 40% of the frames, the windows follow each other
-    and overlap a little, so that one frame shows one or two objects and four evenly spread frames show all.
+    """A random video. Each of three objects is seen in a third of the frames or a little more: one after the other,
+    with some overlap, so that one frame shows one or two objects and four evenly spread frames show all.
 
     Args:
         frames: number of frames, at least 3.
