@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -136,37 +136,36 @@ def cider_d(
         The mean, and the score of each image [N], 0 to 10.
     """
     counts = [[_count(reference.split()) for reference in group] for group in references]
-    rarity = _rarity(counts)
-    unseen = math.log(len(counts))
+    weights = _squared_rarity(counts)
     scores = np.zeros(len(candidates))
     for i, (candidate, group) in enumerate(zip(candidates, counts, strict=True)):
-        vectors, norms, length = _weigh(_count(candidate.split()), rarity, unseen)
+        counter = _count(candidate.split())
+        norms, pairs = _norms(counter, weights), sum(counter[1].values())
         total = 0.0
         for reference in group:
-            others, other_norms, other_length = _weigh(reference, rarity, unseen)
-            penalty = math.exp(-((length - other_length) ** 2) / (2 * sigma**2))
-            for vector, other, norm in zip(vectors, others, (a * b for a, b in zip(norms, other_norms))):
-                product = sum(min(w, other[gram]) * other[gram] for gram, w in vector.items() if gram in other)
-                total += penalty * (product / norm if norm else product)
+            # pycocoevalcap counts the length in pairs of words, so that captions of no and of one word are equals
+            penalty = math.exp(-((pairs - sum(reference[1].values())) ** 2) / (2 * sigma**2))
+            for own, other, norm, other_norm in zip(counter, reference, norms, _norms(reference, weights)):
+                shared = [gram for gram in own if gram in other]  # a list: sums must not depend on hashes
+                product = sum(min(own[gram], other[gram]) * other[gram] * weights[gram] for gram in shared)
+                total += penalty * product / (norm * other_norm or 1.0)
         scores[i] = 10 * total / MAX_N / len(group)
     return float(scores.mean()), scores
 
 
-def _rarity(counts: Sequence[Sequence[Counts]]) -> dict[tuple[str, ...], float]:
-    """Log of (number of images / number of images with that n-gram) for each n-gram of the references."""
+def _squared_rarity(counts: Sequence[Sequence[Counts]]) -> defaultdict[tuple[str, ...], float]:
+    """Square of log(number of images / images whose references have it) for each n-gram; one image if none has."""
     frequency: Counter[tuple[str, ...]] = Counter()
     for group in counts:
         frequency.update(set().union(*(counter for reference in group for counter in reference)))
-    return {gram: math.log(len(counts)) - math.log(number) for gram, number in frequency.items()}
+    unseen = math.log(len(counts))
+    weights = {gram: (unseen - math.log(number)) ** 2 for gram, number in frequency.items()}
+    return defaultdict(lambda: unseen**2, weights)
 
 
-def _weigh(
-    counts: Counts, rarity: Mapping[tuple[str, ...], float], unseen: float
-) -> tuple[list[dict[tuple[str, ...], float]], list[float], int]:
-    """Weighted n-grams by n, their norms, and the length (in pairs of words, as pycocoevalcap counts it)."""
-    vectors = [{gram: c * rarity.get(gram, unseen) for gram, c in counter.items()} for counter in counts]
-    norms = [math.sqrt(sum(w * w for w in vector.values())) for vector in vectors]
-    return vectors, norms, sum(counts[1].values())
+def _norms(counts: Counts, weights: Mapping[tuple[str, ...], float]) -> list[float]:
+    """Length of the weighted vector of n-grams, for each n."""
+    return [math.sqrt(sum(c * c * weights[gram] for gram, c in counter.items())) for counter in counts]
 
 
 def _count(words: Sequence[str]) -> Counts:

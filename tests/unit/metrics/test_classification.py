@@ -1,0 +1,64 @@
+"""AUC against its definition over pairs; accuracy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlkit.errors import DataError
+from vlkit.metrics.classification import accuracy, auc
+
+SCORED = st.lists(st.tuples(st.integers(-4, 4), st.booleans()), min_size=2, max_size=30).filter(
+    lambda rows: len({label for _, label in rows}) == 2
+)
+
+
+def test_by_hand():
+    assert auc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]) == 0.75
+    assert auc([1, 1, 1], [0, 1, 0]) == 0.5
+    assert auc([3, 2, 1], [True, False, False]) == 1
+    assert auc([float("-inf"), 0, float("inf")], [1, 0, 0]) == 0
+
+
+@given(SCORED)
+@settings(deadline=None, max_examples=100)
+def test_is_the_share_of_won_pairs(rows):
+    scores, labels = np.array([s for s, _ in rows]), np.array([label for _, label in rows])
+    difference = scores[labels][:, None] - scores[~labels][None, :]
+    assert auc(scores, labels) == pytest.approx(((difference > 0) + (difference == 0) / 2).mean())
+
+
+@given(SCORED, st.integers(1, 5), st.integers(-3, 3))
+@settings(deadline=None, max_examples=50)
+def test_only_the_order_counts(rows, factor: int, shift: int):
+    scores, labels = np.array([s for s, _ in rows], dtype=float), [label for _, label in rows]
+    expected = auc(scores, labels)
+    assert auc(factor * scores + shift, labels) == expected
+    assert auc(np.exp(scores), labels) == expected
+    assert auc(-scores, labels) == pytest.approx(1 - expected)
+    assert auc(scores[::-1], labels[::-1]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "message"),
+    [
+        ([1, 2], [1, 1], "both classes, got 2 positives and 0 negatives"),
+        ([1, 2], [0, 2], "0 or 1, got"),
+        ([1, float("nan")], [0, 1], "1 of 2 scores are NaN"),
+        ([1, 2, 3], [0, 1], r"got shapes \[3\] and \[2\]"),
+        ([], [], "not empty"),
+        ([[1], [2]], [[0], [1]], "two lists"),
+    ],
+)
+def test_mistakes(scores, labels, message: str):
+    with pytest.raises(DataError, match=message):
+        auc(scores, labels)
+
+
+def test_accuracy():
+    assert accuracy([1, 2, 3, 4], [1, 2, 0, 0]) == 0.5
+    assert accuracy(["yes", "no"], ["yes", "yes"]) == 0.5
+    with pytest.raises(DataError, match="predictions and labels"):
+        accuracy([1, 2], [1])
