@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vlkit.errors import VlkitError
+from vlkit.errors import ConfigError
 
 
 @dataclass
@@ -27,7 +27,7 @@ class GenerationConfig:
         num_return_sequences: texts returned for each image: the best beams, or so many samples.
 
     Raises:
-        VlkitError: values that contradict each other.
+        ConfigError: values that contradict each other.
     """
 
     max_length: int = 30
@@ -44,18 +44,18 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         for name in ("max_length", "num_beams", "num_return_sequences"):
             if getattr(self, name) < 1:
-                raise VlkitError(f"generation: {name} is {getattr(self, name)}; it must be at least 1.")
+                raise ConfigError(f"generation: {name} is {getattr(self, name)}; it must be at least 1.")
         if not 0 < self.top_p <= 1:
-            raise VlkitError(f"generation: top_p is {self.top_p}; it must be above 0 and at most 1.")
+            raise ConfigError(f"generation: top_p is {self.top_p}; it must be above 0 and at most 1.")
         for name in ("temperature", "repetition_penalty"):
             if getattr(self, name) <= 0:
-                raise VlkitError(f"generation: {name} is {getattr(self, name)}; it must be above 0.")
+                raise ConfigError(f"generation: {name} is {getattr(self, name)}; it must be above 0.")
         if self.min_length > self.max_length:
-            raise VlkitError(
+            raise ConfigError(
                 f"generation: min_length {self.min_length} is above max_length {self.max_length}; lower it."
             )
         if not self.sample and self.num_return_sequences > self.num_beams:
-            raise VlkitError(
+            raise ConfigError(
                 f"generation: {self.num_return_sequences} sequences cannot come from {self.num_beams} beams: raise "
                 f"num_beams, or sample."
             )

@@ -29,7 +29,7 @@ from vlkit.models.losses import (
     soft_contrast,
 )
 from vlkit.models.med import CrossStates, MedConfig, TextDecoder, TextTransformer, tie_all_but_self_attention
-from vlkit.models.momentum import enqueue, gather_batch, momentum_copy, random_queue, rank, update_momentum
+from vlkit.models.momentum import enqueue, gather_batch, momentum_copy, random_queue, rank, update_momentum, world_size
 from vlkit.models.packing import TextBatch
 from vlkit.models.vit import VitConfig
 from vlkit.registry import MODELS
@@ -44,12 +44,16 @@ class PretrainOutput:
         loss_itm: matching, mean over 3B pairs.
         loss_lm: language modelling, mean over predicted tokens.
         itm_logits: [3B, 2]: matched pairs, then (negative image, text), then (image, negative text); class 1 matches.
+        temperature: scalar, of the contrast.
+        queue_age: steps that the oldest entry of the queue has waited.
     """
 
     loss_itc: Tensor
     loss_itm: Tensor
     loss_lm: Tensor
     itm_logits: Tensor
+    temperature: Tensor
+    queue_age: float
 
     @property
     def loss(self) -> Tensor:
@@ -157,7 +161,14 @@ class BlipPretrain(BlipBase):
         states = self.text_encoder.project_images(image_embeds)
         itm_logits = self._match_with_negatives(texts, states, sim_i2t, sim_t2i)
         loss_lm = self._language(texts, states)
-        return PretrainOutput(loss_itc, itm_loss(itm_logits, len(texts)), loss_lm, itm_logits.detach())
+        return PretrainOutput(
+            loss_itc,
+            itm_loss(itm_logits, len(texts)),
+            loss_lm,
+            itm_logits.detach(),
+            self.temp.detach().clone(),
+            self.image_queue.shape[1] / (len(texts) * world_size()),
+        )
 
     def _momentum_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
         names = ("visual_encoder", "vision_proj", "text_encoder", "text_proj")

@@ -1,0 +1,98 @@
+"""Captioning (paper, section 5.2): trains with the LM loss, evaluates what the model writes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from vlkit.io import atomic_write
+from vlkit.metrics.caption import caption_scores
+from vlkit.models.decoding import GenerationConfig
+from vlkit.registry import TASKS
+from vlkit.tasks.base import Batch, EvalContext, Progress, StepOutput, Task, to_device
+
+logger = logging.getLogger(__name__)
+
+
+@TASKS.register("captioning")
+class Captioning(Task):
+    """Trains ``blip_caption`` and evaluates any model that captions.
+
+    Scores: ``bleu_1`` to ``bleu_4``, ``rouge_l``, ``cider`` against the samples' ``references``, ``score`` (the mean of
+    the model's own), ``length`` (words); with ``java`` also ``meteor`` and ``spice``, where they can run; on scenes of
+    the embedded world what their checker says (``strict_precision``, ``object_recall`` and others). The captions go to
+    ``captions_<set>.json`` in COCO's result format.
+
+    Args:
+        generation: how captions are decoded; None: the paper's 3 beams, 5 to 20 tokens.
+        java: also METEOR and SPICE (extra ``caption-java``); what is missing is skipped with the reason.
+    """
+
+    def __init__(self, generation: GenerationConfig | None = None, java: bool = False):
+        self.generation = generation or GenerationConfig(max_length=20, min_length=5)
+        self.java = java
+
+    def prepare(self, model: nn.Module, batch: Batch, device: torch.device) -> Batch:
+        texts = model.tokenize(batch["text_input"])
+        inputs = {"image": batch["image"], "texts": texts, "targets": model.target_count(texts)}
+        return to_device(inputs, device)
+
+    def counts(self, inputs: Batch) -> dict[str, float]:
+        return {"loss_lm": float(inputs["targets"])}
+
+    def train_step(self, model: nn.Module, inputs: Batch, progress: Progress) -> StepOutput:
+        return StepOutput(losses={"loss_lm": model(inputs).loss_lm})
+
+    def evaluate(self, model: nn.Module, loader: Iterable[Batch], context: EvalContext) -> dict[str, float]:
+        rows: list[dict[str, Any]] = []
+        for batch in loader:
+            with context.autocast():
+                captions = model.caption({"image": batch["image"].to(context.device)}, self.generation)
+            for i, index in enumerate(batch["index"]):
+                row = {"index": index, "caption": captions.texts[i][0], "score": captions.scores[i][0]}
+                row["image_id"] = batch["image_id"][i]
+                row |= {key: batch[key][i] for key in ("references", "scene") if key in batch}
+                rows.append(row)
+        rows = sorted(context.gather(rows), key=lambda row: row["index"])
+        if context.rank == 0 and context.output_dir is not None:
+            self._write(rows, context)
+        return self._scores(rows)
+
+    def describe(self, model: nn.Module, batch: Batch, context: EvalContext) -> list[str]:
+        with context.autocast():
+            captions = model.caption({"image": batch["image"].to(context.device)}, self.generation)
+        return [texts[0] for texts in captions.texts]
+
+    def _scores(self, rows: list[dict[str, Any]]) -> dict[str, float]:
+        candidates = [row["caption"] for row in rows]
+        scores = {
+            "score": sum(row["score"] for row in rows) / max(len(rows), 1),
+            "length": sum(len(text.split()) for text in candidates) / max(len(rows), 1),
+        }
+        judged = [row for row in rows if row.get("references")]
+        if judged:
+            texts, references = [row["caption"] for row in judged], [row["references"] for row in judged]
+            scores |= caption_scores(texts, references)
+            if self.java:
+                from vlkit.metrics.caption_java import java_caption_scores
+
+                found, skipped = java_caption_scores(texts, references)
+                scores |= found
+                for name, reason in skipped.items():
+                    logger.warning("%s is not reported: %s", name, reason)
+        if rows and all("scene" in row for row in rows):
+            from vlkit.datasets.shapes.checker import caption_quality
+
+            scores |= caption_quality(candidates, [row["scene"] for row in rows])
+        return scores
+
+    def _write(self, rows: list[dict[str, Any]], context: EvalContext) -> None:
+        assert context.output_dir is not None
+        results = [{"image_id": row["image_id"], "caption": row["caption"]} for row in rows]
+        with atomic_write(context.output_dir / f"captions_{context.name}.json", "w") as file:
+            json.dump(results, file, ensure_ascii=False, indent=0)

@@ -1,0 +1,149 @@
+"""Pre-training with contrast, matching and language modelling (paper, section 3.2), and what it has learned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vlkit.metrics.classification import accuracy, auc
+from vlkit.metrics.retrieval import recall_at_k
+from vlkit.models.decoding import GenerationConfig
+from vlkit.models.losses import lm_loss, lm_targets
+from vlkit.registry import TASKS
+from vlkit.tasks.base import Batch, EvalContext, Progress, StepOutput, Task, to_device
+from vlkit.tasks.matching import OwnImages, rerank
+from vlkit.tasks.schedules import alpha_ramp
+
+
+@TASKS.register("pretrain")
+class Pretrain(Task):
+    """Trains ``blip_pretrain``.
+
+    Scores on an evaluation set, whose pairs should be one text an image: ``itc_tr@k``, ``itc_ir@k`` (recall by
+    similarity), ``itm_tr@k``, ``itm_ir@k`` (after re-ranking, with ``rerank_top_k``), ``itm_accuracy`` and ``itm_auc``
+    against the next pair's text, ``itm_auc_swapped`` where samples bring ``negatives: {swapped: text}``, ``loss_lm``,
+    ``temperature``.
+
+    Args:
+        alpha: share of the momentum teacher in the contrast's targets, 0..1.
+        alpha_ramp_epochs: passes over the data in which ``alpha`` rises from 0.
+        rerank_top_k: candidates that matching re-ranks in evaluation; 0: none. The set's image tokens stay in memory.
+        generation: how the picture's captions are decoded.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.4,
+        alpha_ramp_epochs: float = 2.0,
+        rerank_top_k: int = 0,
+        generation: GenerationConfig | None = None,
+    ):
+        self.alpha, self.alpha_ramp_epochs, self.rerank_top_k = alpha, alpha_ramp_epochs, rerank_top_k
+        self.generation = generation or GenerationConfig(max_length=20, min_length=4)
+
+    def prepare(self, model: nn.Module, batch: Batch, device: torch.device) -> Batch:
+        texts = model.tokenize(batch["text_input"])
+        inputs = {"image": batch["image"], "texts": texts, "targets": model.target_count(texts)}
+        return to_device(inputs, device)
+
+    def counts(self, inputs: Batch) -> dict[str, float]:
+        return {"loss_lm": float(inputs["targets"])}
+
+    def train_step(self, model: nn.Module, inputs: Batch, progress: Progress) -> StepOutput:
+        alpha = alpha_ramp(self.alpha, progress.epoch, self.alpha_ramp_epochs)
+        out = model(inputs, alpha=alpha, update=progress.micro == 0)
+        matched = out.itm_logits.argmax(-1)
+        size = len(matched) // 3
+        right = torch.cat([matched[:size] == 1, matched[size:] == 0]).float().mean()
+        return StepOutput(
+            losses={"loss_itc": out.loss_itc, "loss_itm": out.loss_itm, "loss_lm": out.loss_lm},
+            metrics={
+                "itm_accuracy": right,
+                "temperature": out.temperature,
+                "alpha": alpha,
+                "queue_age": out.queue_age,
+            },
+        )
+
+    def evaluate(self, model: nn.Module, loader: Iterable[Batch], context: EvalContext) -> dict[str, float]:
+        images = OwnImages([], [])
+        rows: list[dict[str, Any]] = []
+        for batch in loader:
+            with context.autocast():
+                embeds, found = self._read(model, batch, context.device)
+            rows += found
+            if self.rerank_top_k:
+                images.rows += batch["index"]
+                images.embeds += list(embeds)
+        rows = sorted(context.gather(rows), key=lambda row: row["index"])
+        place = {row["index"]: at for at, row in enumerate(rows)}
+        images.rows = [place[index] for index in images.rows]
+        scores = self._matching_scores(rows)
+        scores["loss_lm"] = sum(row["lm_sum"] for row in rows) / max(sum(row["lm_count"] for row in rows), 1)
+        scores["temperature"] = float(model.temp)
+        similarity = np.stack([r["image_feats"] for r in rows]) @ np.stack([r["text_feats"] for r in rows]).T
+        own = np.arange(len(rows))
+        scores |= {f"itc_{key}": value for key, value in recall_at_k(similarity, own).items()}
+        if self.rerank_top_k:
+            texts = [row["text"] for row in rows]
+            reranked = rerank(model, images, texts, similarity, self.rerank_top_k, context)
+            scores |= {f"itm_{key}": value for key, value in recall_at_k(reranked, own).items()}
+        return scores
+
+    def describe(self, model: nn.Module, batch: Batch, context: EvalContext) -> list[str]:
+        with context.autocast():
+            captions = model.caption({"image": batch["image"].to(context.device)}, self.generation)
+        return [texts[0] for texts in captions.texts]
+
+    def _read(self, model: nn.Module, batch: Batch, device: torch.device) -> tuple[Tensor, list[dict[str, Any]]]:
+        """Image tokens [B, P, Dv], and what each pair contributes to the scores, as plain data."""
+        inputs = self.prepare(model, batch, device)
+        texts, size = inputs["texts"], len(batch["text_input"])
+        embeds = model.image_embeds(inputs)
+        states = model.text_encoder.project_images(embeds)
+        feats = torch.stack([model.image_feats(embeds), model.text_feats(texts)]).cpu().numpy()
+        own = np.arange(size)
+        groups = [texts, texts.select(np.roll(own, -1))]
+        swapped = [negatives["swapped"] for negatives in batch.get("negatives", [])]
+        if swapped:
+            groups.append(model.tokenize(swapped))
+        probabilities = [model.match(group, states, own).float().softmax(-1)[:, 1].tolist() for group in groups]
+        sums, counts = self._language(model, texts, states)
+        rows = []
+        for i in range(size):
+            row = {"index": batch["index"][i], "text": batch["text_input"][i], "lm_sum": sums[i], "lm_count": counts[i]}
+            row |= {"image_feats": feats[0, i], "text_feats": feats[1, i], "matched": probabilities[0][i]}
+            if size > 1:  # a batch of one has no other pair
+                row["random"] = probabilities[1][i]
+            if swapped:
+                row["swapped"] = probabilities[2][i]
+            rows.append(row)
+        return embeds, rows
+
+    def _language(self, model: nn.Module, texts: Any, states: Any) -> tuple[list[float], list[int]]:
+        """Sum of the LM loss of each text, and its number of predicted tokens."""
+        decoded = texts.with_first(model.tokenizer.dec_id)
+        hidden = model.text_decoder(decoded, states)
+        rows, targets = lm_targets(decoded)
+        losses = lm_loss(
+            model.text_decoder.logits(hidden.index_select(0, rows)), targets, model.label_smoothing, reduction="none"
+        )
+        counts = [length - 1 for length in texts.lengths]
+        return [part.sum().item() for part in losses.split(counts)], counts
+
+    def _matching_scores(self, rows: list[dict[str, Any]]) -> dict[str, float]:
+        scores: dict[str, float] = {}
+        matched = [row["matched"] for row in rows]
+        for name, key in (("itm_auc", "random"), ("itm_auc_swapped", "swapped")):
+            negative = [row[key] for row in rows if key in row]
+            if negative:
+                values = np.array(matched + negative)
+                labels = np.array([1] * len(matched) + [0] * len(negative))
+                scores[name] = auc(values, labels)
+                if key == "random":
+                    scores["itm_accuracy"] = accuracy(values > 0.5, labels)
+        return scores
