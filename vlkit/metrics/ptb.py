@@ -42,6 +42,7 @@ _WWW = rf"(?i:www)\.(?:[^{_NOT_URL}.!?,]+\.)+[a-zA-Z]{{2,4}}"
 _DOT_COM = rf"(?:[^{_NOT_URL}`'.!?,-_$]+\.)+(?i:com|net|org|edu)"
 _TAG_NAME = r"[A-Za-z][A-Za-z0-9_:.\-]*"
 _ATTRIBUTE = r"[A-Za-z][A-Za-z0-9_:.\-]*(?: *= *(?:\"[^\"]*\"|'[^']*'))?"
+_TAG = rf"<(?:[!?][A-Za-z\-][^>\n]*|{_TAG_NAME}(?: +{_ATTRIBUTE})*\s*/?|/{_TAG_NAME})>"
 
 
 def _either(words: Iterable[str]) -> str:
@@ -94,7 +95,7 @@ def _single(token: str) -> str:
 # Pattern (group 1, if there is one, is the token and the rest its context) and what is done with the token.
 _RULES: list[tuple[str, Rewrite | None]] = [
     # tags and entities
-    (rf"<(?:[!?][A-Za-z\-][^>\n]*|{_TAG_NAME}(?: +{_ATTRIBUTE})*\s*/?|/{_TAG_NAME})>", _spaces),
+    (_TAG, _spaces),
     (r"&(?:mdash|ndash|MD);|[\u0096\u0097–—―]", _constant("--")),
     (r"&nbsp;", _constant("")),
     (r"&(?:lt|gt|amp);", lambda token: tables.ENTITIES[token]),
@@ -145,7 +146,7 @@ _RULES: list[tuple[str, Rewrite | None]] = [
     (rf"{_LAST}\.", None),
     (rf"(?:(?i:{_either(tables.ABBREVIATIONS_FIRST)}|[a-z])|{_FIRST_SMALL})\.", None),
     (rf"((?i:{_either(tables.ABBREVIATIONS_BEFORE_NUMBERS)})\.)[{_SPACE}]?\d", None),
-    (rf"([A-Za-z])\.[{_SPACE}]+{_STARTERS}[{_SPACE}]", None),
+    (rf"([A-Za-z])\.[{_SPACE}]+(?:(?:{_STARTERS}|M[rs]\.)[{_SPACE}]|{_TAG})", None),
     (rf"((?:{_WORD}|{_THING})\.)[,;:\u3001]", None),
     # faces
     (r"([<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]])[^A-Za-z0-9]", _brackets),
