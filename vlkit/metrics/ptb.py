@@ -7,7 +7,7 @@ holds ``!`` and, in capitals, ``-LRB-``), ``man,red-haired`` is one token, a fra
 inner space as a no-break space.
 
 It works as a scanner: at each position every rule is tried; the one that matches most text, the context that it
-asks for included, wins; of equals the first. The rules were written from what the Java program answers.
+asks for included, wins; of equals the first. The rules were fitted to what the Java program answers.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ _AREA_CODE = r"(?:\(\d{2,3}\)[ \u00a0]?|(?:\+\+?)?(?:\d{2,4}[- \u00a0])?\d{2,4}[
 _NOT_URL = rf"{_SPACE}\"<>|(){{}}"
 _URL_PATH = rf"[^{_NOT_URL}]+[^{_NOT_URL}.!?,\-]"
 _WWW = rf"(?i:www)\.(?:[^{_NOT_URL}.!?,]+\.)+[a-zA-Z]{{2,4}}"
+# the range ,-_ is meant: digits and capitals do not occur in such a host
 _DOT_COM = rf"(?:[^{_NOT_URL}`'.!?,-_$]+\.)+(?i:com|net|org|edu)"
 _TAG_NAME = r"[A-Za-z][A-Za-z0-9_:.\-]*"
 _ATTRIBUTE = r"[A-Za-z][A-Za-z0-9_:.\-]*(?: *= *(?:\"[^\"]*\"|'[^']*'))?"
