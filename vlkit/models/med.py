@@ -196,7 +196,11 @@ class Attention(nn.Module):
 
     def project(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B, H, P, d] of ``source`` [B, P, Dv]."""
-        return split_heads(self.self.key(source), self.heads), split_heads(self.self.value(source), self.heads)
+        key, value = split_heads(self.self.key(source), self.heads), split_heads(self.self.value(source), self.heads)
+        if torch.is_grad_enabled():
+            return key, value
+        # Decoding reads them at every step: the copy pays for itself at the second.
+        return key.contiguous(), value.contiguous()
 
     def among_texts(self, hidden: Tensor, plan: TextPlan, cache: SelfCache | None, layer: int) -> Tensor:
         """Self-attention of packed rows [T, D] within their texts."""

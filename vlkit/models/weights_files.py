@@ -1,0 +1,163 @@
+"""Checkpoint files and folders, ours and foreign, as tensors by name. Nothing in a file is ever executed."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from vlkit.errors import CheckpointError, did_you_mean
+
+_MODEL, _TRAINER = "model.safetensors", "trainer.json"  # as vlkit.runner.checkpoint writes them
+_FOREIGN = ("pytorch_model.bin",)
+_WRAPPERS = ("model", "state_dict")
+_AGAIN = "Download or copy it again"
+_OTHERS = (
+    (b"version https://git-lfs", "a Git LFS pointer, not the file itself; run `git lfs pull`"),
+    (b"\x1f\x8b", "a gzip archive; unpack it first"),
+    (b"<", "a web page, probably the server's error message; download the file again"),
+    (b"{", "JSON text, no weights; give the weights file"),
+)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """The weights in a file or folder, on the CPU, mapped from the file where its format allows.
+
+    Mapped tensors are only valid while the file is not overwritten: copy what is kept.
+
+    Args:
+        path: a file of ``torch.save`` (a state dict, or one under ``model`` or ``state_dict``), a safetensors
+            file, a checkpoint folder of vlkit, a folder of the Hugging Face hub, or a run's output folder
+            (its best checkpoint, or else its newest).
+
+    Raises:
+        CheckpointError: no such file, damaged, of another kind, or holding objects that only code could
+            restore.
+    """
+    file = weights_file(path)
+    size = file.stat().st_size
+    with open(file, "rb") as stream:
+        head = stream.read(64)
+    if not head:
+        raise CheckpointError(f"{file} is empty. {_AGAIN}.")
+    if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
+        return _unwrap(_load_torch(file, mapped=head[:2] == b"PK"), file)
+    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**40:
+        return _load_safetensors(file)
+    for start, what in _OTHERS:
+        if head.lstrip().startswith(start):
+            raise CheckpointError(f"{file} is no checkpoint but {what}.")
+    raise CheckpointError(
+        f"{file} ({size:,} bytes) is no checkpoint: neither a file of torch.save nor safetensors. "
+        f"Give the .pth, .bin or .safetensors file of the weights."
+    )
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file that :func:`read_checkpoint` reads for ``path``.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = Path(path).expanduser()
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        if "://" in str(path) or re.match(r"https?:/", str(path)):
+            raise CheckpointError(f"{path} is an address: download it first and give the file's path.")
+        siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise CheckpointError(f"checkpoint {path} does not exist.{did_you_mean(path.name, siblings)}")
+    if (path / _TRAINER).is_file():
+        problem = _damage(path)
+        if problem:
+            raise CheckpointError(f"checkpoint {path} is damaged: {problem}. Choose another one.")
+    for name in (_MODEL, *_FOREIGN):
+        if (path / name).is_file():
+            return path / name
+    return _of_run(path) / _MODEL
+
+
+def _of_run(folder: Path) -> Path:
+    """The best checkpoint of a run's output folder, else its newest."""
+    steps = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
+    found = [each for each in steps.glob("step_*") if re.fullmatch(r"step_\d{8,}", each.name)]
+    complete = sorted((each for each in found if not _damage(each)), key=lambda each: int(each.name[5:]))
+    if not complete:
+        what = f"none of its {len(found)} checkpoints is complete" if found else "no weights are in it"
+        raise CheckpointError(
+            f"{folder}: {what}. Give a weights file, a checkpoint folder (with {_MODEL}), or the output "
+            f"folder of a run that has written a checkpoint."
+        )
+    newest = complete[-1]
+    best = (json.loads((newest / _TRAINER).read_text()).get("best") or {}).get("step")
+    return next((each for each in complete if best is not None and int(each.name[5:]) == best), newest)
+
+
+def _damage(checkpoint: Path) -> str:
+    """What is wrong with the model file of one of our checkpoint folders, or ""."""
+    try:
+        size = json.loads((checkpoint / _TRAINER).read_text())["files"][_MODEL]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{_TRAINER}: {type(error).__name__}: {error}"
+    model = checkpoint / _MODEL
+    if not model.is_file():
+        return f"{_MODEL} is missing"
+    found = model.stat().st_size
+    return "" if found == size else f"{_MODEL} has {found:,} bytes instead of {size:,}"
+
+
+def _load_torch(file: Path, mapped: bool) -> Any:
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        name = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if name is None and "nsupported" not in str(error):
+            raise CheckpointError(f"{file} is damaged, or was not written by torch.save. {_AGAIN}.") from error
+        what = f"besides tensors it holds the Python object {name[1]}" if name else "it is a pickle of another kind"
+        raise CheckpointError(
+            f"{file} was refused: {what}, and restoring it could run code. Nothing was executed. If you trust its "
+            f"source, save its state dict alone as safetensors, elsewhere."
+        ) from error
+    except Exception as error:  # a damaged archive raises what the reader happens to stumble over
+        raise CheckpointError(
+            f"{file} ({file.stat().st_size:,} bytes) is damaged or cut short: "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}. {_AGAIN}."
+        ) from error
+
+
+def _load_safetensors(file: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(str(file), framework="pt", device="cpu") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (no mapping)
+            aliases = json.loads((opened.metadata() or {}).get("aliases", "{}"))
+            tensors.update({name: tensors[kept] for name, kept in aliases.items()})
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{file} ({file.stat().st_size:,} bytes) is damaged or cut short: {error}. {_AGAIN}."
+        ) from error
+    return _unwrap(tensors, file)
+
+
+def _unwrap(data: Any, file: Path) -> dict[str, Tensor]:
+    """The state dict inside of what was saved, without the prefix of DistributedDataParallel."""
+    for key in _WRAPPERS:
+        if isinstance(data, Mapping) and isinstance(data.get(key), Mapping):
+            data = data[key]
+    entries = data if isinstance(data, Mapping) else {}
+    tensors = {str(name): value for name, value in entries.items() if isinstance(value, Tensor)}
+    if not tensors:
+        held = ", ".join(map(repr, list(entries)[:8])) or f"a {type(data).__name__}"
+        raise CheckpointError(
+            f"{file} holds no weights: found {held}; a state dict is needed, alone or under "
+            f"{' or '.join(map(repr, _WRAPPERS))}."
+        )
+    if all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    return tensors

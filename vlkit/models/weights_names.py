@@ -1,0 +1,194 @@
+"""Names of weights: what other libraries call them, what a head may ignore, and what a file seems to be.
+
+The names of the original BLIP are ours. LAVIS kept them; Hugging Face renamed the image encoder.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor
+
+from vlkit.errors import CheckpointError, VlkitError, did_you_mean
+
+T = TypeVar("T")
+
+QUEUES = ("image_queue", "text_queue", "idx_queue", "queue_ptr", "ptr_queue")
+"""Ring queues of training and their pointers: a model can always start with fresh ones."""
+
+HUGGING_FACE = (
+    ("visual_encoder.cls_token", "vision_model.embeddings.class_embedding"),
+    ("visual_encoder.pos_embed", "vision_model.embeddings.position_embedding"),
+    ("visual_encoder.patch_embed.proj.", "vision_model.embeddings.patch_embedding."),
+    ("visual_encoder.blocks.{}.norm1.", "vision_model.encoder.layers.{}.layer_norm1."),
+    ("visual_encoder.blocks.{}.attn.qkv.", "vision_model.encoder.layers.{}.self_attn.qkv."),
+    ("visual_encoder.blocks.{}.attn.proj.", "vision_model.encoder.layers.{}.self_attn.projection."),
+    ("visual_encoder.blocks.{}.norm2.", "vision_model.encoder.layers.{}.layer_norm2."),
+    ("visual_encoder.blocks.{}.mlp.", "vision_model.encoder.layers.{}.mlp."),
+    ("visual_encoder.norm.", "vision_model.post_layernorm."),
+)
+"""Our beginning of a name and Hugging Face's; ``{}`` is a number. Other names are the same."""
+
+HUGGING_FACE_CLASSES = {
+    "blip_caption": ("BlipForConditionalGeneration", ("visual_encoder.", "text_decoder.")),
+}
+"""Our model to their class and to what that class holds."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """How a kind of checkpoint is read.
+
+    Args:
+        rename: pairs of beginnings, ours and theirs, as :data:`HUGGING_FACE`.
+        ignored: beginnings of names that the file may have and the model not.
+        fresh: beginnings of names that the model may have and the file not.
+    """
+
+    rename: tuple[tuple[str, str], ...] = ()
+    ignored: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+
+    def translate(self, state: Mapping[str, T]) -> dict[str, T]:
+        """``state`` under our names."""
+        return _renamed(state, [(theirs, ours) for ours, theirs in self.rename])
+
+
+_TRAINING = Adapter(
+    ignored=(
+        "text_encoder",  # also the momentum encoders: every beginning covers its ``_m``
+        "text_decoder.",
+        "visual_encoder_m.",
+        "vision_proj",
+        "text_proj",
+        "itm_head.",
+        "temp",
+        *QUEUES,
+    )
+)
+ADAPTERS = {
+    "blip": Adapter(),
+    "lavis": Adapter(),
+    "hf": Adapter(rename=HUGGING_FACE),
+    "pretrain": _TRAINING,
+    "retrieval": _TRAINING,
+}
+"""Adapters by name. ``pretrain`` and ``retrieval`` read such a checkpoint into a model that has only part of it."""
+
+
+def find_adapter(adapter: str | Adapter | None, names: Iterable[str]) -> Adapter:
+    """The adapter called ``adapter``; None chooses by the ``names`` in the file.
+
+    Raises:
+        VlkitError: there is none of that name.
+    """
+    if isinstance(adapter, Adapter):
+        return adapter
+    if adapter is None:
+        known = list(names)
+        if any(name.startswith("vision_model.") for name in known):
+            return ADAPTERS["hf"]
+        return _TRAINING if _kind(known) in (_PRETRAIN, _RETRIEVAL) else ADAPTERS["blip"]
+    if adapter not in ADAPTERS:
+        hint = did_you_mean(adapter, ADAPTERS)
+        raise VlkitError(f"no adapter is named {adapter!r}.{hint} Known: {', '.join(ADAPTERS)}.")
+    return ADAPTERS[adapter]
+
+
+def from_hugging_face(state: Mapping[str, T]) -> dict[str, T]:
+    """A state dict of a BLIP class of ``transformers`` under our names."""
+    return ADAPTERS["hf"].translate(state)
+
+
+def to_hugging_face(state: Mapping[str, Tensor], model_name: str) -> dict[str, Tensor]:
+    """A state dict of ours under the names of ``transformers``.
+
+    Args:
+        state: of a model; of a larger one, such as the pre-training model, the part is taken that is needed.
+        model_name: our name of the model to be ("blip_caption").
+
+    Raises:
+        VlkitError: no class there does the same.
+        CheckpointError: a part is not in ``state``.
+    """
+    if model_name not in HUGGING_FACE_CLASSES:
+        raise VlkitError(
+            f"transformers has no class for {model_name!r}.{did_you_mean(model_name, HUGGING_FACE_CLASSES)} "
+            f"Known: {', '.join(HUGGING_FACE_CLASSES)}."
+        )
+    target, parts = HUGGING_FACE_CLASSES[model_name]
+    lacking = [part for part in parts if not any(name.startswith(part) for name in state)]
+    if lacking:
+        raise CheckpointError(
+            f"{describe({n: tuple(v.shape) for n, v in state.items()})} cannot become a {target}: "
+            f"it has no {' and no '.join(lacking)}."
+        )
+    kept = {
+        name: value
+        for name, value in state.items()
+        if name.startswith(parts) and not name.endswith(".position_ids")  # not stored there
+    }
+    return _renamed(kept, HUGGING_FACE)
+
+
+def _renamed(state: Mapping[str, T], pairs: Iterable[tuple[str, str]]) -> dict[str, T]:
+    patterns = [(re.compile(re.escape(old).replace(r"\{\}", r"(\d+)")), new.replace("{}", r"\1")) for old, new in pairs]
+    renamed = {}
+    for name, value in state.items():
+        for pattern, new in patterns:
+            if pattern.match(name):
+                name = pattern.sub(new, name, count=1)
+                break
+        renamed[name] = value
+    return renamed
+
+
+_PRETRAIN, _RETRIEVAL = "a BLIP pre-training model", "a BLIP retrieval model"
+_KINDS = (
+    (("Qformer.",), "a BLIP-2 model"),
+    (("text_model.",), "a CLIP-like model"),
+    (("visual.transformer.",), "a CLIP model"),
+    (("visual_encoder.", "cls_head."), "a BLIP NLVR2 model"),
+    (("visual_encoder.", "itm_head.", "text_decoder."), _PRETRAIN),
+    (("visual_encoder.", "itm_head.", "image_queue"), _RETRIEVAL),
+    (("visual_encoder.", "itm_head."), "a BLIP image-text matching model"),
+    (("visual_encoder.", "text_encoder.", "text_decoder."), "a BLIP VQA model"),
+    (("visual_encoder.", "text_decoder."), "a BLIP captioner"),
+    (("visual_encoder.", "text_encoder."), "a BLIP feature extractor"),
+    (("visual_encoder.",), "a BLIP image encoder"),
+    (("bert.",), "a BERT model"),
+    (("blocks.", "patch_embed."), "a vision transformer alone"),
+    (("layer1.", "layer4."), "a ResNet"),
+)
+"""Beginnings that names of a kind of model all have; the first that fits."""
+_VITS = {768: "ViT-B", 1024: "ViT-L"}
+
+
+def describe(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """What kind of model has these names and shapes ("a BLIP captioner with ViT-L/16 at 384 pixels")."""
+    ours = from_hugging_face(shapes)
+    kind = _kind(ours)
+    suffix = " under Hugging Face names" if kind is not None and set(ours) != set(shapes) else ""
+    return f"{kind or 'no BLIP model'}{_image_encoder(ours)}{suffix}"
+
+
+def _kind(names: Iterable[str]) -> str | None:
+    known = list(names)
+
+    def has(beginning: str) -> bool:
+        return any(name.startswith(beginning) for name in known)
+
+    return next((kind for beginnings, kind in _KINDS if all(map(has, beginnings))), None)
+
+
+def _image_encoder(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    position = shapes.get("visual_encoder.pos_embed", ())
+    patch = shapes.get("visual_encoder.patch_embed.proj.weight", ())
+    if len(position) != 3 or len(patch) != 4:
+        return ""
+    pixels = math.isqrt(position[1] - 1) * patch[-1]
+    return f" with {_VITS.get(position[2], f'a ViT of width {position[2]}')}/{patch[-1]} at {pixels} pixels"
