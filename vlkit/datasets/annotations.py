@@ -1,0 +1,101 @@
+"""Reads annotation files of images with captions: JSON, JSON lines, CSV, TAB-separated text, COCO."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vlkit.datasets.annotation_formats import NEED, Faults, entries, missing, short
+from vlkit.errors import DataError, VlkitError
+from vlkit.io import fetch
+
+_IN_FOLDER = tuple(f"captions.{suffix}" for suffix in ("json", "jsonl", "csv", "tsv", "txt"))
+_ID_KEYS = ("image_id", "img_id")  # img_id: the rows of nocaps
+
+
+class Row(NamedTuple):
+    """One row of an annotation file.
+
+    Args:
+        number: of the line (jsonl, csv, txt), else of the entry in the list; from 1.
+        image: file name, as written.
+        captions: none where the row has no caption.
+        image_id: as written, or None.
+    """
+
+    number: int
+    image: str
+    captions: list[str]
+    image_id: str | int | None
+
+
+def find_file(path: str | os.PathLike[str]) -> Path:
+    """The annotation file at ``path``: a file, a URL, or a folder that holds one file ``captions.*``.
+
+    Raises:
+        DataError: there is none.
+    """
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        try:
+            return fetch(os.fspath(path))
+        except VlkitError as error:
+            raise DataError(f"annotations: {error}") from error
+    found = [folder / name for name in _IN_FOLDER if (folder / name).is_file()]
+    if len(found) == 1:
+        return found[0]
+    what = f"holds {' and '.join(file.name for file in found)}" if found else "holds no captions file"
+    raise DataError(f"{folder}: the folder {what}. One of {', '.join(_IN_FOLDER)} is needed, or the path of a file.")
+
+
+def read_rows(file: Path, format: str = "auto", need_captions: bool = False) -> Iterator[Row]:
+    """The rows of ``file``, in its order; of a COCO file one per image.
+
+    Args:
+        format: one of ``FORMATS``; "auto" goes by the extension and the content.
+        need_captions: a row without the key ``caption`` is a fault.
+
+    Raises:
+        DataError: the file cannot be read, or has no rows. Faults of single rows are reported together, after
+            the last row.
+    """
+    faults = Faults(file)
+    empty = True
+    for number, fields in entries(file, format, faults):
+        empty = False
+        fault = _fault(fields, need_captions)
+        if fault:
+            faults.add(number, fault)
+        else:
+            image_id = next((fields[key] for key in _ID_KEYS if fields.get(key) is not None), None)
+            yield Row(number, fields["image"], _captions(fields.get("caption")), image_id)
+    faults.raise_all()
+    if empty:
+        raise DataError(f"{file}: holds no rows. {NEED}")
+
+
+def _fault(fields: Any, need_captions: bool) -> str:
+    """Why ``fields`` is not a row, or ""."""
+    if not isinstance(fields, Mapping):
+        return f"{short(fields)} is not a mapping"
+    for key in ("image", "caption") if need_captions else ("image",):
+        if key not in fields:
+            return missing(key, fields)
+    image, caption = fields["image"], fields.get("caption")
+    if not isinstance(image, str) or not image.strip():
+        return f"'image' is {short(image)}, not a file name"
+    texts = caption if isinstance(caption, list) else [] if caption is None else [caption]
+    if not all(isinstance(text, str) for text in texts):
+        return f"'caption' is {short(caption)}, neither a text nor a list of texts"
+    for key in _ID_KEYS:
+        if type(fields.get(key)) not in (int, str, type(None)):
+            return f"{key!r} is {short(fields[key])}, neither a whole number nor a text"
+    return ""
+
+
+def _captions(caption: str | list[str] | None) -> list[str]:
+    texts = caption if isinstance(caption, list) else [] if caption is None else [caption]
+    # Half of a surrogate pair, as cut-off emoji leave it in JSON, is no text: tokenizers fail on it.
+    return [text.encode("utf-8", "replace").decode() for text in texts]

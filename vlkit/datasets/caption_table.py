@@ -1,0 +1,122 @@
+"""Images and their captions in a few flat arrays."""
+
+from __future__ import annotations
+
+import json
+import os
+from array import array
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vlkit.datasets.annotations import Row
+from vlkit.datasets.packed import PackedStrings
+
+_SHOWN = 3
+
+
+class Source(NamedTuple):
+    """One annotation file.
+
+    Args:
+        name: what sample ids call it.
+        folder: put in front of its image names; may be empty.
+        rows: its rows.
+    """
+
+    name: str
+    folder: str
+    rows: Iterable[Row]
+
+
+class CaptionTable:
+    """Images in the order of their first row, captions in the order of the rows.
+
+    Rows that name the same image are joined.
+
+    Args:
+        sources: read one after the other.
+
+    Attributes:
+        images: names of the images.
+        captions: all captions.
+        image_of: int32 [captions], the image that each is of.
+        counts: int64 [images], the captions that each has.
+        conflicts: the first image ids that do not tell images apart, one clause each.
+        conflict_count: of all of them.
+    """
+
+    def __init__(self, sources: Iterable[Source]):
+        self.images, self.captions, self._ids = PackedStrings(), PackedStrings(), PackedStrings()
+        self.files: list[str] = []
+        self.conflicts: list[str] = []
+        self.conflict_count = 0
+        images, captions = _Places(), _Places()
+        image_of, numbers, owners = array("i"), dict[str, int](), dict[str, int]()
+        for source in sources:
+            for row in source.rows:
+                name = os.path.join(source.folder, row.image)
+                number = numbers.get(name)
+                if number is None:
+                    number = numbers[name] = len(self.images)
+                    self._add_image(name, row, owners)
+                    images.add(len(self.files), row.number, 0)
+                elif row.image_id is not None and json.dumps(row.image_id) != self._ids[number]:
+                    self._conflict(f"{name} has the ids {self._ids[number]} and {json.dumps(row.image_id)}")
+                for part, caption in enumerate(row.captions, 1):
+                    self.captions.append(caption)
+                    image_of.append(number)
+                    captions.add(len(self.files), row.number, part if len(row.captions) > 1 else 0)
+            self.files.append(source.name)
+        self.image_of = np.array(image_of, np.int32)
+        self.counts = np.bincount(self.image_of, minlength=len(self.images))
+        self._image_places, self._caption_places = images, captions
+        self._by_image = np.argsort(self.image_of, kind="stable").astype(np.int32)
+        self._starts = np.cumsum(self.counts) - self.counts
+
+    def image_id(self, image: int) -> str | int:
+        """What the rows call the image, else its name."""
+        return json.loads(self._ids[image])
+
+    def captions_of(self, image: int) -> list[str]:
+        """All captions of an image."""
+        start = self._starts[image]
+        return [self.captions[int(i)] for i in self._by_image[start : start + self.counts[image]]]
+
+    def image_place(self, image: int) -> str:
+        """``file:row`` where the image is first named."""
+        return self._image_places.show(image, self.files)
+
+    def caption_place(self, caption: int) -> str:
+        """``file:row`` of a caption, or ``file:row.k`` for the k-th of several (from 1)."""
+        return self._caption_places.show(caption, self.files)
+
+    def _add_image(self, name: str, row: Row, owners: dict[str, int]) -> None:
+        identity: Any = json.dumps(name if row.image_id is None else row.image_id)
+        owner = owners.setdefault(identity, len(self.images))
+        if owner != len(self.images):
+            self._conflict(f"{identity} is the id of {self.images[owner]} and of {name}")
+        self.images.append(name)
+        self._ids.append(identity)
+
+    def _conflict(self, text: str) -> None:
+        self.conflict_count += 1
+        if len(self.conflicts) < _SHOWN:
+            self.conflicts.append(text)
+
+
+class _Places:
+    """Where things were read."""
+
+    def __init__(self) -> None:
+        self.files, self.rows, self.parts = array("i"), array("i"), array("i")
+
+    def add(self, file: int, row: int, part: int) -> None:
+        self.files.append(file)
+        self.rows.append(row)
+        self.parts.append(part)
+
+    def show(self, index: int, files: list[str]) -> str:
+        part = self.parts[index]
+        return f"{files[self.files[index]]}:{self.rows[index]}" + (f".{part}" if part else "")

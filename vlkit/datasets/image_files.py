@@ -1,0 +1,58 @@
+"""Looks at the image files of a dataset before anything is trained on them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from vlkit.errors import BadSample, did_you_mean
+from vlkit.processors.open_image import open_image
+
+DECODED = 16
+_NEAR = 500  # names compared with a missing one: comparing a hundred thousand takes seconds
+
+
+def evenly(count: int, limit: int) -> list[int]:
+    """At most ``limit`` of the indices below ``count``, evenly spread, the first one among them."""
+    number = min(count, limit)
+    return [i * count // number for i in range(number)]
+
+
+def image_problems(paths: Sequence[str], advice: str = "") -> list[str]:
+    """Which of ``paths`` do not exist; which of 16 that do cannot be decoded. One entry each.
+
+    Args:
+        advice: what to say after the missing ones.
+    """
+    there: list[str] = []
+    absent: list[str] = []
+    for path in paths:
+        (there if os.path.isfile(path) else absent).append(path)
+    problems = []
+    if absent:
+        few = f"{', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}"
+        hint = nearest(absent[0])
+        problems.append(
+            f"{len(absent)} of the {len(paths)} image files looked at do not exist: {few}. {hint} {advice}".rstrip()
+        )
+    for i in evenly(len(there), DECODED):
+        try:
+            open_image(there[i])
+        except BadSample as error:
+            problems.append(f"the image {error.source} cannot be used: {error.reason}. Replace it or delete its rows.")
+    return problems
+
+
+def nearest(path: str) -> str:
+    """Where the way to ``path`` ends, and what is there with a similar name; one or two sentences."""
+    folder, name = os.path.split(path)
+    while folder and not os.path.isdir(folder):
+        folder, name = os.path.split(folder)
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = sorted(os.listdir(folder or "."), key=str.lower)
+    place = bisect_left(names, name.lower(), key=str.lower)
+    hint = did_you_mean(name, names[max(0, place - _NEAR) : place + _NEAR])
+    return f"The folder {folder or '.'} holds no {name!r}.{hint}"

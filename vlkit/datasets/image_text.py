@@ -1,0 +1,183 @@
+"""The dataset ``image_text``: images in files, with captions from an annotation file."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from vlkit.datasets.annotation_formats import FORMATS
+from vlkit.datasets.annotations import find_file, read_rows
+from vlkit.datasets.base import Sample, VLDataset
+from vlkit.datasets.caption_table import CaptionTable, Source
+from vlkit.datasets.image_files import evenly, image_problems, nearest
+from vlkit.errors import BadSample, ConfigError, DataError, did_you_mean
+from vlkit.io import sha256
+from vlkit.registry import DATASETS
+
+SPLITS = ("train", "val", "test")
+
+
+@DATASETS.register("image_text")
+class ImageText(VLDataset):
+    """Images with captions: your own files, COCO's, or those of the paper (Karpathy's split).
+
+    In split "train" every pair of an image and a caption is a sample. In the other splits every image is, with
+    all its captions under ``references``; its ``text_input`` is the first, or empty where it has none.
+    ``image_id`` is that of the row, else the image's name; ``sample_id`` is ``<annotation file>:<row>``.
+
+    A row is ``{"image": "a.jpg", "caption": "text"}``; the caption may be a list of texts, and an ``image_id``
+    may be given. Rows stand in a JSON list, one a line in JSON (jsonl), or in a CSV file with a header (columns
+    separated by commas or TABs). A txt file holds ``name<TAB>caption`` in each line. A COCO file holds
+    ``images`` and ``annotations``.
+
+    Args:
+        path: annotation file, or several, or a folder that holds one file ``captions.json`` (jsonl, csv, tsv, txt).
+        image_root: where the names of images start from; None: the folder of the annotation file.
+        split: "train", "val" or "test": how samples are made. It chooses no rows.
+        format: of the annotation files; "auto" goes by extension and content.
+        image_processor: called with (path, generator).
+        text_processor: called with ``text_input`` (not with references).
+        limit: use the first so many samples only.
+
+    Raises:
+        ConfigError: an argument is wrong, or there is no image processor.
+        DataError: the annotations cannot be read, or have no captions to train on.
+    """
+
+    def __init__(
+        self,
+        path: str | list[str],
+        image_root: str | None = None,
+        split: Literal["train", "val", "test"] = "train",
+        format: Literal["auto", "json", "jsonl", "csv", "txt", "coco"] = "auto",
+        image_processor: Any = None,
+        text_processor: Any = None,
+        limit: int | None = None,
+    ):
+        paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+        _check(paths, split, format, image_processor, limit)
+        self.split, self.image_processor, self.text_processor = split, image_processor, text_processor
+        self.files = [find_file(each) for each in paths]
+        self.root, folders = _root(self.files, image_root)
+        rows = [read_rows(file, format, need_captions=self.training) for file in self.files]
+        self.table = CaptionTable(map(Source, _names(self.files), folders, rows))
+        size = len(self.table.captions if self.training else self.table.images)
+        if size == 0:
+            files = ", ".join(map(str, self.files))
+            raise DataError(f"{files}: no image has a caption to train on. Add captions, or set split: val or test.")
+        self._size = size if limit is None else min(size, limit)
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def training(self) -> bool:
+        """Whether samples are pairs."""
+        return self.split == "train"
+
+    def image_path(self, index: int) -> str:
+        """The image file of sample ``index``."""
+        return self._path(self._image_of(index))
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        image, table = self._image_of(index), self.table
+        sample: Sample = {"image_id": table.image_id(image)}
+        if self.training:
+            sample["sample_id"], text = table.caption_place(index), table.captions[index]
+            if not text.strip():
+                raise BadSample(sample["sample_id"], "the caption is empty")
+        else:
+            references = [caption for caption in table.captions_of(image) if caption.strip()]
+            sample["sample_id"], text = table.image_place(image), (references or [""])[0]
+            sample["references"] = references
+        sample["text_input"] = text if self.text_processor is None else self.text_processor(text)
+        sample["image"] = self.image_processor(self._path(image), rng)
+        return sample
+
+    def problems(self, limit: int = 20_000) -> list[str]:
+        looked_at = evenly(len(self), limit)
+        images = sorted({self._image_of(index) for index in looked_at})
+        advice = f"Names start from image_root, which is {self.root}: set it, or mend the names."
+        found = image_problems([self._path(image) for image in images], advice)
+        return found + self._caption_problems(looked_at)
+
+    def fingerprint(self) -> str:
+        """Split, samples, and the SHA-256 of each annotation file."""
+        return f"{type(self).__name__}:{self.split}:{len(self)}:{self._hashes}"
+
+    @cached_property
+    def _hashes(self) -> str:
+        return ",".join(sha256(file) for file in self.files)
+
+    def _caption_problems(self, looked_at: list[int]) -> list[str]:
+        """Captions and ids that harm training or scores."""
+        table, found = self.table, []
+        if self.training:
+            empty = [table.caption_place(i) for i in looked_at if not table.captions[i].strip()]
+            without = [table.image_place(int(image)) for image in np.flatnonzero(table.counts == 0)]
+            if without:
+                found.append(f"{_few('image', without)} without a caption, so not trained on.")
+        else:
+            blank = [i for i in looked_at if any(not caption.strip() for caption in table.captions_of(i))]
+            empty = [table.image_place(i) for i in blank]
+        if empty:
+            found.append(f"{_few('sample', empty)} with an empty caption. Fill it or delete it.")
+        if table.conflicts:
+            found.append(
+                f"{table.conflict_count} image ids do not tell images apart ({'; '.join(table.conflicts)}): samples "
+                "count as one image where their ids are equal. Mend the ids, or leave image_id out of the file."
+            )
+        return found
+
+    def _image_of(self, index: int) -> int:
+        return int(self.table.image_of[index]) if self.training else index
+
+    def _path(self, image: int) -> str:
+        return os.path.join(self.root, self.table.images[image])
+
+
+def _check(paths: list[str], split: str, format: str, image_processor: Any, limit: int | None) -> None:
+    problems = []
+    if not paths or len(set(map(str, paths))) < len(paths):
+        problems.append(f"path: {paths} given; name one annotation file or several different ones.")
+    for name, given, allowed in (("split", split, SPLITS), ("format", format, FORMATS)):
+        if given not in allowed:
+            problems.append(f"{name}: {given!r} given, {', '.join(allowed)} allowed.{did_you_mean(given, allowed)}")
+    if limit is not None and limit < 1:
+        problems.append(f"limit: {limit} given; it must be 1 or more (null: all samples).")
+    if image_processor is None:
+        problems.append(
+            "image_processor: none is set. In a run the model's card gives one; else set it, for example "
+            "image_processor: {name: blip_image_eval, image_size: 384}."
+        )
+    if problems:
+        raise ConfigError([f"image_text: {problem}" for problem in problems])
+
+
+def _root(files: list[Path], image_root: str | None) -> tuple[str, list[str]]:
+    """The folder that all image names start from, and what to put in front of the names of each file."""
+    if image_root is not None:
+        root = os.path.expanduser(image_root)
+        if not os.path.isdir(root):
+            raise DataError(f"image_root: {root} is not a folder. {nearest(root)}")
+        return root, [""] * len(files)
+    folders = [str(file.parent) for file in files]
+    if len(set(folders)) == 1:
+        return folders[0], [""] * len(files)
+    folders = [os.path.abspath(folder) for folder in folders]
+    root = os.path.commonpath(folders)
+    return root, ["" if folder == root else os.path.relpath(folder, root) for folder in folders]
+
+
+def _names(files: list[Path]) -> list[str]:
+    """The files by their names, or by their paths where names repeat."""
+    names = [file.name for file in files]
+    return names if len(set(names)) == len(names) else [str(file) for file in files]
+
+
+def _few(kind: str, places: list[str]) -> str:
+    return f"{len(places)} {kind}{'s' * (len(places) > 1)} ({', '.join(places[:3])}{', ...' * (len(places) > 3)})"
