@@ -138,6 +138,7 @@ class ToyTask(Task):
         if self.kill == progress.step:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.signal_at == progress.step:
+            self.signal_at = None
             os.kill(os.getpid(), signal.SIGTERM)
         found = model(**inputs)
         losses = {"lm": found["lm"], "near": found["near"] * self.near}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import signal
+import contextlib
+import os
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ class TrainLoader:
         self._fetch = _TrainFetch(mixture, skip_bad)
         self._counts = mixture.start()
         self._ahead: deque[list[int]] = deque()
-        self._batches: Iterator[Batch] | None = None
+        self._batches: Generator[Batch, None, None] | None = None
 
     def next_step(self) -> list[Batch]:
         """This process's micro-batches of the next optimiser step.
@@ -74,7 +75,11 @@ class TrainLoader:
         """
         if self._batches is None:
             self._batches = self._start()
-        step = [_checked(next(self._batches)) for _ in range(self.accumulate)]
+        try:
+            step = [_checked(next(self._batches)) for _ in range(self.accumulate)]
+        except DataError:
+            self.close()
+            raise
         self._counts = self._ahead.popleft()
         return step
 
@@ -93,10 +98,12 @@ class TrainLoader:
 
     def close(self) -> None:
         """Stop the workers."""
+        if self._batches is not None:
+            self._batches.close()
         self._batches = None
         self._ahead.clear()
 
-    def _start(self) -> Iterator[Batch]:
+    def _start(self) -> Generator[Batch, None, None]:
         return _guarded(_torch_loader(self._fetch, self._keys(), self.num_workers, self.pin_memory))
 
     def _keys(self) -> Iterator[list[Key]]:
@@ -148,11 +155,12 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         self.bad = []
-        for found in _guarded(self._loader):
-            batch = _checked(found)
-            self.bad += batch.pop(BAD)
-            if batch:
-                yield batch
+        with contextlib.closing(_guarded(self._loader)) as batches:
+            for found in batches:
+                batch = _checked(found)
+                self.bad += batch.pop(BAD)
+                if batch:
+                    yield batch
 
 
 class _TrainFetch(Dataset):
@@ -240,7 +248,7 @@ def _checked(batch: Batch) -> Batch:
     return batch
 
 
-def _guarded(loader: DataLoader) -> Iterator[Batch]:
+def _guarded(loader: DataLoader) -> Generator[Batch, None, None]:
     """The batches; a worker that dies becomes an error with advice."""
     try:
         yield from loader
@@ -269,6 +277,7 @@ def _as_it_is(batch: Batch) -> Batch:
 
 
 def _leave_signals_to_main(worker: int) -> None:
-    # Ctrl-C and schedulers signal the whole process group; the main process still needs the batches of its step.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Ctrl-C and schedulers signal a whole process group; the main process still needs the batches of its step. To
+    # ignore the signals instead would leave no way to end a worker.
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()

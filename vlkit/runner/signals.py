@@ -14,7 +14,7 @@ WATCHED = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """While entered, notes the signals instead of dying of them; a second one is obeyed at once.
+    """While entered, notes the signals instead of dying of them; a second Ctrl-C is obeyed at once.
 
     Attributes:
         received: the signal that this process got, or None.
@@ -33,7 +33,9 @@ class StopRequest:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._restore()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
 
     def flags(self) -> list[float]:
         """One number for each watched signal, to be added up over all processes."""
@@ -46,11 +48,9 @@ class StopRequest:
                 self.number = int(number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is None:
+            name = signal.Signals(number).name
+            logger.warning("%s: the run stops after this step and writes a checkpoint.", name)
         self.received = number
-        logger.warning("%s: the run stops after this step and writes a checkpoint.", signal.Signals(number).name)
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+        if number == signal.SIGINT:  # launchers repeat SIGTERM, but a repeated Ctrl-C is impatience
+            signal.signal(number, self._before.pop(number, signal.default_int_handler))
