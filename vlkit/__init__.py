@@ -13,6 +13,7 @@ _PUBLIC = {
     "load_preprocess": "vlkit.api",
     "load_dataset": "vlkit.api",
     "list_models": "vlkit.api",
+    "model_zoo": "vlkit.api",
     "list_datasets": "vlkit.api",
     "list_processors": "vlkit.api",
     "list_tasks": "vlkit.api",

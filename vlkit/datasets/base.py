@@ -17,8 +17,11 @@ class VLDataset:
     ``text_output``) as str, ``image_id`` (str or int: equal for samples that show the same image) and ``sample_id``
     (str, unique within the dataset). Evaluation samples carry ``references`` (list of str) where there are several.
 
-    Subclasses implement ``__len__`` and :meth:`sample`.
+    Subclasses implement ``__len__`` and :meth:`sample`, and list the values of their argument ``split``, if they
+    have one, in ``splits``.
     """
+
+    splits: Sequence[str] = ()
 
     def __len__(self) -> int:
         raise TypeError(f"{type(self).__name__} does not define __len__")

@@ -43,8 +43,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """
     file = weights_file(path)
     size = file.stat().st_size
-    with open(file, "rb") as stream:
-        head = stream.read(64)
+    try:
+        with open(file, "rb") as stream:
+            head = stream.read(64)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}.") from error
     if not head:
         raise CheckpointError(f"{file} is empty. {_AGAIN}.")
     if head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
@@ -116,20 +119,28 @@ def _damage(checkpoint: Path) -> str:
 def _load_torch(file: Path, mapped: bool) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        name = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if name is None and "nsupported" not in str(error):
-            raise CheckpointError(f"{file} is damaged, or was not written by torch.save. {_AGAIN}.") from error
-        what = f"besides tensors it holds the Python object {name[1]}" if name else "it is a pickle of another kind"
-        raise CheckpointError(
-            f"{file} was refused: {what}, and restoring it could run code. Nothing was executed. If you trust its "
-            f"source, save its state dict alone as safetensors, elsewhere."
-        ) from error
-    except Exception as error:  # a damaged archive raises what the reader happens to stumble over
-        raise CheckpointError(
-            f"{file} ({file.stat().st_size:,} bytes) is damaged or cut short: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}. {_AGAIN}."
-        ) from error
+    except Exception as error:  # a damaged file raises whatever its reader stumbles over
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):
+            if "GLOBAL" in str(error) or "nsupported" in str(error):
+                raise _refusal(file, str(error)) from error
+            reason = "its pickle cannot be parsed"
+        raise _damaged(file, reason) from error
+
+
+def _refusal(file: Path, reason: str) -> CheckpointError:
+    name = re.search(r"GLOBAL ([\w.]+)", reason)
+    what = f"besides tensors it holds the Python object {name[1]}" if name else "it is a pickle of another kind"
+    return CheckpointError(
+        f"{file} was refused: {what}, and restoring it could run code. Nothing was executed. If you trust its "
+        f"source, save its state dict alone as safetensors, elsewhere."
+    )
+
+
+def _damaged(file: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{file} ({file.stat().st_size:,} bytes) is damaged or cut short: {reason.rstrip('. ')}. {_AGAIN}."
+    )
 
 
 def _load_safetensors(file: Path) -> dict[str, Tensor]:
@@ -139,9 +150,7 @@ def _load_safetensors(file: Path) -> dict[str, Tensor]:
             aliases = json.loads((opened.metadata() or {}).get("aliases", "{}"))
             tensors.update({name: tensors[kept] for name, kept in aliases.items()})
     except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{file} ({file.stat().st_size:,} bytes) is damaged or cut short: {error}. {_AGAIN}."
-        ) from error
+        raise _damaged(file, str(error)) from error
     return _unwrap(tensors, file)
 
 

@@ -41,6 +41,8 @@ class World(VLDataset):
         DataError: an argument outside that.
     """
 
+    splits = SPLITS
+
     def __init__(
         self,
         split: str = "train",

@@ -1,0 +1,193 @@
+"""The public functions, as LAVIS's users call them."""
+
+import socket
+import urllib.request
+
+import pytest
+import torch
+from PIL import Image
+
+import vlkit
+from tests.parity.golden import ASSETS, manifest
+from vlkit.api import build_model
+from vlkit.config import cards
+from vlkit.config.parts import model_part
+from vlkit.config.yamlfile import dump_yaml
+from vlkit.errors import CheckpointError, ConfigError, VlkitError
+from vlkit.io import cached_path
+from vlkit.models.blip.caption import BlipCaption
+from vlkit.runner.checkpoint import Checkpoints
+
+PHOTOGRAPH = ASSETS / "open" / "image_1_chelsea.png"
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+
+
+def tiny(name: str = "blip_caption", seed: int = 1) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return model_part({"name": name, "type": "tiny"}).build().eval()
+
+
+def equal(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    mine, theirs = a.state_dict(), b.state_dict()
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_checkpoint_opens_no_socket_and_captions_a_picture(tmp_path, no_network):
+    source, path = tiny(), tmp_path / "weights.pth"
+    torch.save({"model": source.state_dict()}, path)
+    model, images, texts = vlkit.load_model_and_preprocess("blip_caption", "tiny", checkpoint=path)
+    assert equal(model, source)
+    assert not model.training
+    image = images["eval"](Image.open(PHOTOGRAPH).convert("RGB")).unsqueeze(0)
+    assert model.generate({"image": image}, max_length=12) == source.generate({"image": image}, max_length=12)
+    assert texts["eval"]("A cat!") == "a cat"
+
+
+def test_training_mode_and_devices(tmp_path):
+    torch.save(tiny().state_dict(), tmp_path / "w.pth")
+    assert vlkit.load_model("blip_caption", "tiny", is_eval=False, checkpoint=tmp_path / "w.pth").training
+    model = vlkit.load_model("blip_caption", "tiny", device=torch.device("cpu"), checkpoint=str(tmp_path / "w.pth"))
+    assert model.device == torch.device("cpu")
+    with pytest.raises(VlkitError, match=r"device 'gpu' cannot be used .*Give 'cpu'"):
+        vlkit.load_model("blip_caption", "tiny", device="gpu")
+
+
+def test_cards_without_weights_give_a_random_model(caplog):
+    model = vlkit.load_model("blip_caption", "tiny")
+    assert isinstance(model, BlipCaption)
+    assert "blip_caption/tiny: no weights" in caplog.text
+
+
+def test_output_folder_of_a_run_brings_its_own_sizes(tmp_path, no_network):
+    mapping = {"name": "blip_caption", "type": "tiny", "vit": {"depth": 1}, "prompt": "a picture"}
+    source = model_part(mapping).build()
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    names, parameters = zip(*source.named_parameters())
+    optimiser = torch.optim.SGD([{"params": parameters, "names": names}], lr=0.1)
+    checkpoints.save(source, optimiser, {"step": 7, "best": {"step": None}})
+    (tmp_path / "config.yaml").write_text(dump_yaml({"model": mapping, "run": {}}))
+    model = vlkit.load_model("blip_caption", "tiny", checkpoint=tmp_path)
+    assert equal(model, source)
+    assert model.prompt == "a picture"
+    with pytest.raises(CheckpointError, match="does not fit BlipCaption"):  # the folder alone says nothing of sizes
+        vlkit.load_model("blip_caption", "tiny", checkpoint=tmp_path / "checkpoints")
+
+
+def test_captioner_from_a_pretraining_run(tmp_path):
+    source = tiny("blip_pretrain")
+    torch.save({"model": source.state_dict()}, tmp_path / "w.pth")
+    model = vlkit.load_model("blip_caption", "tiny", checkpoint=tmp_path / "w.pth")
+    assert equal(model.text_decoder, source.text_decoder)
+
+
+def test_wrong_names():
+    with pytest.raises(ConfigError, match=r"no model .* 'blip_captoin'. Did you mean 'blip_caption'"):
+        vlkit.load_model("blip_captoin", "tiny")
+    with pytest.raises(ConfigError, match=r"blip_caption has no type 'bas_coco'. Did you mean 'base_coco'"):
+        vlkit.load_model_and_preprocess("blip_caption", "bas_coco")
+    with pytest.raises(CheckpointError, match="does not exist"):
+        vlkit.load_model("blip_caption", "tiny", checkpoint="nowhere.pth")
+    with pytest.raises(VlkitError, match=r"no dataset is named 'shape'. Closest: shapes"):
+        vlkit.load_dataset("shape")
+    with pytest.raises(ConfigError, match=r"shapes.sise: unknown key 'sise'. Did you mean 'size'"):
+        vlkit.load_dataset("shapes", "val", sise=3)
+    with pytest.raises(ConfigError, match="takes no 'sound_processor'"):
+        vlkit.load_dataset("shapes", sound_processor=abs)
+
+
+@pytest.fixture
+def card_with_weights(tmp_path, monkeypatch):
+    """A card blip_caption/small with a URL, in an empty cache without network."""
+    text = (cards.CONFIGS / "models" / "_tiny.yaml").read_text()
+    card = tmp_path / "configs" / "models" / "blip_caption" / "small.yaml"
+    card.parent.mkdir(parents=True)
+    card.write_text(f"{text}\nweights: {{url: 'http://weights.invalid/blip/small.pth', format: blip}}\n")
+    monkeypatch.setattr(cards, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setenv("VLKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("VLKIT_OFFLINE", "1")
+    return cached_path("http://weights.invalid/blip/small.pth")
+
+
+def test_weights_of_a_card_come_from_the_cache(card_with_weights, no_network):
+    with pytest.raises(VlkitError) as error:
+        vlkit.load_model("blip_caption", "small")
+    assert f"put it at {card_with_weights}" in str(error.value)
+    source = model_part({"name": "blip_caption", "type": "small"}).build()
+    card_with_weights.parent.mkdir(parents=True)
+    torch.save({"model": source.state_dict()}, card_with_weights)
+    assert equal(vlkit.load_model("blip_caption", "small"), source)
+
+
+def test_weights_of_a_card_can_be_left_out(card_with_weights, no_network):
+    part = model_part({"name": "blip_caption", "type": "small"})
+    assert isinstance(build_model(part, pretrained=False), BlipCaption)
+
+
+def test_datasets_with_splits_and_processors():
+    image, text = vlkit.load_preprocess("blip_caption", "tiny")
+    splits = vlkit.load_dataset("shapes", size=3, image_processor=image["eval"], text_processor=text["eval"])
+    assert list(splits) == ["train", "val", "test"]
+    one = vlkit.load_dataset("shapes", "val", size=3, image_processor={"name": "blip_image_eval", "image_size": 32})
+    assert one[0]["image"].shape == (3, 32, 32)
+    assert splits["val"][0]["image"].shape == (3, 48, 48)
+    assert splits["val"][0]["text_input"] == text["eval"](one[0]["text_input"])
+
+
+def test_lists():
+    models = dict(vlkit.list_models())
+    assert {"base_coco", "large_coco"} <= set(models["blip_caption"])
+    assert "base" in models["blip_pretrain"]
+    assert "shapes" in vlkit.list_datasets()
+    assert "blip_image_eval" in vlkit.list_processors()
+    assert {"pretrain", "captioning"} <= set(vlkit.list_tasks())
+    assert list(vlkit.model_zoo) == vlkit.list_models()
+    assert len(vlkit.model_zoo) == sum(len(types) for types in models.values())
+    assert "blip_caption   base_coco, large_coco" in str(vlkit.model_zoo)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "names"),
+    [
+        ("blip_caption", "base_coco", "decoder_base_384"),
+        pytest.param("blip_caption", "large_coco", "decoder_large_384", marks=pytest.mark.slow),
+        pytest.param("blip_pretrain", "base_14M", "pretrain_base_224", marks=pytest.mark.slow),
+    ],
+)
+def test_files_with_the_released_names_load(tmp_path, no_network, name, kind, names):
+    entries = manifest(f"manifests/{names}.json")["state_dict"]
+    state = {  # one stored number a tensor: the file stays small
+        key: torch.full((), 0.5).to(getattr(torch, dtype)).expand(shape) for key, (shape, dtype) in entries.items()
+    }
+    torch.save({"model": state, "optimizer": {}, "config": {"vit": "base"}, "epoch": 4}, tmp_path / "w.pth")
+    model = vlkit.load_model(name, kind, checkpoint=tmp_path / "w.pth")
+    assert all(bool((p == 0.5).all()) for p in model.parameters())
+    decoder = model.text_decoder
+    assert decoder.cls.predictions.decoder.weight is decoder.bert.embeddings.word_embeddings.weight
+
+
+@pytest.mark.slow
+def test_a_base_checkpoint_captions_a_photograph(tmp_path, no_network):
+    """The size of the released captioner, in the original's wrapping; random weights stand in for the released."""
+    torch.manual_seed(0)
+    source = model_part({"name": "blip_caption", "type": "base_coco"}).build().eval()
+    path = tmp_path / "model_base_caption_capfilt_large.pth"
+    torch.save({"model": source.state_dict(), "optimizer": {}, "config": {}, "epoch": 4}, path)
+    try:
+        model, images, _ = vlkit.load_model_and_preprocess("blip_caption", "base_coco", checkpoint=path)
+    finally:
+        path.unlink()
+    image = images["eval"](Image.open(PHOTOGRAPH).convert("RGB")).unsqueeze(0)
+    assert image.shape == (1, 3, 384, 384)
+    captions = model.generate({"image": image}, num_beams=3, max_length=20, min_length=5)
+    assert captions == source.generate({"image": image}, num_beams=3, max_length=20, min_length=5)
+    assert len(captions) == 1
+    assert captions[0]

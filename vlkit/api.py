@@ -1,0 +1,225 @@
+"""What people import: models with their weights and processors, datasets, and lists of what there is.
+
+Names and arguments are those of LAVIS.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vlkit.config.build import accepts
+from vlkit.config.cards import Weights, list_cards, list_dataset_cards, model_card
+from vlkit.config.load import load_config
+from vlkit.config.parts import ModelPart, Part, dataset_part, model_part
+from vlkit.datasets.base import VLDataset
+from vlkit.errors import ConfigError, VlkitError, did_you_mean
+from vlkit.io import fetch
+from vlkit.models.weights import build_with_weights
+from vlkit.registry import DATASETS, MODELS, PROCESSORS, TASKS
+
+logger = logging.getLogger(__name__)
+Processors = dict[str, Any]
+
+
+def load_model_and_preprocess(
+    name: str,
+    model_type: str,
+    is_eval: bool = True,
+    device: str | torch.device = "cpu",
+    checkpoint: str | Path | None = None,
+) -> tuple[nn.Module, Processors, Processors]:
+    """A model and what its inputs go through.
+
+    Args:
+        name, model_type, is_eval, device, checkpoint: as for :func:`load_model`.
+
+    Returns:
+        The model; image processors and text processors, each ``{"train": ..., "eval": ...}``.
+
+    Raises:
+        VlkitError: as for :func:`load_model`.
+    """
+    image_processors, text_processors = load_preprocess(name, model_type)
+    model = load_model(name, model_type, is_eval, device, checkpoint)
+    return model, image_processors, text_processors
+
+
+def load_model(
+    name: str,
+    model_type: str,
+    is_eval: bool = True,
+    device: str | torch.device = "cpu",
+    checkpoint: str | Path | None = None,
+) -> nn.Module:
+    """A model with weights.
+
+    Args:
+        name: of the model ("blip_caption").
+        model_type: of its card ("base_coco"); :func:`list_models` lists them.
+        is_eval: evaluation mode, else training mode.
+        device: "cpu", "cuda", "cuda:1", "mps".
+        checkpoint: weights file, checkpoint folder or a run's output folder. No connection is opened then. None:
+            the weights of the card, from the cache or else the net; a card without any gives a random model.
+
+    Raises:
+        VlkitError: no such model, type or device, or the weights cannot be had or are of another model.
+    """
+    target = _device(device)
+    part = _checked_part(name, model_type, checkpoint)
+    return build_model(part, checkpoint).to(target).train(not is_eval)
+
+
+def build_model(part: ModelPart, checkpoint: str | Path | None = None, pretrained: bool = True) -> nn.Module:
+    """The model of ``part`` on the CPU, with weights.
+
+    Args:
+        part: what to build.
+        checkpoint: as for :func:`load_model`.
+        pretrained: whether the weights of the card are loaded where ``checkpoint`` is None.
+
+    Raises:
+        VlkitError: the weights cannot be had or are of another model.
+    """
+    if checkpoint is not None:
+        return build_with_weights(part.build, checkpoint)[0]
+    given = part.card.get("weights") if pretrained else None
+    if not given:
+        logger.warning("%s/%s: no weights; the model starts random.", part.name, part.type)
+        return part.build()
+    weights = Weights(**given)
+    source = fetch(weights.path or str(weights.url), sha256=weights.sha256, md5=weights.md5)
+    return build_with_weights(part.build, source, weights.adapter or weights.format)[0]
+
+
+def load_preprocess(name: str, model_type: str) -> tuple[Processors, Processors]:
+    """Image processors and text processors of a model, each ``{"train": ..., "eval": ...}``.
+
+    Raises:
+        VlkitError: no such model or type.
+    """
+    _check_type(name, model_type)
+    entries = model_card(name, model_type).get("preprocess", {})
+    where = f"{name}/{model_type}.preprocess"
+    image, text = (_both_splits(entries.get(kind), f"{where}.{kind}") for kind in ("image", "text"))
+    return image, text
+
+
+def load_dataset(name: str, split: str | None = None, **arguments: Any) -> VLDataset | dict[str, VLDataset]:
+    """A dataset, or all of its splits.
+
+    Args:
+        name: of a dataset class or dataset card.
+        split: one split; None: a dictionary of all, if the dataset has several.
+        **arguments: of its constructor. A processor is an object or a mapping (``{"name": ...}``).
+
+    Raises:
+        VlkitError: no such dataset, or an argument is wrong.
+    """
+    provided = {
+        key: value for key, value in arguments.items() if key.endswith("_processor") and not isinstance(value, Mapping)
+    }
+    mapping = {"name": name, **{key: value for key, value in arguments.items() if key not in provided}}
+    if split is not None:
+        mapping["split"] = split
+    part = dataset_part(mapping, name)
+    kind = DATASETS.get(part.name)
+    for key in provided:
+        if not accepts(kind, key):
+            raise ConfigError(f"the dataset {name!r} takes no {key!r}; leave it out.")
+    splits = getattr(kind, "splits", ()) if "split" not in part.mapping else ()
+    if not splits:
+        return part.build(**provided)
+    return {each: dataset_part({**mapping, "split": each}, name).build(**provided) for each in splits}
+
+
+class ModelZoo:
+    """Models and the types that have a card; prints as a table."""
+
+    def __iter__(self):
+        return iter(list_models())
+
+    def __len__(self) -> int:
+        return sum(len(types) for _, types in list_models())
+
+    def __str__(self) -> str:
+        models = list_models()
+        width = max(len(name) for name, _ in models) + 2
+        rows = [f"{name:{width}}{', '.join(types)}" for name, types in models]
+        return "\n".join([f"{'Model':{width}}Types", *rows])
+
+
+model_zoo = ModelZoo()
+
+
+def list_models() -> list[tuple[str, list[str]]]:
+    """Names of models with the types that have a card, both sorted."""
+    cards = list_cards()
+    return [(name, cards.get(name, [])) for name in sorted({*cards, *MODELS.names()})]
+
+
+def list_datasets() -> list[str]:
+    """Names of dataset classes and dataset cards, sorted."""
+    return sorted({*DATASETS.names(), *list_dataset_cards()})
+
+
+def list_processors() -> list[str]:
+    """Names of processors, sorted."""
+    return PROCESSORS.names()
+
+
+def list_tasks() -> list[str]:
+    """Names of tasks, sorted."""
+    return TASKS.names()
+
+
+def _check_type(name: str, model_type: str) -> None:
+    cards = list_cards()
+    if name not in cards:
+        hint = did_you_mean(name, cards)
+        raise ConfigError(f"no model with cards is named {name!r}.{hint} Known: {', '.join(cards)}.")
+    if model_type not in cards[name]:
+        hint = did_you_mean(model_type, cards[name])
+        raise ConfigError(f"{name} has no type {model_type!r}.{hint} Known: {', '.join(cards[name])}.")
+
+
+def _device(name: str | torch.device) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise VlkitError(
+            f"device {str(name)!r} cannot be used ({reason}). Give 'cpu', 'cuda', 'cuda:N' or 'mps'."
+        ) from error
+    return device
+
+
+def _checked_part(name: str, model_type: str, checkpoint: str | Path | None) -> ModelPart:
+    """The card, or what the run that wrote ``checkpoint`` made of it."""
+    _check_type(name, model_type)
+    mapping: dict[str, Any] = {"name": name, "type": model_type}
+    where = f"{name}/{model_type}"
+    config = Path(checkpoint, "config.yaml") if checkpoint is not None else None
+    if config is not None and config.is_file():
+        recorded = load_config(config).data.get("model")
+        if isinstance(recorded, dict) and mapping.items() <= recorded.items():
+            mapping, where = recorded, "model"
+    part = model_part(mapping, where)
+    problems = part.check()
+    if problems:
+        raise ConfigError(problems)
+    return part
+
+
+def _both_splits(entry: dict[str, Any] | None, where: str) -> Processors:
+    """Processors of a card's entry: one mapping for both, or one each."""
+    if entry is None:
+        return {}
+    by_split = {"train": entry, "eval": entry} if "name" in entry else entry
+    return {split: Part(PROCESSORS, mapping, f"{where}.{split}").build() for split, mapping in by_split.items()}
