@@ -33,7 +33,7 @@ class Faults:
         self.first: list[str] = []
 
     def add(self, number: int, text: str) -> None:
-        """Row ``number`` has the fault ``text``."""
+        """Row ``number`` has the fault ``text``, a sentence."""
         self.count += 1
         if self.count <= _SHOWN:
             self.first.append(f"{self.unit} {number}: {text}")
@@ -45,14 +45,13 @@ class Faults:
             DataError: the first faults, and how many there are.
         """
         if self.count:
-            more = f"; and {self.count - _SHOWN} more" if self.count > _SHOWN else ""
-            raise DataError(f"{self.file}: {'; '.join(self.first)}{more}. {self.need} Mend or delete these.")
+            more = f" And {self.count - _SHOWN} more." if self.count > _SHOWN else ""
+            raise DataError(f"{self.file}: {' '.join(self.first)}{more} {self.need} Mend or delete these.")
 
 
-def missing(key: str, fields: Mapping[str, Any]) -> str:
-    """Says that ``key`` is not in ``fields``, and which keys are."""
-    hint = did_you_mean(key, fields)
-    return f"no key {key!r}, only {', '.join(map(repr, fields)) or 'an empty mapping'}{'.' if hint else ''}{hint}"
+def lacks(key: str, fields: Mapping[str, Any]) -> str:
+    """A sentence: ``key`` is not in ``fields``, which has these keys."""
+    return f"no key {key!r}, only {', '.join(map(repr, fields)) or 'an empty mapping'}.{did_you_mean(key, fields)}"
 
 
 def short(value: Any) -> str:
@@ -141,7 +140,7 @@ def _json_lines(file: Path, faults: Faults) -> Iterator[tuple[int, Any]]:
         try:
             yield number, json.loads(line)
         except json.JSONDecodeError as error:
-            faults.add(number, f"not valid JSON at column {error.colno}: {error.msg}")
+            faults.add(number, f"not valid JSON at column {error.colno}: {error.msg}.")
 
 
 def _header(line: str) -> list[str]:
@@ -154,9 +153,9 @@ def _csv_lines(file: Path, faults: Faults) -> Iterator[tuple[int, Any]]:
     lines = _lines(file)
     first = next(lines, "")
     names = _header(first)
-    missing = [missing(key, dict.fromkeys(names)) for key in ("image",) if key not in names]
-    if missing:
-        raise DataError(f"{file}: the header, line 1, has {missing[0]}. Columns 'image' and 'caption' are needed.")
+    if "image" not in names:
+        what = lacks("image", dict.fromkeys(names))
+        raise DataError(f"{file}: the header, line 1, has {what} Columns 'image' and 'caption' are needed.")
     reader = csv.reader(lines, delimiter="\t" if "\t" in first else ",", strict=True)
     number = 2  # of the line on which a row starts
     try:
@@ -165,7 +164,7 @@ def _csv_lines(file: Path, faults: Faults) -> Iterator[tuple[int, Any]]:
                 yield number, dict(zip(names, fields))
             elif fields:
                 advice = ": put quotes around texts that hold the separator" if len(fields) > len(names) else ""
-                faults.add(number, f"{len(fields)} fields where the header has {len(names)}{advice}")
+                faults.add(number, f"{len(fields)} fields where the header has {len(names)}{advice}.")
             number = reader.line_num + 2
     except csv.Error as error:
         raise DataError(
@@ -180,7 +179,7 @@ def _tab_lines(file: Path, faults: Faults) -> Iterator[tuple[int, Any]]:
         if tab:
             yield number, {"image": image, "caption": caption}
         elif line.strip():
-            faults.add(number, f"{short(image)} has no TAB between image and caption")
+            faults.add(number, f"{short(image)} has no TAB between image and caption.")
 
 
 def _coco(file: Path, data: Any) -> Iterator[tuple[int, Any]]:
@@ -198,7 +197,7 @@ def _coco(file: Path, data: Any) -> Iterator[tuple[int, Any]]:
     for number, image in enumerate(images, 1):
         fault = _keys_fault(image, ("id", "file_name"))
         if not fault and image["id"] in ids:
-            fault = f"the id {image['id']!r} is that of an earlier image"
+            fault = f"the id {image['id']!r} is that of an earlier image."
         if fault:
             faults.add(number, fault)
         else:
@@ -208,11 +207,11 @@ def _coco(file: Path, data: Any) -> Iterator[tuple[int, Any]]:
     for number, annotation in enumerate(annotations, 1):
         fault = _keys_fault(annotation, ("image_id", "caption"))
         if not fault and annotation["image_id"] not in ids:
-            fault = f"no image has the id {annotation['image_id']!r}"
+            fault = f"no image has the id {annotation['image_id']!r}."
         if fault:
             faults.add(number, fault)
         else:
-            annotation.setdefault("id", number)  # the index of pycocotools needs one
+            annotation["id"] = number  # the index of pycocotools needs one; some files have none
     faults.raise_all()
     index = COCO()
     index.dataset = {"images": images, "annotations": annotations}
@@ -225,8 +224,8 @@ def _coco(file: Path, data: Any) -> Iterator[tuple[int, Any]]:
 
 def _keys_fault(entry: Any, keys: tuple[str, ...]) -> str:
     if not isinstance(entry, Mapping):
-        return f"{short(entry)} is not a mapping"
-    missing = next((missing(key, entry) for key in keys if key not in entry), "")
+        return f"{short(entry)} is not a mapping."
+    missing = next((lacks(key, entry) for key in keys if key not in entry), "")
     if missing or type(entry[keys[0]]) in (int, str):
         return missing
-    return f"{keys[0]!r} is {short(entry[keys[0]])}, neither a whole number nor a text"
+    return f"{keys[0]!r} is {short(entry[keys[0]])}, neither a whole number nor a text."

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vlkit.datasets.annotation_formats import NEED, Faults, entries, missing, short
+from vlkit.datasets.annotation_formats import NEED, Faults, entries, lacks, short
 from vlkit.errors import DataError, VlkitError
 from vlkit.io import fetch
 
@@ -42,7 +42,7 @@ def find_file(path: str | os.PathLike[str]) -> Path:
         try:
             return fetch(os.fspath(path))
         except VlkitError as error:
-            raise DataError(f"annotations: {error}") from error
+            raise DataError(f"annotations: {error} Set 'path' to an annotation file.") from error
     found = [folder / name for name in _IN_FOLDER if (folder / name).is_file()]
     if len(found) == 1:
         return found[0]
@@ -79,19 +79,19 @@ def read_rows(file: Path, format: str = "auto", need_captions: bool = False) -> 
 def _fault(fields: Any, need_captions: bool) -> str:
     """Why ``fields`` is not a row, or ""."""
     if not isinstance(fields, Mapping):
-        return f"{short(fields)} is not a mapping"
+        return f"{short(fields)} is not a mapping."
     for key in ("image", "caption") if need_captions else ("image",):
         if key not in fields:
-            return missing(key, fields)
+            return lacks(key, fields)
     image, caption = fields["image"], fields.get("caption")
     if not isinstance(image, str) or not image.strip():
-        return f"'image' is {short(image)}, not a file name"
+        return f"'image' is {short(image)}, not a file name."
     texts = caption if isinstance(caption, list) else [] if caption is None else [caption]
     if not all(isinstance(text, str) for text in texts):
-        return f"'caption' is {short(caption)}, neither a text nor a list of texts"
+        return f"'caption' is {short(caption)}, neither a text nor a list of texts."
     for key in _ID_KEYS:
         if type(fields.get(key)) not in (int, str, type(None)):
-            return f"{key!r} is {short(fields[key])}, neither a whole number nor a text"
+            return f"{key!r} is {short(fields[key])}, neither a whole number nor a text."
     return ""
 
 
