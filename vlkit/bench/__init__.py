@@ -1,0 +1,1 @@
+"""Benchmarks: our speed beside another implementation's, same weights, same run, outputs checked against each other."""

@@ -1,0 +1,120 @@
+"""Captioning beside ``transformers``' BlipForConditionalGeneration: from pixels to token ids, beam search."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from vlkit.bench.compare import Row, compare
+from vlkit.models.blip.caption import BlipCaption
+from vlkit.models.decoding import GenerationConfig
+from vlkit.models.med import MedConfig
+from vlkit.models.vit import VitConfig
+from vlkit.models.weights_names import to_hugging_face
+
+SIZES: dict[str, tuple[VitConfig, MedConfig]] = {
+    "base": (VitConfig(image_size=384), MedConfig()),
+    "tiny": (
+        VitConfig(image_size=32, embed_dim=64, depth=2, num_heads=2),
+        MedConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128),
+    ),
+}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def caption_rows(
+    size: str = "base",
+    batches: Sequence[int] = (1, 4),
+    dtypes: Sequence[str] = ("fp32", "bf16"),
+    beams: int = 3,
+    length: int = 20,
+    repeat: int = 3,
+    device: str = "cpu",
+) -> Iterator[Row]:
+    """One row per dtype and batch size.
+
+    Args:
+        size: "base" (ViT-B/16 at 384 pixels) or "tiny" (to see that it runs).
+        batches: images at a time.
+        dtypes: of weights and images.
+        beams: of the search.
+        length: tokens of every caption, prompt included: shortest and longest are the same, because the peer's beam
+            search divides by another length and would stop elsewhere.
+        repeat: timed runs.
+        device: where.
+    """
+    ours, peer, name = _models(size, length)
+    config = GenerationConfig(max_length=length, min_length=length, num_beams=beams)
+    prompt = torch.tensor([ours.tokenizer.encode(ours.prompt)[0]], device=device)
+    for dtype in dtypes:
+        ours, peer = ours.to(device, DTYPES[dtype]), peer.to(device, DTYPES[dtype])
+        for batch in batches:
+            generator = torch.Generator().manual_seed(batch)
+            side = ours.vit_config.image_size
+            image = torch.randn(batch, 3, side, side, generator=generator).to(device, DTYPES[dtype])
+
+            def run_ours(image: torch.Tensor = image) -> list[list[int]]:
+                return [texts[0] for texts in ours.caption({"image": image}, config).sequences]
+
+            def run_peer(image: torch.Tensor = image) -> list[list[int]]:
+                with torch.inference_mode():
+                    return peer.generate(
+                        image,
+                        input_ids=prompt.expand(len(image), -1).clone(),
+                        num_beams=beams,
+                        max_length=length,
+                        min_length=length,
+                        do_sample=False,
+                    ).tolist()
+
+            work = f"caption, {size}, beam {beams}, {length} tokens, batch {batch}"
+            yield compare(work, dtype, name, run_ours, run_peer, _equal_ids, repeat)
+
+
+def _models(size: str, length: int) -> tuple[BlipCaption, Any, str]:
+    """Both models with the same random weights."""
+    import transformers
+    from transformers import BlipConfig, BlipForConditionalGeneration
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    vit, med = SIZES[size]
+    torch.manual_seed(0)
+    ours = BlipCaption(vit, med).eval()
+    with torch.no_grad():
+        # Untrained logits are so even that rounding decides the search. Words of very different frequency, as in any
+        # language, and larger embeddings make it decide itself.
+        ours.text_decoder.cls.predictions.bias.exponential_(1 / 3)
+        ours.text_decoder.bert.embeddings.word_embeddings.weight.mul_(4)
+    med = ours.med_config
+    vision = {
+        "hidden_size": vit.embed_dim,
+        "intermediate_size": int(vit.embed_dim * vit.mlp_ratio),
+        "num_hidden_layers": vit.depth,
+        "num_attention_heads": vit.num_heads,
+        "image_size": vit.image_size,
+        "patch_size": vit.patch_size,
+        "layer_norm_eps": 1e-6,
+    }
+    text = {
+        "vocab_size": med.vocab_size,
+        "hidden_size": med.hidden_size,
+        "encoder_hidden_size": vit.embed_dim,
+        "intermediate_size": med.intermediate_size,
+        "num_hidden_layers": med.num_hidden_layers,
+        "num_attention_heads": med.num_attention_heads,
+        "max_position_embeddings": med.max_position_embeddings,
+        "layer_norm_eps": med.layer_norm_eps,
+    }
+    peer = BlipForConditionalGeneration(BlipConfig(vision_config=vision, text_config=text)).eval()
+    missing, unexpected = peer.load_state_dict(to_hugging_face(ours.state_dict(), "blip_caption"), strict=False)
+    if unexpected or any("position_ids" not in name for name in missing):
+        raise RuntimeError(f"the peer has other weights: missing {missing}, unexpected {unexpected}")
+    return ours, peer, f"transformers {transformers.__version__}"
+
+
+def _equal_ids(ours: list[list[int]], theirs: list[list[int]]) -> bool:
+    """The peer's first token is [DEC] too, and where it ends with [SEP] ours, cut at the longest length, does not."""
+    return all(mine == other[: len(mine)] for mine, other in zip(ours, theirs, strict=True))

@@ -1,0 +1,34 @@
+"""Measure speed beside another implementation: same weights, same run, outputs compared."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+WORKS = ("caption",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to measure."""
+    parser.add_argument("work", nargs="?", choices=WORKS, help="one part; default: all")
+    parser.add_argument("--json", metavar="FILE", help="write the rows as a JSON list too")
+    parser.add_argument("--size", choices=["base", "tiny"], default="base", help="tiny only shows that it runs")
+    parser.add_argument("--dtype", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 4])
+    parser.add_argument("--repeat", type=int, default=3, help="timed runs of each; the median counts")
+    parser.add_argument("--device", default="cpu")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the table; 1 when outputs differ."""
+    from vlkit.bench.caption import caption_rows
+    from vlkit.bench.compare import table, write_json
+
+    rows = []
+    for row in caption_rows(args.size, args.batch, args.dtype, repeat=args.repeat, device=args.device):
+        rows.append(row)
+        print(f"{row.work}, {row.dtype}: {row.ratio:.2f} times as fast", file=sys.stderr, flush=True)
+    print(table(rows))
+    if args.json:
+        write_json(rows, args.json)
+    return 0 if all(row.outputs_equal for row in rows) else 1
