@@ -3,9 +3,8 @@ dropout, an EMA copy, a ring queue, unequal counts, augmentation."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterable
@@ -51,8 +50,8 @@ class ToyDataset(VLDataset):
             raise OSError(f"{self.name}/{index}.jpg: input/output error")
         colour = np.random.default_rng([index, self.size]).normal(size=(3, 1, 1))
         image = colour + 0.1 * rng.normal(size=(3, 4, 4))
-        tokens = [1 + (index * 7 + place * (index % 3 + 1)) % (VOCABULARY - 1) for place in range(2 + index % 5)]
-        return {
+        tokens = [1 + (index * 7 + place * (index % 3 + 1)) % (VOCABULARY - 1) for place in range(2 + index %
+        5)] return {
             "image": torch.from_numpy(image).float(),
             "tokens": tokens,
             "image_id": index,
@@ -212,27 +211,33 @@ def lines(output: Path) -> list[dict[str, Any]]:
     return found
 
 
-def main() -> None:
-    """A run in a process of its own: ``python -m tests.assets.toy FOLDER '{"kill": 5}'``."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("output", type=Path)
-    parser.add_argument("changes", type=json.loads)
-    arguments = parser.parse_args()
-    logging.basicConfig(level="INFO")
+def start(output: Path, environment: dict[str, Any] | None = None, **changes: Any) -> Any:
+    """A run in a process of its own, which ends with the exit status that the command line would give.
+
+    Args:
+        output: its folder.
+        environment: variables to set in it (those of ``torchrun``, say).
+        changes: arguments of the task, the model or :func:`options`; durations in steps.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch._dynamo", __name__])  # imports are slow; they are done once
+    process = context.Process(target=_run, args=(output, environment or {}, changes))
+    process.start()
+    return process
+
+
+def _run(output: Path, environment: dict[str, Any], changes: dict[str, Any]) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # of the loader's workers; the fork server would
+    import anew os.environ.update({key: str(value) for key, value in environment.items()})
     torch.set_num_threads(1)
-    changes = arguments.changes
-    task = ToyTask(**{key: changes.pop(key) for key in ("kill", "poison", "signal_at", "near") if key in changes})
-    model = ToyModel(dropout=changes.pop("dropout", 0.2))
+    task = ToyTask(**{key: changes.pop(key) for key in ("kill", "poison", "signal_at", "near") if key in
+    changes}) model = ToyModel(dropout=changes.pop("dropout", 0.2))
     for key in ("eval_every", "checkpoint_every"):
         if key in changes:
             changes[key] = Duration(changes[key], "steps")
-    with toy_runner(arguments.output, task, model=model, **changes) as runner:
+    with toy_runner(output, task, model=model, **changes) as runner:
         result = runner.train()
         seen = runner.world.gather([[runner.world.rank, task.seen]])
     if runner.world.is_main:
-        (arguments.output / "seen.json").write_text(json.dumps(seen))
+        (output / "seen.json").write_text(json.dumps(seen))
     raise SystemExit(128 + result["signal"] if "signal" in result else 0)
-
-
-if __name__ == "__main__":
-    main()

@@ -6,19 +6,16 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.assets.toy import ToyTask, lines, toy_runner
+from tests.assets.toy import ToyTask, lines, start, toy_runner
 from vlkit.config.durations import Duration
 from vlkit.runner.checkpoint import MODEL, OPTIMISER
 
 HARD = {"num_workers": 2, "accumulate": 2}
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +24,6 @@ def uninterrupted(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("uninterrupted")
     assert toy_runner(folder, **HARD).train()["status"] == "finished"
     return folder
-
-
-def start(folder: Path, **changes) -> subprocess.Popen:
-    command = [sys.executable, "-m", "tests.assets.toy", str(folder), json.dumps({**HARD, **changes})]
-    return subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
 
 
 def assert_same_run(folder: Path, reference: Path) -> None:
@@ -53,27 +45,30 @@ def test_the_reference_learns_and_covers_more_than_an_epoch(uninterrupted):
 
 def test_killed_at_a_random_step(tmp_path, uninterrupted):
     step = random.randrange(1, 12)
-    assert start(tmp_path, kill=step).wait(120) == -signal.SIGKILL
+    process = start(tmp_path, kill=step, **HARD)
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
     assert max((line["step"] for line in lines(tmp_path)), default=0) == step
     assert toy_runner(tmp_path, **HARD).train()["status"] == "finished", f"killed before step {step}"
     assert_same_run(tmp_path, uninterrupted)
 
 
 def test_killed_from_outside_at_any_moment(tmp_path, uninterrupted):
-    process = start(tmp_path, checkpoint_every=1)
+    process = start(tmp_path, checkpoint_every=1, **HARD)
     file = tmp_path / "metrics.jsonl"
-    while process.poll() is None and (not file.exists() or file.read_text().count("\n") < 4):
+    while process.is_alive() and (not file.exists() or file.read_text().count("\n") < 4):
         time.sleep(0.002)
     time.sleep(random.random() * 0.05)
     process.kill()
-    process.wait(60)
+    process.join(60)
     toy_runner(tmp_path, **HARD).train()
     assert_same_run(tmp_path, uninterrupted)
 
 
 def test_terminated_in_the_middle_of_an_epoch(tmp_path, uninterrupted):
-    process = start(tmp_path, signal_at=5)
-    assert process.wait(120) == 128 + signal.SIGTERM
+    process = start(tmp_path, signal_at=5, **HARD)
+    process.join(120)
+    assert process.exitcode == 128 + signal.SIGTERM
     assert (tmp_path / "checkpoints" / "step_00000006").is_dir()
     assert not (tmp_path / "result.json").exists()
     toy_runner(tmp_path, **HARD).train()
