@@ -50,8 +50,9 @@ class ToyDataset(VLDataset):
             raise OSError(f"{self.name}/{index}.jpg: input/output error")
         colour = np.random.default_rng([index, self.size]).normal(size=(3, 1, 1))
         image = colour + 0.1 * rng.normal(size=(3, 4, 4))
-        tokens = [1 + (index * 7 + place * (index % 3 + 1)) % (VOCABULARY - 1) for place in range(2 + index %
-        5)] return {
+        steps = range(2 + index % 5)
+        tokens = [1 + (index * 7 + place * (index % 3 + 1)) % (VOCABULARY - 1) for place in steps]
+        return {
             "image": torch.from_numpy(image).float(),
             "tokens": tokens,
             "image_id": index,
@@ -227,11 +228,12 @@ def start(output: Path, environment: dict[str, Any] | None = None, **changes: An
 
 
 def _run(output: Path, environment: dict[str, Any], changes: dict[str, Any]) -> None:
-    multiprocessing.set_start_method("fork", force=True)  # of the loader's workers; the fork server would
-    import anew os.environ.update({key: str(value) for key, value in environment.items()})
+    multiprocessing.set_start_method("fork", force=True)  # of the loader: a second server would import anew
+    os.environ.update({key: str(value) for key, value in environment.items()})
     torch.set_num_threads(1)
-    task = ToyTask(**{key: changes.pop(key) for key in ("kill", "poison", "signal_at", "near") if key in
-    changes}) model = ToyModel(dropout=changes.pop("dropout", 0.2))
+    of_task = {"kill", "poison", "signal_at", "near"} & set(changes)
+    task = ToyTask(**{key: changes.pop(key) for key in of_task})
+    model = ToyModel(dropout=changes.pop("dropout", 0.2))
     for key in ("eval_every", "checkpoint_every"):
         if key in changes:
             changes[key] = Duration(changes[key], "steps")
