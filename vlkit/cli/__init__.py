@@ -57,7 +57,7 @@ def _run(name: str, arguments: list[str]) -> int:
     module = importlib.import_module(path)
     parser = argparse.ArgumentParser(prog=f"vlkit {name}", description=module.__doc__ or summary)
     module.add_arguments(parser)
-    return int(module.run(parser.parse_args(arguments)))
+    return int(module.run(parser.parse_intermixed_args(arguments)))
 
 
 def _fail(message: str, code: int) -> int:

@@ -81,7 +81,8 @@ class RunOptions:
         output_dir: null: ``output/<name of the run file>``.
         device: auto takes cuda, then mps, then cpu.
         activation_checkpointing: recompute activations in the backward pass: less memory, more time.
-        bad_samples: an unreadable sample ends the run, or is skipped and written to the ledger.
+        bad_samples: error: what a look at the data finds unusable ends the run before it starts; skip: it is only
+            told. What is met during a run is skipped and written to the ledger in either case.
         tensorboard: write its event files too.
         wandb: name of a Weights & Biases project to log to.
         init_from: checkpoint from which the model's weights start.
@@ -108,7 +109,7 @@ class RunOptions:
     output_dir: Path | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     activation_checkpointing: Literal["none", "torch", "fairscale"] = "none"
-    bad_samples: Literal["error", "skip"] = "skip"
+    bad_samples: Literal["error", "skip"] = "error"
     tensorboard: bool = False
     wandb: str | None = None
     init_from: str | None = None

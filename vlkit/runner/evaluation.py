@@ -39,7 +39,6 @@ class Evaluator:
         folder: where tasks write result files.
         seed: of what a task draws.
         num_workers: loader processes, per process.
-        skip_bad: leave out samples that cannot be used; False: raise.
     """
 
     def __init__(
@@ -53,14 +52,13 @@ class Evaluator:
         folder: Path,
         seed: int = 0,
         num_workers: int = 0,
-        skip_bad: bool = True,
     ):
         for name, dataset in sets.items():
             if len(dataset) == 0:
                 raise DataError(f"evaluation set {name!r} ({type(dataset).__name__}) is empty.")
         self.task, self.sets, self.batch_size, self.world = task, dict(sets), batch_size, world
         self.device, self.autocast, self.folder, self.seed = device, autocast, folder, seed
-        self.num_workers, self.skip_bad = num_workers, skip_bad
+        self.num_workers = num_workers
         self.bad: list[tuple[str, str, str]] = []
 
     def __call__(self, model: nn.Module, step: int, stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
@@ -131,7 +129,6 @@ class Evaluator:
             self.world.size,
             self.num_workers,
             pin_memory=self.device.type == "cuda",
-            skip_bad=self.skip_bad,
         )
         context = EvalContext(self.device, self.autocast, self.world.gather, self.world.rank, self.folder, name, step)
         seed_all(self.seed, step, self.world.rank)

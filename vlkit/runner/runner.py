@@ -158,7 +158,6 @@ class Runner:
             self.output.path,
             run.seed,
             run.num_workers,
-            skip_bad=run.bad_samples == "skip",
         )
 
     def _record_environment(self, name: str) -> None:

@@ -69,7 +69,6 @@ class Trainer:
             world.size,
             run.num_workers,
             pin_memory=device.type == "cuda",
-            skip_bad=run.bad_samples == "skip",
         )
         self.optimiser = build_optimiser(model, optim, device)
         self.window = Window(world)

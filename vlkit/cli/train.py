@@ -1,0 +1,59 @@
+"""Train a model as a run file says; the same command again continues a run that was stopped.
+
+Under torchrun: torchrun --nproc-per-node 4 -m vlkit train run.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from vlkit.cli.terminal import log_lines, say, scores_table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The run file and what is changed in it."""
+    add_run_file(parser)
+    parser.add_argument("--output", metavar="DIR", help="where to write (run.output_dir)")
+
+
+def add_run_file(parser: argparse.ArgumentParser, help: str = "run file") -> None:
+    """The arguments that all commands with a file have."""
+    parser.add_argument("file", metavar="run.yaml", help=help)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as optim.lr=1e-4")
+
+
+def overrides_of(args: argparse.Namespace) -> list[str]:
+    """The overrides of the command line, with those that have an option of their own."""
+    output = getattr(args, "output", None)
+    return [*args.overrides, *([f"run.output_dir={json.dumps(output)}"] if output else [])]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; 128 + signal when a signal stopped it."""
+    from vlkit.experiment import Experiment
+
+    with log_lines():
+        experiment = Experiment.open(args.file, overrides_of(args))
+        with experiment.runner() as runner:
+            result = runner.train()
+        return report(result, str(experiment.output_dir))
+
+
+def report(result: dict[str, Any], folder: str) -> int:
+    """Print how a training run ended; its exit code."""
+    if result["status"] == "interrupted":
+        say(
+            f"interrupted after step {result['step']}; the same command continues it. Checkpoint: {result['checkpoint']}"
+        )
+        return 128 + int(result["signal"])
+    say(f"\nfinished: {result['step']} steps, {result['samples']} samples, {result['seconds']:.0f} s in {folder}")
+    if result["metrics"]:
+        say(scores_table(result["metrics"]))
+    best = result["best"]
+    if best:
+        say(f"best {best['monitor']}: {best['value']:.4f} at step {best['step']} ({best['checkpoint']})")
+    if result["bad_samples"]:
+        say(f"{result['bad_samples']} samples could not be used; they are listed in {folder}/ledger.jsonl")
+    return 0

@@ -1,0 +1,136 @@
+"""What can be found wrong with a run before its first step."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from vlkit.datasets.base import Sample, VLDataset
+from vlkit.errors import BadSample, DataError
+
+logger = logging.getLogger(__name__)
+Origin = Callable[[str], str]
+_TRIES = 8
+_SHOWN = 20
+_MOMENTS = 2  # of AdamW, each as large as what is trained
+
+
+def data_problems(datasets: Mapping[str, VLDataset], origin: Origin, raise_bad: bool = True) -> list[str]:
+    """What is wrong with the data, as far as a look at part of them tells.
+
+    Args:
+        datasets: by key path.
+        origin: says where a key path was written.
+        raise_bad: whether samples that cannot be used are a problem; otherwise they are only logged.
+    """
+    problems: list[str] = []
+    bad: list[str] = []
+    for key, dataset in datasets.items():
+        if len(dataset) == 0:
+            problems.append(f"{origin(key)}: the dataset is empty.")
+            continue
+        bad += [f"{origin(key)}: {problem}" for problem in dataset.problems()]
+    if bad and raise_bad:
+        more = [f"and {len(bad) - _SHOWN} more problems like these."] if len(bad) > _SHOWN else []
+        advice = (
+            "Mend the data, or set run.bad_samples=skip: unusable samples are then left out and named in ledger.jsonl."
+        )
+        return problems + bad[:_SHOWN] + more + [advice]
+    for problem in bad:
+        logger.warning("%s", problem)
+    return problems
+
+
+def image_size_problems(model: nn.Module, datasets: Mapping[str, VLDataset], origin: Origin) -> list[str]:
+    """Datasets that give no sample, or images of a size that the model's image encoder does not take."""
+    problems = []
+    wanted = encoder_size(model)
+    for key, dataset in datasets.items():
+        if len(dataset) == 0:
+            continue
+        try:
+            image = first_sample(dataset).get("image")
+        except DataError as error:
+            problems.append(f"{origin(key)}: {error}")
+            continue
+        if wanted is None or not torch.is_tensor(image) or image.ndim < 3:
+            continue
+        size = tuple(image.shape[-2:])
+        if size != wanted:
+            problems.append(
+                f"{origin(key)}: its images have {size[0]}x{size[1]} pixels, the model's image encoder takes "
+                f"{wanted[0]}x{wanted[1]}. Set image_size of the image processor (or of the dataset), or "
+                "model.vit.image_size, so that they agree."
+            )
+    return problems
+
+
+def encoder_size(model: nn.Module) -> tuple[int, int] | None:
+    """Height and width in pixels that the model's image encoder needs; None if it does not say."""
+    size: Any = getattr(getattr(getattr(model, "visual_encoder", None), "patch_embed", None), "img_size", None)
+    return None if size is None else (int(size[0]), int(size[1]))
+
+
+def first_sample(dataset: VLDataset) -> Sample:
+    """One sample that can be used, among the first few.
+
+    Raises:
+        DataError: there is none, or the dataset fails.
+    """
+    reasons = []
+    for index in range(min(_TRIES, len(dataset))):
+        try:
+            return dataset.sample(index, np.random.default_rng([index]))
+        except BadSample as error:
+            reasons.append(str(error))
+        except Exception as error:  # a dataset is anyone's code
+            raise DataError(f"the dataset fails at index {index}: {type(error).__name__}: {error}") from error
+    raise DataError(f"none of its first {len(reasons)} samples can be used: {reasons[-1]}")
+
+
+def checkpoint_bytes(model: nn.Module) -> int:
+    """Size of a checkpoint: the model's tensors once each, and the optimiser's."""
+    tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    return sum(t.numel() * t.element_size() for t in tensors.values()) + _MOMENTS * trained
+
+
+def disk_problems(model: nn.Module, folder: Path, keep: int) -> list[str]:
+    """Whether the disk has room for the checkpoints of a run.
+
+    Args:
+        model: what is trained.
+        folder: output folder, which need not exist yet.
+        keep: checkpoints that stay at the same time; one more is there while it is written.
+    """
+    size, free = checkpoint_bytes(model), free_bytes(folder)
+    present = sum(1 for _ in (folder / "checkpoints").glob("step_*"))
+    needed = size * max(1, keep + 1 - present)
+    if free >= needed:
+        return []
+    return [
+        f"no space for the checkpoints in {folder}: {human(free)} are free, {human(needed)} are needed "
+        f"({human(size)} each). Make room, or choose another run.output_dir."
+    ]
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space where ``folder`` is or would be."""
+    existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    return shutil.disk_usage(existing).free
+
+
+def human(count: float) -> str:
+    """A number of bytes for people: ``1.5 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
