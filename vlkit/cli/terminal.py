@@ -42,10 +42,8 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))] if lines else []
 
     def show(line: list[str]) -> str:
-        cells = [
-            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths))
-        ]
-        return "  ".join(cells).rstrip()
+        first, *others = zip(line, widths)
+        return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]).rstrip()
 
     shown = [show(line) for line in lines]
     if header:

@@ -44,9 +44,7 @@ def run(args: argparse.Namespace) -> int:
 def report(result: dict[str, Any], folder: str) -> int:
     """Print how a training run ended; its exit code."""
     if result["status"] == "interrupted":
-        say(
-            f"interrupted after step {result['step']}; the same command continues it. Checkpoint: {result['checkpoint']}"
-        )
+        say(f"interrupted after step {result['step']}; the same command continues from {result['checkpoint']}")
         return 128 + int(result["signal"])
     say(f"\nfinished: {result['step']} steps, {result['samples']} samples, {result['seconds']:.0f} s in {folder}")
     if result["metrics"]:
