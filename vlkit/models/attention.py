@@ -25,7 +25,7 @@ def attend(
         key: [N, H, S, d].
         value: [N, H, S, d].
         mask: bool, broadcastable to [N, H, L, S]; False places are not attended to. Not together with ``causal``.
-        causal: query i attends to keys 0..i.
+        causal: the queries are the last of the keys' places: query i attends to keys 0..S-L+i.
         dropout: probability of dropping an attention weight; pass 0 outside of training.
 
     Returns:
@@ -33,6 +33,8 @@ def attend(
     """
     if _plain_is_faster(query):
         return _attend_plainly(query, key, value, mask, causal, dropout)
+    if causal and query.shape[-2] != key.shape[-2]:  # the kernel's own counts from the first key
+        mask, causal = _causal_mask(query, key), False
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal)
 
 
@@ -55,13 +57,18 @@ def _attend_plainly(
 ) -> Tensor:
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     if causal:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril_()
+        mask = _causal_mask(query, key)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
     if dropout:
         weights = F.dropout(weights, dropout)
     return weights @ value
+
+
+def _causal_mask(query: Tensor, key: Tensor) -> Tensor:
+    queries, keys = query.shape[-2], key.shape[-2]
+    return torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril_(keys - queries)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

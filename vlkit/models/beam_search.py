@@ -115,7 +115,7 @@ class BeamSearch:
         """File the images that are done and drop them. Gives the cache row that each live beam continues, or None when
         nothing is left."""
         for image in np.flatnonzero(done):
-            self._file(image)
+            self._file(int(image))
         live = np.flatnonzero(~done)
         if not len(live):
             return None

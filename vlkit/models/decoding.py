@@ -50,6 +50,8 @@ class GenerationConfig:
         for name in ("temperature", "repetition_penalty"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"generation: {name} is {getattr(self, name)}; it must be above 0.")
+        if self.top_k < 0:
+            raise ConfigError(f"generation: top_k is {self.top_k}; it must be 0 (no limit) or more.")
         if self.min_length > self.max_length:
             raise ConfigError(
                 f"generation: min_length {self.min_length} is above max_length {self.max_length}; lower it."

@@ -1,7 +1,7 @@
 """Decoding texts for images: beam search, greedy search, nucleus sampling.
 
-An image's keys and values are never repeated: all its beams or samples attend to its one copy. A prompt is read once per
-image, not once per beam. Images that are finished leave the batch.
+An image's keys and values are never repeated: all its beams or samples attend to its one copy. A prompt is read once
+per image, not once per beam. Images that are finished leave the batch.
 """
 
 from __future__ import annotations
@@ -46,6 +46,12 @@ def generate(
     limit = decoder.bert.config.max_position_embeddings
     if config.max_length > limit:
         raise VlkitError(f"generation: max_length is {config.max_length}; this model reads at most {limit} tokens.")
+    if len(prompt) not in (1, images.count):
+        raise VlkitError(
+            f"generation: {len(prompt)} prompts were given for {images.count} images; give 1, or one each."
+        )
+    if seeds is not None and len(seeds) != images.count:
+        raise VlkitError(f"generation: {len(seeds)} seeds were given for {images.count} images; give one each.")
     prompt = prompt.expand(images.count, -1)
     if config.sample or config.num_beams == 1:
         uniform = draw_uniform(seeds, images.count, config) if config.sample else None

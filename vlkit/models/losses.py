@@ -63,12 +63,17 @@ def hard_negatives(
         [B] on the host: the index plans of attention are made there. Where a row has only matches (a batch of one, or
         of one image), the next row is taken: there is nothing better to learn from.
     """
-    weights = (similarity.detach().float().softmax(-1) + floor).masked_fill(same, 0.0)
-    empty = weights.sum(1) <= 0
+    # A diverged model must reach its non-finite loss, which the runner reports, rather than fail in the draw.
+    logits = similarity.detach().float().nan_to_num()
+    weights = (logits.softmax(-1) + floor).masked_fill(same, 0.0)
+    empty = weights.sum(1) < torch.finfo(weights.dtype).tiny
     if bool(empty.any()):
+        # The matches hold all of the probability: share it out among the others, which leaves their order.
+        others = logits.masked_fill(same, -torch.inf).softmax(-1)
         size = len(weights)
-        neighbour = (torch.arange(size, device=weights.device) + 1) % size
-        weights[empty] = F.one_hot(neighbour, size).float()[empty]
+        neighbour = F.one_hot((torch.arange(size, device=weights.device) + 1) % size, size).float()
+        others = torch.where(same.all(1, keepdim=True), neighbour, others)
+        weights[empty] = others[empty]
     return draw(weights).cpu().numpy()
 
 

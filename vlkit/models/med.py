@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -357,7 +358,7 @@ class TextTransformer(nn.Module):
             image_embeds: [B, P, Dv].
             mask: [B, P], 0 where a token must not be seen; None: all are seen.
         """
-        layers = [layer.crossattention.project(image_embeds) for layer in self.encoder.layer]
+        layers = [cast(Layer, layer).crossattention.project(image_embeds) for layer in self.encoder.layer]
         return CrossStates(layers, mask.bool() if mask is not None else None)
 
     def forward(
@@ -415,7 +416,13 @@ class TextTransformer(nn.Module):
         plan = TextPlan(Segments(texts.lengths, device), causal)
         if images is not None:
             if image_index is None and len(texts) != images.count:
-                image_index = np.repeat(np.arange(images.count), len(texts) // images.count)
+                each, left = divmod(len(texts), images.count)
+                if left or not each:
+                    raise VlkitError(
+                        f"{len(texts)} texts were given for {images.count} images: give one text an image (or the same "
+                        f"number for each, one image after the other), or name the image of each text in image_index."
+                    )
+                image_index = np.repeat(np.arange(images.count), each)
             plan.cross = CrossPlan(rows or texts.lengths, image_index, images.count, device, split)
             plan.cross_mask = images.mask
         return plan

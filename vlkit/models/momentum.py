@@ -19,9 +19,9 @@ def momentum_copy(module: nn.Module) -> nn.Module:
 @torch.no_grad()
 def update_momentum(pairs: Sequence[tuple[nn.Module, nn.Module]], momentum: float) -> None:
     """Move each second module towards its first: ``m <- momentum * m + (1 - momentum) * p``, in a few kernels."""
-    online = [p for module, _ in pairs for p in module.parameters()]
-    slow = [p for _, module in pairs for p in module.parameters()]
-    torch._foreach_lerp_(slow, [p.detach() for p in online], 1 - momentum)
+    online = [p.detach() for module, _ in pairs for p in module.parameters()]
+    slow = [p.detach() for _, module in pairs for p in module.parameters()]
+    torch._foreach_lerp_(slow, online, 1 - momentum)
 
 
 def random_queue(width: int, size: int) -> Tensor:
@@ -34,12 +34,14 @@ def enqueue(queues: Sequence[tuple[Tensor, Tensor]], pointer: Tensor) -> None:
     """Overwrite the oldest entries of ring queues.
 
     Args:
-        queues: pairs of a queue [E, Q] (or [1, Q]) and new entries [n, E] (or [n]); any n, all queues in step.
+        queues: pairs of a queue [E, Q] (or [1, Q]) and new entries [n, E] (or [n]); any n and Q, all queues in step.
         pointer: [1] int64 next place to write; is moved on.
     """
     size = queues[0][0].shape[1]
     count = len(queues[0][1])
     kept = min(count, size)  # a batch larger than the queue: only its newest part can stay
+    if not kept:
+        return
     start = int(pointer) + count - kept
     first = start % size
     wrap = max(first + kept - size, 0)

@@ -186,7 +186,9 @@ class CrossPlan:
             size = rows_of_image[members]
             most = int(size.max())
             place = np.arange(most)
-            table = order[starts[members][:, None] + np.minimum(place, np.maximum(size[:, None] - 1, 0))]
+            rows = starts[members][:, None] + np.minimum(place, np.maximum(size[:, None] - 1, 0))
+            # An image without rows reads one of another image (the last has none behind it); nobody reads the result.
+            table = order[np.minimum(rows, len(order) - 1)]
             real = place < size[:, None]
             inverse[table[real]] = offset + np.flatnonzero(real)
             offset += table.size

@@ -93,18 +93,23 @@ class VisionTransformer(TimmVisionTransformer):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=std)
                 nn.init.zeros_(module.bias)
-        nn.init.trunc_normal_(self.pos_embed, std=std)
-        nn.init.trunc_normal_(self.cls_token, std=std)
+        for token in (self.pos_embed, self.cls_token):
+            assert token is not None  # timm's models may be without
+            nn.init.trunc_normal_(token, std=std)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]  # images have no masks
         """[B, 3, S, S] -> [B, P, Dv], normalised."""
-        size = self.patch_embed.img_size
-        if size is not None and tuple(image.shape[-2:]) != tuple(size):
-            raise VlkitError(
-                f"images of {tuple(image.shape[-2:])} pixels were given to an image encoder for {tuple(size)}: "
-                f"set the processor's image_size, or the model's vit.image_size, so that both agree."
-            )
+        _check_size(image, self.patch_embed.img_size)
         return self.forward_features(image)
+
+
+def _check_size(image: Tensor, size: tuple[int, int] | None) -> None:
+    given = tuple(image.shape[-2:])
+    if size is not None and given != tuple(size):
+        raise VlkitError(
+            f"images of {given} pixels were given to an image encoder for {tuple(size)}: "
+            f"set the processor's image_size, or the model's vit.image_size, so that both agree."
+        )
 
 
 class TimmBackbone(nn.Module):
@@ -121,16 +126,14 @@ class TimmBackbone(nn.Module):
 
         from vlkit.errors import did_you_mean
 
-        if name not in timm.list_models():
+        if not timm.is_model(name):
             raise VlkitError(f"timm has no model named {name!r}.{did_you_mean(name, timm.list_models())}")
-        try:
-            self.body = timm.create_model(name, num_classes=0, global_pool="", img_size=image_size)
-        except TypeError:  # convolutional models take any size and no such argument
-            self.body = timm.create_model(name, num_classes=0, global_pool="")
+        self.body = _create_headless(name, image_size)
         self.width = int(self.body.num_features)
 
     def forward(self, image: Tensor) -> Tensor:
         """[B, 3, S, S] -> [B, P, Dv]."""
+        _check_size(image, getattr(getattr(self.body, "patch_embed", None), "img_size", None))
         features = self.body.forward_features(image)
         if features.ndim == 4:
             if features.shape[1] == self.width:  # channels first
@@ -139,6 +142,20 @@ class TimmBackbone(nn.Module):
         if getattr(self.body, "num_prefix_tokens", 0):
             return features
         return torch.cat([features.mean(1, keepdim=True), features], 1)
+
+
+def _create_headless(name: str, image_size: int) -> Any:
+    import timm
+
+    error: Exception | None = None
+    # Convolutional models take any size and no such argument; distilled ones have a pooling of their own.
+    options: list[dict[str, Any]] = [{"global_pool": "", "img_size": image_size}, {"global_pool": ""}]
+    for given in [*options, {"img_size": image_size}, {}]:
+        try:
+            return timm.create_model(name, num_classes=0, **given)
+        except (TypeError, AssertionError) as refusal:
+            error = refusal
+    raise VlkitError(f"timm does not build {name!r} without a head: {error}")
 
 
 def build_image_encoder(config: VitConfig) -> VisionTransformer | TimmBackbone:
@@ -160,8 +177,16 @@ def resize_pos_embed(pos_embed: Tensor, tokens: int, prefix: int = 1) -> Tensor:
 
     Returns:
         [1, tokens, Dv].
+
+    Raises:
+        VlkitError: the patches of either are no square.
     """
     old, new = math.isqrt(pos_embed.shape[1] - prefix), math.isqrt(tokens - prefix)
+    if old**2 != pos_embed.shape[1] - prefix or new**2 != tokens - prefix:
+        raise VlkitError(
+            f"a position embedding of {pos_embed.shape[1]} tokens cannot be resized to {tokens}: without the "
+            f"{prefix} in front, both must be square grids of patches."
+        )
     if old == new:
         return pos_embed
     grid = pos_embed[:, prefix:].float().unflatten(1, (old, old)).permute(0, 3, 1, 2)

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
 
 from vlkit.io import atomic_write
 from vlkit.metrics.caption import caption_scores
@@ -37,7 +36,7 @@ class Captioning(Task):
         self.generation = generation or GenerationConfig(max_length=20, min_length=5)
         self.java = java
 
-    def prepare(self, model: nn.Module, batch: Batch, device: torch.device) -> Batch:
+    def prepare(self, model: Any, batch: Batch, device: torch.device) -> Batch:
         texts = model.tokenize(batch["text_input"])
         inputs = {"image": batch["image"], "texts": texts, "targets": model.target_count(texts)}
         return to_device(inputs, device)
@@ -45,14 +44,16 @@ class Captioning(Task):
     def counts(self, inputs: Batch) -> dict[str, float]:
         return {"loss_lm": float(inputs["targets"])}
 
-    def train_step(self, model: nn.Module, inputs: Batch, progress: Progress) -> StepOutput:
+    def train_step(self, model: Any, inputs: Batch, progress: Progress) -> StepOutput:
         return StepOutput(losses={"loss_lm": model(inputs).loss_lm})
 
-    def evaluate(self, model: nn.Module, loader: Iterable[Batch], context: EvalContext) -> dict[str, float]:
+    def evaluate(self, model: Any, loader: Iterable[Batch], context: EvalContext) -> dict[str, float]:
         rows: list[dict[str, Any]] = []
         for batch in loader:
             with context.autocast():
-                captions = model.caption({"image": batch["image"].to(context.device)}, self.generation)
+                # What is drawn for a sample does not depend on its batch or process.
+                drawn = {"seeds": torch.tensor(batch["index"])} if self.generation.sample else {}
+                captions = model.caption({"image": batch["image"].to(context.device)}, self.generation, **drawn)
             for i, index in enumerate(batch["index"]):
                 row = {"index": index, "caption": captions.texts[i][0], "score": captions.scores[i][0]}
                 row["image_id"] = batch["image_id"][i]
@@ -63,7 +64,7 @@ class Captioning(Task):
             self._write(rows, context)
         return self._scores(rows)
 
-    def describe(self, model: nn.Module, batch: Batch, context: EvalContext) -> list[str]:
+    def describe(self, model: Any, batch: Batch, context: EvalContext) -> list[str]:
         with context.autocast():
             captions = model.caption({"image": batch["image"].to(context.device)}, self.generation)
         return [texts[0] for texts in captions.texts]

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlkit.tasks.base import EvalContext
 
-# Below every probability: a pair that re-ranking did not look at.
-UNSEEN = -1.0
+# A pair that re-ranking did not look at; below 0 - 1, the least that probability plus similarity can be.
+UNSEEN = -2.0
+# What an image costs besides its pairs (its keys and values in every layer), in pairs.
+_IMAGE_COST = 16
 
 
 @dataclass
@@ -45,7 +48,7 @@ def top_pairs(similarity: np.ndarray, k: int) -> np.ndarray:
 
 
 def rerank(
-    model: nn.Module,
+    model: Any,
     images: OwnImages,
     texts: Sequence[str],
     similarity: np.ndarray,
@@ -62,7 +65,7 @@ def rerank(
         similarity: [I, T].
         k: candidates of each query.
         context: of the evaluation.
-        pairs_at_once: bound on the memory of one pass, in pairs.
+        pairs_at_once: bound on the memory of one pass, in pairs; an image counts as some more.
 
     Returns:
         [I, T]: probability of a match plus similarity for pairs that were scored, as the original adds them;
@@ -92,10 +95,12 @@ def _groups(images: OwnImages, wanted: np.ndarray, pairs_at_once: int) -> list[l
     pairs = 0
     for place, row in enumerate(images.rows):
         count = int(wanted[row].sum())
-        if not groups or pairs + count > pairs_at_once:
+        if not count:
+            continue
+        cost = count + _IMAGE_COST
+        if not groups or pairs + cost > pairs_at_once:
             groups.append([])
             pairs = 0
-        if count:
-            groups[-1].append(place)
-            pairs += count
-    return [group for group in groups if group]
+        groups[-1].append(place)
+        pairs += cost
+    return groups

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from vlkit.errors import DataError
 from vlkit.metrics.classification import accuracy, auc
 from vlkit.metrics.retrieval import recall_at_k
 from vlkit.models.decoding import GenerationConfig
@@ -45,7 +46,7 @@ class Pretrain(Task):
         self.alpha, self.alpha_ramp_epochs, self.rerank_top_k = alpha, alpha_ramp_epochs, rerank_top_k
         self.generation = generation or GenerationConfig(max_length=20, min_length=4)
 
-    def prepare(self, model: nn.Module, batch: Batch, device: torch.device) -> Batch:
+    def prepare(self, model: Any, batch: Batch, device: torch.device) -> Batch:
         texts = model.tokenize(batch["text_input"])
         inputs = {"image": batch["image"], "texts": texts, "targets": model.target_count(texts)}
         return to_device(inputs, device)
@@ -53,7 +54,7 @@ class Pretrain(Task):
     def counts(self, inputs: Batch) -> dict[str, float]:
         return {"loss_lm": float(inputs["targets"])}
 
-    def train_step(self, model: nn.Module, inputs: Batch, progress: Progress) -> StepOutput:
+    def train_step(self, model: Any, inputs: Batch, progress: Progress) -> StepOutput:
         alpha = alpha_ramp(self.alpha, progress.epoch, self.alpha_ramp_epochs)
         out = model(inputs, alpha=alpha, update=progress.micro == 0)
         matched = out.itm_logits.argmax(-1)
@@ -69,19 +70,25 @@ class Pretrain(Task):
             },
         )
 
-    def evaluate(self, model: nn.Module, loader: Iterable[Batch], context: EvalContext) -> dict[str, float]:
-        images = OwnImages([], [])
+    def evaluate(self, model: Any, loader: Iterable[Batch], context: EvalContext) -> dict[str, float]:
+        images, last = OwnImages([], []), OwnImages([], [])
         rows: list[dict[str, Any]] = []
         for batch in loader:
             with context.autocast():
                 embeds, found = self._read(model, batch, context.device)
             rows += found
+            last.rows.append(batch["index"][-1])
+            last.embeds.append(embeds[-1].clone())
             if self.rerank_top_k:
                 images.rows += batch["index"]
                 images.embeds += list(embeds)
         rows = sorted(context.gather(rows), key=lambda row: row["index"])
+        if not rows:
+            raise DataError(f"evaluation set {context.name!r}: none of its samples could be used.")
         place = {row["index"]: at for at, row in enumerate(rows)}
-        images.rows = [place[index] for index in images.rows]
+        for share in (images, last):
+            share.rows = [place[index] for index in share.rows]
+        self._match_across_batches(model, last, rows, context)
         scores = self._matching_scores(rows)
         scores["loss_lm"] = sum(row["lm_sum"] for row in rows) / max(sum(row["lm_count"] for row in rows), 1)
         scores["temperature"] = float(model.temp)
@@ -94,12 +101,12 @@ class Pretrain(Task):
             scores |= {f"itm_{key}": value for key, value in recall_at_k(reranked, own).items()}
         return scores
 
-    def describe(self, model: nn.Module, batch: Batch, context: EvalContext) -> list[str]:
+    def describe(self, model: Any, batch: Batch, context: EvalContext) -> list[str]:
         with context.autocast():
             captions = model.caption({"image": batch["image"].to(context.device)}, self.generation)
         return [texts[0] for texts in captions.texts]
 
-    def _read(self, model: nn.Module, batch: Batch, device: torch.device) -> tuple[Tensor, list[dict[str, Any]]]:
+    def _read(self, model: Any, batch: Batch, device: torch.device) -> tuple[Tensor, list[dict[str, Any]]]:
         """Image tokens [B, P, Dv], and what each pair contributes to the scores, as plain data."""
         inputs = self.prepare(model, batch, device)
         texts, size = inputs["texts"], len(batch["text_input"])
@@ -107,24 +114,37 @@ class Pretrain(Task):
         states = model.text_encoder.project_images(embeds)
         feats = torch.stack([model.image_feats(embeds), model.text_feats(texts)]).cpu().numpy()
         own = np.arange(size)
-        groups = [texts, texts.select(np.roll(own, -1))]
+        found = {"matched": _match(model, texts, states, own)}
+        if size > 1:
+            found["random"] = _match(model, texts.select(own[1:]), states, own[:-1])
         swapped = [negatives["swapped"] for negatives in batch.get("negatives", [])]
         if swapped:
-            groups.append(model.tokenize(swapped))
-        probabilities = [model.match(group, states, own).float().softmax(-1)[:, 1].tolist() for group in groups]
+            found["swapped"] = _match(model, model.tokenize(swapped), states, own)
         sums, counts = self._language(model, texts, states)
         rows = []
         for i in range(size):
             row = {"index": batch["index"][i], "text": batch["text_input"][i], "lm_sum": sums[i], "lm_count": counts[i]}
-            row |= {"image_feats": feats[0, i], "text_feats": feats[1, i], "matched": probabilities[0][i]}
-            if size > 1:  # a batch of one has no other pair
-                row["random"] = probabilities[1][i]
-            if swapped:
-                row["swapped"] = probabilities[2][i]
+            row |= {"image_feats": feats[0, i], "text_feats": feats[1, i]}
+            row |= {name: values[i] for name, values in found.items() if i < len(values)}
             rows.append(row)
         return embeds, rows
 
-    def _language(self, model: nn.Module, texts: Any, states: Any) -> tuple[list[float], list[int]]:
+    def _match_across_batches(
+        self, model: Any, last: OwnImages, rows: list[dict[str, Any]], context: EvalContext
+    ) -> None:
+        """Complete ``random`` of ``rows`` for the images that end a batch: their next pair is in another batch, perhaps
+        of another process, and the first pair follows the last. So no score depends on how the set was cut."""
+        found = []
+        for at, embeds in zip(last.rows, last.embeds):
+            texts = model.tokenize([rows[(at + 1) % len(rows)]["text"]])
+            with context.autocast():
+                states = model.text_encoder.project_images(embeds[None])
+                found.append((at, _match(model, texts, states, np.zeros(1, np.int64))[0]))
+        for at, probability in context.gather(found):
+            if len(rows) > 1:
+                rows[at]["random"] = probability
+
+    def _language(self, model: Any, texts: Any, states: Any) -> tuple[list[float], list[int]]:
         """Sum of the LM loss of each text, and its number of predicted tokens."""
         decoded = texts.with_first(model.tokenizer.dec_id)
         hidden = model.text_decoder(decoded, states)
@@ -147,3 +167,8 @@ class Pretrain(Task):
                 if key == "random":
                     scores["itm_accuracy"] = accuracy(values > 0.5, labels)
         return scores
+
+
+def _match(model: Any, texts: Any, states: Any, image_index: np.ndarray) -> list[float]:
+    """Probability of a match of each text with its image."""
+    return model.match(texts, states, image_index).float().softmax(-1)[:, 1].tolist()

@@ -42,8 +42,8 @@ class BlipBase(nn.Module):
             med = dataclasses.replace(med, vocab_size=len(self.tokenizer))
         if med.vocab_size is not None and med.vocab_size < len(self.tokenizer):
             raise VlkitError(
-                f"med.vocab_size is {med.vocab_size}, but the tokenizer {tokenizer!r} has {len(self.tokenizer)} tokens: "
-                f"leave vocab_size out, or set it to at least that."
+                f"med.vocab_size is {med.vocab_size}, but the tokenizer {tokenizer!r} has {len(self.tokenizer)} "
+                f"tokens: leave vocab_size out, or set it to at least that."
             )
         if max_words > med.max_position_embeddings:
             raise VlkitError(
@@ -73,10 +73,13 @@ class BlipBase(nn.Module):
         texts = wanted(samples, "text_input", type(self).__name__)
         return self.tokenize([texts] if isinstance(texts, str) else texts)
 
+    def images_of(self, samples: Samples) -> Tensor:
+        """``image`` [B, 3, S, S] of the samples, on the model's device."""
+        return wanted(samples, "image", type(self).__name__).to(self.device)
+
     def image_embeds(self, samples: Samples) -> Tensor:
         """Tokens [B, P, Dv] of the samples' ``image`` [B, 3, S, S]."""
-        image = wanted(samples, "image", type(self).__name__)
-        return self.visual_encoder(image.to(self.device))
+        return self.visual_encoder(self.images_of(samples))
 
     def checkpoint_blocks(self) -> list[nn.Module]:
         """The blocks that activation checkpointing may recompute; momentum encoders keep no activations."""

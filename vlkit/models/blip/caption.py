@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,11 +72,16 @@ class BlipCaption(BlipBase):
         self.prompt_length = len(self.tokenizer.encode(prompt)[0]) - 1  # without [SEP]
         self.text_decoder = TextDecoder(self.med_config, self.image_width)
 
-    def tokenize(self, texts):
+    def tokenize(self, texts: Sequence[str]) -> TextBatch:
         """Packed token ids of ``texts``, prompt in front, [DEC] first."""
-        prompt = self.prompt
-        texts = [text if text.startswith(prompt.strip()) else prompt + text for text in texts]
+        texts = [text if self._has_prompt(text) else self.prompt + text for text in texts]
         return super().tokenize(texts).with_first(self.tokenizer.dec_id)
+
+    def _has_prompt(self, text: str) -> bool:
+        head, text = self.prompt.strip().lower(), text.strip().lower()
+        # "a picture often" does not begin with the prompt "a picture of".
+        inside_word = head[-1:].isalnum() and text[len(head) : len(head) + 1].isalnum()
+        return text.startswith(head) and not inside_word
 
     def target_count(self, texts: TextBatch) -> int:
         """Number of tokens that the loss of ``texts`` is a mean over."""

@@ -148,8 +148,8 @@ class BlipPretrain(BlipBase):
             update: move the momentum encoders; once per optimiser step.
         """
         texts = self.texts_of(samples)
-        image = samples["image"].to(self.device)
-        image_embeds = self.image_embeds(samples)
+        image = self.images_of(samples)
+        image_embeds = self.visual_encoder(image)
         image_feats, text_feats = self.image_feats(image_embeds), self.text_feats(texts)
         with torch.no_grad():
             self.temp.clamp_(*self.temperature_range)
