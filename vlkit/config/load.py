@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlkit.config.overrides import apply_overrides, merge
+from vlkit.config.overrides import apply_overrides, lay, merge
 from vlkit.config.yamlfile import Node, Place, dump_yaml, parse_yaml
 from vlkit.errors import ConfigError, did_you_mean
 
@@ -66,10 +66,48 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             interpolation cannot be resolved.
     """
     file = Path(path).expanduser()
-    root = apply_overrides(_load_file(file, ()), overrides)
+    return _finish(_load_file(file, ()), file, overrides)
+
+
+def read_tree(path: str | Path) -> tuple[Node, Config]:
+    """A file as it is written, with what it extends but with interpolations left in, as a tree and as data.
+
+    Raises:
+        ConfigError: a file is missing or not YAML.
+    """
+    file = Path(path).expanduser()
+    root = _load_file(file, ())
     places: dict[str, Place] = {}
-    data = _plain(root, "", places)
-    return Config(_resolve(Config(data, file, places)), file, places)
+    return root, Config(_plain(root, "", places), file, places)
+
+
+def load_nested(
+    root: Node | str,
+    path: Path,
+    layers: Sequence[tuple[str, Node]] = (),
+    overrides: Sequence[str] = (),
+    context: Mapping[str, Any] | None = None,
+) -> Config:
+    """A configuration that another file holds or names.
+
+    Args:
+        root: a mapping inside the file ``path``, or a path relative to it; ``extends`` in it works as ever.
+        path: that file.
+        layers: key paths and values to be laid over it, in order.
+        overrides: laid over all of it.
+        context: further names that interpolation may use: ``${stages.pretrain}`` with ``{"stages": {...}}``.
+
+    Raises:
+        ConfigError: as for :func:`load_config`.
+    """
+    if isinstance(root, str):
+        path = path.parent / Path(root).expanduser()
+        root = _load_file(path, ())
+    else:
+        root = _with_bases(Node(dict(root.value), root.place), path, ())
+    for key, value in layers:
+        root = lay(root, key, value)
+    return _finish(root, path, overrides, context)
 
 
 def to_yaml(config: Config) -> str:
@@ -102,10 +140,22 @@ def _load_file(path: Path, chain: tuple[Path, ...]) -> Node:
     root = parse_yaml(content, display(path), path)
     if not isinstance(root.value, dict):
         raise ConfigError(f"{display(path)}: holds {_kind(root.value)}; a mapping (key: value) is needed.")
+    return _with_bases(root, path, (*chain, file))
+
+
+def _with_bases(root: Node, path: Path, chain: tuple[Path, ...]) -> Node:
+    """``root`` laid over what it extends."""
     merged = Node({}, root.place)
     for base in _bases(root, path):
-        merged = merge(merged, _load_file(path.parent / Path(base).expanduser(), (*chain, file)))
+        merged = merge(merged, _load_file(path.parent / Path(base).expanduser(), chain))
     return merge(merged, root)
+
+
+def _finish(root: Node, path: Path, overrides: Sequence[str], context: Mapping[str, Any] | None = None) -> Config:
+    root = apply_overrides(root, overrides)
+    places: dict[str, Place] = {}
+    data = _plain(root, "", places)
+    return Config(_resolve(Config(data, path, places), context or {}), path, places)
 
 
 def _bases(root: Node, path: Path) -> list[str]:
@@ -130,23 +180,25 @@ def _plain(node: Node, path: str, places: dict[str, Place]) -> Any:
     return node.value
 
 
-def _resolve(config: Config) -> dict[str, Any]:
-    """The data with every ``${...}`` replaced."""
+def _resolve(config: Config, context: Mapping[str, Any]) -> dict[str, Any]:
+    """The data with every ``${...}`` replaced; it may also name what is in ``context``."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        resolved = OmegaConf.to_container(OmegaConf.create(config.data), resolve=True, throw_on_missing=True)
+        joined = OmegaConf.create({**context, **config.data})
+        resolved = OmegaConf.to_container(joined, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         key = re.sub(r"\[(\d+)\]", r".\1", getattr(error, "full_key", None) or "")
         message = str(error).splitlines()[0].rstrip(".")
         missing = re.search(r"key '([^']+)' not found", message)
-        hint = did_you_mean(missing[1], config._places) if missing else ""
+        known = [*config._places, *(f"{name}.{key}" for name, keys in context.items() for key in keys)]
+        hint = did_you_mean(missing[1], known) if missing else ""
         if message.startswith("Missing mandatory value"):
             message = "'???' stands for a value that must be given, in a file or on the command line"
         where = config.origin(key) if key else display(config.path)
         raise ConfigError(f"{where}: {message}.{hint}") from error
-    return resolved  # type: ignore[return-value]  # a mapping went in
+    return {key: resolved[key] for key in config.data}  # type: ignore[index,call-overload]  # a mapping went in
 
 
 def _kind(value: Any) -> str:

@@ -41,6 +41,15 @@ def apply_overrides(root: Node, overrides: Sequence[str]) -> Node:
     return root
 
 
+def lay(root: Node, key_path: str, value: Node) -> Node:
+    """``root`` with ``value`` laid over it at ``key_path``, as an override does; the value keeps its place.
+
+    Raises:
+        ConfigError: the key path leads through something that has no keys.
+    """
+    return _place(root, key_path.split("."), value, "")
+
+
 def parse_override(text: str) -> tuple[list[str], Node]:
     """``("optim.lr=1e-4")`` gives ``["optim", "lr"]`` and the value.
 

@@ -93,16 +93,11 @@ class OutputFolder:
         write_text(self.path / name, json.dumps(finite_or_none(content), indent=1, allow_nan=False) + "\n")
 
     def _check_same(self, file: Path) -> None:
-        there = plain(parse_yaml(file.read_bytes(), str(file), file))
-        here = dict(_leaves(_essential(self.config)))
-        before = dict(_leaves(_essential(there)))
-        keys = [key for key in {**before, **here} if before.get(key, "absent") != here.get(key, "absent")]
-        if keys:
-            told = [f"{key} was {before.get(key, 'absent')}, is {here.get(key, 'absent')}" for key in keys[:5]]
-            more = f" (and {len(keys) - 5} more)" if len(keys) > 5 else ""
+        told = differences(plain(parse_yaml(file.read_bytes(), str(file), file)), self.config)
+        if told:
             raise ConfigError(
-                f"{self.path} holds a run with another configuration: {'; '.join(told)}{more}. Choose "
-                "another run.output_dir, or delete the folder to start over."
+                f"{self.path} holds a run with another configuration: {told}. Choose another run.output_dir, or "
+                "delete the folder to start over."
             )
 
 
@@ -114,6 +109,14 @@ def plain(config: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(each) for each in value]
     return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """What changed between two configurations so that they give other weights, in words; empty if nothing did."""
+    old, new = (dict(_leaves(_essential(config))) for config in (before, after))
+    keys = [key for key in {**old, **new} if old.get(key, "absent") != new.get(key, "absent")]
+    told = [f"{key} was {old.get(key, 'absent')}, is {new.get(key, 'absent')}" for key in keys[:5]]
+    return "; ".join(told) + (f" (and {len(keys) - 5} more)" if len(keys) > 5 else "")
 
 
 def environment(device: torch.device, world_size: int, facts: Mapping[str, Any]) -> dict[str, Any]:
