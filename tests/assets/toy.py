@@ -96,7 +96,7 @@ class ToyModel(nn.Module):
             old.mul_(0.9).add_(new, alpha=0.1)
         feats = self.average(image.flatten(1))
         places = (self.pointer + torch.arange(len(feats))) % QUEUE
-        self.queue[places] = feats
+        self.queue[places] = feats.float()
         self.pointer.copy_((self.pointer + len(feats)) % QUEUE)
 
 

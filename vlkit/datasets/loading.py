@@ -1,4 +1,5 @@
-"""Loaders: from datasets to batches, in worker processes, for training (endless) and evaluation (once through)."""
+"""Loaders: from datasets to batches, in worker processes, for training (endless) and evaluation (once
+through)."""
 
 from __future__ import annotations
 
@@ -26,8 +27,9 @@ _TRIES = 20
 class TrainLoader:
     """The endless stream of a mixture, cut into optimiser steps and these into micro-batches.
 
-    Step g holds positions g*B to (g+1)*B of the stream, micro-batch after micro-batch, and within each of
-    them process after process.
+    A sample that cannot be used is replaced by the next one of its dataset, and listed under the batch's
+    ``_bad``. Step g holds positions g*B to (g+1)*B of the stream, micro-batch after micro-batch, and within
+    each of them process after process.
 
     Args:
         mixture: the stream.
@@ -37,7 +39,6 @@ class TrainLoader:
         world: number of processes.
         num_workers: worker processes; 0 reads in this one.
         pin_memory: put batches where copies to a GPU are fast.
-        skip_bad: replace a sample that cannot be used by the next one of its dataset; False: raise.
 
     Raises:
         ConfigError: the batch cannot be divided.
@@ -52,7 +53,6 @@ class TrainLoader:
         world: int = 1,
         num_workers: int = 0,
         pin_memory: bool = False,
-        skip_bad: bool = True,
     ):
         if batch_size < 1 or batch_size % (world * accumulate):
             raise ConfigError(
@@ -62,7 +62,7 @@ class TrainLoader:
         self.mixture, self.batch_size, self.accumulate = mixture, batch_size, accumulate
         self.rank, self.per_process = rank, batch_size // (world * accumulate)
         self.world, self.num_workers, self.pin_memory = world, num_workers, pin_memory
-        self._fetch = _TrainFetch(mixture, skip_bad)
+        self._fetch = _TrainFetch(mixture)
         self._counts = mixture.start()
         self._ahead: deque[list[int]] = deque()
         self._batches: Generator[Batch, None, None] | None = None
@@ -130,7 +130,6 @@ class EvalLoader:
         world: number of processes.
         num_workers: worker processes; 0 reads in this one.
         pin_memory: put batches where copies to a GPU are fast.
-        skip_bad: leave out samples that cannot be used; False: raise.
     """
 
     def __init__(
@@ -141,12 +140,12 @@ class EvalLoader:
         world: int = 1,
         num_workers: int = 0,
         pin_memory: bool = False,
-        skip_bad: bool = True,
     ):
         size = len(dataset)
         indices = range(rank * size // world, (rank + 1) * size // world)
-        self._keys = [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
-        self._loader = _torch_loader(_EvalFetch(dataset, skip_bad), self._keys, num_workers, pin_memory)
+        starts = range(0, len(indices), batch_size)
+        self._keys = [list(indices[start : start + batch_size]) for start in starts]
+        self._loader = _torch_loader(_EvalFetch(dataset), self._keys, num_workers, pin_memory)
         self.bad: list[tuple[str, str]] = []
 
     def __len__(self) -> int:
@@ -166,8 +165,8 @@ class EvalLoader:
 class _TrainFetch(Dataset):
     """Keys to a batch, in a worker."""
 
-    def __init__(self, mixture: Mixture, skip_bad: bool):
-        self.mixture, self.skip_bad = mixture, skip_bad
+    def __init__(self, mixture: Mixture):
+        self.mixture = mixture
 
     def __getitems__(self, keys: list[Key]) -> Batch:
         bad: list[tuple[str, str]] = []
@@ -184,8 +183,6 @@ class _TrainFetch(Dataset):
             try:
                 return _read(dataset, place, self.mixture.rng((which, epoch, place)), self.mixture.name(which))
             except BadSample as error:
-                if not self.skip_bad:
-                    raise
                 bad.append((error.source, error.reason))
         last = "; ".join(f"{source}: {reason}" for source, reason in bad[-3:])
         raise DataError(
@@ -197,8 +194,8 @@ class _TrainFetch(Dataset):
 class _EvalFetch(Dataset):
     """Indices to a batch, in a worker."""
 
-    def __init__(self, dataset: VLDataset, skip_bad: bool):
-        self.dataset, self.skip_bad = dataset, skip_bad
+    def __init__(self, dataset: VLDataset):
+        self.dataset = dataset
 
     def __getitems__(self, indices: list[int]) -> Batch:
         bad: list[tuple[str, str]] = []
@@ -210,8 +207,6 @@ class _EvalFetch(Dataset):
                     sample = _read(self.dataset, index, rng, type(self.dataset).__name__)
                     samples.append({**sample, "index": index})
                 except BadSample as error:
-                    if not self.skip_bad:
-                        raise
                     bad.append((error.source, error.reason))
             return {**(_join(samples) if samples else {}), BAD: bad}
         except DataError as error:
@@ -265,7 +260,7 @@ def _torch_loader(fetch: Dataset, keys: Any, num_workers: int, pin_memory: bool)
     return DataLoader(
         fetch,
         batch_sampler=keys,
-        collate_fn=_as_it_is,  # type: ignore[arg-type]  # torch has no type for __getitems__ that gives a batch
+        collate_fn=_as_it_is,  # type: ignore[arg-type]  # torch has no type for a __getitems__ that gives a batch
         num_workers=num_workers,
         pin_memory=pin_memory,
         worker_init_fn=_leave_signals_to_main,
@@ -277,7 +272,7 @@ def _as_it_is(batch: Batch) -> Batch:
 
 
 def _leave_signals_to_main(worker: int) -> None:
-    # Ctrl-C and schedulers signal a whole process group; the main process still needs the batches of its step. To
-    # ignore the signals instead would leave no way to end a worker.
+    # Ctrl-C and schedulers signal a whole process group; the main process still needs the batches of its
+    # step. To ignore the signals instead would leave no way to end a worker.
     if hasattr(os, "setpgrp"):
         os.setpgrp()

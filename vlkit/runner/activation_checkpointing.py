@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from vlkit.errors import ConfigError, MissingDependency, did_you_mean
+from vlkit.errors import ConfigError, did_you_mean
 
 KINDS = ("none", "torch", "fairscale")
 
@@ -20,8 +20,7 @@ def checkpoint_activations(model: nn.Module, kind: str) -> None:
     is what the original BLIP used, and fails under DDP that looks for unused parameters.
 
     Raises:
-        ConfigError: no such kind, or the model lists no blocks.
-        MissingDependency: fairscale is not installed.
+        ConfigError: no such kind, the model lists no blocks, or fairscale is not installed.
     """
     if kind == "none":
         return
@@ -48,12 +47,15 @@ def _wrap_torch(block: nn.Module) -> None:
             return forward(*args, **kwargs)
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
-    block.forward = recomputed  # type: ignore[method-assign]
+    block.forward = recomputed
 
 
 def _wrap_fairscale(block: nn.Module) -> None:
     try:
         from fairscale.nn.checkpoint import checkpoint_wrapper
     except ImportError as error:
-        raise MissingDependency("fairscale", "run.activation_checkpointing: fairscale", "test") from error
+        raise ConfigError(
+            "run.activation_checkpointing is 'fairscale', which is not installed here: pip install fairscale, or use "
+            "'torch', which needs nothing and gives the same gradients."
+        ) from error
     checkpoint_wrapper(block)  # replaces the block's forward in place

@@ -58,10 +58,16 @@ class MetricsFile:
             with self.path.open("r+") as file:
                 os.fsync(file.fileno())
 
-    def cut_back(self, step: int) -> None:
-        """Forget the lines after ``step``, and one that a killed process left half written."""
+    def cut_back(self, step: int, evaluated: bool) -> None:
+        """Forget the lines after ``step``, and one that a killed process left half written.
+
+        Args:
+            step: of the checkpoint.
+            evaluated: whether the checkpoint knows the scores of its step; otherwise they will be written again.
+        """
         if self.path.exists():
-            kept = [line for line in read_lines(self.path) if line["step"] <= step]
+            known = step + 1 if evaluated else step
+            kept = [line for line in read_lines(self.path) if line["step"] < (known if "eval" in line else step + 1)]
             with atomic_write(self.path, "w") as file:
                 file.write("".join(json_line(line) + "\n" for line in kept))
 

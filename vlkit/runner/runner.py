@@ -72,7 +72,6 @@ class Runner:
         else:
             self.mixture = Mixture(train, seed=run.seed)
         self.output = OutputFolder(Path(output_dir or run.output_dir or "output"), config or {})
-        checkpoint_activations(model, run.activation_checkpointing)
         if run.compile:
             model.compile()
         self.evaluator = self._evaluator() if self.evals else None
@@ -97,6 +96,7 @@ class Runner:
             logger.info("%s: this run is finished; its result is given again.", self.output.path)
             return stored
         self._record_environment("environment.json")
+        checkpoint_activations(self.model, self.run.activation_checkpointing)
         trainer = Trainer(
             self.model,
             self.task,

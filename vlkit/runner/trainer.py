@@ -15,7 +15,7 @@ from vlkit.datasets.loading import TrainLoader
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import CheckpointError, ConfigError
 from vlkit.runner.best import Best
-from vlkit.runner.checkpoint import Checkpoints, restore
+from vlkit.runner.checkpoint import Checkpoints, read_trainer, restore
 from vlkit.runner.device import autocast
 from vlkit.runner.distributed import World
 from vlkit.runner.evaluation import Evaluator, Interrupted
@@ -204,19 +204,24 @@ class Trainer:
         self.checkpoints.save(self.model, self.optimiser, trainer)
         self.checkpoints.prune(self.step, self.best.step)
 
+    def _find(self) -> int | None:
+        """Step of the newest complete checkpoint; the log is brought to its state."""
+        self.checkpoints.sweep()
+        newest = self.checkpoints.newest()
+        if newest is None:
+            self.reporter.metrics.cut_back(0, evaluated=False)
+            return None
+        trainer = read_trainer(newest)
+        self.reporter.metrics.cut_back(trainer["step"], trainer["evaluated"]["step"] == trainer["step"])
+        return trainer["step"]
+
     def _resume(self) -> None:
         """Go to the newest complete checkpoint, if there is one."""
 
-        def find() -> str | None:
-            self.checkpoints.sweep()
-            newest = self.checkpoints.newest()
-            self.reporter.metrics.cut_back(int(newest.name.partition("_")[2]) if newest else 0)
-            return str(newest) if newest else None
-
-        found = self.world.on_main(find)
-        if found is None:
+        step = self.world.on_main(self._find)
+        if step is None:
             return
-        path = self.checkpoints.path(int(found.rpartition("_")[2]))
+        path = self.checkpoints.path(step)
         trainer = restore(path, self.model, self.optimiser)
         if trainer["batch_size"] != self.run.batch_size or trainer["seed"] != self.run.seed:
             raise CheckpointError(

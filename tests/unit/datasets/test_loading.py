@@ -143,11 +143,6 @@ def test_only_bad_samples_end_in_an_error_with_the_reasons(num_workers):
         loader.next_step()
 
 
-def test_bad_samples_end_the_run_when_asked_to():
-    with pytest.raises(DataError, match="cannot be decoded"):
-        TrainLoader(mixture(3, bad=range(3)), 1, skip_bad=False).next_step()
-
-
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_other_errors_name_dataset_and_index(num_workers):
     loader = TrainLoader(mixture(4, broken=[3]), 4, num_workers=num_workers)
@@ -183,11 +178,6 @@ def test_evaluation_samples_do_not_depend_on_batches_or_workers():
     two = torch.cat([batch["image"] for batch in EvalLoader(ToyDataset(5), 2, num_workers=1)])
     assert torch.equal(one, two)
     assert torch.equal(one[3], ToyDataset(5).sample(3, np.random.default_rng([3]))["image"])
-
-
-def test_evaluation_can_insist_on_good_samples():
-    with pytest.raises(DataError, match="cannot be decoded"):
-        list(EvalLoader(ToyDataset(3, bad=[1]), 2, skip_bad=False))
 
 
 def test_bad_sample_crosses_processes():

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from vlkit.errors import ConfigError
+from vlkit.runner.output import OutputFolder, environment
+
+CONFIG = {"optim": {"lr": 1e-4, "betas": (0.9, 0.98)}, "run": {"seed": 1, "num_workers": 4, "output_dir": "a"}}
+
+
+def changed(section: str, **keys):
+    return {**CONFIG, section: {**CONFIG[section], **keys}}
+
+
+def test_the_same_run_may_come_back(tmp_path):
+    assert OutputFolder(tmp_path, CONFIG).claim() is None
+    assert OutputFolder(tmp_path, CONFIG).claim() is None
+
+
+def test_what_leaves_the_weights_as_they_are_may_change(tmp_path):
+    first = OutputFolder(tmp_path, CONFIG)
+    first.claim()
+    other = OutputFolder(tmp_path, changed("run", num_workers=0, output_dir="b", log_every=7, device="cpu"))
+    assert other.claim() is None
+    assert other.config_hash == first.config_hash
+
+
+def test_another_run_is_refused_with_the_keys_that_differ(tmp_path):
+    first = OutputFolder(tmp_path, CONFIG)
+    first.claim()
+    other = OutputFolder(tmp_path, changed("optim", lr=2e-4, eps=1e-6))
+    assert other.config_hash != first.config_hash
+    with pytest.raises(ConfigError, match=r"optim\.lr was 0\.0001, is 0\.0002; optim\.eps was absent, is 1e-06"):
+        other.claim()
+
+
+def test_a_finished_run_gives_its_result(tmp_path):
+    folder = OutputFolder(tmp_path, CONFIG)
+    folder.claim()
+    folder.write_json("result.json", {"step": 3, "metrics": {"val/x": float("nan")}})
+    assert folder.claim() == {"step": 3, "metrics": {"val/x": None}}
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be made"):
+        OutputFolder(tmp_path / "file" / "run", CONFIG).claim()
+
+
+def test_environment_is_json_and_names_versions():
+    found = json.loads(json.dumps(environment(torch.device("cpu"), 2, {"data": {"train": ["x"]}})))
+    assert found["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert found["device"]["processes"] == 2
+    assert found["data"] == {"train": ["x"]}
