@@ -60,7 +60,7 @@ def _attend_plainly(
         mask = _causal_mask(query, key)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
+    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
     if dropout:
         weights = F.dropout(weights, dropout)
     return weights @ value
