@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vlkit.models.med import CrossStates, MedConfig, TextDecoder
+from vlkit.models.packing import TextBatch
 
 BOS, EOS = 1, 2
 IMAGE_WIDTH = 6
@@ -40,8 +41,6 @@ def states(model: TextDecoder, embeds: Tensor) -> CrossStates:
 
 def log_probs(model: TextDecoder, embeds: Tensor, sequence: list[int]) -> Tensor:
     """[len(sequence), V] of what follows each token of one text for one image ``embeds`` [P, Dv], without a cache."""
-    from vlkit.models.packing import TextBatch
-
     with torch.no_grad():
         hidden = model(TextBatch.from_lists([sequence]), states(model, embeds[None]))
         return model.logits(hidden).log_softmax(-1)
