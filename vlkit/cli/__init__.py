@@ -66,7 +66,8 @@ def _fail(message: str, code: int) -> int:
         import traceback
 
         traceback.print_exc()
-    print(f"error: {message}", file=sys.stderr)
+    rank = os.environ.get("RANK", "0")  # of several processes that meet the same error each says who it is
+    print(f"error{'' if rank == '0' else f' (process {rank})'}: {message}", file=sys.stderr)
     return code
 
 

@@ -1,0 +1,106 @@
+"""Do everything that a run would do, except train: config, plugins, files, weights, the first batch forward and
+backward, a batch of each evaluation set. Also says how much memory and disk space the run needs, and how long it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from typing import TYPE_CHECKING
+
+from vlkit.cli.terminal import log_lines, say
+from vlkit.cli.train import add_run_file
+
+if TYPE_CHECKING:
+    from vlkit.rehearsal import Report
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The file and what is changed in it."""
+    add_run_file(parser, "run file or pipeline file")
+    parser.add_argument("--checkpoint", metavar="PATH", help="weights to evaluate")
+    parser.add_argument("--variant", metavar="NAME", help="of a pipeline")
+    parser.add_argument("--output", metavar="DIR", help="where the run would write")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a short report, or raise all problems."""
+    from vlkit.pipeline_file import is_pipeline
+
+    with log_lines():
+        if is_pipeline(args.file):
+            reports = _pipeline(args)
+        else:
+            reports = {"": _run_file(args)}
+    for name, report in reports.items():
+        say(f"{args.file}{f', stage {name}' if name else ''}: nothing wrong was found")
+        for title, text in _lines(report):
+            say(f"  {title:12}{text}")
+    return 0
+
+
+def _run_file(args: argparse.Namespace) -> Report:
+    from vlkit.config.load import load_config
+    from vlkit.errors import ConfigError
+    from vlkit.experiment import Experiment
+    from vlkit.rehearsal import rehearse
+
+    if args.variant:
+        raise ConfigError(f"--variant {args.variant}: {args.file} is a run file; only pipelines have variants.")
+    output = [f"run.output_dir={json.dumps(args.output)}"] if args.output else []
+    config = load_config(args.file, [*args.overrides, *output])
+    datasets = config.data.get("datasets")
+    training = "optim" in config.data or not isinstance(datasets, dict) or "train" in datasets
+    experiment = Experiment.of(config, training and args.checkpoint is None)
+    return rehearse(experiment, args.checkpoint, world_size=int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def _pipeline(args: argparse.Namespace) -> dict[str, Report]:
+    from vlkit.errors import ConfigError
+    from vlkit.pipeline_file import load_pipeline
+    from vlkit.rehearsal import rehearse
+
+    if args.checkpoint:
+        raise ConfigError(f"--checkpoint: {args.file} is a pipeline; its stages say where their weights come from.")
+    file = load_pipeline(args.file, args.overrides, args.variant, args.output)
+    reports: dict[str, Report] = {}
+    problems: list[str] = []
+    for stage in file.stages:
+        try:
+            reports[stage.name] = rehearse(stage.experiment, weights_follow=stage.after is not None)
+        except ConfigError as error:
+            problems += [f"stage {stage.name}: {problem}" for problem in error.problems]
+    if problems:
+        raise ConfigError(problems)
+    return reports
+
+
+def _lines(report: Report) -> list[tuple[str, str]]:
+    from vlkit.preflight import human
+
+    def values(found: dict[str, float]) -> str:
+        return ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+
+    lines = [
+        ("model", f"{report.model}: {report.parameters:,} parameters, {report.trained:,} of them trained"),
+        ("weights", report.weights),
+        ("data", ", ".join(f"{key.removeprefix('datasets.')}: {size:,}" for key, size in report.sizes.items())),
+    ]
+    memory, plan = report.memory, report.plan
+    if memory is not None and plan is not None:
+        epochs = plan.steps / plan.steps_per_epoch
+        lines += [
+            ("first batch", values(report.losses)),
+            ("length", f"{plan.steps:,} steps, {epochs:.3g} epochs of {plan.steps_per_epoch:,.1f} steps"),
+            (
+                "memory",
+                f"about {human(memory.total)} a process: weights {human(memory.weights)}, gradients "
+                f"{human(memory.gradients)}, AdamW {human(memory.moments)}, activations {human(memory.activations)} "
+                f"(estimated: what autograd keeps of {memory.measured_on} samples, scaled to {memory.scaled_to})",
+            ),
+            ("disk", f"{human(report.checkpoint)} a checkpoint, {human(report.free)} free"),
+        ]
+    if report.scores:
+        lines.append(("evaluation", "gives " + ", ".join(report.scores)))
+    return [*lines, *(("note", note) for note in report.notes)]

@@ -1,0 +1,251 @@
+"""Everything that a run would do, in small: one batch forward and backward, one batch of each evaluation set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vlkit.datasets.base import Sample, VLDataset, collate
+from vlkit.datasets.loading import BAD, TrainLoader
+from vlkit.datasets.mixture import Mixture
+from vlkit.errors import BadSample, ConfigError, VlkitError, did_you_mean
+from vlkit.experiment import Experiment, Prepared, Problems
+from vlkit.preflight import checkpoint_bytes, free_bytes
+from vlkit.runner.activation_checkpointing import checkpoint_activations
+from vlkit.runner.device import autocast, choose_device, seed_all
+from vlkit.runner.optimiser import build_optimiser
+from vlkit.runner.plan import Plan
+from vlkit.tasks.base import EvalContext, Progress
+
+SAMPLES = 4
+"""The most samples that a rehearsal reads for one batch."""
+
+
+@dataclass
+class Memory:
+    """Bytes that one process needs to train.
+
+    Args:
+        weights: parameters and buffers.
+        gradients: of what is trained.
+        moments: AdamW's.
+        activations: what is kept for the backward pass of a micro-batch, scaled from a smaller one.
+        measured_on, scaled_to: samples of the two.
+    """
+
+    weights: int
+    gradients: int
+    moments: int
+    activations: int
+    measured_on: int
+    scaled_to: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.gradients + self.moments + self.activations
+
+
+@dataclass
+class Report:
+    """What a rehearsal found.
+
+    Args:
+        model: name, with the type.
+        weights: where the model starts.
+        parameters, trained: numbers of the model's weights.
+        sizes: samples of each dataset, by key path.
+        losses: of the first batch.
+        scores: of one small batch of each evaluation set.
+        plan: lengths in steps; None: no training.
+        memory: None: no training.
+        checkpoint, free: bytes of a checkpoint and of free disk space.
+        notes: what may be intended.
+    """
+
+    model: str
+    weights: str
+    parameters: int
+    trained: int
+    sizes: dict[str, int]
+    checkpoint: int
+    free: int
+    losses: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+    plan: Plan | None = None
+    memory: Memory | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def rehearse(
+    experiment: Experiment, checkpoint: str | Path | None = None, weights_follow: bool = False, world_size: int = 1
+) -> Report:
+    """Do everything but train.
+
+    Args:
+        experiment: the run.
+        checkpoint: weights to evaluate.
+        weights_follow: an earlier run is still to make the weights.
+        world_size: processes among which a step would be divided.
+
+    Raises:
+        ConfigError: everything that is wrong.
+    """
+    ready = experiment.prepare(checkpoint, weights_follow)
+    problems, parts = Problems(), experiment.parts
+    origin = parts.config.origin
+    report = _facts(experiment, ready, weights_follow)
+    with problems.of(origin("run")):
+        device = choose_device(parts.run.device)
+        ready.model.to(device)
+        if experiment.training:
+            with problems.of(origin("task")):
+                _train(experiment, ready, report, device, world_size)
+        for name, dataset in ready.data.evals.items():
+            with problems.of(origin(f"datasets.eval.{name}")):
+                report.scores |= _evaluate(experiment, ready, name, dataset, device)
+        monitor = parts.run.monitor
+        if experiment.training and monitor and not problems and monitor not in report.scores:
+            hint, known = did_you_mean(monitor, report.scores), ", ".join(sorted(report.scores)) or "nothing"
+            place = origin("run.monitor")
+            problems.append(f"{place}: {monitor!r} is given by no evaluation.{hint} Available: {known}.")
+    problems.end()
+    return report
+
+
+def _facts(experiment: Experiment, ready: Prepared, weights_follow: bool) -> Report:
+    part, model = experiment.parts.model, ready.model
+    drawn = "of an earlier stage" if weights_follow else f"drawn with seed {experiment.parts.run.seed}"
+    return Report(
+        model=f"{part.name}/{part.type}" if part.type else part.name,
+        weights=ready.weights.source if ready.weights else drawn,
+        parameters=sum(p.numel() for p in model.parameters()),
+        trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        sizes={key: len(dataset) for key, dataset in ready.data.by_key.items()},
+        checkpoint=checkpoint_bytes(model),
+        free=free_bytes(experiment.output_dir),
+    )
+
+
+def _train(experiment: Experiment, ready: Prepared, report: Report, device: torch.device, world_size: int) -> None:
+    """One batch forward and backward."""
+    run, mixture = experiment.parts.run, ready.data.train
+    if mixture is None:
+        raise ConfigError("there is nothing to train on.")
+    TrainLoader(mixture, run.batch_size, run.accumulate, 0, world_size)  # raises where the batch cannot be divided
+    plan = report.plan = Plan.resolve(experiment.parts.optim, run, len(mixture))
+    build_optimiser(ready.model, experiment.parts.optim, device)  # raises where a pattern of optim fits nothing
+    checkpoint_activations(ready.model, run.activation_checkpointing)
+    micro = run.batch_size // (run.accumulate * world_size)
+    size = min(SAMPLES, micro)
+    small = _forward(experiment, ready, mixture, size // 2, plan, device)[1] if size == SAMPLES else None
+    losses, kept = _forward(experiment, ready, mixture, size, plan, device)
+    _guarded(lambda: torch.stack([loss.float() for loss in losses.values()]).sum().backward())
+    report.losses = {name: loss.item() for name, loss in losses.items()}
+    wrong = [name for name, loss in report.losses.items() if not math.isfinite(loss)]
+    if wrong:
+        raise ConfigError(f"on the first batch {', '.join(wrong)} is not a finite number.")
+    # Two sizes tell what grows with the batch from what does not (bf16 copies of the weights, say).
+    each = kept / size if small is None else max(0.0, (kept - small) / (size - size // 2))
+    weights = sum(t.numel() * t.element_size() for t in _tensors(ready.model))
+    gradients = sum(p.grad.numel() * p.grad.element_size() for p in ready.model.parameters() if p.grad is not None)
+    report.memory = Memory(weights, gradients, 2 * gradients, kept + int(each * (micro - size)), size, micro)
+    ready.model.zero_grad(set_to_none=True)
+    if run.batch_size > len(mixture):
+        report.notes.append(
+            f"a batch ({run.batch_size}) is larger than the training data ({len(mixture)}): a step sees samples twice."
+        )
+
+
+def _forward(
+    experiment: Experiment, ready: Prepared, mixture: Mixture, size: int, plan: Plan, device: torch.device
+) -> tuple[dict[str, Tensor], int]:
+    """Losses of the first samples, and the bytes that their backward pass needs."""
+    run, model = experiment.parts.run, ready.model.train()
+    batch = TrainLoader(mixture, size).next_step()[0]
+    batch.pop(BAD)
+    seed_all(run.seed)
+    inputs = _guarded(lambda: ready.task.prepare(model, batch, device))
+    progress = Progress(0, plan.steps, plan.steps_per_epoch, 0)
+    with _Kept(model, run.activation_checkpointing != "none") as kept, autocast(device, run.precision)():
+        output = _guarded(lambda: ready.task.train_step(model, inputs, progress))
+    return output.losses, kept.bytes
+
+
+def _evaluate(
+    experiment: Experiment, ready: Prepared, name: str, dataset: VLDataset, device: torch.device
+) -> dict[str, float]:
+    """Scores of a few samples of an evaluation set: only their names mean something."""
+    samples: list[Sample] = []
+    for index in range(min(2 * SAMPLES, len(dataset))):
+        try:
+            samples.append({**dataset.sample(index, np.random.default_rng([index])), "index": index})
+        except BadSample:
+            continue
+    batch = collate(samples[:SAMPLES])
+    context = EvalContext(device, autocast(device, experiment.parts.run.precision), name=name)
+    seed_all(experiment.parts.run.seed)
+    with torch.inference_mode():
+        scores = _guarded(lambda: ready.task.evaluate(ready.model.eval(), [batch], context))
+    return {f"{name}/{key}": float(value) for key, value in scores.items()}
+
+
+def _guarded(action: Callable[[], Any]) -> Any:
+    """What ``action`` gives; whatever it raises as a mistake of the run."""
+    try:
+        return action()
+    except VlkitError:
+        raise
+    except Exception as error:  # a task and a model are anyone's code
+        raise ConfigError(f"a first batch fails: {type(error).__name__}: {error}") from error
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return list({id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}.values())
+
+
+class _Kept:
+    """While entered, counts the bytes that the backward pass needs, the model's own tensors aside.
+
+    Args:
+        model: whose forward pass runs.
+        recomputed: whether its blocks keep their inputs alone.
+    """
+
+    def __init__(self, model: nn.Module, recomputed: bool):
+        self._seen = {tensor.untyped_storage().data_ptr() for tensor in _tensors(model)}
+        self._held: list[Tensor] = []  # a freed tensor's address may be given to another one
+        self._blocks = model.checkpoint_blocks() if recomputed else []  # type: ignore[operator]
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._note, lambda tensor: tensor)
+        self.bytes = 0
+
+    def __enter__(self) -> _Kept:
+        self._handles = [block.register_forward_pre_hook(self._inputs) for block in self._blocks]
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._hooks.__exit__(*error)
+        for handle in self._handles:
+            handle.remove()
+        self._held.clear()
+
+    def _inputs(self, block: nn.Module, args: tuple[Any, ...]) -> None:
+        for each in args:
+            if isinstance(each, Tensor):
+                self._note(each)
+
+    def _note(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self._held.append(tensor.detach())
+            self.bytes += storage.nbytes()
+        return tensor
