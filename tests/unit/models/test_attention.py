@@ -82,7 +82,7 @@ def test_plain_and_fused_have_equal_gradients(monkeypatch):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
 
-@pytest.fixture()
+@pytest.fixture
 def kernel_calls(monkeypatch) -> list[int]:
     """Numbers of queries that the fused kernel was called with."""
     calls: list[int] = []

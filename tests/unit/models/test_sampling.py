@@ -113,13 +113,11 @@ def test_against_naive_sampling(seed, top_p, top_k, penalty, min_length):
                 changed = [(v * penalty if v < 0 else v / penalty) if t in text else v for t, v in enumerate(values)]
                 if len(text) < min_length:
                     changed[EOS] = -math.inf
-                left = float(uniform[image, k, len(text)])
-                for token, p in naive_nucleus(changed, config).items():
-                    left -= p
-                    if left < 0:
-                        break
-                text.append(token)
-                score += float(logits.log_softmax(-1)[token])
+                drawn = float(uniform[image, k, len(text)])
+                kept = naive_nucleus(changed, config)
+                reached = torch.tensor(list(kept.values())).cumsum(0).tolist()
+                text.append(next((t for t, total in zip(kept, reached) if total > drawn), list(kept)[-1]))
+                score += float(logits.log_softmax(-1)[text[-1]])
             assert found.sequences[image][k] == text
             assert found.scores[image][k] == pytest.approx(score, abs=1e-4)
 

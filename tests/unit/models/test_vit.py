@@ -53,7 +53,7 @@ def test_a_captioner_on_a_timm_backbone():
 
 
 def test_unknown_backbone_names_the_closest():
-    with pytest.raises(VlkitError, match="'resnet10tt'.*Did you mean 'resnet10t'"):
+    with pytest.raises(VlkitError, match=r"'resnet10tt'.*Did you mean 'resnet10t'"):
         build_image_encoder(VitConfig(backbone="resnet10tt"))
 
 

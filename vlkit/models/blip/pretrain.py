@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlkit.errors import VlkitError
 from vlkit.models.blip.base import BlipBase, Samples
 from vlkit.models.blip.caption import Captions, decode_captions
 from vlkit.models.generation import GenerationConfig
@@ -149,6 +150,8 @@ class BlipPretrain(BlipBase):
         """
         texts = self.texts_of(samples)
         image = self.images_of(samples)
+        if len(image) != len(texts):
+            raise VlkitError(f"BlipPretrain needs one text an image; given: {len(image)} images, {len(texts)} texts.")
         image_embeds = self.visual_encoder(image)
         image_feats, text_feats = self.image_feats(image_embeds), self.text_feats(texts)
         with torch.no_grad():
