@@ -14,7 +14,7 @@ import numpy as np
 
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.shapes.captions import paraphrases, plan_caption, realise
-from vlkit.datasets.shapes.noise import swapped, web_caption
+from vlkit.datasets.shapes.noise import reversed_relation, swapped, web_caption
 from vlkit.datasets.shapes.render import render
 from vlkit.datasets.shapes.scene import WORLD_VERSION, Scene, sample_scene, stream
 from vlkit.errors import DataError, did_you_mean
@@ -109,7 +109,8 @@ class Shapes(World):
     A sample holds ``image``, ``text_input``, ``image_id``, ``sample_id``, ``kind`` ("clean" where the text is
     true, else the kind of noise) and ``scene`` (plain data for :func:`vlkit.datasets.shapes.checker.check`).
     Outside the training split also ``references`` (true captions; the text of a clean sample is the first)
-    and ``negatives``: ``swapped`` is the clean text made false by one change.
+    and ``negatives``: ``swapped`` is the clean text with one attribute wrong, ``reversed`` with its relation
+    turned round (missing where it tells none).
 
     In training the generator given to :meth:`sample` chooses among the clean captions of a scene. A web text
     is a fixed property of the image, as in a crawled pair.
@@ -173,23 +174,25 @@ class Shapes(World):
         if self.training:
             text = realise(plan_caption(scene, rng))
         else:
-            references, negative = self._texts(index, scene)
+            references, negatives = self._texts(index, scene)
             text = references[0]
             sample["references"] = references
-            sample["negatives"] = {"swapped": self._text(negative)}
+            sample["negatives"] = {name: self._text(negative) for name, negative in negatives.items()}
         if self.captions == "web":
             text, sample["kind"] = web_caption(scene, self.stream(index, WEB), self.noise)
         sample["text_input"] = self._text(text)
         return sample
 
-    def _texts(self, index: int, scene: Scene) -> tuple[list[str], str]:
-        """References, and the first of them made false."""
+    def _texts(self, index: int, scene: Scene) -> tuple[list[str], dict[str, str]]:
+        """References, and the first of them made false in several ways."""
         rng = self.stream(self._place(index), TEXT)
         plan = plan_caption(scene, rng)
-        negative = swapped(plan, scene, rng)
+        negatives = {"swapped": str(swapped(plan, scene, rng))}
+        if (reverse := reversed_relation(plan, scene)) is not None:
+            negatives["reversed"] = reverse
         first = realise(plan)
         others = [text for text in paraphrases(scene, rng, self.references) if text != first]
-        return [first, *others][: self.references], str(negative)
+        return [first, *others][: self.references], negatives
 
     def _place(self, index: int) -> int:
         """The place in the stream that sample ``index`` shows."""
