@@ -68,7 +68,7 @@ def rerank(
         pairs_at_once: bound on the memory of one pass, in pairs; an image counts as some more.
 
     Returns:
-        [I, T]: probability of a match plus similarity for pairs that were scored, as the original adds them;
+        [I, T]: probability of a match plus similarity for pairs that were scored;
         ``UNSEEN`` plus a share of the similarity elsewhere, which keeps the order behind them.
     """
     wanted = top_pairs(similarity, k)

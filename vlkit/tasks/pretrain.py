@@ -26,8 +26,8 @@ class Pretrain(Task):
 
     Scores on an evaluation set, whose pairs should be one text an image: ``itc_tr@k``, ``itc_ir@k`` (recall by
     similarity), ``itm_tr@k``, ``itm_ir@k`` (after re-ranking, with ``rerank_top_k``), ``itm_accuracy`` and ``itm_auc``
-    against the next pair's text, ``itm_auc_swapped`` where samples bring ``negatives: {swapped: text}``, ``loss_lm``,
-    ``temperature``.
+    against the next pair's text, ``itm_accuracy_<name>`` and ``itm_auc_<name>`` where samples bring false texts
+    (``negatives: {<name>: text}``), ``loss_lm``, ``temperature``.
 
     Args:
         alpha: share of the momentum teacher in the contrast's targets, 0..1.
@@ -117,9 +117,6 @@ class Pretrain(Task):
         found = {"matched": _match(model, texts, states, own)}
         if size > 1:
             found["random"] = _match(model, texts.select(own[1:]), states, own[:-1])
-        swapped = [negatives["swapped"] for negatives in batch.get("negatives", [])]
-        if swapped:
-            found["swapped"] = _match(model, model.tokenize(swapped), states, own)
         sums, counts = self._language(model, texts, states)
         rows = []
         for i in range(size):
@@ -127,7 +124,18 @@ class Pretrain(Task):
             row |= {"image_feats": feats[0, i], "text_feats": feats[1, i]}
             row |= {name: values[i] for name, values in found.items() if i < len(values)}
             rows.append(row)
+        self._match_negatives(model, states, batch.get("negatives", []), rows)
         return embeds, rows
+
+    def _match_negatives(self, model: Any, states: Any, negatives: list[dict[str, str]], rows: list[Any]) -> None:
+        """Add to ``rows`` how well the false texts that came with each image match it."""
+        named = [(i, name, text) for i, texts in enumerate(negatives) for name, text in texts.items()]
+        if not named:
+            return
+        index = np.array([i for i, _, _ in named])
+        margins = _match(model, model.tokenize([text for _, _, text in named]), states, index)
+        for (i, name, _), margin in zip(named, margins):
+            rows[i].setdefault("negatives", {})[name] = margin
 
     def _match_across_batches(
         self, model: Any, last: OwnImages, rows: list[dict[str, Any]], context: EvalContext
@@ -156,19 +164,21 @@ class Pretrain(Task):
         return [part.sum().item() for part in losses.split(counts)], counts
 
     def _matching_scores(self, rows: list[dict[str, Any]]) -> dict[str, float]:
+        pairs = {"": [(row["matched"], row["random"]) for row in rows if "random" in row]}
+        for row in rows:
+            for name, margin in row.get("negatives", {}).items():
+                pairs.setdefault(f"_{name}", []).append((row["matched"], margin))
         scores: dict[str, float] = {}
-        matched = [row["matched"] for row in rows]
-        for name, key in (("itm_auc", "random"), ("itm_auc_swapped", "swapped")):
-            negative = [row[key] for row in rows if key in row]
-            if negative:
-                values = np.array(matched + negative)
-                labels = np.array([1] * len(matched) + [0] * len(negative))
-                scores[name] = auc(values, labels)
-                if key == "random":
-                    scores["itm_accuracy"] = accuracy(values > 0.5, labels)
+        for name, both in pairs.items():
+            if both:
+                values = np.array(both).T.reshape(-1)
+                labels = np.repeat([1, 0], len(both))
+                scores[f"itm_auc{name}"] = auc(values, labels)
+                scores[f"itm_accuracy{name}"] = accuracy(values > 0, labels)
         return scores
 
 
 def _match(model: Any, texts: Any, states: Any, image_index: np.ndarray) -> list[float]:
-    """Probability of a match of each text with its image."""
-    return model.match(texts, states, image_index).float().softmax(-1)[:, 1].tolist()
+    """Margin of "matches" over "does not" of each text with its image, in logits: probabilities would tie at 1."""
+    logits = model.match(texts, states, image_index).float()
+    return (logits[:, 1] - logits[:, 0]).tolist()
