@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import math
 
 import numpy as np
@@ -133,14 +132,16 @@ def test_texts_without_images(model, lengths, causal):
 
 
 @pytest.mark.parametrize("index", [[2, 0, 2, 2, 0], [1, 1, 1, 1, 1], [0, 1, 2, 1, 0]])
-def test_image_index_in_bf16(model, index):
+def test_image_index_in_bf16(index):
     """One image with all texts, images with none, unsorted: within what bf16 holds."""
+    torch.manual_seed(0)
+    model = TextTransformer(decoders.config(VOCAB, initializer_range=0.1), decoders.IMAGE_WIDTH).eval()
     texts = TextBatch.from_lists([[1, 4, 2], [1, 2], [1, 5, 6, 7, 2], [1, 8, 2], [1, 9, 9, 2]])
-    model, embeds = copy.deepcopy(model).float(), random_embeds(3).float()
+    embeds = random_embeds(3).float()
     expected = model(texts, model.project_images(embeds), index)
     with torch.autocast("cpu", torch.bfloat16):
         got = model(texts, model.project_images(embeds), index)
-    torch.testing.assert_close(got.float(), expected, atol=0.15, rtol=0.05)
+    torch.testing.assert_close(got.float(), expected, atol=0.05, rtol=0.02)
 
 
 def test_texts_in_equal_groups_need_no_index(model):
