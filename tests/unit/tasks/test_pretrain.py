@@ -27,10 +27,13 @@ def model() -> BlipPretrain:
 @pytest.fixture(scope="module")
 def samples() -> list[dict]:
     images = torch.randn(7, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2
-    return [
+    found = [
         {"image": images[i], "text_input": TEXTS[i], "index": 10 * i, "negatives": {"swapped": SWAPPED[i]}}
         for i in range(7)
     ]
+    for i in (1, 2, 5):  # a kind of false text that not every sample has
+        found[i]["negatives"]["vague"] = "things"
+    return found
 
 
 @torch.inference_mode()
@@ -51,17 +54,22 @@ def by_hand(model, samples, k) -> dict[str, float]:
     texts = [s["text_input"] for s in samples]
     true = [matching(i, texts[i]) for i in range(n)]
     random = [matching(i, texts[(i + 1) % n]) for i in range(n)]
-    swapped = [matching(i, samples[i]["negatives"]["swapped"]) for i in range(n)]
+    false = {
+        name: [(true[i], matching(i, s["negatives"][name])) for i, s in enumerate(samples) if name in s["negatives"]]
+        for name in ("swapped", "vague")
+    }
     similarity = np.array(
         [[float(model.image_feats(e)[0] @ model.text_feats(model.tokenize([t]))[0]) for t in texts] for e in embeds]
     )
     scores = {
         "itm_accuracy": np.mean([p > 0.5 for p in true] + [p <= 0.5 for p in random]),
         "itm_auc": np.mean([[p > q for q in random] for p in true]),
-        "itm_auc_swapped": np.mean([[p > q for q in swapped] for p in true]),
         "temperature": float(model.temp),
         "loss_lm": language(model, embeds, texts),
     }
+    for name, pairs in false.items():
+        scores[f"itm_auc_{name}"] = np.mean([[p > q for _, q in pairs] for p, _ in pairs])
+        scores[f"itm_accuracy_{name}"] = np.mean([[p > 0.5, q <= 0.5] for p, q in pairs])
     itm = np.full((n, n), -9.0) + similarity * 1e-3
     for i, j in np.ndindex(n, n):
         if (similarity[i] > similarity[i, j]).sum() < k or (similarity[:, j] > similarity[i, j]).sum() < k:
