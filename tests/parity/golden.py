@@ -19,7 +19,8 @@ GOLDEN_DIR = Path(os.environ.get("VLKIT_GOLDEN_DIR") or ASSETS / "open")
 
 def _load_fill() -> ModuleType:
     spec = importlib.util.spec_from_file_location("golden_fill", ASSETS / "fill.py")
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

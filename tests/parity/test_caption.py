@@ -99,7 +99,7 @@ def test_every_run(case, model, samples):
 
 def test_sampling_with_every_draw_the_likeliest(case, model, samples, monkeypatch):
     """The original ignores its own repetition_penalty there and uses 1.1, and cuts to 50 tokens before top-p."""
-    run = {k: v for k, v in case.info["sample_run"]["arguments"].items()}
+    run = case.info["sample_run"]["arguments"]
     config = GenerationConfig(**run, repetition_penalty=1.1, top_k=50)
     monkeypatch.setattr(generation, "draw_uniform", lambda seeds, n, c: torch.zeros(n, 1, c.max_length))
     captions = model.caption(samples, config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,35 +47,38 @@ def caption_rows(
         repeat: timed runs.
         device: where.
     """
-    ours, peer, name = _models(size, length)
+    ours, peer, name = _models(size)
     config = GenerationConfig(max_length=length, min_length=length, num_beams=beams)
-    prompt = torch.tensor([ours.tokenizer.encode(ours.prompt)[0]], device=device)
     for dtype in dtypes:
         ours, peer = ours.to(device, DTYPES[dtype]), peer.to(device, DTYPES[dtype])
         for batch in batches:
-            generator = torch.Generator().manual_seed(batch)
             side = ours.vit_config.image_size
-            image = torch.randn(batch, 3, side, side, generator=generator).to(device, DTYPES[dtype])
-
-            def run_ours(image: torch.Tensor = image) -> list[list[int]]:
-                return [texts[0] for texts in ours.caption({"image": image}, config).sequences]
-
-            def run_peer(image: torch.Tensor = image) -> list[list[int]]:
-                with torch.inference_mode():
-                    return peer.generate(
-                        image,
-                        input_ids=prompt.expand(len(image), -1).clone(),
-                        num_beams=beams,
-                        max_length=length,
-                        min_length=length,
-                        do_sample=False,
-                    ).tolist()
-
+            image = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(batch))
+            image = image.to(device, DTYPES[dtype])
             work = f"caption, {size}, beam {beams}, {length} tokens, batch {batch}"
-            yield compare(work, dtype, name, run_ours, run_peer, _equal_ids, repeat)
+            mine, theirs = partial(_run_ours, ours, image, config), partial(_run_peer, ours, peer, image, config)
+            yield compare(work, dtype, name, mine, theirs, _equal_ids, repeat)
 
 
-def _models(size: str, length: int) -> tuple[BlipCaption, Any, str]:
+def _run_ours(model: BlipCaption, image: torch.Tensor, config: GenerationConfig) -> list[list[int]]:
+    return [texts[0] for texts in model.caption({"image": image}, config).sequences]
+
+
+def _run_peer(ours: BlipCaption, peer: Any, image: torch.Tensor, config: GenerationConfig) -> list[list[int]]:
+    prompt = torch.tensor(ours.tokenizer.encode(ours.prompt), device=image.device)
+    with torch.inference_mode():
+        ids = peer.generate(
+            image,
+            input_ids=prompt.repeat(len(image), 1),
+            num_beams=config.num_beams,
+            max_length=config.max_length,
+            min_length=config.min_length,
+            do_sample=False,
+        )
+    return ids.tolist()
+
+
+def _models(size: str) -> tuple[BlipCaption, Any, str]:
     """Both models with the same random weights."""
     import transformers
     from transformers import BlipConfig, BlipForConditionalGeneration

@@ -69,9 +69,8 @@ def table(rows: Sequence[Row]) -> str:
     lines = ["| work | dtype | vlkit (s) | peer | peer (s) | ratio | outputs |", "|---|---|---|---|---|---|---|"]
     for row in rows:
         outputs = "equal" if row.outputs_equal else "DIFFER"
-        lines.append(
-            f"| {row.work} | {row.dtype} | {row.ours_s:.3f} | {row.peer} | {row.peer_s:.3f} | {row.ratio:.2f} | {outputs} |"
-        )
+        cells = (row.work, row.dtype, f"{row.ours_s:.3f}", row.peer, f"{row.peer_s:.3f}", f"{row.ratio:.2f}", outputs)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
