@@ -20,6 +20,7 @@ from vlkit.errors import ConfigError, VlkitError
 from vlkit.models.weights import build_with_weights
 from vlkit.preflight import data_problems, disk_problems, image_size_problems
 from vlkit.runner import Runner
+from vlkit.runner.output import OutputFolder
 from vlkit.starting_weights import StartingWeights, from_card, from_path, of_run
 from vlkit.tasks.base import Task
 
@@ -205,6 +206,8 @@ class Experiment:
         if model is not None:
             problems += image_size_problems(model, data.by_key, self._at)
             if self.training:
+                with problems.of(self._at("run.output_dir")):
+                    OutputFolder(self.output_dir, self.parts.config.data).check()
                 problems += disk_problems(model, self.output_dir, run.keep_checkpoints + (run.monitor is not None))
         problems.end()
         assert model is not None

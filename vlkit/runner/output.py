@@ -66,6 +66,16 @@ class OutputFolder:
         text = json.dumps(_essential(self.config), sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def check(self) -> None:
+        """Look whether the folder is free, or was left by the same run.
+
+        Raises:
+            ConfigError: another run lives here.
+        """
+        file = self.path / "config.yaml"
+        if file.exists():
+            self._check_same(file)
+
     def claim(self) -> dict[str, Any] | None:
         """Take the folder for this run: new, or left by the same one.
 
@@ -80,8 +90,7 @@ class OutputFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"run.output_dir {self.path} cannot be made: {error}.") from error
-        if file.exists():
-            self._check_same(file)
+        self.check()
         result = self.path / "result.json"
         if result.exists():
             return json.loads(result.read_text())
