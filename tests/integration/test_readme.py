@@ -1,0 +1,64 @@
+"""What README shows does run: its plugin, its own-data file, its Python calls."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.assets.make_data import coco_file
+from vlkit.cli import main
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def block(kind: str, having: str) -> str:
+    """The code block of that language that holds ``having``."""
+    found = [text for text in re.findall(rf"```{kind}\n(.*?)```", README, re.S) if having in text]
+    assert len(found) == 1, f"{len(found)} {kind} blocks with {having!r}"
+    return found[0]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_plugin_learns(folder):
+    (folder / "brightness.py").write_text(block("python", "# brightness.py"))
+    (folder / "run.yaml").write_text(block("yaml", "brightness.py"))
+    assert main(["train", "run.yaml", "--output", "there"]) == 0
+    result = json.loads((folder / "there" / "result.json").read_text())
+    assert result["metrics"]["val/error"] < 0.1  # a constant guess is off by 0.25
+
+
+def test_own_captions(folder):
+    """The run of README on a file made here, with the small model in the place of the released one."""
+    for name, seed in (("captions_train", 0), ("captions_val", 1)):
+        made = coco_file(folder / name, count=8, seed=seed)
+        made.rename(folder / f"{name}.json")
+        (folder / "images").mkdir(exist_ok=True)
+        for image in (folder / name / "images").iterdir():
+            image.rename(folder / "images" / f"{name}_{image.name}")
+        data = json.loads((folder / f"{name}.json").read_text())
+        for image in data["images"]:
+            image["file_name"] = f"{name}_{Path(image['file_name']).name}"
+        (folder / f"{name}.json").write_text(json.dumps(data))
+    run = yaml.safe_load(block("yaml", "captions_train.json"))
+    run["model"]["type"] = "tiny"
+    del run["run"]["init_from"]
+    run["run"] |= {"max_epochs": 1, "batch_size": 8, "sample_images": 2}
+    (folder / "mine.yaml").write_text(yaml.safe_dump(run))
+    assert main(["check", "mine.yaml"]) == 0
+    assert main(["train", "mine.yaml", "optim.lr=2e-5"]) == 0
+    assert (folder / "output" / "mine" / "samples.png").is_file()
+    assert main(["evaluate", "mine.yaml", "optim.lr=2e-5"]) == 0
+
+
+def test_commands_named_are_there():
+    from vlkit.cli import COMMANDS
+
+    named = set(re.findall(r"vlkit (train|evaluate|check|run|show|bench)\b", README))
+    assert named == set(COMMANDS)
