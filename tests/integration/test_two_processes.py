@@ -1,0 +1,103 @@
+"""BLIP in two processes takes the steps of one on the same global batch, where the loss allows it."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.assets.run_files import pretrain_run, write
+from vlkit.api import load_model
+from vlkit.cli import main
+from vlkit.datasets.base import collate
+from vlkit.datasets.shapes.dataset import Shapes
+
+ALPHA = 0.4
+
+
+def samples(first: int, count: int) -> dict[str, Any]:
+    dataset = Shapes(size=100)
+    return collate([dataset[i] for i in range(first, first + count)])
+
+
+def contrast(first: int, count: int) -> dict[str, torch.Tensor]:
+    """Loss of the contrast alone on part of a batch, its gradients and the queue afterwards."""
+    torch.manual_seed(0)
+    model = load_model("blip_pretrain", "tiny", is_eval=False)
+    torch.manual_seed(1)  # momentum encoders of their own, as after some steps
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            parameter.data.add_(0.02 * torch.randn(parameter.shape))
+    loss = model(samples(first, count), alpha=ALPHA).loss_itc
+    loss.backward()
+    wanted = ("vision_proj.weight", "text_proj.weight", "temp", "visual_encoder.pos_embed")
+    found = {name: p.grad for name, p in model.named_parameters() if name in wanted}
+    return {**found, "loss": loss.detach(), "queue": model.text_queue, "pointer": model.queue_ptr}
+
+
+def child(rank: int, port: int, folder: Path, work: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    torch.set_num_threads(1)
+    if work == "contrast":
+        dist.init_process_group("gloo", rank=rank, world_size=2)
+        torch.save(contrast(8 * rank, 8), folder / f"{rank}.pt")
+        dist.destroy_process_group()
+    else:
+        assert main(["train", str(folder / "run.yaml"), "--output", str(folder / "two")]) == 0
+
+
+def in_two_processes(folder: Path, work: str) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch._dynamo", "vlkit.pipeline", __name__])
+    processes = [context.Process(target=child, args=(rank, port, folder, work)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
+def test_contrast_over_gathered_features(tmp_path):
+    in_two_processes(tmp_path, "contrast")
+    one = contrast(0, 16)
+    two = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for name, expected in one.items():
+        if name in ("queue", "pointer"):
+            for part in two:
+                torch.testing.assert_close(part[name], expected, msg=name)
+        else:
+            mean = (two[0][name] + two[1][name]) / 2
+            torch.testing.assert_close(mean, expected, rtol=2e-5, atol=2e-6, msg=name)
+
+
+def test_captioning(tmp_path):
+    """Captions of unequal length: the mean over tokens is that of the whole batch, not of the processes' means."""
+    run = pretrain_run()
+    run["model"] = {"name": "blip_caption", "type": "tiny"}
+    run["task"] = {"name": "captioning"}
+    run["run"] |= {"batch_size": 8, "duration": 5, "accumulate": 2, "log_every": 1, "sample_images": 0, "monitor": None}
+    write(tmp_path / "run.yaml", run)
+    assert main(["train", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "one"), "run.accumulate=1"]) == 0
+    in_two_processes(tmp_path, "captioning")
+    one, two = (
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    assert len(one) == len(two)
+    for mine, theirs in zip(one, two):
+        if "losses" in mine:
+            assert theirs["losses"] == pytest.approx(mine["losses"], rel=1e-4), mine["step"]
+            assert theirs["grad_norm"] == pytest.approx(mine["grad_norm"], rel=1e-3)
+        else:
+            assert theirs["eval"]["val/length"] == pytest.approx(mine["eval"]["val/length"], rel=0.05)
