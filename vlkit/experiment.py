@@ -16,7 +16,7 @@ from vlkit.config.parts import DatasetPart
 from vlkit.config.run import RunConfig, check_run
 from vlkit.datasets.base import VLDataset
 from vlkit.datasets.mixture import Mixture
-from vlkit.errors import ConfigError, VlkitError
+from vlkit.errors import CheckpointError, ConfigError, VlkitError
 from vlkit.models.weights import build_with_weights
 from vlkit.preflight import data_problems, disk_problems, image_size_problems
 from vlkit.runner import Runner
@@ -197,12 +197,15 @@ class Experiment:
             task = self.build_task()
         data = self.build_datasets(problems)
         problems += data_problems(data.by_key, self._at, raise_bad=run.bad_samples == "error")
+        place = "--checkpoint" if checkpoint else self._at("run.init_from" if run.init_from else "model")
         if not weights_follow:
-            place = "--checkpoint" if checkpoint else self._at("run.init_from" if run.init_from else "model")
             with problems.of(place):
                 weights = self.starting_weights(checkpoint)
         with problems.of(self._at("model")):
-            model = self.build_model(weights)
+            try:
+                model = self.build_model(weights)
+            except CheckpointError as error:
+                problems.append(f"{place}: {error}")
         if model is not None:
             problems += image_size_problems(model, data.by_key, self._at)
             if self.training:

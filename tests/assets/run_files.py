@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ GENERATION = {"num_beams": 1, "max_length": 8, "min_length": 1}
 def pretrain_run(**run: Any) -> dict[str, Any]:
     """Pre-training on the embedded world; ``run`` changes that section."""
     return {
-        "model": {"name": "blip_pretrain", "type": "tiny", "queue_size": 16, "embed_dim": 8, **SIZES},
+        "model": {"name": "blip_pretrain", "type": "tiny", "queue_size": 16, "embed_dim": 8, **deepcopy(SIZES)},
         "datasets": {
             "train": [{"name": "shapes", "split": "train", "size": 40, "captions": "web"}],
             "eval": {"val": {"name": "shapes", "split": "val", "size": 6}},
@@ -43,7 +44,7 @@ def caption_run(folder: Path, **run: Any) -> dict[str, Any]:
     if not (folder / "data").exists():
         coco_file(folder / "data", 6, captions=2)
     return {
-        "model": {"name": "blip_caption", "type": "tiny", **SIZES},
+        "model": {"name": "blip_caption", "type": "tiny", **deepcopy(SIZES)},
         "datasets": {
             "train": [{"name": "image_text", "path": "data/captions.json", "split": "train"}],
             "eval": {"val": {"name": "image_text", "path": "data/captions.json", "split": "val"}},

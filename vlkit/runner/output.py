@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -67,11 +68,16 @@ class OutputFolder:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def check(self) -> None:
-        """Look whether the folder is free, or was left by the same run.
+        """Look whether the folder can be made and written, and is free or was left by the same run.
 
         Raises:
-            ConfigError: another run lives here.
+            ConfigError: it cannot, or another run lives here.
         """
+        path = self.path.absolute()
+        existing = next(each for each in (path, *path.parents) if each.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+            why = "cannot be written" if existing.is_dir() else "is a file"
+            raise ConfigError(f"{self.path} cannot hold a run: {existing} {why}. Choose another run.output_dir.")
         file = self.path / "config.yaml"
         if file.exists():
             self._check_same(file)
@@ -85,16 +91,15 @@ class OutputFolder:
         Raises:
             ConfigError: another run lives here, or the folder cannot be made.
         """
-        file = self.path / "config.yaml"
+        self.check()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"run.output_dir {self.path} cannot be made: {error}.") from error
-        self.check()
         result = self.path / "result.json"
         if result.exists():
             return json.loads(result.read_text())
-        write_text(file, dump_yaml(self.config))
+        write_text(self.path / "config.yaml", dump_yaml(self.config))
         return None
 
     def write_json(self, name: str, content: Any) -> None:
