@@ -181,12 +181,15 @@ class Experiment:
             return build()
         return build_with_weights(build, weights.file(), weights.adapter)[0]
 
-    def prepare(self, checkpoint: str | Path | None = None, weights_follow: bool = False) -> Prepared:
+    def prepare(
+        self, checkpoint: str | Path | None = None, weights_follow: bool = False, folder_freed: bool = False
+    ) -> Prepared:
         """Build everything and look at it before the run starts.
 
         Args:
             checkpoint: see :meth:`starting_weights`.
             weights_follow: the weights are still to be made by an earlier run; draw some.
+            folder_freed: what the output folder holds will be moved away before the run.
 
         Raises:
             ConfigError: everything that is wrong.
@@ -208,9 +211,10 @@ class Experiment:
                 problems.append(f"{place}: {error}")
         if model is not None:
             problems += image_size_problems(model, data.by_key, self._at)
-            if self.training:
+            if self.training and not folder_freed:
                 with problems.of(self._at("run.output_dir")):
                     OutputFolder(self.output_dir, self.parts.config.data).check()
+            if self.training:
                 problems += disk_problems(model, self.output_dir, run.keep_checkpoints + (run.monitor is not None))
         problems.end()
         assert model is not None

@@ -52,7 +52,7 @@ class Pipeline:
         self.world.start(choose_device(stages[0].experiment.parts.run.device, self.world.local_rank))
         records = self.world.on_main(lambda: {stage.name: read_record(stage.folder) for stage in stages})
         records.update(dict.fromkeys(redone))
-        self._check(records)
+        self._check(records, redone)
         self.world.on_main(lambda: _set_aside([stage for stage in stages if stage.name in redone], self.file.folder))
         done: dict[str, Record] = {}
         for stage in stages:
@@ -74,7 +74,7 @@ class Pipeline:
             raise ConfigError(f"--from {name}: no such stage.{did_you_mean(name, names)} Stages: {', '.join(names)}.")
         return names[names.index(name) :]
 
-    def _check(self, records: dict[str, Record | None]) -> None:
+    def _check(self, records: dict[str, Record | None], redone: Sequence[str]) -> None:
         """Look at everything before the first stage starts."""
         problems: list[str] = []
         ready: list[str] = []
@@ -90,7 +90,8 @@ class Pipeline:
                 ready.append(stage.name)
             else:
                 follows = stage.after is not None and stage.after not in ready
-                problems += [f"stage {stage.name}: {problem}" for problem in _problems(stage, follows)]
+                found = _problems(stage, follows, stage.name in redone)
+                problems += [f"stage {stage.name}: {problem}" for problem in found]
         if problems:
             raise ConfigError(problems)
 
@@ -162,10 +163,10 @@ def markdown(title: str, rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join([f"# {title}", "", "| score | value |", "|---|---:|", *lines, ""])
 
 
-def _problems(stage: Stage, follows: bool) -> list[str]:
+def _problems(stage: Stage, follows: bool, redone: bool) -> list[str]:
     """What is wrong with a stage that is to run, its weights aside where an earlier stage is still to make them."""
     try:
-        stage.experiment.prepare(weights_follow=follows)
+        stage.experiment.prepare(weights_follow=follows, folder_freed=redone)
     except ConfigError as error:
         return error.problems
     return []

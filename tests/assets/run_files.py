@@ -17,6 +17,7 @@ from tests.assets.make_data import coco_file
 from vlkit.cli import main
 from vlkit.config.yamlfile import dump_yaml
 
+torch.set_num_threads(1)  # so small models gain nothing from more, and lose much where the cores are busy
 SIZES: dict[str, Any] = {
     "vit": {"depth": 1, "embed_dim": 16, "num_heads": 2},
     "med": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32},
