@@ -166,6 +166,22 @@ def test_bad_samples_are_skipped_and_named_when_asked(folder, capsys):
     assert "ledger.jsonl" in capsys.readouterr().out
 
 
+def test_a_run_that_was_begun_may_go_on_without_what_has_become_unusable(folder, capsys):
+    run = write(folder / "run.yaml", caption_run(folder))
+    assert main(["train", run]) == 0
+    (folder / "out/result.json").unlink()
+    (folder / "data/images/000003.png").write_bytes(b"no picture")
+    assert "run.bad_samples=skip" in fails(capsys, "train", run)
+    assert main(["train", run, "run.bad_samples=skip"]) == 0
+    assert "continuing from out/checkpoints/step_00000004" in capsys.readouterr().out
+
+
+def test_each_process_says_who_it_is_when_it_fails(folder, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert main(["train", "nothing.yaml"]) == 2
+    assert capsys.readouterr().err.startswith("error (process 1): nothing.yaml")
+
+
 def plugin_run(**run) -> dict:
     return {
         "plugins": [os.path.relpath(plugin_task.__file__)],

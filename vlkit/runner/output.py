@@ -23,6 +23,8 @@ from vlkit.runner.log import finite_or_none
 
 NEUTRAL = (
     "output_dir",
+    "bad_samples",
+    "eval_batch_size",
     "num_workers",
     "log_every",
     "checkpoint_every",
