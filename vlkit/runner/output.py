@@ -79,7 +79,7 @@ class OutputFolder:
         existing = next(each for each in (path, *path.parents) if each.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             why = "cannot be written" if existing.is_dir() else "is a file"
-            raise ConfigError(f"{self.path} cannot hold a run: {existing} {why}. Choose another run.output_dir.")
+            raise ConfigError(f"{self.path} cannot be made: {existing} {why}. Choose another run.output_dir.")
         file = self.path / "config.yaml"
         if file.exists():
             self._check_same(file)
