@@ -32,7 +32,7 @@ def contrast(first: int, count: int) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     model = load_model("blip_pretrain", "tiny", is_eval=False)
     torch.manual_seed(1)  # momentum encoders of their own, as after some steps
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         if not parameter.requires_grad:
             parameter.data.add_(0.02 * torch.randn(parameter.shape))
     loss = model(samples(first, count), alpha=ALPHA).loss_itc

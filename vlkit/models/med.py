@@ -293,7 +293,8 @@ class Layer(nn.Module):
         self,
         hidden: Tensor,
         plan: TextPlan,
-        states: tuple[Tensor, Tensor] | None = None,
+        key: Tensor | None = None,
+        value: Tensor | None = None,
         cache: SelfCache | None = None,
         index: int = 0,
         first_rows: Tensor | None = None,
@@ -302,8 +303,8 @@ class Layer(nn.Module):
             hidden = self.attention.first_among_texts(hidden, plan, first_rows)
         else:
             hidden = self.attention.among_texts(hidden, plan, cache, index)
-        if states is not None:
-            hidden = self.crossattention.to_images(hidden, plan, states)
+        if key is not None and value is not None:
+            hidden = self.crossattention.to_images(hidden, plan, (key, value))
         return self.output(self.intermediate(hidden), hidden)
 
 
@@ -392,12 +393,12 @@ class TextTransformer(nn.Module):
         hidden = self.embeddings(texts.ids, positions)
         last = len(self.encoder.layer) - 1
         for index, layer in enumerate(self.encoder.layer):
-            states = images.layers[index] if images is not None else None
+            key, value = images.layers[index] if images is not None else (None, None)
             first_rows = None
             if first_only and index == last:
                 first_rows = texts.first_rows()
                 plan = self._plan(texts, images, image_index, causal, split=True, rows=(1,) * len(texts))
-            hidden = layer(hidden, plan, states, cache, index, first_rows)
+            hidden = layer(hidden, plan, key, value, cache, index, first_rows)
         if cache is not None:
             cache.length += texts.lengths[0]
         return hidden

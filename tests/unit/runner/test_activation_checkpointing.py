@@ -52,3 +52,26 @@ def test_what_cannot_be_done_is_said():
         checkpoint_activations(ToyModel(), "tourch")
     with pytest.raises(ConfigError, match=r"Linear has no method checkpoint_blocks"):
         checkpoint_activations(nn.Linear(2, 2), "torch")
+
+
+@pytest.mark.parametrize("kind", ["torch", "fairscale"])
+@pytest.mark.parametrize("name", ["blip_pretrain", "blip_caption"])
+def test_blip_has_the_same_gradients(name, kind):
+    """Keys and values of the images are shared by blocks that are recomputed one by one."""
+    from vlkit.api import load_model
+    from vlkit.datasets.base import collate
+    from vlkit.datasets.shapes.dataset import Shapes
+
+    dataset = Shapes(size=4)
+    samples = collate([dataset[i] for i in range(4)])
+    gradients = []
+    for each in ("none", kind):
+        torch.manual_seed(0)
+        model = load_model(name, "tiny", is_eval=False)
+        checkpoint_activations(model, each)
+        torch.manual_seed(1)
+        model(samples).loss.backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for parameter, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][parameter], expected, rtol=1e-4, atol=1e-5, msg=parameter)
