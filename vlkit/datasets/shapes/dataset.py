@@ -14,7 +14,7 @@ import numpy as np
 
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.shapes.captions import paraphrases, plan_caption, realise
-from vlkit.datasets.shapes.noise import reversed_relation, swapped, web_caption
+from vlkit.datasets.shapes.noise import exchanged, reversed_relation, swapped, web_caption
 from vlkit.datasets.shapes.render import render
 from vlkit.datasets.shapes.scene import WORLD_VERSION, Scene, sample_scene, stream
 from vlkit.errors import DataError, did_you_mean
@@ -109,8 +109,8 @@ class Shapes(World):
     A sample holds ``image``, ``text_input``, ``image_id``, ``sample_id``, ``kind`` ("clean" where the text is
     true, else the kind of noise) and ``scene`` (plain data for :func:`vlkit.datasets.shapes.checker.check`).
     Outside the training split also ``references`` (true captions; the text of a clean sample is the first)
-    and ``negatives``: ``swapped`` is the clean text with one attribute wrong, ``reversed`` with its relation
-    turned round (missing where it tells none).
+    and ``negatives``, the clean text made false: ``swapped`` (one attribute has another value), ``exchanged`` (two
+    objects exchange their colours) and ``reversed`` (the relation is turned round), where they can be made.
 
     In training the generator given to :meth:`sample` chooses among the clean captions of a scene. A web text
     is a fixed property of the image, as in a crawled pair.
@@ -187,9 +187,12 @@ class Shapes(World):
         """References, and the first of them made false in several ways."""
         rng = self.stream(self._place(index), TEXT)
         plan = plan_caption(scene, rng)
-        negatives = {"swapped": str(swapped(plan, scene, rng))}
-        if (reverse := reversed_relation(plan, scene)) is not None:
-            negatives["reversed"] = reverse
+        made = {
+            "swapped": swapped(plan, scene, rng),
+            "exchanged": exchanged(plan, scene, rng),
+            "reversed": reversed_relation(plan, scene),
+        }
+        negatives = {name: text for name, text in made.items() if text is not None}
         first = realise(plan)
         others = [text for text in paraphrases(scene, rng, self.references) if text != first]
         return [first, *others][: self.references], negatives

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -45,28 +46,34 @@ _AD_ENDINGS = ("free shipping", "order today", "online shop", "in stock", "save 
 
 
 def swapped(plan: Plan, scene: Scene, rng: np.random.Generator) -> str | None:
-    """The caption of ``plan`` with one attribute wrong: another one of one object, or one exchanged between two.
+    """The caption of ``plan`` with one attribute of one object swapped for another value.
 
     Returns:
         A text that is certainly false of ``scene``; None where the plan is of no object.
     """
-    makers = [_change_color, _change_shape, _change_size, _exchange]
-    order = rng.choice(len(makers), len(makers), replace=False, p=(0.35, 0.35, 0.1, 0.2))
-    for i in order.tolist():
-        for candidate in makers[i](plan, rng):
-            text = realise(candidate)
-            if not check(text, scene).strict:
-                return text
+    makers = [_change_color, _change_shape, _change_size]
+    order = rng.choice(len(makers), len(makers), replace=False, p=(0.45, 0.45, 0.1))
+    return _first_false([candidate for i in order.tolist() for candidate in makers[i](plan, rng)], scene)
+
+
+def exchanged(plan: Plan, scene: Scene, rng: np.random.Generator) -> str | None:
+    """The caption of ``plan`` with the colours of two objects exchanged: the words stay, what they belong to does not.
+    None where that is not false (one object, equal colours)."""
+    return _first_false(_exchange(plan, rng), scene)
+
+
+def _first_false(candidates: Sequence[Plan], scene: Scene) -> str | None:
+    for candidate in candidates:
+        text = realise(candidate)
+        if not check(text, scene).strict:
+            return text
     return None
 
 
 def reversed_relation(plan: Plan, scene: Scene) -> str | None:
     """The caption of ``plan`` with its relation turned round ("left of" for "right of"), which is false of ``scene``;
     None where it has no relation."""
-    if plan.relation is None:
-        return None
-    text = realise(replace(plan, relation=OPPOSITE[plan.relation]))
-    return None if check(text, scene).strict else text
+    return _first_false([replace(plan, relation=OPPOSITE[plan.relation])] if plan.relation else [], scene)
 
 
 def swapped_caption(scene: Scene, rng: np.random.Generator) -> str:

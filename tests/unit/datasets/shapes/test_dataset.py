@@ -134,7 +134,7 @@ def test_samples_collate_and_the_set_pickles():
     batch = collate([copy[index] for index in range(4)])
     assert batch["image"].shape == (4, 3, 48, 48)
     assert batch["text_input"] == [data[index]["text_input"] for index in range(4)]
-    assert all({"swapped"} <= set(n) <= {"swapped", "reversed"} for n in batch["negatives"])
+    assert all({"swapped"} <= set(n) <= {"swapped", "exchanged", "reversed"} for n in batch["negatives"])
 
 
 def test_the_fingerprint_changes_with_every_argument():
