@@ -7,27 +7,39 @@ import pytest
 from tests.unit.datasets.shapes.worlds import ONE, THREE, scenes
 from vlkit.datasets.shapes.captions import Plan, plan_caption, realise
 from vlkit.datasets.shapes.checker import check
-from vlkit.datasets.shapes.noise import KINDS, swapped, swapped_caption, web_caption
+from vlkit.datasets.shapes.noise import KINDS, exchanged, reversed_relation, swapped, swapped_caption, web_caption
 from vlkit.datasets.shapes.scene import stream
 
 
-def test_a_swapped_caption_is_false_and_one_change_away():
-    changes = Counter()
+def words(text: str) -> list[str]:
+    return [word for word in text.split() if word not in ("a", "an")]
+
+
+def test_false_captions_are_one_change_away():
+    made = Counter()
     for index, scene in enumerate(scenes(500)):
         rng = stream(1, index)
         plan = plan_caption(scene, rng)
-        true, false = realise(plan).split(), swapped(plan, scene, rng).split()
-        assert not check(" ".join(false), scene).strict
-        content = [w for w in true if w not in ("a", "an")]
-        other = [w for w in false if w not in ("a", "an")]
-        if len(content) == len(other):
-            different = [(a, b) for a, b in zip(content, other) if a != b]
-            # One word, or two colours exchanged ("left of" against "right of" is one word too).
-            assert len(different) == 1 or sorted(a for a, _ in different) == sorted(b for _, b in different)
-            changes[len(different)] += 1
-        else:  # "to the left of" against "above" cannot be: a relation is only turned round
-            pytest.fail(f"{true} {false}")
-    assert changes[1] > changes[2] > 0
+        texts = {
+            "swapped": swapped(plan, scene, rng),
+            "exchanged": exchanged(plan, scene, rng),
+            "reversed": reversed_relation(plan, scene),
+        }
+        assert texts["swapped"] is not None
+        assert (texts["reversed"] is None) == (plan.relation is None)
+        for kind, text in texts.items():
+            if text is None:
+                continue
+            made[kind] += 1
+            assert not check(text, scene).strict
+            different = [(x, y) for x, y in zip(words(realise(plan)), words(text), strict=True) if x != y]
+            if kind == "exchanged":
+                assert len(different) == 2
+                assert different[0] == different[1][::-1]
+            else:
+                assert len(different) == 1
+    assert made["swapped"] == 500
+    assert min(made["exchanged"], made["reversed"]) > 100
 
 
 def test_swaps_touch_every_attribute():
