@@ -48,15 +48,15 @@ class Case:
         """Ten times the difference that float32 made in the original, plus 1e-5."""
         return 10 * self.info["arrays"][key].get("float64_difference", 0.0) + 1e-5
 
-    def check(self, key: str, value: torch.Tensor, mask: torch.Tensor | None = None) -> None:
+    def expect(self, key: str, value: torch.Tensor, mask: torch.Tensor | None = None) -> None:
         """Assert that ``value`` is the stored array, within its tolerance; integers must be equal. With ``mask`` only
         its True places are compared."""
         expected = self[key]
         value = value.detach().cpu()
         assert value.shape == expected.shape, f"{key}: shape {tuple(value.shape)} != {tuple(expected.shape)}"
-        self.check_close(key, value, expected, mask)
+        self.expect_close(key, value, expected, mask)
 
-    def check_close(
+    def expect_close(
         self, key: str, value: torch.Tensor, expected: torch.Tensor, mask: torch.Tensor | None = None
     ) -> None:
         """The same for a part of the array ``key``."""
@@ -111,7 +111,7 @@ def check_logits(case: Case, prefix: str, logits: torch.Tensor, mask: torch.Tens
         "top5_ids": top.indices,
     }
     for name, value in summary.items():
-        case.check(f"{prefix}_{name}", value, mask)
+        case.expect(f"{prefix}_{name}", value, mask)
 
 
 def check_gradients(case: Case, parameters: dict[str, torch.nn.Parameter], rtol: float = 2e-4) -> None:

@@ -70,7 +70,7 @@ def test_tokens(case, model):
 def test_loss_and_gradients(case, model, samples):
     model.zero_grad()
     loss = model(samples).loss
-    case.check("loss", loss)
+    case.expect("loss", loss)
     loss.backward()
     check_gradients(case, dict(model.named_parameters(remove_duplicate=False)))
     without = {n for n, p in model.named_parameters() if p.grad is None}
@@ -94,7 +94,7 @@ def test_every_run(case, model, samples):
         check_sequences(ids, case[f"sequences_{number}"])
         assert [original_text(model, row) for row in ids] == run["captions"], run["arguments"]
         if f"scores_{number}" in case.arrays:
-            case.check(f"scores_{number}", torch.tensor([group[0] for group in captions.scores]))
+            case.expect(f"scores_{number}", torch.tensor([group[0] for group in captions.scores]))
 
 
 def test_sampling_with_every_draw_the_likeliest(case, model, samples, monkeypatch):
@@ -141,10 +141,10 @@ def test_empty_prompt(case, samples):
     model = build(case, "")
     captions = model.caption(samples, GenerationConfig(num_beams=3, max_length=20, min_length=5))
     check_sequences([group[0] for group in captions.sequences], case["noprompt_sequences"])
-    case.check("noprompt_scores", torch.tensor([group[0] for group in captions.scores]))
+    case.expect("noprompt_scores", torch.tensor([group[0] for group in captions.scores]))
     assert [original_text(model, group[0]) for group in captions.sequences] == case.info["noprompt_captions"]
     with torch.inference_mode():
-        case.check("noprompt_loss", model(samples).loss)
+        case.expect("noprompt_loss", model(samples).loss)
 
 
 @pytest.mark.slow
@@ -159,9 +159,9 @@ def test_base_size():
     with torch.inference_mode():
         embeds = model.image_embeds(samples)
         count = case["image_embeds_first"].shape[1]
-        case.check("image_embeds_first", embeds[:, 0, :count])
-        case.check("image_embeds_last", embeds[:, -1, :count])
-        case.check("image_embeds_token_norms", embeds[:, ::7].norm(dim=-1))
+        case.expect("image_embeds_first", embeds[:, 0, :count])
+        case.expect("image_embeds_last", embeds[:, -1, :count])
+        case.expect("image_embeds_token_norms", embeds[:, ::7].norm(dim=-1))
         norm = embeds.flatten(1).norm(dim=1)
         torch.testing.assert_close(norm, case["image_embeds_norm"], rtol=1e-5, atol=0)
         assert ((embeds.sum((1, 2)) - case["image_embeds_sum"]).abs() <= 1e-4 * norm).all()
@@ -172,9 +172,9 @@ def test_base_size():
         padded = logits.new_zeros((*mask.shape, logits.shape[-1]))
         padded[mask] = logits
         check_logits(case, "lm_logits", padded, mask)
-        case.check("loss", model(samples).loss)
+        case.expect("loss", model(samples).loss)
     captions = model.caption(samples, GenerationConfig(num_beams=3, max_length=20, min_length=5))
     ids = [group[0] for group in captions.sequences]
     check_sequences(ids, case["sequences"])
-    case.check("scores", torch.tensor([group[0] for group in captions.scores]))
+    case.expect("scores", torch.tensor([group[0] for group in captions.scores]))
     assert [original_text(model, row) for row in ids] == case.info["captions"]

@@ -48,8 +48,8 @@ def unpack(case: Case, hidden: torch.Tensor) -> torch.Tensor:
     return padded
 
 
-def check(case: Case, key: str, hidden: torch.Tensor) -> None:
-    case.check(key, unpack(case, hidden), case["attention_mask"])
+def expect_hidden(case: Case, key: str, hidden: torch.Tensor) -> None:
+    case.expect(key, unpack(case, hidden), case["attention_mask"])
 
 
 def images(case: Case, model: TextTransformer):
@@ -57,19 +57,19 @@ def images(case: Case, model: TextTransformer):
 
 
 def test_text_encoder(case, encoder):
-    check(case, "text_hidden", encoder(packed(case)))
+    expect_hidden(case, "text_hidden", encoder(packed(case)))
 
 
 def test_image_grounded_encoder(case, encoder):
-    check(case, "multimodal_hidden", encoder(packed(case, ENC), images(case, encoder)))
+    expect_hidden(case, "multimodal_hidden", encoder(packed(case, ENC), images(case, encoder)))
 
 
 def test_image_grounded_decoder(case, encoder):
-    check(case, "decoder_hidden", encoder(packed(case, DEC), images(case, encoder), causal=True))
+    expect_hidden(case, "decoder_hidden", encoder(packed(case, DEC), images(case, encoder), causal=True))
 
 
 def test_causal_without_image(case, encoder):
-    check(case, "decoder_text_hidden", encoder(packed(case, DEC), causal=True))
+    expect_hidden(case, "decoder_text_hidden", encoder(packed(case, DEC), causal=True))
 
 
 def test_language_model_logits_and_losses(case, decoder):
@@ -78,8 +78,8 @@ def test_language_model_logits_and_losses(case, decoder):
     check_logits(case, "lm_logits", unpack(case, decoder.logits(hidden)), case["attention_mask"])
     rows, targets = lm_targets(texts)
     logits = decoder.logits(hidden[rows])
-    case.check("lm_loss_mean", lm_loss(logits, targets))
-    case.check("lm_loss_none", sum_by_text(lm_loss(logits, targets, reduction="none"), texts, rows))
+    case.expect("lm_loss_mean", lm_loss(logits, targets))
+    case.expect("lm_loss_none", sum_by_text(lm_loss(logits, targets, reduction="none"), texts, rows))
 
 
 def test_decoding_with_a_cache(case, decoder):
@@ -94,4 +94,4 @@ def test_decoding_with_a_cache(case, decoder):
         steps = [decoder.next_logits(ids[:, :3], states, cache, last_only=False)]
         steps += [decoder.next_logits(ids[:, i : i + 1], states, cache) for i in range(3, ids.shape[1])]
     check_logits(case, "lm_cached_logits", torch.cat(steps)[None])
-    case.check("cache_key_layer0", cache.filled(0)[0])
+    case.expect("cache_key_layer0", cache.filled(0)[0])

@@ -57,10 +57,10 @@ def test_three_steps(case):
         optimizer.zero_grad()
         out.loss.backward()
         if step == 0:
-            case.check("itm_logits", out.itm_logits)
+            case.expect("itm_logits", out.itm_logits)
             check_first_step(case, model, samples)
         optimizer.step()
-    case.check_close("losses", torch.stack(losses)[:1], case["losses"][:1])
+    case.expect_close("losses", torch.stack(losses)[:1], case["losses"][:1])
     torch.testing.assert_close(torch.stack(losses), case["losses"], atol=2e-3, rtol=0)
     for name, value in model.state_dict().items():
         expected = case.info["after_last_step"].get(name)
@@ -70,7 +70,7 @@ def test_three_steps(case):
 
 def check_first_step(case: Case, model: BlipPretrain, samples: dict) -> None:
     for name in ("image_queue", "text_queue", "queue_ptr"):
-        case.check(f"after_step_1.{name}", getattr(model, name))
+        case.expect(f"after_step_1.{name}", getattr(model, name))
     check_gradients(case, dict(model.named_parameters(remove_duplicate=False)))
     state = model.state_dict()
     for name, expected in case.info["momentum_after_step_1"].items():

@@ -18,12 +18,12 @@ def test_outputs_and_gradients():
     case = Case("vit")
     model = build(case)
     image = case.input("input.vit.image").requires_grad_()
-    case.check("patch_embed", model.patch_embed(image))
+    case.expect("patch_embed", model.patch_embed(image))
     output = model(image)
-    case.check("output", output)
+    case.expect("output", output)
     (output * case.input("input.vit.grad")).sum().backward()
     count = case["image_grad_first64"].numel()
-    case.check("image_grad_first64", image.grad.reshape(-1)[:count])
+    case.expect("image_grad_first64", image.grad.reshape(-1)[:count])
     check_gradients(case, dict(model.named_parameters()))
 
 
@@ -36,11 +36,11 @@ def test_attention_of_the_last_block():
     model(case.input("input.vit.image"))
     query, key, _ = (x.unflatten(-1, (attention.heads, -1)).transpose(1, 2) for x in seen["qkv"].chunk(3, -1))
     weights = (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(-1)
-    case.check("attention_last", weights)
+    case.expect("attention_last", weights)
 
 
 def test_position_embedding_for_other_grids():
     case = Case("pos_embed")
     for number, run in enumerate(case.info["runs"]):
         resized = resize_pos_embed(case.input(run["noise_name"]), run["to_grid"] ** 2 + 1)
-        case.check(f"output_{number}", resized)
+        case.expect(f"output_{number}", resized)

@@ -13,7 +13,8 @@ from vlkit.io import atomic_write
 from vlkit.metrics.caption import caption_scores
 from vlkit.models.decoding import GenerationConfig
 from vlkit.registry import TASKS
-from vlkit.tasks.base import Batch, EvalContext, Progress, StepOutput, Task, to_device
+from vlkit.tasks.base import Batch, EvalContext, Progress, StepOutput, Task
+from vlkit.tasks.image_text import best_captions, image_text_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +38,7 @@ class Captioning(Task):
         self.java = java
 
     def prepare(self, model: Any, batch: Batch, device: torch.device) -> Batch:
-        texts = model.tokenize(batch["text_input"])
-        inputs = {"image": batch["image"], "texts": texts, "targets": model.target_count(texts)}
-        return to_device(inputs, device)
+        return image_text_inputs(model, batch, device)
 
     def counts(self, inputs: Batch) -> dict[str, float]:
         return {"loss_lm": float(inputs["targets"])}
@@ -65,9 +64,7 @@ class Captioning(Task):
         return self._scores(rows)
 
     def describe(self, model: Any, batch: Batch, context: EvalContext) -> list[str]:
-        with context.autocast():
-            captions = model.caption({"image": batch["image"].to(context.device)}, self.generation)
-        return [texts[0] for texts in captions.texts]
+        return best_captions(model, batch, self.generation, context)
 
     def _scores(self, rows: list[dict[str, Any]]) -> dict[str, float]:
         candidates = [row["caption"] for row in rows]

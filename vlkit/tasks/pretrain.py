@@ -15,7 +15,8 @@ from vlkit.metrics.retrieval import recall_at_k
 from vlkit.models.decoding import GenerationConfig
 from vlkit.models.losses import lm_loss, lm_targets
 from vlkit.registry import TASKS
-from vlkit.tasks.base import Batch, EvalContext, Progress, StepOutput, Task, to_device
+from vlkit.tasks.base import Batch, EvalContext, Progress, StepOutput, Task
+from vlkit.tasks.image_text import best_captions, image_text_inputs
 from vlkit.tasks.matching import OwnImages, rerank
 from vlkit.tasks.schedules import alpha_ramp
 
@@ -47,9 +48,7 @@ class Pretrain(Task):
         self.generation = generation or GenerationConfig(max_length=20, min_length=4)
 
     def prepare(self, model: Any, batch: Batch, device: torch.device) -> Batch:
-        texts = model.tokenize(batch["text_input"])
-        inputs = {"image": batch["image"], "texts": texts, "targets": model.target_count(texts)}
-        return to_device(inputs, device)
+        return image_text_inputs(model, batch, device)
 
     def counts(self, inputs: Batch) -> dict[str, float]:
         return {"loss_lm": float(inputs["targets"])}
@@ -102,9 +101,7 @@ class Pretrain(Task):
         return scores
 
     def describe(self, model: Any, batch: Batch, context: EvalContext) -> list[str]:
-        with context.autocast():
-            captions = model.caption({"image": batch["image"].to(context.device)}, self.generation)
-        return [texts[0] for texts in captions.texts]
+        return best_captions(model, batch, self.generation, context)
 
     def _read(self, model: Any, batch: Batch, device: torch.device) -> tuple[Tensor, list[dict[str, Any]]]:
         """Image tokens [B, P, Dv], and what each pair contributes to the scores, as plain data."""
