@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,6 +44,12 @@ class Case:
 
     def __getitem__(self, key: str) -> torch.Tensor:
         return torch.from_numpy(self.arrays[key])
+
+    def said(self, key: str, *names: str) -> dict[str, float]:
+        """Numbers that the description of the array ``key`` gives as ``name=number``."""
+        what = self.info["arrays"][key]["what"]
+        found = re.findall(rf"({'|'.join(names)})=([-+.\de]+)", what)
+        return {name: float(number) if "." in number else int(number) for name, number in found}
 
     def tolerance(self, key: str) -> float:
         """Ten times the difference that float32 made in the original, plus 1e-5."""

@@ -15,6 +15,8 @@ from vlkit.models.packing import TextBatch
 from vlkit.models.sampling import nucleus
 from vlkit.models.vit import VitConfig
 
+LENGTHS = ("num_beams", "max_length", "min_length")
+
 
 @pytest.fixture(scope="module")
 def case() -> Case:
@@ -139,7 +141,7 @@ def test_distributions_that_are_drawn_from(case, model, samples):
 
 def test_empty_prompt(case, samples):
     model = build(case, "")
-    captions = model.caption(samples, GenerationConfig(num_beams=3, max_length=20, min_length=5))
+    captions = model.caption(samples, GenerationConfig(**case.said("noprompt_sequences", *LENGTHS)))
     check_sequences([group[0] for group in captions.sequences], case["noprompt_sequences"])
     case.expect("noprompt_scores", torch.tensor([group[0] for group in captions.scores]))
     assert [original_text(model, group[0]) for group in captions.sequences] == case.info["noprompt_captions"]
@@ -161,7 +163,8 @@ def test_base_size():
         count = case["image_embeds_first"].shape[1]
         case.expect("image_embeds_first", embeds[:, 0, :count])
         case.expect("image_embeds_last", embeds[:, -1, :count])
-        case.expect("image_embeds_token_norms", embeds[:, ::7].norm(dim=-1))
+        stride = -(-embeds.shape[1] // case["image_embeds_token_norms"].shape[1])
+        case.expect("image_embeds_token_norms", embeds[:, ::stride].norm(dim=-1))
         norm = embeds.flatten(1).norm(dim=1)
         torch.testing.assert_close(norm, case["image_embeds_norm"], rtol=1e-5, atol=0)
         assert ((embeds.sum((1, 2)) - case["image_embeds_sum"]).abs() <= 1e-4 * norm).all()
@@ -173,7 +176,7 @@ def test_base_size():
         padded[mask] = logits
         check_logits(case, "lm_logits", padded, mask)
         case.expect("loss", model(samples).loss)
-    captions = model.caption(samples, GenerationConfig(num_beams=3, max_length=20, min_length=5))
+    captions = model.caption(samples, GenerationConfig(**case.said("sequences", *LENGTHS)))
     ids = [group[0] for group in captions.sequences]
     check_sequences(ids, case["sequences"])
     case.expect("scores", torch.tensor([group[0] for group in captions.scores]))

@@ -49,7 +49,7 @@ def test_tokens(case):
 def test_three_steps(case):
     model = build(case)
     samples = {"image": case.input("input.pretrain.image"), "text_input": case.info["texts"]}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), **case.said("losses", "lr", "weight_decay"))
     losses = []
     for step in range(len(case["losses"])):
         out = model(samples, alpha=case.info["alpha"])
