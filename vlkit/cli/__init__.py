@@ -29,13 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after ``vlkit``; None: those of the process.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help())
-        return 0 if arguments else 2
-    if arguments[0] == "--version":
-        print(f"vlkit {__version__}")
-        return 0
     try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(_help(), flush=True)
+            return 0 if arguments else 2
+        if arguments[0] == "--version":
+            print(f"vlkit {__version__}")
+            return 0
         return _run(arguments[0], arguments[1:])
     except SystemExit as stop:  # argparse, after printing its help or what is wrong
         return stop.code if isinstance(stop.code, int) else 1
