@@ -1,5 +1,6 @@
 """The public functions, as LAVIS's users call them."""
 
+import re
 import socket
 import urllib.request
 
@@ -151,7 +152,7 @@ def test_lists():
     assert {"pretrain", "captioning"} <= set(vlkit.list_tasks())
     assert list(vlkit.model_zoo) == vlkit.list_models()
     assert len(vlkit.model_zoo) == sum(len(types) for types in models.values())
-    assert "blip_caption   base_coco, large_coco" in str(vlkit.model_zoo)
+    assert re.search("blip_caption +base_coco, large_coco", str(vlkit.model_zoo))
 
 
 @pytest.mark.parametrize(
