@@ -194,11 +194,10 @@ class BlipPretrain(BlipBase):
         alpha: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """ITC loss, and the logits [B, B] within this process in both directions, for hard negatives."""
-        images_all, texts_all = (
-            (gather_batch(image_feats_m), gather_batch(text_feats_m)) if self.gather else (image_feats_m, text_feats_m)
-        )
-        image_bank = torch.cat([images_all.T, self.image_queue.clone()], 1)
-        text_bank = torch.cat([texts_all.T, self.text_queue.clone()], 1)
+        images_all, texts_all = gather_batch(image_feats_m), gather_batch(text_feats_m)
+        images, texts = (images_all, texts_all) if self.gather else (image_feats_m, text_feats_m)
+        image_bank = torch.cat([images.T, self.image_queue], 1)
+        text_bank = torch.cat([texts.T, self.text_queue], 1)
         first = rank() * len(image_feats) if self.gather else 0
         own = slice(first, first + len(image_feats))
         targets = torch.arange(own.start, own.stop, device=image_feats.device)
@@ -209,8 +208,6 @@ class BlipPretrain(BlipBase):
         loss = (
             soft_contrast(sim_i2t, teacher_i2t, alpha, targets) + soft_contrast(sim_t2i, teacher_t2i, alpha, targets)
         ) / 2
-        if not self.gather:
-            images_all, texts_all = gather_batch(image_feats_m), gather_batch(text_feats_m)
         enqueue([(self.image_queue, images_all), (self.text_queue, texts_all)], self.queue_ptr)
         return loss, sim_i2t.detach()[:, own], sim_t2i.detach()[:, own]
 
