@@ -1,6 +1,6 @@
 """What all heads of BLIP share: an image encoder, a tokenizer, and sample dictionaries as input.
 
-Shapes: ``B`` images, ``N`` texts, ``P`` image tokens, ``Dv`` image width, ``E`` projection.
+Shapes: ``B`` images or videos, ``F`` frames, ``N`` texts, ``P`` image tokens, ``Dv`` image width, ``E`` projection.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from vlkit.errors import VlkitError
 from vlkit.models.med import Layer, MedConfig
@@ -20,12 +21,15 @@ from vlkit.processors.tokenizer import Tokenizer, build_tokenizer
 
 Samples = Mapping[str, Any]
 
+_AT_ONCE = 64
+"""Frames that the image encoder takes at once: a batch of videos is many images."""
+
 
 class BlipBase(nn.Module):
     """Image encoder and tokenizer.
 
-    Models take sample dictionaries: ``image`` [B, 3, S, S] and ``text_input``, a list of B strings, or ``texts``, the
-    same already tokenised (:class:`TextBatch`).
+    Models take sample dictionaries: ``image`` [B, 3, S, S] (or ``video`` [B, F, 3, S, S] where a head takes videos) and
+    ``text_input``, a list of B strings, or ``texts``, the same already tokenised (:class:`TextBatch`).
 
     Args:
         vit: sizes of the image encoder.
@@ -78,8 +82,17 @@ class BlipBase(nn.Module):
         return wanted(samples, "image", type(self).__name__).to(self.device)
 
     def image_embeds(self, samples: Samples) -> Tensor:
-        """Tokens [B, P, Dv] of the samples' ``image`` [B, 3, S, S]."""
-        return self.visual_encoder(self.images_of(samples))
+        """Tokens [B, P, Dv] of the samples' ``image`` [B, 3, S, S]; or [B, F*P, Dv] of their ``video``
+        [B, F, 3, S, S], the tokens of one frame after those of the other. Paper: 5.6."""
+        if "video" not in samples:
+            return self.visual_encoder(self.images_of(samples))
+        video = samples["video"]
+        if not torch.is_tensor(video) or video.ndim != 5:
+            given = tuple(video.shape) if torch.is_tensor(video) else type(video).__name__
+            raise VlkitError(f"video must be a tensor [B, F, 3, S, S], as many frames of each; given: {given}.")
+        chunks = video.flatten(0, 1).split(_AT_ONCE)
+        tokens = torch.cat([self.visual_encoder(chunk.to(self.device)) for chunk in chunks])
+        return tokens.unflatten(0, video.shape[:2]).flatten(1, 2)
 
     def checkpoint_blocks(self) -> list[nn.Module]:
         """The blocks that activation checkpointing may recompute; momentum encoders keep no activations."""
@@ -91,6 +104,26 @@ class BlipBase(nn.Module):
             elif isinstance(module, Layer):
                 blocks.append(module)
         return [block for block in blocks if any(id(p) in trained for p in block.parameters())]
+
+
+def frames_of(samples: Samples) -> int:
+    """F, the frames of each ``video`` of the samples; 1 where they are images."""
+    return samples["video"].shape[1] if "video" in samples else 1
+
+
+def pooled_feats(projection: nn.Module, image_embeds: Tensor, frames: int = 1) -> Tensor:
+    """Projected features of images, or of videos as the mean over their frames, normalised.
+
+    Args:
+        projection: maps [..., Dv] to [..., E].
+        image_embeds: [B, F*P, Dv], each frame's [CLS] first.
+        frames: F.
+
+    Returns:
+        [B, E] in float32.
+    """
+    first = image_embeds.unflatten(1, (frames, -1))[:, :, 0]
+    return functional.normalize(projection(first).float().mean(1), dim=-1)
 
 
 def wanted(samples: Samples, key: str, model: str) -> Any:

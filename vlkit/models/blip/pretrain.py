@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlkit.errors import VlkitError
-from vlkit.models.blip.base import BlipBase, Samples
+from vlkit.models.blip.base import BlipBase, Samples, pooled_feats
 from vlkit.models.blip.caption import Captions, decode_captions
 from vlkit.models.generation import GenerationConfig
 from vlkit.models.losses import (
@@ -125,9 +125,9 @@ class BlipPretrain(BlipBase):
         """Number of tokens that the LM loss of ``texts`` is a mean over."""
         return lm_count(texts)
 
-    def image_feats(self, image_embeds: Tensor) -> Tensor:
-        """[B, P, Dv] -> [B, E], unit length, float32."""
-        return F.normalize(self.vision_proj(image_embeds[:, 0]).float(), dim=-1)
+    def image_feats(self, image_embeds: Tensor, frames: int = 1) -> Tensor:
+        """[B, P, Dv] -> [B, E], unit length, float32; of videos [B, F*P, Dv] the mean over ``frames`` frames."""
+        return pooled_feats(self.vision_proj, image_embeds, frames)
 
     def text_feats(self, texts: TextBatch) -> Tensor:
         """N texts -> [N, E], unit length, float32."""

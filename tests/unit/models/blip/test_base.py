@@ -5,7 +5,7 @@ import torch
 
 from tests.unit.models import small
 from vlkit.errors import ConfigError, VlkitError
-from vlkit.models.blip.base import BlipBase
+from vlkit.models.blip.base import BlipBase, frames_of, pooled_feats
 from vlkit.models.med import Layer, MedConfig
 from vlkit.models.packing import TextBatch
 from vlkit.processors.tokenizer import build_tokenizer
@@ -63,6 +63,36 @@ def test_a_missing_key_is_one_clear_error(key):
         read({"picture": torch.zeros(1)})
     with pytest.raises(VlkitError, match="given: nothing"):
         read({})
+
+
+@pytest.mark.parametrize(("videos", "frames"), [(3, 2), (2, 40), (1, 1)])
+def test_tokens_of_a_video_are_those_of_its_frames_in_order(videos, frames):
+    model = base().eval()
+    video = torch.randn(videos, frames, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        tokens = model.image_embeds({"video": video})
+        alone = [torch.cat([model.image_embeds({"image": frame[None]})[0] for frame in clip]) for clip in video]
+    assert tokens.shape == (videos, frames * 5, 24)
+    torch.testing.assert_close(tokens, torch.stack(alone))
+    assert frames_of({"video": video}) == frames
+    assert frames_of({"image": video[:, 0]}) == 1
+
+
+@pytest.mark.parametrize("video", [torch.zeros(2, 3, 16, 16), [torch.zeros(2, 3, 16, 16)]])
+def test_videos_must_be_one_tensor(video):
+    with pytest.raises(VlkitError, match=r"video must be a tensor \[B, F, 3, S, S\]"):
+        base().image_embeds({"video": video})
+
+
+def test_feature_of_a_video_is_the_mean_of_its_frames_projections():
+    projection = torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        projection.weight.copy_(torch.eye(2))
+        projection.bias.zero_()
+        # Two frames of two tokens; only the first of each counts: (1, 0) and (5, 8), whose mean is (3, 4).
+        tokens = torch.tensor([[[1.0, 0.0], [9.0, 9.0], [5.0, 8.0], [7.0, 7.0]]])
+        torch.testing.assert_close(pooled_feats(projection, tokens, frames=2), torch.tensor([[0.6, 0.8]]))
+        torch.testing.assert_close(pooled_feats(projection, tokens), torch.tensor([[1.0, 0.0]]))
 
 
 def test_blocks_for_activation_checkpointing_leave_out_momentum_encoders():
