@@ -60,11 +60,11 @@ class CrossStates:
     """Keys and values of images (or of any encoded sequence), projected once and shared by all that looks at them.
 
     Args:
-        layers: for each layer the pair keys, values, each [B, H, P, d].
+        layers: for each layer keys and values, each [B, H, P, d]; of two attentions, one pair after the other.
         mask: [B, P] bool, False where a token must not be seen; None: all are seen.
     """
 
-    layers: list[tuple[Tensor, Tensor]]
+    layers: list[tuple[Tensor, ...]]
     mask: Tensor | None = None
 
     @property
@@ -84,7 +84,7 @@ class CrossStates:
                 tensor[place] = tensor[image]
         n = len(order)
         mask = self.mask[:n] if self.mask is not None else None
-        return CrossStates([(k[:n], v[:n]) for k, v in self.layers], mask)
+        return CrossStates([tuple(tensor[:n] for tensor in layer) for layer in self.layers], mask)
 
 
 def moved_order(keep: Sequence[int], count: int) -> list[int]:
@@ -226,9 +226,11 @@ class Attention(nn.Module):
         mixed = attend(query, key, value, plan.segments.key_mask(), dropout=self.dropout_now)
         return self.output(merge_heads(mixed).squeeze(1), first)
 
-    def to_images(self, hidden: Tensor, plan: TextPlan, states: tuple[Tensor, Tensor]) -> Tensor:
-        """Cross-attention of packed rows [T, D] to the keys and values of their images."""
-        return self.output(cross_attend(self.self.query(hidden), plan, states, self.heads, self.dropout_now), hidden)
+    def to_images(self, hidden: Tensor, plan: TextPlan, *states: Tensor) -> Tensor:
+        """Cross-attention of packed rows [T, D] to the keys and values (``states``) of their images."""
+        keys, values = states
+        mixed = cross_attend(self.self.query(hidden), plan, (keys, values), self.heads, self.dropout_now)
+        return self.output(mixed, hidden)
 
 
 def cross_attend(query: Tensor, plan: TextPlan, states: tuple[Tensor, Tensor], heads: int, dropout: float) -> Tensor:
@@ -293,18 +295,18 @@ class Layer(nn.Module):
         self,
         hidden: Tensor,
         plan: TextPlan,
-        key: Tensor | None = None,
-        value: Tensor | None = None,
+        *states: Tensor,
         cache: SelfCache | None = None,
         index: int = 0,
         first_rows: Tensor | None = None,
     ) -> Tensor:
+        # States are single arguments, not one tuple: activation checkpointing of fairscale looks into none.
         if first_rows is not None:
             hidden = self.attention.first_among_texts(hidden, plan, first_rows)
         else:
             hidden = self.attention.among_texts(hidden, plan, cache, index)
-        if key is not None and value is not None:
-            hidden = self.crossattention.to_images(hidden, plan, (key, value))
+        if states:
+            hidden = self.crossattention.to_images(hidden, plan, *states)
         return self.output(self.intermediate(hidden), hidden)
 
 
@@ -393,12 +395,12 @@ class TextTransformer(nn.Module):
         hidden = self.embeddings(texts.ids, positions)
         last = len(self.encoder.layer) - 1
         for index, layer in enumerate(self.encoder.layer):
-            key, value = images.layers[index] if images is not None else (None, None)
+            states = images.layers[index] if images is not None else ()
             first_rows = None
             if first_only and index == last:
                 first_rows = texts.first_rows()
                 plan = self._plan(texts, images, image_index, causal, split=True, rows=(1,) * len(texts))
-            hidden = layer(hidden, plan, key, value, cache, index, first_rows)
+            hidden = layer(hidden, plan, *states, cache=cache, index=index, first_rows=first_rows)
         if cache is not None:
             cache.length += texts.lengths[0]
         return hidden

@@ -1,0 +1,196 @@
+"""Natural-language visual reasoning, NLVR2 (paper, section 5.4): is a sentence true of a pair of images?
+
+Every layer attends to the two images through a cross-attention of its own for each; the two results are averaged in
+lower layers and joined by a linear layer in upper ones.
+
+Shapes: ``B`` pairs, ``N`` texts, ``T`` tokens of all texts, ``P`` image tokens, ``Dv`` their width, ``D`` text width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vlkit.errors import VlkitError
+from vlkit.models.attention import split_heads
+from vlkit.models.blip.base import BlipBase, Samples, wanted
+from vlkit.models.med import (
+    CrossStates,
+    MedConfig,
+    Projections,
+    TextPlan,
+    TextTransformer,
+    cross_attend,
+    init_bert,
+)
+from vlkit.models.packing import TextBatch
+from vlkit.models.vit import VitConfig
+from vlkit.registry import MODELS
+
+
+@dataclass
+class NlvrOutput:
+    """What a training forward gives.
+
+    Args:
+        loss_nlvr: cross entropy, mean over B pairs.
+        logits: [B, 2]; class 1: the sentence is true.
+    """
+
+    loss_nlvr: Tensor
+    logits: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        """The loss (LAVIS's name)."""
+        return self.loss_nlvr
+
+
+class TwinOutput(nn.Module):
+    """What two attentions found becomes one: an average, or a linear layer over both; residual, norm.
+
+    Args:
+        config: sizes.
+        merge: a linear layer.
+    """
+
+    def __init__(self, config: MedConfig, merge: bool):
+        super().__init__()
+        width = config.hidden_size
+        self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dense0 = nn.Linear(width, width)
+        self.dense1 = nn.Linear(width, width)
+        self.merge_layer = nn.Linear(2 * width, width) if merge else None
+
+    def forward(self, left: Tensor, right: Tensor, residual: Tensor) -> Tensor:
+        left, right = self.dense0(left), self.dense1(right)
+        both = (left + right) / 2 if self.merge_layer is None else self.merge_layer(torch.cat([left, right], -1))
+        return self.LayerNorm(self.dropout(both) + residual)
+
+
+class TwinAttention(nn.Module):
+    """Cross-attention to two images, each with its own projections.
+
+    Args:
+        config: sizes.
+        source_width: width Dv of image tokens.
+        merge: see :class:`TwinOutput`.
+    """
+
+    def __init__(self, config: MedConfig, source_width: int, merge: bool):
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.drop = config.attention_probs_dropout_prob
+        self.self0 = Projections(config, source_width)
+        self.self1 = Projections(config, source_width)
+        self.output = TwinOutput(config, merge)
+
+    def project(self, pairs: Tensor) -> tuple[Tensor, ...]:
+        """Keys and values of the left images, then of the right ones, each [B, H, P, d]; ``pairs`` [2, B, P, Dv]."""
+        return tuple(
+            split_heads(layer(images), self.heads)
+            for twin, images in zip((self.self0, self.self1), pairs)
+            for layer in (twin.key, twin.value)
+        )
+
+    def to_images(self, hidden: Tensor, plan: TextPlan, *states: Tensor) -> Tensor:
+        """Cross-attention of packed rows [T, D] to both images of their pairs."""
+        dropout = self.drop if self.training else 0.0
+        left = cross_attend(self.self0.query(hidden), plan, (states[0], states[1]), self.heads, dropout)
+        right = cross_attend(self.self1.query(hidden), plan, (states[2], states[3]), self.heads, dropout)
+        return self.output(left, right, hidden)
+
+
+class PairTransformer(TextTransformer):
+    """The image-grounded text encoder over pairs of images: :meth:`project_images` takes [2, B, P, Dv].
+
+    Args:
+        config: sizes.
+        encoder_width: width Dv of image tokens.
+        merge_from: index of the first layer that merges by a linear layer.
+    """
+
+    def __init__(self, config: MedConfig, encoder_width: int, merge_from: int):
+        super().__init__(config)
+        for index, layer in enumerate(self.encoder.layer):
+            twins = TwinAttention(config, encoder_width, merge=index >= merge_from)
+            init_bert(twins, config.initializer_range)
+            layer.crossattention = twins
+
+
+@MODELS.register("blip_nlvr")
+class BlipNlvr(BlipBase):
+    """Judges sentences about pairs of images.
+
+    Samples hold the pairs as ``images`` [B, 2, 3, S, S], or as ``image0`` and ``image1`` [B, 3, S, S] each.
+
+    Args:
+        vit: sizes of the image encoder.
+        med: sizes of the text transformer.
+        tokenizer: name of a bundled vocabulary, or a path.
+        merge_from: index of the first layer that joins what it found in the two images by a linear layer; layers
+            below take the average.
+        max_words: longest text in tokens; None: as long as positions go.
+    """
+
+    def __init__(
+        self,
+        vit: VitConfig,
+        med: MedConfig,
+        tokenizer: str = "bert-base-uncased",
+        merge_from: int = 6,
+        max_words: int | None = None,
+    ):
+        super().__init__(vit, med, tokenizer, max_words or med.max_position_embeddings)
+        width = self.med_config.hidden_size
+        self.text_encoder = PairTransformer(self.med_config, self.image_width, merge_from)
+        self.cls_head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
+
+    def pair_embeds(self, samples: Samples) -> Tensor:
+        """Tokens [2, B, P, Dv] of the left and the right images, encoded in one batch."""
+        if "image0" in samples:
+            left, right = samples["image0"], wanted(samples, "image1", type(self).__name__)
+            if left.shape != right.shape:
+                raise VlkitError(
+                    f"BlipNlvr needs as many left as right images of one size; given: image0 {list(left.shape)}, "
+                    f"image1 {list(right.shape)}."
+                )
+            images = torch.stack([left, right]).to(self.device)
+        else:
+            pairs = wanted(samples, "images", type(self).__name__)
+            if pairs.ndim != 5 or pairs.shape[1] != 2:
+                raise VlkitError(f"BlipNlvr needs images [B, 2, 3, S, S], two for each text; given: {list(pairs.shape)}.")
+            images = pairs.to(self.device).transpose(0, 1)
+        return self.visual_encoder(images.flatten(0, 1)).unflatten(0, (2, -1))
+
+    def judge(
+        self, texts: TextBatch, states: CrossStates, image_index: Sequence[int] | np.ndarray | None = None
+    ) -> Tensor:
+        """Logits [N, 2] (class 1: true) of each text with the pair that ``image_index`` names for it."""
+        texts = texts.with_first(self.tokenizer.enc_id)
+        return self.cls_head(self.text_encoder(texts, states, image_index, first_only=True))
+
+    def logits(self, samples: Samples) -> Tensor:
+        """Logits [B, 2] of ``samples``."""
+        texts = self.texts_of(samples)
+        return self.judge(texts, self.text_encoder.project_images(self.pair_embeds(samples)))
+
+    def forward(self, samples: Samples) -> NlvrOutput:
+        """Loss of ``samples``: pairs, ``text_input`` or ``texts``, and ``label``, B numbers (1: true, 0: false)."""
+        logits = self.logits(samples)
+        targets = torch.as_tensor(wanted(samples, "label", type(self).__name__), device=logits.device)
+        return NlvrOutput(F.cross_entropy(logits.float(), targets.long()), logits.detach())
+
+    @torch.inference_mode()
+    def predict(self, samples: Samples) -> dict[str, Tensor]:
+        """``predictions``, logits [B, 2], and ``targets``, the samples' ``label`` where they have it (as in LAVIS)."""
+        found = {"predictions": self.logits(samples)}
+        if "label" in samples:
+            found["targets"] = torch.as_tensor(samples["label"])
+        return found
