@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,56 +17,24 @@ from vlkit.models.weights_names import (
     ADAPTERS,
     QUEUES,
     Adapter,
-    describe,
     find_adapter,
     from_hugging_face,
     to_hugging_face,
+    twins,
 )
+from vlkit.models.weights_report import LoadReport, explain, shape_of
 
 __all__ = [
     "ADAPTERS",
     "Adapter",
     "LoadReport",
     "build_with_weights",
+    "fit_weights",
     "from_hugging_face",
     "load_weights",
     "read_checkpoint",
     "to_hugging_face",
 ]
-logger = logging.getLogger(__name__)
-_EXAMPLES = 3
-
-
-@dataclass
-class LoadReport:
-    """What became of the tensors of a checkpoint.
-
-    Args:
-        source: where they came from.
-        loaded: number of the model's tensors that the file gave.
-        missing: the model's names that it did not give; they keep their values.
-        unexpected: names in it that the model does not have.
-        resized: position embeddings that were interpolated to the model's grid.
-        ignored: names in it that the model does not have, as expected of this kind of file.
-        filled: momentum encoders that the file did not hold, copied from their encoders.
-    """
-
-    source: str
-    loaded: int = 0
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    resized: list[str] = field(default_factory=list)
-    ignored: list[str] = field(default_factory=list)
-    filled: list[str] = field(default_factory=list)
-
-    def summary(self) -> str:
-        """One line."""
-        told = [
-            f"{len(names)} {word} ({_some(names)})"
-            for word in ("missing", "unexpected", "resized", "ignored", "filled")
-            if (names := getattr(self, word))
-        ]
-        return "; ".join([f"{self.source}: {self.loaded} tensors loaded", *told])
 
 
 def load_weights(
@@ -95,7 +61,7 @@ def load_weights(
     """
     state, label = _open(source, sha256)
     report = _load(model, state, label, adapter, strict)
-    logger.info("%s", report.summary())
+    report.log()
     return report
 
 
@@ -120,7 +86,7 @@ def build_with_weights(
     if model is None or report is None or _holds_meta(model):
         model = build()
         report = _load(model, state, label, adapter, strict=True)
-    logger.info("%s", report.summary())
+    report.log()
     return model, report
 
 
@@ -132,17 +98,38 @@ def _open(source: str | Path | Mapping[str, Tensor], sha256: str | None) -> tupl
     return read_checkpoint(source), str(source)
 
 
+def fit_weights(
+    model: nn.Module, source: str | Path | Mapping[str, Tensor], adapter: str | Adapter | None = None
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """What a checkpoint gives for each name of ``model``, which may be on the meta device and is not changed.
+
+    Args:
+        model, source, adapter: as for :func:`load_weights`.
+
+    Raises:
+        CheckpointError: as :func:`load_weights`, when strict.
+    """
+    return _fitted(model, *_open(source, None), adapter, strict=True)
+
+
 def _load(
     model: nn.Module, state: Mapping[str, Tensor], label: str, adapter: str | Adapter | None, strict: bool
 ) -> LoadReport:
+    values, report = _fitted(model, state, label, adapter, strict)
+    _fill(model, model.state_dict(keep_vars=True), values)
+    return report
+
+
+def _fitted(
+    model: nn.Module, state: Mapping[str, Tensor], label: str, adapter: str | Adapter | None, strict: bool
+) -> tuple[dict[str, Tensor], LoadReport]:
     chosen = find_adapter(adapter, state)
     own: dict[str, Tensor] = model.state_dict(keep_vars=True)
     values, misfits, report = _match(own, chosen.translate(state), chosen, label)
-    lacking = [name for name in report.missing if name not in misfits and not _may_be_fresh(name, chosen)]
+    lacking = [name for name in report.missing if name not in misfits and not chosen.may_start_fresh(name)]
     if (strict and (misfits or report.unexpected or lacking)) or not report.loaded:
-        raise CheckpointError(_explain(model, own, state, label, misfits, lacking, report.unexpected))
-    _fill(model, own, values)
-    return report
+        raise CheckpointError(explain(model, own, state, label, misfits, lacking, report.unexpected))
+    return values, report
 
 
 def _match(
@@ -152,19 +139,27 @@ def _match(
     values: dict[str, Tensor] = {}
     misfits: dict[str, str] = {}
     report = LoadReport(label)
-    for name, value in given.items():
-        if name not in own:
-            known = report.ignored if name.startswith(adapter.ignored) else report.unexpected
-            known.append(name)
-            continue
-        fitted = _fit(name, value, own[name])
-        if fitted is not None:
-            values[name] = fitted
-            report.resized.extend([name] if fitted is not value else [])
-        elif name not in QUEUES:
-            misfits[name] = f"{name} is {_shape(value)} there and {_shape(own[name])} here"
+    modules = {name.partition(".")[0] for name in own}
+    for given_name, value in given.items():
+        names = [name for name in (given_name, *twins(given_name)) if name in own]
+        if not names:
+            known = report.ignored if adapter.may_ignore(given_name, modules) else report.unexpected
+            known.append(given_name)
+        for name in names:
+            fitted = _fit(name, value, own[name])
+            if fitted is not None:
+                values[name] = fitted
+                report.resized.extend([name] if fitted is not value else [])
+            elif name not in QUEUES:
+                misfits[name] = f"{name} is {shape_of(value)} there and {shape_of(own[name])} here"
     report.loaded = len(values)
     _share(own, values, label)
+    _complete(own, values, report)
+    return values, misfits, report
+
+
+def _complete(own: Mapping[str, Tensor], values: dict[str, Tensor], report: LoadReport) -> None:
+    """What follows from the values that the file gave; the rest is missing."""
     for name in own:
         encoder = name.replace("_m.", ".", 1) if name.partition(".")[0].endswith("_m") else name
         if name.endswith(".position_ids"):  # 0, 1, 2, ...; newer files do not store them
@@ -174,7 +169,9 @@ def _match(
             report.filled.append(name)
         elif name not in values:
             report.missing.append(name)
-    return values, misfits, report
+    for name in ("queue_ptr", "ptr_queue"):
+        if name in values and "image_queue" not in values:  # a fresh queue, maybe a shorter one
+            values[name] = values[name] % own["image_queue"].shape[1]
 
 
 def _fit(name: str, value: Tensor, target: Tensor) -> Tensor | None:
@@ -213,10 +210,6 @@ def _share(own: Mapping[str, Tensor], values: dict[str, Tensor], label: str) -> 
             values.update(dict.fromkeys(names, values[given[0]]))
 
 
-def _may_be_fresh(name: str, adapter: Adapter) -> bool:
-    return name in QUEUES or name.startswith(adapter.fresh)
-
-
 @torch.no_grad()
 def _fill(model: nn.Module, own: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     """Copies: what is mapped from a file would break when the file is overwritten."""
@@ -249,36 +242,3 @@ def _holds_meta(model: nn.Module) -> bool:
     """Whether a value is still to come: of a parameter, a buffer or a plain attribute."""
     held = [t for m in model.modules() for t in (*m._parameters.values(), *m._buffers.values(), *vars(m).values())]
     return any(isinstance(tensor, Tensor) and tensor.is_meta for tensor in held)
-
-
-def _explain(
-    model: nn.Module,
-    own: Mapping[str, Tensor],
-    state: Mapping[str, Tensor],
-    label: str,
-    misfits: Mapping[str, str],
-    missing: list[str],
-    unexpected: list[str],
-) -> str:
-    told = [
-        f"{len(names)} {what} ({_some(names, separator)})"
-        for names, what, separator in (
-            (list(misfits.values()), "tensors have another shape or type", "; "),
-            (missing, f"of the model's {len(own)} tensors are missing in it", ", "),
-            (unexpected, "tensors in it are not the model's", ", "),
-        )
-        if names
-    ]
-    file, here = (describe({n: tuple(t.shape) for n, t in tensors.items()}) for tensors in (state, own))
-    return (
-        f"{label} does not fit {type(model).__name__}: {'; '.join(told)}. The file looks like {file}; "
-        f"this model is {here}. Choose the model and type that the file was made for, or another file."
-    )
-
-
-def _some(names: list[str], separator: str = ", ") -> str:
-    return separator.join([*names[:_EXAMPLES], *(["..."] if len(names) > _EXAMPLES else [])])
-
-
-def _shape(tensor: Tensor) -> str:
-    return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

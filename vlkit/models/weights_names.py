@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from torch import Tensor
@@ -33,8 +33,11 @@ HUGGING_FACE = (
 )
 """Our beginning of a name and Hugging Face's; ``{}`` is a number. Other names are the same."""
 
+_MATCHING = ("visual_encoder.", "text_encoder.", "vision_proj.", "text_proj.", "itm_head.")
 HUGGING_FACE_CLASSES = {
     "blip_caption": ("BlipForConditionalGeneration", ("visual_encoder.", "text_decoder.")),
+    "blip_vqa": ("BlipForQuestionAnswering", ("visual_encoder.", "text_encoder.", "text_decoder.")),
+    "blip_image_text_matching": ("BlipForImageTextRetrieval", _MATCHING),
 }
 """Our model to their class and to what that class holds."""
 
@@ -45,8 +48,8 @@ class Adapter:
 
     Args:
         rename: pairs of beginnings, ours and theirs, as :data:`HUGGING_FACE`.
-        ignored: beginnings of names that the file may have and the model not.
-        fresh: beginnings of names that the model may have and the file not.
+        ignored: beginnings of names that the file may have where the model lacks the whole module.
+        fresh: beginnings of names that the model may have and the file not; ``{}`` is a number.
     """
 
     rename: tuple[tuple[str, str], ...] = ()
@@ -57,8 +60,16 @@ class Adapter:
         """``state`` under our names."""
         return _renamed(state, [(theirs, ours) for ours, theirs in self.rename])
 
+    def may_ignore(self, name: str, modules: Container[str]) -> bool:
+        """Whether a model that consists of ``modules`` may leave out what the file calls ``name``."""
+        return name.startswith(self.ignored) and name.partition(".")[0] not in modules
 
-_TRAINING = Adapter(
+    def may_start_fresh(self, name: str) -> bool:
+        """Whether the model's ``name`` keeps its initial value when the file does not give one."""
+        return name in QUEUES or any(_pattern(beginning).match(name) for beginning in self.fresh)
+
+
+_STARTING_POINT = Adapter(
     ignored=(
         "text_encoder",  # also the momentum encoders: every beginning covers its ``_m``
         "text_decoder.",
@@ -68,16 +79,18 @@ _TRAINING = Adapter(
         "itm_head.",
         "temp",
         *QUEUES,
-    )
+    ),
+    fresh=("temp", "cls_head.", "text_encoder.encoder.layer.{}.crossattention.output.merge_layer."),
 )
 ADAPTERS = {
     "blip": Adapter(),
     "lavis": Adapter(),
     "hf": Adapter(rename=HUGGING_FACE),
-    "pretrain": _TRAINING,
-    "retrieval": _TRAINING,
+    "pretrain": _STARTING_POINT,
+    "retrieval": _STARTING_POINT,
 }
-"""Adapters by name. ``pretrain`` and ``retrieval`` read such a checkpoint into a model that has only part of it."""
+"""Adapters by name. ``pretrain`` and ``retrieval`` read such a checkpoint into a model that has only part of it, or
+one (for NLVR2) that adds a head of its own."""
 
 
 def find_adapter(adapter: str | Adapter | None, names: Iterable[str]) -> Adapter:
@@ -89,14 +102,25 @@ def find_adapter(adapter: str | Adapter | None, names: Iterable[str]) -> Adapter
     if isinstance(adapter, Adapter):
         return adapter
     if adapter is None:
-        known = list(names)
-        if any(name.startswith("vision_model.") for name in known):
-            return ADAPTERS["hf"]
-        return _TRAINING if _kind(known) in (_PRETRAIN, _RETRIEVAL) else ADAPTERS["blip"]
+        given = dict.fromkeys(names)
+        ours = from_hugging_face(given)
+        chosen = _STARTING_POINT if _kind(ours) in _STARTING_POINTS else ADAPTERS["blip"]
+        return replace(chosen, rename=HUGGING_FACE) if ours.keys() != given.keys() else chosen
     if adapter not in ADAPTERS:
         hint = did_you_mean(adapter, ADAPTERS)
         raise VlkitError(f"no adapter is named {adapter!r}.{hint} Known: {', '.join(ADAPTERS)}.")
     return ADAPTERS[adapter]
+
+
+def twins(name: str) -> list[str]:
+    """The model for NLVR2 has two cross-attentions a layer: the names in both of what a file has once as ``name``.
+
+    Paper: 5.4, both start as the pre-trained one.
+    """
+    for once in (".crossattention.self.", ".crossattention.output.dense."):
+        if once in name:
+            return [name.replace(once, f"{once[:-1]}{twin}.", 1) for twin in (0, 1)]
+    return []
 
 
 def from_hugging_face(state: Mapping[str, T]) -> dict[str, T]:
@@ -136,7 +160,7 @@ def to_hugging_face(state: Mapping[str, Tensor], model_name: str) -> dict[str, T
 
 
 def _renamed(state: Mapping[str, T], pairs: Iterable[tuple[str, str]]) -> dict[str, T]:
-    patterns = [(re.compile(re.escape(old).replace(r"\{\}", r"(\d+)")), new.replace("{}", r"\1")) for old, new in pairs]
+    patterns = [(_pattern(old), new.replace("{}", r"\1")) for old, new in pairs]
     renamed = {}
     for name, value in state.items():
         for pattern, new in patterns:
@@ -147,7 +171,13 @@ def _renamed(state: Mapping[str, T], pairs: Iterable[tuple[str, str]]) -> dict[s
     return renamed
 
 
+def _pattern(beginning: str) -> re.Pattern[str]:
+    return re.compile(re.escape(beginning).replace(r"\{\}", r"(\d+)"))
+
+
 _PRETRAIN, _RETRIEVAL = "a BLIP pre-training model", "a BLIP retrieval model"
+_ITM, _FEATURES = "a BLIP image-text matching model", "a BLIP feature extractor"
+_STARTING_POINTS = (_PRETRAIN, _RETRIEVAL, _ITM, _FEATURES)
 _KINDS = (
     (("Qformer.",), "a BLIP-2 model"),
     (("text_model.",), "a CLIP-like model"),
@@ -155,10 +185,10 @@ _KINDS = (
     (("visual_encoder.", "cls_head."), "a BLIP NLVR2 model"),
     (("visual_encoder.", "itm_head.", "text_decoder."), _PRETRAIN),
     (("visual_encoder.", "itm_head.", "image_queue"), _RETRIEVAL),
-    (("visual_encoder.", "itm_head."), "a BLIP image-text matching model"),
+    (("visual_encoder.", "itm_head."), _ITM),
     (("visual_encoder.", "text_encoder.", "text_decoder."), "a BLIP VQA model"),
     (("visual_encoder.", "text_decoder."), "a BLIP captioner"),
-    (("visual_encoder.", "text_encoder."), "a BLIP feature extractor"),
+    (("visual_encoder.", "text_encoder."), _FEATURES),
     (("visual_encoder.",), "a BLIP image encoder"),
     (("bert.",), "a BERT model"),
     (("blocks.", "patch_embed."), "a vision transformer alone"),

@@ -10,6 +10,8 @@ from tests.unit.models.small import captioner, med, pretrainer, vit
 from vlkit.errors import CheckpointError
 from vlkit.models.blip.base import BlipBase
 from vlkit.models.blip.caption import BlipCaption
+from vlkit.models.blip.nlvr import BlipNlvr
+from vlkit.models.blip.pretrain import BlipPretrain
 from vlkit.models.vit import resize_pos_embed
 from vlkit.models.weights import Adapter, build_with_weights, load_weights
 
@@ -151,6 +153,48 @@ def test_pretrained_into_captioner_takes_the_decoder():
         *("text_encoder", "text_encoder_m", "visual_encoder_m", "vision_proj", "vision_proj_m", "text_proj"),
         *("text_proj_m", "itm_head", "temp", "image_queue", "text_queue", "queue_ptr"),
     }
+
+
+def test_a_pointer_beyond_a_shorter_queue_starts_inside_it():
+    source = scrambled(pretrainer(queue_size=8))
+    source.queue_ptr[0] = 7
+    model, _ = build_with_weights(lambda: pretrainer(queue_size=4), source.state_dict())
+    assert model.queue_ptr.tolist() == [3]
+    model, _ = build_with_weights(lambda: pretrainer(queue_size=8), source.state_dict())
+    assert model.queue_ptr.tolist() == [7]
+
+
+def judge() -> BlipNlvr:
+    return BlipNlvr(vit(), med(), tokenizer="shapes", merge_from=1)
+
+
+def test_pretrained_into_nlvr_starts_both_cross_attentions_alike(caplog):
+    source = scrambled(pretrainer())
+    model, report = build_with_weights(judge, source.state_dict())
+    for mine, theirs in zip(model.text_encoder.encoder.layer, source.text_encoder.encoder.layer):
+        mine, theirs = mine.crossattention, theirs.crossattention
+        assert equal(mine.self0, theirs.self)
+        assert equal(mine.self1, theirs.self)
+        assert equal(mine.output.dense0, theirs.output.dense)
+        assert equal(mine.output.dense1, theirs.output.dense)
+        assert equal(mine.output.LayerNorm, theirs.output.LayerNorm)
+    assert mine.self0.key.weight.data_ptr() != mine.self1.key.weight.data_ptr()
+    fresh = {"cls_head.0", "cls_head.2", "text_encoder.encoder.layer.1.crossattention.output.merge_layer"}
+    assert {name.rpartition(".")[0] for name in report.missing} == fresh
+    assert "What is missing starts random: train it first" in caplog.text
+
+
+def test_an_nlvr_file_must_have_its_own_head():
+    state = {name: value for name, value in judge().state_dict().items() if not name.startswith("cls_head.0.")}
+    with pytest.raises(CheckpointError, match=r"missing in it \(cls_head.0.weight, cls_head.0.bias\)"):
+        load_weights(judge(), state)
+
+
+def test_layers_that_the_model_lacks_are_not_ignored():
+    """A whole module may be left out, a part of one not."""
+    state = pretrainer().state_dict()
+    with pytest.raises(CheckpointError, match=r"not the model's \(text_encoder.encoder.layer.1"):
+        build_with_weights(lambda: BlipPretrain(vit(), med(num_hidden_layers=1), "shapes", 12, 8), state)
 
 
 def test_missing_momentum_encoders_start_as_their_encoders():
