@@ -44,7 +44,7 @@ def soft_contrast(logits: Tensor, teacher_logits: Tensor | None, alpha: float, t
 
 
 def draw_index(weights: Tensor) -> Tensor:
-    """[B, B] weights -> [B] one index a row, drawn in proportion."""
+    """[B, C] weights -> [B] one index a row, drawn in proportion."""
     return torch.multinomial(weights, 1).squeeze(1)
 
 
@@ -54,10 +54,10 @@ def hard_negatives(
     """For each row a column that is no match, the likelier the more similar it is.
 
     Args:
-        similarity: [B, B] logits of this process's pairs.
-        same: [B, B] bool, True where a column matches the row (the diagonal at least).
+        similarity: [B, C] logits of this process's pairs with its own (C = B) or with those of all processes.
+        same: [B, C] bool, True where a column matches the row.
         floor: added to every probability, so that no negative is out of reach (1e-4 in pre-training).
-        draw: takes weights [B, B], gives [B].
+        draw: takes weights [B, C], gives [B].
 
     Returns:
         [B] on the host: the index plans of attention are made there. Where a row has only matches (a batch of one, or
@@ -70,8 +70,8 @@ def hard_negatives(
     if bool(empty.any()):
         # The matches hold all of the probability: share it out among the others, which leaves their order.
         others = logits.masked_fill(same, -torch.inf).softmax(-1)
-        size = len(weights)
-        neighbour = F.one_hot((torch.arange(size, device=weights.device) + 1) % size, size).float()
+        rows, columns = weights.shape
+        neighbour = F.one_hot((torch.arange(rows, device=weights.device) + 1) % columns, columns).float()
         others = torch.where(same.all(1, keepdim=True), neighbour, others)
         weights[empty] = others[empty]
     return draw(weights).cpu().numpy()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from vlkit.models.packing import Segments, TextBatch
 
 
 def momentum_copy(module: nn.Module) -> nn.Module:
@@ -71,3 +74,37 @@ def gather_batch(x: Tensor) -> Tensor:
     parts = [torch.empty_like(x) for _ in range(world_size())]
     dist.all_gather(parts, x.contiguous())
     return torch.cat(parts)
+
+
+class _Gather(torch.autograd.Function):
+    """All processes' batches; the gradient of a batch is the sum over what all processes made of it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.size = len(x)
+        return gather_batch(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad = grads[0].contiguous()
+        dist.all_reduce(grad)
+        return grad[rank() * ctx.size : (rank() + 1) * ctx.size]
+
+
+def gather_with_gradient(x: Tensor) -> Tensor:
+    """:func:`gather_batch` whose gradient reaches the process that ``x`` came from. Losses are means over a process's
+    batch and gradients are then averaged over processes, so the sum is what a single process would compute."""
+    return x if world_size() == 1 else _Gather.apply(x)
+
+
+@torch.no_grad()
+def gather_texts(texts: TextBatch) -> TextBatch:
+    """The texts of all processes in rank order; every process brings the same number."""
+    if world_size() == 1:
+        return texts
+    lengths = gather_batch(torch.tensor(texts.lengths, device=texts.ids.device))
+    segments = Segments(texts.lengths, texts.ids.device)
+    padded = segments.pad(texts.ids)
+    padded = gather_batch(F.pad(padded, (0, int(lengths.max()) - padded.shape[1])))
+    keep = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
+    return TextBatch(padded[keep], tuple(lengths.tolist()))

@@ -1,0 +1,134 @@
+"""Heads that are trained by contrast with momentum encoders and queues (paper, section 3.2; after MoCo and ALBEF).
+
+Shapes: ``B`` pairs of this process, ``W`` processes, ``Q`` queue, ``A`` candidates (pairs, then the queue),
+``E`` projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vlkit.errors import VlkitError
+from vlkit.models.blip.aligned import BlipAligned
+from vlkit.models.blip.base import Samples
+from vlkit.models.losses import draw_index, soft_contrast
+from vlkit.models.med import MedConfig
+from vlkit.models.momentum import gather_batch, momentum_copy, random_queue, update_momentum, world_size
+from vlkit.models.packing import TextBatch
+from vlkit.models.vit import VitConfig
+
+
+class Features(NamedTuple):
+    """Projected features of pairs, [B, E] each, unit length."""
+
+    image: Tensor
+    text: Tensor
+
+
+class BlipContrastive(BlipAligned):
+    """What pre-training and retrieval share. A subclass ends its constructor with :meth:`start_momentum`.
+
+    Args:
+        vit, med, tokenizer, max_words, embed_dim: as for :class:`~vlkit.models.blip.aligned.BlipAligned`.
+        momentum: of the momentum encoders, per step, 0..1.
+        temperature_range: lowest and highest value that the learned temperature may take.
+        gather: contrast with the pairs of all processes; False: with this process's and the queue.
+    """
+
+    temp: nn.Parameter
+    image_queue: Tensor
+    text_queue: Tensor
+
+    def __init__(
+        self,
+        vit: VitConfig,
+        med: MedConfig,
+        tokenizer: str,
+        max_words: int,
+        embed_dim: int,
+        momentum: float,
+        temperature_range: tuple[float, float],
+        gather: bool,
+    ):
+        super().__init__(vit, med, tokenizer, max_words, embed_dim)
+        self.momentum, self.temperature_range, self.gather = momentum, temperature_range, gather
+        self.draw_negative: Callable[[Tensor], Tensor] = draw_index
+
+    def start_momentum(self, embed_dim: int, queue_size: int, temperature: float) -> None:
+        """Momentum encoders as copies, queues of random features, and the temperature."""
+        self.visual_encoder_m = momentum_copy(self.visual_encoder)
+        self.vision_proj_m = momentum_copy(self.vision_proj)  # type: ignore[arg-type]
+        self.text_encoder_m = momentum_copy(self.text_encoder)
+        self.text_proj_m = momentum_copy(self.text_proj)  # type: ignore[arg-type]
+        self.temp = nn.Parameter(torch.tensor(temperature))
+        self.register_buffer("image_queue", random_queue(embed_dim, queue_size))
+        self.register_buffer("text_queue", random_queue(embed_dim, queue_size))
+
+    def pairs_of(self, samples: Samples) -> tuple[Tensor, TextBatch]:
+        """``image`` [B, 3, S, S] and the B texts of the samples."""
+        texts, image = self.texts_of(samples), self.images_of(samples)
+        if len(image) != len(texts):
+            name = type(self).__name__
+            raise VlkitError(f"{name} needs one text an image; given: {len(image)} images, {len(texts)} texts.")
+        return image, texts
+
+    def encode(self, image: Tensor, texts: TextBatch, update: bool) -> tuple[Tensor, Features, Features]:
+        """Image tokens [B, P, Dv], features, and the momentum encoders' features. Clamps the temperature; with
+        ``update`` the momentum encoders move first."""
+        image_embeds = self.visual_encoder(image)
+        online = Features(self.image_feats(image_embeds), self.text_feats(texts))
+        with torch.no_grad():
+            self.temp.clamp_(*self.temperature_range)
+            if update:
+                update_momentum(self._momentum_pairs(), self.momentum)
+            slow = self._momentum_feats(image, texts)
+        return image_embeds, online, slow
+
+    def contrast(
+        self, online: Features, slow: Features, everyone: Features, alpha: float, targets: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """ITC loss, and the logits [B, A] image to text and text to image.
+
+        Args:
+            online: of this process.
+            slow: the momentum encoders', of this process.
+            everyone: the momentum encoders', of the pairs to contrast with; the queues come behind them.
+            alpha: share of the momentum teacher in the targets, 0..1.
+            targets: see :func:`~vlkit.models.losses.soft_contrast`.
+        """
+        with torch.autocast(online.image.device.type, enabled=False):
+            image_bank = torch.cat([everyone.image.T, self.image_queue], 1)
+            text_bank = torch.cat([everyone.text.T, self.text_queue], 1)
+            teacher_i2t = slow.image @ text_bank / self.temp.detach() if alpha else None
+            teacher_t2i = slow.text @ image_bank / self.temp.detach() if alpha else None
+            sim_i2t = online.image @ text_bank / self.temp
+            sim_t2i = online.text @ image_bank / self.temp
+            loss_i2t = soft_contrast(sim_i2t, teacher_i2t, alpha, targets)
+            loss_t2i = soft_contrast(sim_t2i, teacher_t2i, alpha, targets)
+        return (loss_i2t + loss_t2i) / 2, sim_i2t.detach(), sim_t2i.detach()
+
+    def queue_age(self, batch: int) -> float:
+        """Steps that the oldest entry of the queues has waited, when every process brings ``batch`` pairs a step."""
+        return self.image_queue.shape[1] / (batch * world_size())
+
+    def _momentum_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        names = ("visual_encoder", "vision_proj", "text_encoder", "text_proj")
+        return [(getattr(self, name), getattr(self, f"{name}_m")) for name in names]
+
+    def _momentum_feats(self, image: Tensor, texts: TextBatch) -> Features:
+        image_embeds = self.visual_encoder_m(image)[:, 0]
+        text_embeds = self.text_encoder_m(texts, first_only=True)
+        return Features(
+            F.normalize(self.vision_proj_m(image_embeds).float(), dim=-1),
+            F.normalize(self.text_proj_m(text_embeds).float(), dim=-1),
+        )
+
+
+def gather_features(features: Features) -> Features:
+    """Those of all processes, in rank order, without gradient."""
+    return Features(gather_batch(features.image), gather_batch(features.text))

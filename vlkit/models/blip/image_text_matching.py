@@ -1,0 +1,93 @@
+"""Image-text matching (paper, section 3.2): does a text tell what an image shows, and how similar are the two.
+
+Shapes: ``B`` images, ``N`` texts, ``E`` projection.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlkit.models.blip.aligned import BlipAligned, check_choice
+from vlkit.models.blip.base import Samples, frames_of
+from vlkit.models.med import MedConfig
+from vlkit.models.vit import VitConfig
+from vlkit.registry import MODELS
+
+HEADS = ("itm", "itc")
+FIRST_TOKENS = ("enc", "cls")
+
+
+@MODELS.register("blip_image_text_matching")
+class BlipImageTextMatching(BlipAligned):
+    """Scores pairs of image and text.
+
+    Args:
+        vit: sizes of the image encoder.
+        med: sizes of the text transformer.
+        tokenizer: name of a bundled vocabulary, or a path.
+        embed_dim: width E of projected features.
+        max_words: longest text in tokens.
+        first_token: what the matching head reads: "enc", [ENC] as in training; or "cls", as the original's class of
+            this name, whose logits are therefore not those that were trained.
+    """
+
+    def __init__(
+        self,
+        vit: VitConfig,
+        med: MedConfig,
+        tokenizer: str = "bert-base-uncased",
+        embed_dim: int = 256,
+        max_words: int = 35,
+        first_token: str = "enc",
+    ):
+        check_choice("first_token", first_token, FIRST_TOKENS)
+        super().__init__(vit, med, tokenizer, max_words, embed_dim)
+        if first_token == "cls":
+            self.match_token = self.tokenizer.cls_id
+
+    def forward(self, samples: Samples, match_head: str = "itm") -> Tensor:
+        """LAVIS's call: what one of the two heads says of ``samples`` (``image``, ``text_input``).
+
+        Args:
+            samples: B images (or videos) and N texts.
+            match_head: "itm" compares text i with image i (with N a multiple of B: with the image of its group) by
+                cross-attention; "itc" compares every image with every text by their features.
+
+        Returns:
+            "itm": logits [N, 2], class 1 matches. "itc": cosine similarities [B, N].
+        """
+        check_choice("match_head", match_head, HEADS)
+        texts, image_embeds = self.texts_of(samples), self.image_embeds(samples)
+        if match_head == "itm":
+            return self.match(texts, self.text_encoder.project_images(image_embeds))
+        return self.image_feats(image_embeds, frames_of(samples)) @ self.text_feats(texts).T
+
+    @torch.no_grad()
+    def score(self, samples: Samples, match_head: str = "itm", pairs_at_once: int = 1024) -> Tensor:
+        """Every image with every text; an image's keys and values are made once for all texts.
+
+        Args:
+            samples: ``image`` [B, 3, S, S] (or ``video``) and ``text_input``, N texts for any N.
+            match_head: "itm" or "itc".
+            pairs_at_once: bound on the memory of one pass, in pairs of image and text.
+
+        Returns:
+            [B, N] float32: probability of a match, 0..1, for "itm"; cosine similarity for "itc".
+        """
+        check_choice("match_head", match_head, HEADS)
+        if match_head == "itc":
+            return self(samples, "itc")
+        texts, image_embeds = self.texts_of(samples), self.image_embeds(samples)
+        step = max(pairs_at_once // len(texts), 1)
+        rows = []
+        for some in image_embeds.split(step):
+            states = self.text_encoder.project_images(some)
+            own, count = np.arange(len(texts)), len(some)
+            logits = [
+                self.match(texts.select(np.tile(part, count)), states, np.repeat(np.arange(count), len(part)))
+                for part in np.split(own, range(pairs_at_once, len(texts), pairs_at_once))
+            ]
+            rows.append(torch.cat([x.float().softmax(-1)[:, 1].unflatten(0, (count, -1)) for x in logits], 1))
+        return torch.cat(rows)
