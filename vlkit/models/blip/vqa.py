@@ -1,0 +1,270 @@
+"""Visual question answering (paper, section 5.3 and figure 5a): a question encoder that sees the image, and an answer
+decoder that reads the states of the question.
+
+Shapes: ``B`` questions, ``N`` answers of all questions, ``M`` tokens of the longest question, ``A`` answers to choose
+from, ``D`` text width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlkit.errors import VlkitError, did_you_mean
+from vlkit.models.answer_tree import AnswerTree, MaskedSegments, masked_states
+from vlkit.models.blip.base import BlipBase, Samples, wanted
+from vlkit.models.blip.caption import decode_captions
+from vlkit.models.generation import GenerationConfig
+from vlkit.models.losses import lm_loss, lm_targets, sum_by_text
+from vlkit.models.med import CrossStates, MedConfig, TextDecoder, TextTransformer
+from vlkit.models.packing import Segments, TextBatch
+from vlkit.models.vit import VitConfig
+from vlkit.registry import MODELS
+
+INFERENCE = ("rank", "generate")
+
+
+@dataclass
+class VqaOutput:
+    """What a training forward gives.
+
+    Args:
+        loss_vqa: scalar, sum over answers of weight times loss, mean over questions.
+        answer_losses: [N] label-smoothed LM loss of each answer, summed over its tokens.
+    """
+
+    loss_vqa: Tensor
+    answer_losses: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        """The loss (LAVIS's name)."""
+        return self.loss_vqa
+
+
+@dataclass
+class Targets:
+    """Answers of B questions to learn.
+
+    Args:
+        texts: N answers, [DEC] first.
+        weights: [N].
+        counts: answers of each question; they stand one question after the other.
+    """
+
+    texts: TextBatch
+    weights: Tensor
+    counts: Sequence[int]
+
+
+@dataclass
+class Answers:
+    """Answers to B questions, best first.
+
+    Args:
+        texts: of each question.
+        scores: of each. Ranked: minus the label-smoothed loss summed over tokens; generated: as captions' scores.
+    """
+
+    texts: list[list[str]]
+    scores: list[list[float]]
+
+
+@MODELS.register("blip_vqa")
+class BlipVqa(BlipBase):
+    """Answers questions about images.
+
+    Args:
+        vit: sizes of the image encoder.
+        med: sizes of the question encoder and of the answer decoder.
+        tokenizer: name of a bundled vocabulary, or a path.
+        max_words: longest question in tokens.
+        label_smoothing: of the answers' LM loss, 0..1; ranking uses the same.
+    """
+
+    def __init__(
+        self,
+        vit: VitConfig,
+        med: MedConfig,
+        tokenizer: str = "bert-base-uncased",
+        max_words: int = 35,
+        label_smoothing: float = 0.1,
+    ):
+        super().__init__(vit, med, tokenizer, max_words)
+        self.label_smoothing = label_smoothing
+        self.text_encoder = TextTransformer(self.med_config, self.image_width)
+        self.text_decoder = TextDecoder(self.med_config, self.med_config.hidden_size)
+        self._tree: tuple[tuple[str, ...], AnswerTree] | None = None
+
+    def tokenize(self, texts: Sequence[str]) -> TextBatch:
+        """Packed token ids of questions, [ENC] first."""
+        return super().tokenize(texts).with_first(self.tokenizer.enc_id)
+
+    def tokenize_answers(self, texts: Sequence[str]) -> TextBatch:
+        """Packed token ids of answers, [DEC] first."""
+        ids = self.tokenizer.encode(list(texts), max_length=self.med_config.max_position_embeddings)
+        return TextBatch.from_lists(ids, self.device).with_first(self.tokenizer.dec_id)
+
+    def targets_of(self, samples: Samples) -> Targets:
+        """The answers to learn: ``answers`` and ``weights`` (a list for each question), LAVIS's flat ``answer``,
+        ``weight`` and ``n_answers``, or ``targets``, which is returned."""
+        if "targets" in samples:
+            return samples["targets"]
+        if "answer" in samples:
+            texts = list(samples["answer"])
+            counts = [int(n) for n in wanted(samples, "n_answers", "BlipVqa with 'answer'")]
+            weights = torch.as_tensor(wanted(samples, "weight", "BlipVqa with 'answer'")).float()
+        else:
+            answers = wanted(samples, "answers", "BlipVqa")
+            given = samples.get("weights", [[1.0 / len(each)] * len(each) for each in answers if each])
+            texts = [text for each in answers for text in each]
+            counts = [len(each) for each in answers]
+            weights = torch.tensor([weight for each in given for weight in each], dtype=torch.float32)
+        if not texts or len(texts) != len(weights) or sum(counts) != len(texts):
+            raise VlkitError(
+                f"BlipVqa was given {len(texts)} answers, {len(weights)} weights, and {sum(counts)} answers counted "
+                f"over {len(counts)} questions; it needs at least one answer and a weight for each."
+            )
+        return Targets(self.tokenize_answers(texts), weights.to(self.device), counts)
+
+    def read_questions(self, samples: Samples, attend_to_padding: bool = False) -> CrossStates:
+        """Keys and values for the answer decoder of the questions, which have seen their images.
+
+        Args:
+            samples: ``image``, and ``text_input`` or ``texts``.
+            attend_to_padding: questions are padded to the longest of the batch and the padding is seen, as the
+                original generates; an answer then depends on the other questions.
+        """
+        texts = self.texts_of(samples)
+        images = self.text_encoder.project_images(self.image_embeds(samples))
+        read = self.text_decoder.bert.project_images
+        if attend_to_padding:
+            return read(self._padded_states(texts, images))
+        hidden = self.text_encoder(texts, images)
+        segments = Segments(texts.lengths, texts.ids.device)
+        return read(segments.pad(hidden), None if segments.uniform else segments.valid)
+
+    def _padded_states(self, texts: TextBatch, images: CrossStates) -> Tensor:
+        """[B, M, D]: the states of padding too, which sees the question and is not seen by it."""
+        ids, mask = texts.padded(self.tokenizer.pad_id)
+        count, longest = ids.shape
+        segments = MaskedSegments((longest,) * count, mask.bool()[:, None])
+        positions = torch.arange(longest, device=ids.device).repeat(count)
+        hidden = masked_states(self.text_encoder, ids.reshape(-1), positions, segments, images)
+        return hidden.unflatten(0, (count, longest))
+
+    def forward(self, samples: Samples) -> VqaOutput:
+        """Loss of ``samples``: ``image``, ``text_input`` (questions) or ``texts``, and answers as for
+        :meth:`targets_of`."""
+        targets = self.targets_of(samples)
+        questions = self.read_questions(samples)
+        if len(targets.counts) != questions.count:
+            raise VlkitError(
+                f"BlipVqa was given answers to {len(targets.counts)} questions, and {questions.count} questions."
+            )
+        index = np.repeat(np.arange(questions.count), targets.counts)
+        hidden = self.text_decoder(targets.texts, questions, index)
+        rows, tokens = lm_targets(targets.texts)
+        logits = self.text_decoder.logits(hidden.index_select(0, rows))
+        losses = lm_loss(logits, tokens, self.label_smoothing, reduction="none")
+        answer_losses = sum_by_text(losses, targets.texts, rows)
+        return VqaOutput((answer_losses * targets.weights).sum() / questions.count, answer_losses)
+
+    @torch.inference_mode()
+    def rank(self, samples: Samples, answer_list: Sequence[str], num_ans_candidates: int = 128) -> Answers:
+        """The answers of a list, ordered for each question.
+
+        The answers whose first token is the likeliest are kept (equal ones in the order of the list), and ordered by
+        their label-smoothed loss.
+
+        Args:
+            samples: ``image``, and ``text_input`` or ``texts``.
+            answer_list: A texts.
+            num_ans_candidates: answers kept for each question.
+        """
+        if num_ans_candidates < 1 or not len(answer_list):
+            raise VlkitError(
+                f"ranking {len(answer_list)} answers with {num_ans_candidates} candidates a question: both must be at "
+                f"least 1."
+            )
+        tree = self._answer_tree(tuple(answer_list))
+        questions = self.read_questions(samples)
+        kept = self._likeliest(tree, questions, min(num_ans_candidates, len(tree)))
+        losses = tree.losses(self.text_decoder, questions, kept, self.label_smoothing)
+        losses, order = losses.sort(dim=1, stable=True)
+        best = np.take_along_axis(kept, order.cpu().numpy(), axis=1)
+        texts = [[answer_list[i] for i in row] for row in best.tolist()]
+        return Answers(texts, (-losses).tolist())
+
+    def _likeliest(self, tree: AnswerTree, questions: CrossStates, count: int) -> np.ndarray:
+        """[B, count] answers by the probability of their first token."""
+        start = TextBatch.from_lists([[self.tokenizer.dec_id]] * questions.count, self.device)
+        log_probs = self.text_decoder.logits(self.text_decoder(start, questions)).float().log_softmax(-1)
+        first = torch.from_numpy(tree.first).to(log_probs.device)
+        order = log_probs.index_select(1, first).sort(dim=1, descending=True, stable=True).indices
+        return order[:, :count].cpu().numpy()
+
+    def _answer_tree(self, answers: tuple[str, ...]) -> AnswerTree:
+        """The tree of a list; that of the last list is kept."""
+        if self._tree is None or self._tree[0] != answers:
+            texts = self.tokenize_answers(answers)
+            ids = np.split(texts.ids.cpu().numpy(), np.cumsum(texts.lengths)[:-1])
+            self._tree = (answers, AnswerTree([each.tolist() for each in ids]))
+        return self._tree[1]
+
+    @torch.inference_mode()
+    def generate(
+        self, samples: Samples, config: GenerationConfig | None = None, attend_to_padding: bool = False
+    ) -> Answers:
+        """Answers written freely.
+
+        Args:
+            samples: ``image``, and ``text_input`` or ``texts``.
+            config: how to decode; None: the original's 3 beams, 1 to 10 tokens, [DEC] counted.
+            attend_to_padding: see :meth:`read_questions`.
+        """
+        questions = self.read_questions(samples, attend_to_padding)
+        config = config or GenerationConfig(max_length=10, min_length=1)
+        found = decode_captions(self.text_decoder, questions, self.tokenizer, "", config)
+        return Answers(found.texts, found.scores)
+
+    def predict_answers(
+        self,
+        samples: Samples,
+        num_beams: int = 3,
+        inference_method: Literal["rank", "generate"] = "rank",
+        max_len: int = 10,
+        min_len: int = 1,
+        num_ans_candidates: int = 128,
+        answer_list: Sequence[str] | None = None,
+        attend_to_padding: bool = False,
+        **generation: Any,
+    ) -> list[str]:
+        """One answer a question; the same call as in LAVIS. See :meth:`rank` and :meth:`generate` for scores and more
+        answers.
+
+        Args:
+            samples: ``image``, and ``text_input``: a question, or B of them.
+            num_beams: beams, for "generate".
+            inference_method: "rank" chooses from ``answer_list``, "generate" writes freely.
+            max_len: most tokens of a generated answer, [DEC] counted.
+            min_len: fewest.
+            num_ans_candidates: answers that "rank" keeps by their first token.
+            answer_list: what "rank" chooses from.
+            attend_to_padding: see :meth:`read_questions`; for "generate".
+            **generation: more fields of :class:`~vlkit.models.generation.GenerationConfig`, for "generate".
+        """
+        if inference_method not in INFERENCE:
+            hint = did_you_mean(inference_method, INFERENCE)
+            raise VlkitError(f"inference_method {inference_method!r}; allowed are {', '.join(INFERENCE)}.{hint}")
+        if inference_method == "generate":
+            config = GenerationConfig(max_length=max_len, min_length=min_len, num_beams=num_beams, **generation)
+            return [texts[0] for texts in self.generate(samples, config, attend_to_padding).texts]
+        if answer_list is None:
+            raise VlkitError("inference_method 'rank' chooses from answer_list, and none is given.")
+        return [texts[0] for texts in self.rank(samples, answer_list, num_ans_candidates).texts]
