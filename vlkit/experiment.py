@@ -21,7 +21,7 @@ from vlkit.models.weights import build_with_weights
 from vlkit.preflight import data_problems, disk_problems, image_size_problems
 from vlkit.runner import Runner
 from vlkit.runner.output import OutputFolder
-from vlkit.starting_weights import StartingWeights, from_card, from_path, of_run
+from vlkit.starting_weights import StartingWeights, from_card, from_path, named_card, of_run
 from vlkit.tasks.base import Task
 
 
@@ -154,6 +154,8 @@ class Experiment:
         named = self.parts.run.init_from
         if named == "card" or (named is None and card and not self.training):
             return from_card(self.parts.model)
+        if named is not None and named.startswith("card:"):
+            return named_card(named.removeprefix("card:"))
         if named is not None:
             return from_path(named)
         if self.training:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlkit.config.cards import Weights
-from vlkit.config.parts import ModelPart
+from vlkit.config.parts import ModelPart, model_part
 from vlkit.errors import ConfigError
 from vlkit.io import fetch, sha256
 from vlkit.models.weights_files import weights_file
@@ -41,6 +41,19 @@ class StartingWeights:
         """Optimiser steps behind them, where a run of ours wrote them; else 0."""
         trainer = self.file().parent / "trainer.json"
         return int(json.loads(trainer.read_text())["step"]) if trainer.is_file() else 0
+
+
+def named_card(name: str) -> StartingWeights:
+    """The released weights of the card ``<model>/<type>``, which may be another model's than the run's.
+
+    Raises:
+        ConfigError: there is no such card, or it has no weights.
+    """
+    model, _, kind = name.partition("/")
+    if not kind:
+        raise ConfigError(f"card:{name} given; write card:<model>/<type>, for example card:blip_pretrain/base.")
+    found = from_card(model_part({"name": model, "type": kind}))
+    return StartingWeights(f"card:{name}", found.file)  # which of its weights fit is seen from their names
 
 
 def from_path(source: str | Path) -> StartingWeights:

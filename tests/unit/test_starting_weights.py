@@ -15,7 +15,7 @@ from vlkit.config.parts import ModelPart
 from vlkit.errors import CheckpointError, ConfigError
 from vlkit.experiment import Experiment
 from vlkit.registry import MODELS
-from vlkit.starting_weights import from_card, from_path, of_run
+from vlkit.starting_weights import from_card, from_path, named_card, of_run
 
 
 @pytest.fixture(autouse=True)
@@ -101,3 +101,13 @@ def test_training_starts_from_what_is_named_alone(folder):
         Experiment.open(run, ["run.init_from=nmed.safetensors"]).starting_weights()
     with pytest.raises(ConfigError, match="blip_pretrain/tiny has no weights"):
         Experiment.open(run, ["run.init_from=card"]).starting_weights()
+
+
+def test_a_card_is_named_by_model_and_type():
+    assert named_card("blip_pretrain/base").source == "card:blip_pretrain/base"
+    with pytest.raises(ConfigError, match="base_coco"):
+        named_card("blip_caption/base_cocoo")
+    with pytest.raises(ConfigError, match="<model>/<type>"):
+        named_card("blip_pretrain")
+    with pytest.raises(ConfigError, match="has no weights"):
+        named_card("blip_pretrain/tiny")

@@ -85,7 +85,8 @@ class RunOptions:
             told. What is met during a run is skipped and written to the ledger in either case.
         tensorboard: write its event files too.
         wandb: name of a Weights & Biases project to log to.
-        init_from: checkpoint from which the model's weights start.
+        init_from: from where the model's weights start: a checkpoint, a run's folder, an address, ``card`` (the
+            released weights of the model's card) or ``card:<model>/<type>`` (those of another card).
         sample_images: how many images the picture of samples shows; 0: no picture.
         compile: torch.compile the model.
     """
