@@ -121,9 +121,26 @@ def check_logits(case: Case, prefix: str, logits: torch.Tensor, mask: torch.Tens
         case.expect(f"{prefix}_{name}", value, mask)
 
 
-def check_gradients(case: Case, parameters: dict[str, torch.nn.Parameter], rtol: float = 2e-4) -> None:
-    """Compare norm, sum and first values of each stored gradient, and the total norm over distinct parameters."""
-    for name, expected in case.info["gradients"].items():
+def check_tokens(case: Case, prefix: str, tokens: torch.Tensor) -> None:
+    """Compare features [B, L, D] with the stored summary: first values of the first and the last token, norms of some
+    tokens, sum and norm of all (the sum relative to the norm)."""
+    count = case[f"{prefix}_first"].shape[1]
+    case.expect(f"{prefix}_first", tokens[:, 0, :count])
+    case.expect(f"{prefix}_last", tokens[:, -1, :count])
+    stride = re.search(r"every (\d+)", case.info["arrays"][f"{prefix}_token_norms"]["what"])
+    assert stride is not None
+    case.expect(f"{prefix}_token_norms", tokens[:, :: int(stride[1])].norm(dim=-1))
+    norm = tokens.flatten(1).norm(dim=1)
+    torch.testing.assert_close(norm, case[f"{prefix}_norm"], rtol=1e-5, atol=0)
+    assert ((tokens.sum((1, 2)) - case[f"{prefix}_sum"]).abs() <= 1e-4 * norm).all()
+
+
+def check_gradients(
+    case: Case, parameters: dict[str, torch.nn.Parameter], rtol: float = 2e-4, key: str = "gradients"
+) -> None:
+    """Compare norm, sum and first values of each gradient stored under ``key``, and the total norm over distinct
+    parameters."""
+    for name, expected in case.info[key].items():
         gradient = parameters[name].grad
         assert gradient is not None, f"{name} has no gradient"
         norm = gradient.double().norm().item()

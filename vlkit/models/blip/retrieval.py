@@ -112,7 +112,7 @@ class BlipRetrieval(BlipContrastive):
         ids = image_numbers(wanted(samples, "image_id", "BlipRetrieval")).to(image.device)
         if ids.shape != (len(image),):
             raise VlkitError(
-                f"BlipRetrieval needs one image_id an image; given: {len(image)} images, ids of shape {list(ids.shape)}."
+                f"BlipRetrieval needs one image_id an image; given: {len(image)} images, {ids.numel()} ids."
             )
         image_embeds, online, slow = self.encode(image, texts, update)
         all_ids = gather_batch(ids)
@@ -181,13 +181,11 @@ def image_numbers(ids: Tensor | Iterable[int | str]) -> Tensor:
     Raises:
         VlkitError: an id is neither a text nor a whole number from 0.
     """
-    if torch.is_tensor(ids):
-        ids = ids.tolist() if ids.ndim else [ids.item()]
-    numbers = [_number(image_id) for image_id in ids]
-    return torch.tensor(numbers, dtype=torch.long)
+    given = ids.reshape(-1).tolist() if isinstance(ids, Tensor) else ids
+    return torch.tensor([_number(image_id) for image_id in given], dtype=torch.long)
 
 
-def _number(image_id: int | str) -> int:
+def _number(image_id: object) -> int:
     if isinstance(image_id, str):
         digest = hashlib.blake2b(image_id.encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") >> 1
