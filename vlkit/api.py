@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from vlkit.config.build import accepts
-from vlkit.config.cards import Weights, list_cards, list_dataset_cards, model_card
+from vlkit.config.cards import Weights, dataset_splits, list_cards, list_dataset_cards, model_card
 from vlkit.config.load import load_config
 from vlkit.config.parts import ModelPart, Part, dataset_part, model_part
 from vlkit.datasets.base import VLDataset
@@ -127,6 +127,8 @@ def load_dataset(name: str, split: str | None = None, **arguments: Any) -> VLDat
     mapping = {"name": name, **{key: value for key, value in arguments.items() if key not in provided}}
     if split is not None:
         mapping["split"] = split
+    elif len(listed := dataset_splits(name)) > 1:
+        return {each: load_dataset(name, each, **arguments) for each in listed}  # type: ignore[misc]
     part = dataset_part(mapping, name)
     kind = DATASETS.get(part.name)
     for key in provided:

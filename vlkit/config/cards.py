@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from vlkit.config.build import check
 from vlkit.config.load import Config, load_config
+from vlkit.data_folder import DataFile
 from vlkit.errors import ConfigError, did_you_mean
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -57,13 +59,19 @@ class DatasetCard:
     """What a file ``datasets/<name>.yaml`` may hold.
 
     Args:
-        dataset: ``name`` of the dataset class and its arguments.
+        dataset: ``name`` of the dataset class and the arguments that all splits share.
+        splits: name of a split to its arguments, laid over those of ``dataset``.
+        files: path in the data folder to where the file or folder comes from.
         license: of the data.
+        homepage: of those who own them.
         description: one line.
     """
 
     dataset: dict[str, Any]
+    splits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files: dict[str, DataFile] = field(default_factory=dict)
     license: str = ""
+    homepage: str = ""
     description: str = ""
 
 
@@ -100,6 +108,26 @@ def dataset_card_config(name: str) -> Config:
     if name not in names:
         raise ConfigError(f"no dataset card is named {name!r}.{did_you_mean(name, names)} Known: {', '.join(names)}.")
     return _load(CONFIGS / "datasets" / f"{name}.yaml", DatasetCard)
+
+
+def dataset_splits(name: str) -> list[str]:
+    """The splits that the card ``name`` lists, in its order; none if there is no such card.
+
+    Raises:
+        ConfigError: the card is wrong.
+    """
+    return list(dataset_card(name).get("splits") or {}) if name in list_dataset_cards() else []
+
+
+@lru_cache
+def data_files() -> dict[str, DataFile]:
+    """What all dataset cards say about files of the data folder, by their path in it.
+
+    Raises:
+        ConfigError: a card is wrong.
+    """
+    cards = [dataset_card(name) for name in list_dataset_cards()]
+    return {path: DataFile(**entry) for card in cards for path, entry in (card.get("files") or {}).items()}
 
 
 def list_cards() -> dict[str, list[str]]:

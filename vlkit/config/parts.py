@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vlkit.config.build import Origin, accepts, build, check
-from vlkit.config.cards import dataset_card_config, list_dataset_cards, model_card_config, overlay
+from vlkit.config.cards import data_files, dataset_card_config, list_dataset_cards, model_card_config, overlay
 from vlkit.config.load import Config
 from vlkit.config.words import short
-from vlkit.errors import ConfigError, RegistryError
+from vlkit.data_folder import SCHEME, localise
+from vlkit.errors import ConfigError, RegistryError, did_you_mean
 from vlkit.registry import DATASETS, MODELS, PROCESSORS, TASKS, Registry
 
 
@@ -40,15 +41,17 @@ class Part:
         return check(self.registry, self.mapping, self.where, self.origin)
 
     def build(self, **provided: Any) -> Any:
-        """The object.
+        """The object. What the mapping calls ``data://...`` is looked for in the data folder.
 
         Args:
             **provided: constructor arguments that are objects, not configuration.
 
         Raises:
             ConfigError: what :meth:`check` reports.
+            DataError: a file is missing in the data folder and cannot be downloaded.
         """
-        return build(self.registry, self.mapping, self.where, self.origin, **provided)
+        mapping = localise(self.mapping, data_files()) if _holds_scheme(self.mapping) else self.mapping
+        return build(self.registry, mapping, self.where, self.origin, **provided)
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class DatasetPart(Part):
 
     def build(self, **provided: Any) -> Any:
         processors = {key: part.build() for key, part in self.processors.items() if key not in provided}
-        return build(self.registry, self.mapping, self.where, self.origin, **processors, **provided)
+        return super().build(**processors, **provided)
 
 
 def task_part(mapping: Mapping[str, Any], where: str = "task", origin: Origin = str) -> Part:
@@ -107,7 +110,7 @@ def model_part(mapping: Mapping[str, Any], where: str = "model", origin: Origin 
     except ConfigError as error:
         raise ConfigError([f"{origin(f'{where}.type')}: {problem}" for problem in error.problems]) from error
     merged = overlay(card.data.get("model") or {}, given)
-    placed = _first_of(card, given, where, "model", origin)
+    placed = _first_of(card, given, where, ["model"], origin)
     return ModelPart(MODELS, merged, where, placed, str(kind), card.data, card.origin)
 
 
@@ -122,23 +125,20 @@ def dataset_part(
 
     Args:
         mapping: may hold processors as ``image_processor: {name: ...}``, and ``weight`` when ``training``. A
-            ``name`` that no class has is looked up among the dataset cards.
+            ``name`` is that of a dataset card or of a class; where both exist, a ``path`` says that the class is meant.
         model: its card gives the processors that the mapping does not.
         training: whether the card's processors for training or for evaluation are taken.
 
     Raises:
-        ConfigError: no mapping, a card that is wrong, or a weight that is not above 0.
+        ConfigError: no mapping, a card that is wrong, a split that it has not, or a weight that is not above 0.
     """
     given = _mapping(mapping, where, origin)
     weight = given.pop("weight", None) if training else None
     if weight is not None and (isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight > 0):
         raise ConfigError(f"{origin(f'{where}.weight')}: {short(weight)} given, a number above 0 allowed.")
-    name, placed = given.get("name"), origin
-    if isinstance(name, str) and name in list_dataset_cards() and name not in DATASETS:
-        card = dataset_card_config(name)
-        given = {key: value for key, value in given.items() if key != "name"}
-        placed = _first_of(card, given, where, "dataset", origin)
-        given = overlay(card.data["dataset"], given)
+    placed = origin
+    if _is_card(given):
+        given, placed = _with_card(given, where, origin)
     processors = {
         key: Part(PROCESSORS, given.pop(key), f"{where}.{key}", placed)
         for key in [key for key in given if key.endswith("_processor") and isinstance(given[key], Mapping)]
@@ -147,6 +147,29 @@ def dataset_part(
         if key not in processors and key not in given and _takes(given.get("name"), key):
             processors[key] = part
     return DatasetPart(DATASETS, given, where, placed, processors, weight)
+
+
+def _is_card(given: Mapping[str, Any]) -> bool:
+    name = given.get("name")
+    return isinstance(name, str) and name in list_dataset_cards() and ("path" not in given or name not in DATASETS)
+
+
+def _with_card(given: dict[str, Any], where: str, origin: Origin) -> tuple[dict[str, Any], Origin]:
+    """The arguments of a dataset that a card describes, and where each was written."""
+    card = dataset_card_config(given["name"])
+    splits, split = card.data.get("splits") or {}, given.get("split")
+    if splits and split is None and len(splits) == 1:
+        split = next(iter(splits))
+    if splits and split not in splits:
+        lacks = "has several splits" if split is None else f"has no split {short(split)}"
+        known, hint = ", ".join(splits), did_you_mean(str(split), splits)
+        raise ConfigError(f"{origin(f'{where}.split')}: {given['name']!r} {lacks}.{hint} Give split: one of {known}.")
+    sections = [f"splits.{split}", "dataset"] if splits else ["dataset"]
+    arguments = overlay(card.data["dataset"], splits.get(split) or {})
+    if splits and _takes(arguments.get("name"), "split"):
+        arguments.setdefault("split", split)
+    own = {key: value for key, value in given.items() if key != "name" and not (splits and key == "split")}
+    return overlay(arguments, own), _first_of(card, own, where, sections, origin)
 
 
 def _default_processors(model: ModelPart | None, training: bool) -> dict[str, Part]:
@@ -169,15 +192,24 @@ def _takes(name: Any, key: str) -> bool:
         return False
 
 
-def _first_of(card: Config, given: Mapping[str, Any], where: str, section: str, origin: Origin) -> Origin:
-    """Places of keys that may come from the run file (``where``) or from its card (``section``)."""
+def _first_of(card: Config, given: Mapping[str, Any], where: str, sections: list[str], origin: Origin) -> Origin:
+    """Places of keys that may come from the run file (``where``) or else from one of the card's sections."""
 
     def placed(path: str) -> str:
         inside = path[len(where) + 1 :] if path.startswith(f"{where}.") else ""
-        from_card = inside and f"{section}.{inside}" in card and not _holds(given, inside)
-        return card.origin(f"{section}.{inside}") if from_card else origin(path)
+        if inside and not _holds(given, inside):
+            for section in sections:
+                if f"{section}.{inside}" in card:
+                    return card.origin(f"{section}.{inside}")
+        return origin(path)
 
     return placed
+
+
+def _holds_scheme(value: Any) -> bool:
+    if isinstance(value, (Mapping, list)):
+        return any(map(_holds_scheme, value.values() if isinstance(value, Mapping) else value))
+    return isinstance(value, str) and value.startswith(SCHEME)
 
 
 def _holds(data: Any, path: str) -> bool:

@@ -60,17 +60,18 @@ def short(value: Any) -> str:
     return f"{text if len(text) <= 40 else text[:37] + '...'} ({type(value).__name__})"
 
 
-def entries(file: Path, format: str, faults: Faults) -> Iterable[tuple[int, Any]]:
+def entries(file: Path, format: str, faults: Faults, column: str = "image") -> Iterable[tuple[int, Any]]:
     """Numbers and rows of a file; whether a row has what it needs is not checked.
 
     Args:
         format: one of ``FORMATS``.
         faults: added to: lines that are no rows. Its unit becomes that of the format.
+        column: that the header of a CSV file must have.
 
     Raises:
         DataError: the file cannot be read in this format.
     """
-    start = _start(file)
+    start = _start(file, faults.need)
     kind = format
     if format == "auto":
         kind = _SUFFIXES.get(file.suffix.lower()) or ("json" if start[:1] in "[{" else "txt")
@@ -78,7 +79,9 @@ def entries(file: Path, format: str, faults: Faults) -> Iterable[tuple[int, Any]
             kind = "csv"
     if kind in ("jsonl", "csv", "txt"):
         faults.unit = "line"
-        return {"jsonl": _json_lines, "csv": _csv_lines, "txt": _tab_lines}[kind](file, faults)
+        if kind == "csv":
+            return _csv_lines(file, faults, column)
+        return {"jsonl": _json_lines, "txt": _tab_lines}[kind](file, faults)
     try:
         data = json.loads(_decoded(file.read_bytes(), file))
     except json.JSONDecodeError as error:
@@ -92,14 +95,14 @@ def entries(file: Path, format: str, faults: Faults) -> Iterable[tuple[int, Any]
     if isinstance(data, list):
         return enumerate(data, 1)
     hint = " This looks like a COCO file: set format: coco." if isinstance(data, dict) and "images" in data else ""
-    raise DataError(f"{file}: the top level is {_top(data)}; a list of rows is needed.{hint} {NEED}")
+    raise DataError(f"{file}: the top level is {_top(data)}; a list of rows is needed.{hint} {faults.need}")
 
 
 def _top(data: Any) -> str:
     return f"a mapping with the keys {', '.join(map(repr, data))}" if isinstance(data, dict) else short(data)
 
 
-def _start(file: Path) -> str:
+def _start(file: Path, need: str) -> str:
     """The first characters of the file, without white space in front."""
     try:
         with open(file, "rb") as stream:
@@ -109,7 +112,7 @@ def _start(file: Path) -> str:
         raise DataError(f"{file}: cannot be read ({error.strerror}).") from error
     text = start.decode("utf-8-sig", "replace").lstrip()
     if not text and whole <= len(start):
-        raise DataError(f"{file}: the file is empty. {NEED}")
+        raise DataError(f"{file}: the file is empty. {need}")
     return text
 
 
@@ -149,13 +152,12 @@ def _header(line: str) -> list[str]:
     return [name.strip() for name in next(csv.reader([line], delimiter="\t" if "\t" in line else ","), [])]
 
 
-def _csv_lines(file: Path, faults: Faults) -> Iterator[tuple[int, Any]]:
+def _csv_lines(file: Path, faults: Faults, column: str) -> Iterator[tuple[int, Any]]:
     lines = _lines(file)
     first = next(lines, "")
     names = _header(first)
-    if "image" not in names:
-        what = lacks("image", dict.fromkeys(names))
-        raise DataError(f"{file}: the header, line 1, has {what} Columns 'image' and 'caption' are needed.")
+    if column not in names:
+        raise DataError(f"{file}: the header, line 1, has {lacks(column, dict.fromkeys(names))} {faults.need}")
     reader = csv.reader(lines, delimiter="\t" if "\t" in first else ",", strict=True)
     number = 2  # of the line on which a row starts
     try:
@@ -219,7 +221,8 @@ def _coco(file: Path, data: Any) -> Iterator[tuple[int, Any]]:
         index.createIndex()
     for number, image in enumerate(images, 1):
         captions = [annotation["caption"] for annotation in index.imgToAnns.get(image["id"], [])]
-        yield number, {"image": image["file_name"], "caption": captions, "image_id": image["id"]}
+        domain = {"domain": image["domain"]} if "domain" in image else {}  # nocaps
+        yield number, {"image": image["file_name"], "caption": captions, "image_id": image["id"], **domain}
 
 
 def _keys_fault(entry: Any, keys: tuple[str, ...]) -> str:

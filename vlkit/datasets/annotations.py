@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from vlkit.datasets.annotation_formats import NEED, Faults, entries, lacks, short
@@ -23,12 +23,14 @@ class Row(NamedTuple):
         image: file name, as written.
         captions: none where the row has no caption.
         image_id: as written, or None.
+        domain: which part of the data the image belongs to, as nocaps has them; or None.
     """
 
     number: int
     image: str
     captions: list[str]
     image_id: str | int | None
+    domain: str | None = None
 
 
 def find_file(path: str | os.PathLike[str]) -> Path:
@@ -50,12 +52,20 @@ def find_file(path: str | os.PathLike[str]) -> Path:
     raise DataError(f"{folder}: the folder {what}. One of {', '.join(_IN_FOLDER)} is needed, or the path of a file.")
 
 
-def read_rows(file: Path, format: str = "auto", need_captions: bool = False) -> Iterator[Row]:
+def coco_image_id(name: str) -> int | None:
+    """The id that COCO gives the image of this file: the number after the last underscore of its name; None if there
+    is none. ``val2014/COCO_val2014_000000391895.jpg`` has the id 391895."""
+    number = PurePosixPath(name).stem.rpartition("_")[2]
+    return int(number) if number.isascii() and number.isdigit() else None
+
+
+def read_rows(file: Path, format: str = "auto", need_captions: bool = False, image_ids: str = "rows") -> Iterator[Row]:
     """The rows of ``file``, in its order; of a COCO file one per image.
 
     Args:
         format: one of ``FORMATS``; "auto" goes by the extension and the content.
         need_captions: a row without the key ``caption`` is a fault.
+        image_ids: "rows": as written; "coco": those of :func:`coco_image_id`.
 
     Raises:
         DataError: the file cannot be read, or has no rows. Faults of single rows are reported together, after
@@ -66,11 +76,15 @@ def read_rows(file: Path, format: str = "auto", need_captions: bool = False) -> 
     for number, fields in entries(file, format, faults):
         empty = False
         fault = _fault(fields, need_captions)
+        if not fault and image_ids == "coco" and coco_image_id(fields["image"]) is None:
+            fault = f"{short(fields['image'])} has no number after its last underscore, as image_ids: coco needs."
         if fault:
             faults.add(number, fault)
         else:
             image_id = next((fields[key] for key in _ID_KEYS if fields.get(key) is not None), None)
-            yield Row(number, fields["image"], _captions(fields.get("caption")), image_id)
+            if image_ids == "coco":
+                image_id = coco_image_id(fields["image"])
+            yield Row(number, fields["image"], _captions(fields.get("caption")), image_id, fields.get("domain"))
     faults.raise_all()
     if empty:
         raise DataError(f"{file}: holds no rows. {NEED}")
@@ -89,6 +103,8 @@ def _fault(fields: Any, need_captions: bool) -> str:
     texts = caption if isinstance(caption, list) else [] if caption is None else [caption]
     if not all(isinstance(text, str) for text in texts):
         return f"'caption' is {short(caption)}, neither a text nor a list of texts."
+    if not isinstance(fields.get("domain"), (str, type(None))):
+        return f"'domain' is {short(fields['domain'])}, not a text."
     for key in _ID_KEYS:
         if type(fields.get(key)) not in (int, str, type(None)):
             return f"{key!r} is {short(fields[key])}, neither a whole number nor a text."

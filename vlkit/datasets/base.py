@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,11 @@ class VLDataset:
         """What is wrong with the data as far as it can be told without reading all of it; at most ``limit`` rows are
         looked at, evenly spread. One sentence each; empty when nothing is wrong."""
         return []
+
+    def images(self) -> Iterable[tuple[str | int, str]]:
+        """``image_id`` and file of every image (or video), as far as they are known without reading it: what tells
+        whether training data occur in an evaluation set. Empty when nothing is known."""
+        return ()
 
     def fingerprint(self) -> str:
         """A short text that changes when the data change (file hashes, generator seeds): recorded with each run."""

@@ -49,6 +49,7 @@ class CaptionTable:
 
     def __init__(self, sources: Iterable[Source]):
         self.images, self.captions, self._ids = PackedStrings(), PackedStrings(), PackedStrings()
+        self._domains, self._domain_of = dict[str, int](), array("i")
         self.files: list[str] = []
         self.conflicts: list[str] = []
         self.conflict_count = 0
@@ -79,6 +80,11 @@ class CaptionTable:
         """What the rows call the image, else its name."""
         return json.loads(self._ids[image])
 
+    def domain(self, image: int) -> str | None:
+        """What the rows call the domain of the image."""
+        number = self._domain_of[image]
+        return list(self._domains)[number] if number >= 0 else None
+
     def captions_of(self, image: int) -> list[str]:
         """All captions of an image."""
         start = self._starts[image]
@@ -99,6 +105,8 @@ class CaptionTable:
             self._conflict(f"{identity} is the id of {self.images[owner]} and of {name}")
         self.images.append(name)
         self._ids.append(identity)
+        domain = row.domain
+        self._domain_of.append(-1 if domain is None else self._domains.setdefault(domain, len(self._domains)))
 
     def _conflict(self, text: str) -> None:
         self.conflict_count += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +28,8 @@ class ImageText(VLDataset):
 
     In split "train" every pair of an image and a caption is a sample. In the other splits every image is, with
     all its captions under ``references``; its ``text_input`` is the first, or empty where it has none.
-    ``image_id`` is that of the row, else the image's name; ``sample_id`` is ``<annotation file>:<row>``.
+    ``image_id`` is that of the row, else the image's name; ``sample_id`` is ``<annotation file>:<row>``. A row's
+    ``domain`` (nocaps has them) is handed on.
 
     A row is ``{"image": "a.jpg", "caption": "text"}``; the caption may be a list of texts, and an ``image_id``
     may be given. Rows stand in a JSON list, one a line in JSON (jsonl), or in a CSV file with a header (columns
@@ -39,6 +41,7 @@ class ImageText(VLDataset):
         image_root: where the names of images start from; None: the folder of the annotation file.
         split: "train", "val" or "test": how samples are made. It chooses no rows.
         format: of the annotation files; "auto" goes by extension and content.
+        image_ids: "rows": those of the rows; "coco": COCO's, which are the numbers at the end of its file names.
         image_processor: called with (path, generator).
         text_processor: called with ``text_input`` (not with references).
         limit: use the first so many samples only.
@@ -54,16 +57,17 @@ class ImageText(VLDataset):
         image_root: str | None = None,
         split: Literal["train", "val", "test"] = "train",
         format: Literal["auto", "json", "jsonl", "csv", "txt", "coco"] = "auto",
+        image_ids: Literal["rows", "coco"] = "rows",
         image_processor: Any = None,
         text_processor: Any = None,
         limit: int | None = None,
     ):
         paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
-        _check(paths, split, format, image_processor, limit)
+        _check(paths, split, format, image_ids, image_processor, limit)
         self.split, self.image_processor, self.text_processor = split, image_processor, text_processor
         self.files = [find_file(each) for each in paths]
         self.root, folders = _root(self.files, image_root)
-        rows = [read_rows(file, format, need_captions=self.training) for file in self.files]
+        rows = [read_rows(file, format, self.training, image_ids) for file in self.files]
         self.table = CaptionTable(map(Source, _names(self.files), folders, rows))
         size = len(self.table.captions if self.training else self.table.images)
         if size == 0:
@@ -94,6 +98,9 @@ class ImageText(VLDataset):
             references = [caption for caption in table.captions_of(image) if caption.strip()]
             sample["sample_id"], text = table.image_place(image), (references or [""])[0]
             sample["references"] = references
+            domain = table.domain(image)
+            if domain is not None:
+                sample["domain"] = domain
         sample["text_input"] = text if self.text_processor is None else self.text_processor(text)
         sample["image"] = self.image_processor(self._path(image), rng)
         return sample
@@ -104,6 +111,10 @@ class ImageText(VLDataset):
         advice = f"Names start from image_root, which is {self.root}: set it, or mend the names."
         found = image_problems([self._path(image) for image in images], advice)
         return found + self._caption_problems(looked_at)
+
+    def images(self) -> Iterator[tuple[str | int, str]]:
+        for image in range(len(self.table.images)):
+            yield self.table.image_id(image), self._path(image)
 
     def fingerprint(self) -> str:
         """Split, samples, and the SHA-256 of each annotation file."""
@@ -140,11 +151,12 @@ class ImageText(VLDataset):
         return os.path.join(self.root, self.table.images[image])
 
 
-def _check(paths: list[str], split: str, format: str, image_processor: Any, limit: int | None) -> None:
+def _check(paths: list[str], split: str, format: str, image_ids: str, image_processor: Any, limit: int | None) -> None:
     problems = []
     if not paths or len(set(map(str, paths))) < len(paths):
         problems.append(f"path: {paths} given; name one annotation file or several different ones.")
-    for name, given, allowed in (("split", split, SPLITS), ("format", format, FORMATS)):
+    choices = (("split", split, SPLITS), ("format", format, FORMATS), ("image_ids", image_ids, ("rows", "coco")))
+    for name, given, allowed in choices:
         if given not in allowed:
             problems.append(f"{name}: {given!r} given, {', '.join(allowed)} allowed.{did_you_mean(given, allowed)}")
     if limit is not None and limit < 1:

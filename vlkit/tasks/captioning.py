@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,7 +25,8 @@ class Captioning(Task):
     """Trains ``blip_caption`` and evaluates any model that captions.
 
     Scores: ``bleu_1`` to ``bleu_4``, ``rouge_l``, ``cider`` against the samples' ``references``, ``score`` (the mean of
-    the model's own), ``length`` (words); with ``java`` also ``meteor`` and ``spice``, where they can run; on scenes of
+    the model's own), ``length`` (words); where samples have a ``domain`` (nocaps), the former also for each of them
+    (``in_domain_cider``); with ``java`` also ``meteor`` and ``spice``, where they can run; on scenes of
     the embedded world what their checker says (``strict_precision``, ``object_recall`` and others). The captions go to
     ``captions_<set>.json`` in COCO's result format.
 
@@ -56,7 +58,7 @@ class Captioning(Task):
             for i, index in enumerate(batch["index"]):
                 row = {"index": index, "caption": captions.texts[i][0], "score": captions.scores[i][0]}
                 row["image_id"] = batch["image_id"][i]
-                row |= {key: batch[key][i] for key in ("references", "scene") if key in batch}
+                row |= {key: batch[key][i] for key in ("references", "scene", "domain") if key in batch}
                 rows.append(row)
         rows = sorted(context.gather(rows), key=lambda row: row["index"])
         if context.rank == 0 and context.output_dir is not None:
@@ -75,7 +77,7 @@ class Captioning(Task):
         judged = [row for row in rows if row.get("references")]
         if judged:
             texts, references = [row["caption"] for row in judged], [row["references"] for row in judged]
-            scores |= caption_scores(texts, references)
+            scores |= caption_scores(texts, references) | _by_domain(judged)
             if self.java:
                 from vlkit.metrics.caption_java import java_caption_scores
 
@@ -94,3 +96,14 @@ class Captioning(Task):
         results = [{"image_id": row["image_id"], "caption": row["caption"]} for row in rows]
         with atomic_write(context.output_dir / f"captions_{context.name}.json", "w") as file:
             json.dump(results, file, ensure_ascii=False, indent=0)
+
+
+def _by_domain(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Scores of the images of each domain by themselves: ``<domain>_<score>``."""
+    scores: dict[str, float] = {}
+    for domain in sorted({row["domain"] for row in rows if "domain" in row}):
+        own = [row for row in rows if row.get("domain") == domain]
+        found = caption_scores([row["caption"] for row in own], [row["references"] for row in own])
+        name = re.sub(r"\W+", "_", domain.strip().lower())
+        scores |= {f"{name}_{key}": value for key, value in found.items()}
+    return scores

@@ -110,7 +110,7 @@ def test_rows_of_the_paper_nocaps_and_lists_of_captions(tmp_path):
     assert list(read_rows(saved(tmp_path, "rows.json", json.dumps(rows)))) == [
         Row(1, "val2014/x.jpg", ["a cat"], "coco_522418"),
         Row(2, "y.jpg", ["a dog", "the dog"], None),
-        Row(3, "z.jpg", [], 17),
+        Row(3, "z.jpg", [], 17, "near-domain"),
         Row(4, "w.jpg", [], None),
     ]
 
@@ -212,3 +212,23 @@ def test_a_folder_holds_one_captions_file(tmp_path):
     saved(tmp_path, "captions.csv", "")
     with pytest.raises(DataError, match=r"holds captions.json and captions.csv"):
         find_file(tmp_path)
+
+
+def test_image_ids_of_coco_are_in_its_file_names(tmp_path):
+    rows = [{"image": "val2014/COCO_val2014_000000391895.jpg", "caption": ["a cat"], "image_id": "coco_391895"}]
+    file = saved(tmp_path, "rows.json", json.dumps(rows))
+    assert next(read_rows(file)).image_id == "coco_391895"
+    assert next(read_rows(file, image_ids="coco")).image_id == 391895
+    file = saved(tmp_path, "own.json", json.dumps([*rows, {"image": "cat.jpg", "caption": "a cat"}]))
+    with pytest.raises(DataError, match=r"row 2: 'cat\.jpg' .* has no number after its last underscore"):
+        list(read_rows(file, image_ids="coco"))
+
+
+def test_domains_of_a_coco_file(tmp_path):
+    images = [{"id": 3, "file_name": "a.jpg", "domain": "in-domain"}, {"id": 4, "file_name": "b.jpg"}]
+    data = {"images": images, "annotations": [{"image_id": 3, "caption": "a cat"}]}
+    rows = list(read_rows(saved(tmp_path, "nocaps.json", json.dumps(data))))
+    assert [(row.image_id, row.domain, row.captions) for row in rows] == [(3, "in-domain", ["a cat"]), (4, None, [])]
+    wrong = saved(tmp_path, "wrong.json", json.dumps([{"image": "a.jpg", "domain": 7}]))
+    with pytest.raises(DataError, match="'domain' is 7"):
+        list(read_rows(wrong))

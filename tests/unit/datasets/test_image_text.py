@@ -255,3 +255,22 @@ def test_repeated_rows_do_no_harm(tmp_path):
     picture(tmp_path, "a.png")
     rows = [{"image": "a.png", "caption": "x", "image_id": 1}] * 3
     assert dataset(rows_file(tmp_path, rows)).problems() == []
+
+
+def test_domains_and_image_files_are_told(tmp_path):
+    rows = [
+        {"image": "COCO_val2014_000000000042.jpg", "caption": ["a cat"], "domain": "in-domain"},
+        {"image": "COCO_val2014_000000000007.jpg", "caption": ["a dog"], "domain": "out-domain"},
+        {"image": "COCO_val2014_000000000001.jpg", "caption": ["a cow"]},
+    ]
+    found = dataset(rows_file(tmp_path, rows), split="val", image_ids="coco")
+    assert [(sample["image_id"], sample.get("domain")) for sample in found] == [
+        (42, "in-domain"),
+        (7, "out-domain"),
+        (1, None),
+    ]
+    assert list(found.images()) == [
+        (number, str(tmp_path / row["image"])) for number, row in zip((42, 7, 1), rows, strict=True)
+    ]
+    with pytest.raises(ConfigError, match=r"image_ids: 'cocoa' given, rows, coco allowed\. Did you mean 'coco'\?"):
+        dataset(rows_file(tmp_path, rows), image_ids="cocoa")

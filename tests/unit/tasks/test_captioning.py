@@ -136,3 +136,16 @@ def test_training_step(model, samples):
     assert out.losses.keys() == {"loss_lm"}
     torch.testing.assert_close(out.losses["loss_lm"], model(batch).loss)
     assert batch["text_input"] == ["a circle"] * 3
+
+
+def test_domains_are_scored_by_themselves(samples):
+    """nocaps: each domain against the references of its own images."""
+    domains = ["in-domain", "out-domain", "in-domain", "out-domain", "in-domain"]
+    given = [{**sample, "domain": domain} for sample, domain in zip(samples, domains, strict=True)]
+    said = ["a red circle", "nothing like it", "two shapes", "a big square", "green"]
+    scores = Captioning().evaluate(Parrot(*said), batches(given, 2), context())
+    outside = caption_scores([said[1], said[3]], [REFERENCES[1], REFERENCES[3]])
+    assert scores["in_domain_rouge_l"] == pytest.approx(1.0)
+    assert {name: scores[f"out_domain_{name}"] for name in outside} == pytest.approx(outside)
+    assert scores["bleu_1"] == pytest.approx(caption_scores(said, REFERENCES)["bleu_1"])
+    assert not [name for name in Captioning().evaluate(Parrot(*said), batches(samples, 2), context()) if "dom" in name]
