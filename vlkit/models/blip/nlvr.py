@@ -165,7 +165,9 @@ class BlipNlvr(BlipBase):
         else:
             pairs = wanted(samples, "images", type(self).__name__)
             if pairs.ndim != 5 or pairs.shape[1] != 2:
-                raise VlkitError(f"BlipNlvr needs images [B, 2, 3, S, S], two for each text; given: {list(pairs.shape)}.")
+                raise VlkitError(
+                    f"BlipNlvr needs images [B, 2, 3, S, S], two for each text; given: {list(pairs.shape)}."
+                )
             images = pairs.to(self.device).transpose(0, 1)
         return self.visual_encoder(images.flatten(0, 1)).unflatten(0, (2, -1))
 

@@ -1,0 +1,214 @@
+"""The dataset ``image_pair``: two images and a sentence that is true or false of them, as in NLVR2."""
+
+from __future__ import annotations
+
+import os
+import re
+from array import array
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from vlkit.datasets.annotation_formats import Faults, entries, lacks, short
+from vlkit.datasets.annotations import find_file
+from vlkit.datasets.base import Sample, VLDataset
+from vlkit.datasets.image_files import evenly, image_problems, nearest
+from vlkit.datasets.packed import PackedStrings
+from vlkit.errors import BadSample, ConfigError, DataError, did_you_mean
+from vlkit.io import sha256
+from vlkit.registry import DATASETS
+
+SPLITS, FORMATS, SWAPS = ("train", "val", "test"), ("auto", "json", "jsonl", "csv"), ("sides", "original", "off")
+NEED = "A row needs 'images' (two file names; or 'image0' and 'image1'), 'sentence' and 'label' (True or False)."
+_LABELS = {"true": 1, "1": 1, "false": 0, "0": 0}
+_SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
+_OTHER = {"left": "right", "right": "left"}
+
+
+def exchange_sides(sentence: str) -> str:
+    """``sentence`` with left for right and right for left, wherever they are words, before a comma or hyphen too."""
+
+    def other(found: re.Match[str]) -> str:
+        word = found[0]
+        turned = _OTHER[word.lower()]
+        return turned.upper() if word.isupper() else turned.capitalize() if word[0].isupper() else turned
+
+    return _SIDE.sub(other, sentence)
+
+
+def exchange_sides_as_original(sentence: str) -> str:
+    """The same for words that stand between spaces: "the right, one" stays, and is then wrong of exchanged images."""
+    return " ".join(_OTHER.get(word, word) for word in sentence.split(" "))
+
+
+@DATASETS.register("image_pair")
+class ImagePair(VLDataset):
+    """Sentences about pairs of images: your own files, or NLVR2's.
+
+    A row is ``{"images": ["left.png", "right.png"], "sentence": "text", "label": "True"}``; two keys ``image0`` and
+    ``image1`` may stand for ``images``, and the label may be a boolean, 0 or 1. Rows stand in a JSON list, one a line
+    in JSON (jsonl), or in a CSV file with the columns image0, image1, sentence and label.
+
+    A sample holds ``images`` [2, 3, S, S], ``text_input``, ``label`` (1: true, 0: false), ``image_id`` (both names) and
+    ``sample_id`` (``<annotation file>:<row>``). In split "train" the two images change places in half of all draws, and
+    the sentence's left and right with them; a sentence that holds neither word is taken to be true of both orders.
+
+    Args:
+        path: annotation file.
+        image_root: where the names of images start from; None: the folder of the annotation file.
+        split: "train", "val" or "test": whether images are exchanged. It chooses no rows.
+        format: of the annotation file; "auto" goes by extension and content.
+        swap: which words change when images do: "sides": left and right wherever they are words; "original": only those
+            between two spaces, as the original; "off": images are not exchanged.
+        image_processor: called with (path, generator).
+        text_processor: called with the sentence.
+        limit: use the first so many samples only.
+
+    Raises:
+        ConfigError: an argument is wrong, or there is no image processor.
+        DataError: the annotations cannot be read.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        image_root: str | None = None,
+        split: Literal["train", "val", "test"] = "train",
+        format: Literal["auto", "json", "jsonl", "csv"] = "auto",
+        swap: Literal["sides", "original", "off"] = "sides",
+        image_processor: Any = None,
+        text_processor: Any = None,
+        limit: int | None = None,
+    ):
+        _check(split, format, swap, image_processor, limit)
+        self.split, self.swap = split, swap
+        self.image_processor, self.text_processor = image_processor, text_processor
+        self.file = find_file(path)
+        self.root = str(self.file.parent) if image_root is None else os.path.expanduser(image_root)
+        if not os.path.isdir(self.root):
+            raise DataError(f"image_root: {self.root} is not a folder. {nearest(self.root)}")
+        self.names, self.sentences = PackedStrings(), PackedStrings()  # names: the left and the right of each pair
+        labels, numbers = array("b"), array("i")
+        for number, left, right, sentence, label in _rows(self.file, format):
+            self.names.append(left)
+            self.names.append(right)
+            self.sentences.append(sentence)
+            labels.append(label)
+            numbers.append(number)
+        self.labels, self.numbers = np.array(labels), np.array(numbers)
+        self._size = len(labels) if limit is None else min(len(labels), limit)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        import torch
+
+        place, sentence = f"{self.file.name}:{self.numbers[index]}", self.sentences[index]
+        if not sentence.strip():
+            raise BadSample(place, "the sentence is empty")
+        if self.text_processor is not None:
+            sentence = self.text_processor(sentence)
+        exchanged = self.split == "train" and self.swap != "off" and rng.random() < 0.5
+        left, right = self._paths(index)
+        if exchanged:
+            left, right = right, left
+            sentence = (exchange_sides_as_original if self.swap == "original" else exchange_sides)(sentence)
+        return {
+            "images": torch.stack([self.image_processor(path, rng) for path in (left, right)]),
+            "text_input": sentence,
+            "label": int(self.labels[index]),
+            "image_id": f"{self.names[2 * index]}|{self.names[2 * index + 1]}",
+            "sample_id": place,
+        }
+
+    def images(self) -> Iterator[tuple[str | int, str]]:
+        for name in {self.names[i] for i in range(2 * len(self))}:
+            yield name, os.path.join(self.root, name)
+
+    def problems(self, limit: int = 20_000) -> list[str]:
+        looked_at = evenly(len(self), limit)
+        paths = sorted({path for index in looked_at for path in self._paths(index)})
+        advice = f"Names start from image_root, which is {self.root}: set it, or mend the names."
+        found = image_problems(paths, advice)
+        empty = [index for index in looked_at if not self.sentences[index].strip()]
+        if empty:
+            few = ", ".join(f"{self.file.name}:{self.numbers[index]}" for index in empty[:3])
+            found.append(f"{len(empty)} empty sentences ({few}{', ...' * (len(empty) > 3)}). Fill or delete them.")
+        used = self.labels[: len(self)]
+        if self.split == "train" and len(set(used.tolist())) == 1:
+            found.append(f"all {len(self)} labels are {bool(used[0])}: nothing can be learned from them.")
+        return found
+
+    def fingerprint(self) -> str:
+        """Split, samples, and the SHA-256 of the annotation file."""
+        return f"{type(self).__name__}:{self.split}:{len(self)}:{self._hash}"
+
+    @cached_property
+    def _hash(self) -> str:
+        return sha256(self.file)
+
+    def _paths(self, index: int) -> tuple[str, str]:
+        return (
+            os.path.join(self.root, self.names[2 * index]),
+            os.path.join(self.root, self.names[2 * index + 1]),
+        )
+
+
+def _check(split: str, format: str, swap: str, image_processor: Any, limit: int | None) -> None:
+    problems = []
+    for name, given, allowed in (("split", split, SPLITS), ("format", format, FORMATS), ("swap", swap, SWAPS)):
+        if given not in allowed:
+            problems.append(f"{name}: {given!r} given, {', '.join(allowed)} allowed.{did_you_mean(given, allowed)}")
+    if limit is not None and limit < 1:
+        problems.append(f"limit: {limit} given; it must be 1 or more (null: all samples).")
+    if image_processor is None:
+        problems.append(
+            "image_processor: none is set. In a run the model's card gives one; else set it, for example "
+            "image_processor: {name: blip_image_eval, image_size: 384}."
+        )
+    if problems:
+        raise ConfigError([f"image_pair: {problem}" for problem in problems])
+
+
+def _rows(file: Path, format: str) -> Iterator[tuple[int, str, str, str, int]]:
+    """Number, left and right image, sentence and label of each row; faults are reported together, after the last."""
+    faults = Faults(file, need=NEED)
+    empty = True
+    for number, fields in entries(file, format, faults, column="image0"):
+        empty = False
+        row = _row(fields)
+        if isinstance(row, str):
+            faults.add(number, row)
+        else:
+            yield (number, *row)
+    faults.raise_all()
+    if empty:
+        raise DataError(f"{file}: holds no rows. {NEED}")
+
+
+def _row(fields: Any) -> tuple[str, str, str, int] | str:
+    """Both images, sentence and label of a row, or a sentence that says why it is none."""
+    if not isinstance(fields, Mapping):
+        return f"{short(fields)} is not a mapping."
+    apart = "image0" in fields or "image1" in fields
+    for key in (*(("image0", "image1") if apart else ("images",)), "sentence", "label"):
+        if key not in fields:
+            return lacks(key, fields)
+    images = [fields["image0"], fields["image1"]] if apart else fields["images"]
+    if not isinstance(images, list) or len(images) != 2:
+        return f"'images' is {short(images)}, not a list of two file names."
+    for image in images:
+        if not isinstance(image, str) or not image.strip():
+            return f"an image is {short(image)}, not a file name."
+    sentence, label = fields["sentence"], fields["label"]
+    if not isinstance(sentence, str):
+        return f"'sentence' is {short(sentence)}, not a text."
+    known = _LABELS.get(str(label).strip().lower()) if isinstance(label, (str, int)) else None
+    if known is None:
+        return f"'label' is {short(label)}, neither True nor False."
+    # Half of a surrogate pair, as cut-off emoji leave it in JSON, is no text: tokenizers fail on it.
+    return images[0], images[1], sentence.encode("utf-8", "replace").decode(), known
