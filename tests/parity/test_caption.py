@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.parity.golden import Case, check_gradients, check_logits, filled_state, manifest
+from tests.parity.golden import Case, check_gradients, check_logits, check_tokens, filled_state, manifest
 from tests.parity.test_med import med_config
 from tests.parity.test_pretrain import vit_config
 from vlkit.models import generation
@@ -160,14 +160,7 @@ def test_base_size():
     samples = {"image": case.input("input.full_caption.image"), "text_input": case.info["texts"]}
     with torch.inference_mode():
         embeds = model.image_embeds(samples)
-        count = case["image_embeds_first"].shape[1]
-        case.expect("image_embeds_first", embeds[:, 0, :count])
-        case.expect("image_embeds_last", embeds[:, -1, :count])
-        stride = -(-embeds.shape[1] // case["image_embeds_token_norms"].shape[1])
-        case.expect("image_embeds_token_norms", embeds[:, ::stride].norm(dim=-1))
-        norm = embeds.flatten(1).norm(dim=1)
-        torch.testing.assert_close(norm, case["image_embeds_norm"], rtol=1e-5, atol=0)
-        assert ((embeds.sum((1, 2)) - case["image_embeds_sum"]).abs() <= 1e-4 * norm).all()
+        check_tokens(case, "image_embeds", embeds)
         texts = model.tokenize(samples["text_input"])
         states = model.text_decoder.bert.project_images(embeds)
         logits = model.text_decoder.logits(model.text_decoder(texts, states))
