@@ -1,0 +1,135 @@
+"""Scores of visual dialog as the VisDial challenge defines them, and what knowing the questions alone would give.
+
+Equal scores count against the ranking: a wrong candidate of the same score stands before the answer, and a less
+relevant one before a more relevant. So no figure depends on the order of candidates, and constant scores earn nothing.
+
+Shapes: ``K`` candidates of a round, ``N`` rounds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from vlkit.errors import DataError
+
+
+def ranks_of(scores: ArrayLike) -> np.ndarray:
+    """The rank of each candidate, 1 for the best, as the challenge's result files hold them.
+
+    Args:
+        scores: [K], higher is better. A result file must hold each rank once, so equal scores rank as they stand.
+
+    Returns:
+        [K] a permutation of 1 to K.
+    """
+    values = _scores(scores)
+    ranks = np.empty(len(values), dtype=np.int64)
+    ranks[np.argsort(-values, kind="stable")] = np.arange(1, len(values) + 1)
+    return ranks
+
+
+def answer_rank(scores: ArrayLike, answer: int) -> int:
+    """The rank of candidate ``answer``, from 1; behind all of equal score.
+
+    Raises:
+        DataError: ``answer`` is not 0 to K-1, or a score is NaN.
+    """
+    values = _scores(scores)
+    if not 0 <= answer < len(values):
+        raise DataError(f"the answer is candidate {answer}, but there are {len(values)}, counted from 0.")
+    return int((values >= values[answer]).sum())
+
+
+def sparse_scores(ranks: ArrayLike, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
+    """Scores against the one true answer of each round.
+
+    Args:
+        ranks: [N] of the answers, from 1; N at least 1.
+        ks: cut-offs of recall.
+
+    Returns:
+        ``mrr`` (mean of 1 / rank), ``r@k`` (share of ranks up to k) for every k, ``mean_rank``.
+    """
+    values = np.asarray(ranks, dtype=np.float64)
+    if values.ndim != 1 or not values.size or values.min() < 1:
+        raise DataError(f"ranks must be one or more numbers from 1, got {np.asarray(ranks).tolist()!r:.80}.")
+    found = {"mrr": float((1 / values).mean())}
+    found |= {f"r@{k}": float((values <= k).mean()) for k in ks}
+    return found | {"mean_rank": float(values.mean())}
+
+
+def ndcg(scores: ArrayLike, relevance: ArrayLike) -> float | None:
+    """Normalised discounted cumulative gain of one round, over its first k candidates.
+
+    k is the number of relevant candidates (relevance above 0), as in the challenge: the order of those that nobody
+    finds right does not matter.
+
+    Args:
+        scores: [K], higher is better.
+        relevance: [K], 0 to 1: the share of annotators who find a candidate right.
+
+    Returns:
+        0 to 1; None where no candidate is relevant.
+    """
+    values, gain = _scores(scores), np.asarray(relevance, dtype=np.float64)
+    if gain.shape != values.shape or not (gain >= 0).all():
+        raise DataError(
+            f"ndcg: each candidate needs a relevance of 0 or more, got {gain.size} for {values.size} scores."
+        )
+    k = int((gain > 0).sum())
+    if not k:
+        return None
+    discount = 1 / np.log2(np.arange(k) + 2)
+    ranked = gain[np.lexsort((gain, -values))][:k]
+    return float((ranked * discount).sum() / (np.sort(gain)[::-1][:k] * discount).sum())
+
+
+def question_kind(question: str) -> str:
+    """The first two words of a question ("what color"), by which :func:`count_answers` tells kinds apart."""
+    return " ".join(question.lower().split()[:2])
+
+
+def count_answers(rounds: Iterable[tuple[str, str]]) -> dict[str, Counter[str]]:
+    """How often each answer is given, by kind of question; under "" to any question.
+
+    Args:
+        rounds: question and answer.
+    """
+    counts: dict[str, Counter[str]] = {"": Counter()}
+    for question, answer in rounds:
+        counts.setdefault(question_kind(question), Counter())[answer] += 1
+        counts[""][answer] += 1
+    return counts
+
+
+def prior_reciprocal_rank(
+    counts: Mapping[str, Mapping[str, int]], question: str, candidates: Sequence[str], answer: int
+) -> float:
+    """What to expect of 1 / rank when candidates are ranked by how often they answer such questions.
+
+    Args:
+        counts: see :func:`count_answers`; of other rounds than this one.
+        question: of the round.
+        candidates: K answers.
+        answer: the true one.
+
+    Returns:
+        Mean over the orders in which equally frequent candidates may stand; answers to any question decide among
+        those equally frequent after this kind.
+    """
+    kind, any_kind = counts.get(question_kind(question), {}), counts.get("", {})
+    scores = [(kind.get(text, 0), any_kind.get(text, 0)) for text in candidates]
+    better = sum(score > scores[answer] for score in scores)
+    equal = scores.count(scores[answer])
+    return float((1 / np.arange(better + 1, better + equal + 1)).mean())
+
+
+def _scores(scores: ArrayLike) -> np.ndarray:
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1 or not values.size or np.isnan(values).any():
+        raise DataError(f"scores must be one or more numbers, none NaN, got shape {list(values.shape)}.")
+    return values

@@ -1,0 +1,309 @@
+"""Visual dialog (paper, section 5.5 and figure 5c): which of many answers fits the image, the caption and the history.
+
+The caption is read by the text encoder alone; its states stand behind the image tokens, and the dialog encoder (the
+image-grounded text encoder) reads both through cross-attention. What the paper leaves open is decided here: both
+encoders are one, as in MED, so that a pre-trained checkpoint fills all of it; and where caption states and image tokens
+differ in width (ViT-L), a linear layer ``caption_proj`` brings the former to the width of the latter, which keeps the
+pre-trained cross-attention as it is.
+
+Keys and values of image and caption are projected once for all candidates of all rounds. History and question are the
+same for all candidates of a round, but every token of them sees the candidate, so they are read anew with each.
+
+Shapes: ``B`` images (one dialog each), ``K`` candidates of a round, ``N`` texts, ``P`` image tokens, ``C`` tokens of
+the longest caption, ``Dv`` image width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vlkit.errors import VlkitError
+from vlkit.models.blip.base import BlipBase, Samples, wanted
+from vlkit.models.blip.dialog_texts import DialogWriter, options_of
+from vlkit.models.med import CrossStates, MedConfig, TextTransformer
+from vlkit.models.packing import Segments, TextBatch
+from vlkit.models.vit import VitConfig
+from vlkit.registry import MODELS
+
+Dialog = Sequence[Mapping[str, Any]]
+
+
+@dataclass
+class DialogOutput:
+    """What a training forward gives.
+
+    Args:
+        loss_itm: matching, mean over N texts.
+        itm_logits: [N, 2]; class 1 is the answer.
+        labels: [N], 1 for the answer of its round.
+    """
+
+    loss_itm: Tensor
+    itm_logits: Tensor
+    labels: Tensor
+
+    @property
+    def loss(self) -> Tensor:
+        """The sum of the losses (LAVIS's name)."""
+        return self.loss_itm
+
+
+class RankedAnswer(NamedTuple):
+    """A candidate answer and the probability, 0..1, that it fits."""
+
+    answer: str
+    score: float
+
+
+@MODELS.register("blip_dialog")
+class BlipDialog(BlipBase):
+    """Ranks candidate answers in a dialog about an image.
+
+    Samples hold ``image`` [B, 3, S, S], ``text_input`` (B captions) and ``dialog``: B lists of rounds, each a mapping
+    with ``question``, ``answer``, ``answer_options`` and ``gt_index`` (the last three where they are known).
+
+    Args:
+        vit: sizes of the image encoder.
+        med: sizes of the text transformer.
+        tokenizer: name of a bundled vocabulary, or a path.
+        max_words: longest text of history, question and candidate in tokens; the oldest rounds are dropped first.
+        max_answer_words: longest answer in tokens; room for it is always kept.
+        max_caption_words: longest caption in tokens, [CLS] and [SEP] included.
+        num_negatives: wrong candidates of each round that a training step sees, at least 1; drawn at random.
+    """
+
+    def __init__(
+        self,
+        vit: VitConfig,
+        med: MedConfig,
+        tokenizer: str = "bert-base-uncased",
+        max_words: int = 256,
+        max_answer_words: int = 20,
+        max_caption_words: int = 40,
+        num_negatives: int = 1,
+    ):
+        super().__init__(vit, med, tokenizer, max_words)
+        if num_negatives < 1:
+            raise VlkitError(f"num_negatives is {num_negatives}; matching needs 1 or more.")
+        self.num_negatives, self.max_caption_words = num_negatives, max_caption_words
+        self.writer = DialogWriter(self.tokenizer, max_words, max_answer_words)
+        width = self.med_config.hidden_size
+        self.text_encoder = TextTransformer(self.med_config, self.image_width)
+        self.caption_proj = nn.Identity() if width == self.image_width else nn.Linear(width, self.image_width)
+        self.itm_head = nn.Linear(width, 2)
+
+    def tokenize(self, texts: Sequence[str]) -> TextBatch:
+        """Packed token ids of captions, on the model's device."""
+        return TextBatch.from_lists(self.tokenizer.encode(list(texts), self.max_caption_words), self.device)
+
+    def training_inputs(self, samples: Samples) -> dict[str, Any]:
+        """``samples`` with texts in place of strings; :meth:`forward` does it for samples that lack it.
+
+        Draws ``num_negatives`` wrong candidates for each round with a known answer (fewer where there are not so many).
+
+        Returns:
+            ``image``, ``texts`` (captions), ``dialog_texts``, ``image_index`` [N] and ``labels`` [N].
+
+        Raises:
+            VlkitError: no round has an answer and another candidate.
+        """
+        captions, dialogs = self._read(samples)
+        texts, index, labels = [], [], []
+        for image, dialog in enumerate(dialogs):
+            chosen = [self._answer_and_negatives(turn) for turn in dialog]
+            for written in self.writer.write_dialog(dialog, image, chosen):
+                texts += written.texts
+                index += [image] * len(written.texts)
+                labels += [int(i == written.matched) for i in range(len(written.texts))]
+        if not texts:
+            raise VlkitError(
+                f"{type(self).__name__}: none of the {sum(map(len, dialogs))} rounds has 'gt_index' and two different "
+                "'answer_options' to learn from."
+            )
+        return {
+            "image": self.images_of(samples),
+            "texts": captions,
+            "dialog_texts": TextBatch.from_lists(texts, self.device),
+            "image_index": np.asarray(index),
+            "labels": torch.tensor(labels).to(self.device),
+        }
+
+    def forward(self, samples: Samples) -> DialogOutput:
+        """ITM loss of ``samples``."""
+        inputs = samples if "dialog_texts" in samples else self.training_inputs(samples)
+        states = self.project(self.image_embeds(inputs), inputs["texts"])
+        logits = self.match(inputs["dialog_texts"], states, inputs["image_index"])
+        loss = F.cross_entropy(logits.float(), inputs["labels"])
+        return DialogOutput(loss, logits.detach(), inputs["labels"])
+
+    def project(self, image_embeds: Tensor, captions: TextBatch) -> CrossStates:
+        """Keys and values of ``image_embeds`` [B, P, Dv] with the states of their captions behind, [B, P + C, Dv].
+
+        Raises:
+            VlkitError: not one caption an image.
+        """
+        if len(captions) != len(image_embeds):
+            raise VlkitError(
+                f"{type(self).__name__} needs one caption an image; given: {len(image_embeds)} images, "
+                f"{len(captions)} captions."
+            )
+        segments = Segments(captions.lengths, image_embeds.device)
+        words = segments.pad(self.caption_proj(self.text_encoder(captions)))
+        mask = None
+        if not segments.uniform:
+            mask = torch.cat([segments.valid.new_ones(image_embeds.shape[:2]), segments.valid], 1)
+        return self.text_encoder.project_images(torch.cat([image_embeds, words], 1), mask)
+
+    def match(self, texts: TextBatch, states: CrossStates, image_index: Sequence[int] | np.ndarray) -> Tensor:
+        """ITM logits [N, 2] (class 1 fits) of texts with [ENC] in front, each with its image."""
+        return self.itm_head(self.text_encoder(texts, states, image_index, first_only=True))
+
+    def margins(
+        self, texts: list[list[int]], states: CrossStates, image_index: np.ndarray, tokens_at_once: int
+    ) -> Tensor:
+        """[N] margins of "fits" over "does not" in logits, on the CPU; see :meth:`score`.
+
+        Args:
+            texts: token ids with [ENC] in front.
+            states: of the images and captions.
+            image_index: [N] image of each text.
+            tokens_at_once: bound on the memory of one pass, in tokens.
+        """
+        lengths = np.asarray([len(text) for text in texts])
+        margins = torch.empty(len(texts))
+        # Texts of like length go together, since self-attention pads to the longest.
+        for part in _runs(np.argsort(lengths, kind="stable"), lengths, tokens_at_once):
+            packed = TextBatch.from_lists([texts[i] for i in part], self.device)
+            logits = self.match(packed, states, image_index[part]).float()
+            margins[torch.from_numpy(part)] = (logits[:, 1] - logits[:, 0]).cpu()
+        return margins
+
+    @torch.inference_mode()
+    def score(self, samples: Samples, tokens_at_once: int = 16384) -> list[list[Tensor]]:
+        """How well each candidate of each round answers; the history are the true answers.
+
+        Args:
+            samples: as for training; ``gt_index`` is not looked at where ``answer`` is given.
+            tokens_at_once: bound on the memory of one pass, in tokens.
+
+        Returns:
+            For each dialog and round [K] margins of "fits" over "does not" in logits (their sigmoid is the
+            probability), on the CPU; empty for a round without candidates.
+        """
+        captions, dialogs = self._read(samples)
+        image_embeds = self.image_embeds(samples)
+        scores = []
+        for group, rounds in self._groups(dialogs, tokens_at_once):
+            index = np.asarray(group)
+            states = self.project(image_embeds[group[0] : group[-1] + 1], captions.select(index))
+            texts = [text for turn in rounds for text in turn.texts]
+            images = np.repeat([turn.image - group[0] for turn in rounds], [len(turn.texts) for turn in rounds])
+            margins = iter(self.margins(texts, states, images, tokens_at_once).split([len(t.texts) for t in rounds]))
+            scores += [[next(margins) for _ in dialogs[image]] for image in group]
+        return scores
+
+    @torch.inference_mode()
+    def chat(self, image: Tensor, caption: str, answers: Sequence[str] | None = None) -> DialogSession:
+        """A dialog about one image, which remembers what was said.
+
+        Args:
+            image: [3, S, S] or [1, 3, S, S].
+            caption: what is told of it beforehand; may be empty.
+            answers: candidates for questions that bring none.
+        """
+        states = self.project(
+            self.image_embeds({"image": image.reshape(-1, *image.shape[-3:])}), self.tokenize([caption])
+        )
+        return DialogSession(self, states, answers)
+
+    def _groups(self, dialogs: Sequence[Dialog], tokens_at_once: int) -> Iterator[tuple[list[int], list]]:
+        """Consecutive dialogs whose texts stay below the bound together (one may exceed it alone), and their rounds."""
+        group, rounds, tokens = [], [], 0
+        for image, dialog in enumerate(dialogs):
+            every = [range(len(options_of(turn))) for turn in dialog]
+            written = self.writer.write_dialog(dialog, image, every)
+            size = sum(len(text) for turn in written for text in turn.texts)
+            if group and tokens + size > tokens_at_once:
+                yield group, rounds
+                group, rounds, tokens = [], [], 0
+            group, rounds, tokens = [*group, image], [*rounds, *written], tokens + size
+        if group:
+            yield group, rounds
+
+    def _read(self, samples: Samples) -> tuple[TextBatch, Sequence[Dialog]]:
+        """Captions and dialogs."""
+        dialogs, captions = wanted(samples, "dialog", type(self).__name__), self.texts_of(samples)
+        if len(dialogs) != len(captions):
+            raise VlkitError(
+                f"{type(self).__name__} needs one dialog an image; given: {len(captions)} captions, "
+                f"{len(dialogs)} dialogs."
+            )
+        return captions, dialogs
+
+    def _answer_and_negatives(self, turn: Mapping[str, Any]) -> list[int]:
+        """The answer's place, then those of wrong candidates; nothing where the answer is not known."""
+        options, answer = options_of(turn), turn.get("gt_index")
+        if answer is None:
+            return []
+        others = [i for i, text in enumerate(options) if text != options[answer]]
+        drawn = torch.randperm(len(others))[: self.num_negatives].tolist()
+        return [answer, *(others[i] for i in drawn)] if others else []
+
+
+class DialogSession:
+    """A dialog about one image; made by :meth:`BlipDialog.chat`.
+
+    Args:
+        model: that answers.
+        states: keys and values of the image and its caption.
+        answers: candidates for questions that bring none.
+
+    Attributes:
+        history: questions and the answers taken, oldest first; may be edited (to correct an answer, say).
+    """
+
+    def __init__(self, model: BlipDialog, states: CrossStates, answers: Sequence[str] | None = None):
+        self.model, self.states = model, states
+        self.answers = list(answers or ())
+        self.history: list[tuple[str, str]] = []
+
+    @torch.inference_mode()
+    def ask(
+        self, question: str, candidates: Sequence[str] | None = None, tokens_at_once: int = 16384
+    ) -> list[RankedAnswer]:
+        """All candidates, best first; the best one joins the history as the answer.
+
+        Args:
+            question: may refer to what was said before.
+            candidates: possible answers; None: those of the session.
+            tokens_at_once: see :meth:`BlipDialog.score`.
+
+        Raises:
+            VlkitError: there are no candidates.
+        """
+        options = list(self.answers if candidates is None else candidates)
+        if not options:
+            raise VlkitError("there is no answer to choose from: give candidates to ask(), or answers to chat().")
+        texts = self.model.writer.write(self.history, question, options)
+        margins = self.model.margins(texts, self.states, np.zeros(len(texts), np.int64), tokens_at_once)
+        order = torch.argsort(margins, descending=True, stable=True).tolist()
+        scores = margins.sigmoid().tolist()
+        ranked = [RankedAnswer(options[i], scores[i]) for i in order]
+        self.history.append((question, ranked[0].answer))
+        return ranked
+
+
+def _runs(order: np.ndarray, lengths: np.ndarray, tokens_at_once: int) -> Iterator[np.ndarray]:
+    """``order`` (shortest first) in pieces that, padded to their longest, stay below the bound."""
+    begin = 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or (end + 1 - begin) * lengths[order[end]] > tokens_at_once:
+            yield order[begin:end]
+            begin = end

@@ -1,0 +1,148 @@
+"""Visual dialog (paper, section 5.5): trains with matching over candidate answers, evaluates their ranking."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from vlkit.errors import DataError
+from vlkit.io import atomic_write
+from vlkit.metrics.dialog import (
+    answer_rank,
+    count_answers,
+    ndcg,
+    prior_reciprocal_rank,
+    ranks_of,
+    sparse_scores,
+)
+from vlkit.registry import TASKS
+from vlkit.tasks.base import Batch, EvalContext, Progress, StepOutput, Task, to_device
+
+Rounds = list[dict[str, Any]]
+
+
+@TASKS.register("visdial")
+class VisDial(Task):
+    """Trains ``blip_dialog`` and ranks the candidates of each round, given the true answers of earlier rounds.
+
+    Scores: ``mrr``, ``r@1``, ``r@5``, ``r@10``, ``mean_rank`` over all rounds with a known answer; ``ndcg`` (0 to 1)
+    over those with ``gt_relevance``; ``mrr_prior``, what ranking answers by frequency would give: how often each is
+    the answer to questions that begin with the same two words, counted in the other half of the set (dialogs of even
+    and of odd place). A model that does not beat it has no use for the image.
+
+    The ranking goes to ``ranks_<set>.json`` in the format that the VisDial challenge takes. A set without answers (the
+    challenge's test set) gets this file and ``rounds``, the number of rounds ranked.
+
+    Args:
+        tokens_at_once: bound on the memory of evaluation, in tokens of one pass.
+    """
+
+    def __init__(self, tokens_at_once: int = 16384):
+        self.tokens_at_once = tokens_at_once
+
+    def prepare(self, model: Any, batch: Batch, device: torch.device) -> Batch:
+        return to_device(model.training_inputs(batch), device)
+
+    def counts(self, inputs: Batch) -> dict[str, float]:
+        return {"loss_itm": float(len(inputs["labels"]))}
+
+    def train_step(self, model: Any, inputs: Batch, progress: Progress) -> StepOutput:
+        out = model(inputs)
+        right = (out.itm_logits.argmax(-1) == out.labels).float().mean()
+        return StepOutput(losses={"loss_itm": out.loss_itm}, metrics={"itm_accuracy": right})
+
+    def evaluate(self, model: Any, loader: Iterable[Batch], context: EvalContext) -> dict[str, float]:
+        own: list[dict[str, Any]] = []
+        asked: list[tuple[int, list[tuple[str, list[str], int]]]] = []
+        for batch in loader:
+            scores = self._score(model, batch, context)
+            for i, index in enumerate(batch["index"]):
+                own.append(
+                    {"index": index, "image_id": batch["image_id"][i], "rounds": _judge(batch["dialog"][i], scores[i])}
+                )
+                asked.append((index % 2, _answered(batch["dialog"][i])))
+        priors = _priors(asked, context)
+        for row, prior in zip(own, priors):
+            row["prior"] = prior
+        rows = sorted(context.gather(own), key=lambda row: row["index"])
+        if not any(row["rounds"] for row in rows):
+            raise DataError(f"evaluation set {context.name!r}: no round has answer_options to rank.")
+        if context.rank == 0 and context.output_dir is not None:
+            _write(rows, context)
+        return _scores(rows)
+
+    def describe(self, model: Any, batch: Batch, context: EvalContext) -> list[str]:
+        texts = []
+        for dialog, scores in zip(batch["dialog"], self._score(model, batch, context)):
+            told = []
+            for turn, margins in zip(dialog, scores):
+                answer = turn["answer_options"][int(margins.argmax())] if len(margins) else turn["answer"]
+                told.append(f"{turn['question'].rstrip('?')}? {answer}")
+            texts.append(". ".join(told))
+        return texts
+
+    def _score(self, model: Any, batch: Batch, context: EvalContext) -> list[list[torch.Tensor]]:
+        samples = {key: batch[key] for key in ("image", "text_input", "dialog")}
+        with context.autocast():
+            return model.score(to_device(samples, context.device), self.tokens_at_once)
+
+
+def _judge(dialog: Rounds, scores: list[torch.Tensor]) -> Rounds:
+    """What each round with candidates adds to the scores, as plain data."""
+    judged = []
+    for place, (turn, margins) in enumerate(zip(dialog, scores), 1):
+        if not len(margins):
+            continue
+        values = margins.numpy()
+        found: dict[str, Any] = {"round_id": place, "ranks": ranks_of(values).astype("int32")}
+        if turn.get("gt_index") is not None:
+            found["rank"] = answer_rank(values, turn["gt_index"])
+        if turn.get("gt_relevance") is not None:
+            found["ndcg"] = ndcg(values, turn["gt_relevance"])
+        judged.append(found)
+    return judged
+
+
+def _answered(dialog: Rounds) -> list[tuple[str, list[str], int]]:
+    """Question, candidates and answer's place of each round with a known answer."""
+    return [
+        (turn["question"], turn["answer_options"], turn["gt_index"])
+        for turn in dialog
+        if turn.get("answer_options") and turn.get("gt_index") is not None
+    ]
+
+
+def _priors(asked: list[tuple[int, list[tuple[str, list[str], int]]]], context: EvalContext) -> list[list[float]]:
+    """For each dialog of this process and each round of it what the other half's answers would give."""
+    said = [(half, q, options[answer]) for half, rounds in asked for q, options, answer in rounds]
+    everything = context.gather(said)
+    counts = [count_answers((q, a) for half, q, a in everything if half == which) for which in (0, 1)]
+    return [[prior_reciprocal_rank(counts[1 - half], *turn) for turn in rounds] for half, rounds in asked]
+
+
+def _scores(rows: list[dict[str, Any]]) -> dict[str, float]:
+    rounds = [turn for row in rows for turn in row["rounds"]]
+    ranks = [turn["rank"] for turn in rounds if "rank" in turn]
+    scores = {"rounds": float(len(rounds))}
+    if ranks:
+        priors = [prior for row in rows for prior in row["prior"]]
+        scores |= sparse_scores(ranks)
+        scores["mrr_prior"] = sum(priors) / len(priors)
+    dense = [turn["ndcg"] for turn in rounds if turn.get("ndcg") is not None]
+    if dense:
+        scores["ndcg"] = sum(dense) / len(dense)
+    return scores
+
+
+def _write(rows: list[dict[str, Any]], context: EvalContext) -> None:
+    assert context.output_dir is not None
+    results = [
+        {"image_id": row["image_id"], "round_id": turn["round_id"], "ranks": turn["ranks"].tolist()}
+        for row in rows
+        for turn in row["rounds"]
+    ]
+    with atomic_write(context.output_dir / f"ranks_{context.name}.json", "w") as file:
+        json.dump(results, file)
