@@ -14,14 +14,14 @@ import torch
 from torch import nn
 
 from vlkit.config.build import accepts
-from vlkit.config.cards import Weights, dataset_splits, list_cards, list_dataset_cards, model_card
+from vlkit.config.cards import dataset_splits, list_cards, list_dataset_cards, model_card
 from vlkit.config.load import load_config
 from vlkit.config.parts import ModelPart, Part, dataset_part, model_part
 from vlkit.datasets.base import VLDataset
 from vlkit.errors import ConfigError, VlkitError, did_you_mean
-from vlkit.io import fetch
 from vlkit.models.weights import build_with_weights
 from vlkit.registry import DATASETS, MODELS, PROCESSORS, TASKS
+from vlkit.starting_weights import from_card, from_path
 
 logger = logging.getLogger(__name__)
 Processors = dict[str, Any]
@@ -64,8 +64,9 @@ def load_model(
         model_type: of its card ("base_coco"); :func:`list_models` lists them.
         is_eval: evaluation mode, else training mode.
         device: "cpu", "cuda", "cuda:1", "mps".
-        checkpoint: weights file, checkpoint folder or a run's output folder. No connection is opened then. None:
-            the weights of the card, from the cache or else the net; a card without any gives a random model.
+        checkpoint: weights file, checkpoint folder, a run's output folder, or an address (``https://...``, or
+            ``hf://owner/name`` on the Hugging Face hub). None: the weights of the card, from a cache or else the net;
+            a card without any gives a random model.
 
     Raises:
         VlkitError: no such model, type or device, or the weights cannot be had or are of another model.
@@ -86,15 +87,11 @@ def build_model(part: ModelPart, checkpoint: str | Path | None = None, pretraine
     Raises:
         VlkitError: the weights cannot be had or are of another model.
     """
-    if checkpoint is not None:
-        return build_with_weights(part.build, checkpoint)[0]
-    given = part.card.get("weights") if pretrained else None
-    if not given:
+    if checkpoint is None and not (pretrained and part.card.get("weights")):
         logger.warning("%s/%s: no weights; the model starts random.", part.name, part.type)
         return part.build()
-    weights = Weights(**given)
-    source = fetch(weights.path or str(weights.url), sha256=weights.sha256, md5=weights.md5)
-    return build_with_weights(part.build, source, weights.adapter or weights.format)[0]
+    weights = from_card(part) if checkpoint is None else from_path(checkpoint)
+    return build_with_weights(part.build, weights.file(), weights.adapter)[0]
 
 
 def load_preprocess(name: str, model_type: str) -> tuple[Processors, Processors]:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from vlkit.errors import VlkitError
-from vlkit.io import atomic_write, digest, full_disk, is_full_disk, mismatch, offline
+from vlkit.foreign_caches import in_torch_hub
+from vlkit.io import check_first_use, full_disk, is_full_disk, mismatch, offline, record_first_use
 
 logger = logging.getLogger(__name__)
 TIMEOUT = 30.0  # seconds without a byte
@@ -33,7 +34,7 @@ _BROKEN = (_Interrupted, urllib.error.URLError, http.client.HTTPException, Conne
 
 
 def fetch_http(url: str, target: Path, expected: dict[str, str]) -> Path:
-    """The file of ``url`` at ``target``, downloaded if it is not there, and checked.
+    """The file of ``url``: at ``target``, or in the cache of torch.hub, else downloaded to ``target``; checked.
 
     Args:
         url: http or https.
@@ -45,6 +46,9 @@ def fetch_http(url: str, target: Path, expected: dict[str, str]) -> Path:
     """
     if target.is_file():
         return _checked(url, target, expected)
+    elsewhere = in_torch_hub(url, expected, target.with_name(target.name + ".sha256"))
+    if elsewhere is not None:
+        return elsewhere
     if offline():
         raise VlkitError(_by_hand(url, target, "is not in the cache, and VLKIT_OFFLINE or HF_HUB_OFFLINE is set"))
     with _locked(target):
@@ -58,20 +62,13 @@ def fetch_http(url: str, target: Path, expected: dict[str, str]) -> Path:
 def _checked(url: str, target: Path, expected: dict[str, str]) -> Path:
     """``target``, if it is what is expected and what it was at its first use."""
     record = target.with_name(target.name + ".sha256")
-    problem = mismatch(target, expected)
-    if not problem and record.is_file():
-        first_use = record.read_text().split()[:1]
-        problem = mismatch(target, {"sha256": first_use[0]}) if first_use else ""
-        problem += " (as at its first use)" if problem else ""
+    problem = mismatch(target, expected) or check_first_use(target, record)
     if problem:
         corrupt = target.with_name(target.name + ".corrupt")
         os.replace(target, corrupt)
         record.unlink(missing_ok=True)
         raise VlkitError(f"{url}: {problem}. The file is kept as {corrupt}; run again to download it anew.")
-    if not record.is_file():
-        # A cache that cannot be written is fine: then there is no record.
-        with contextlib.suppress(VlkitError, OSError), atomic_write(record, "w") as file:
-            file.write(f"{digest(target, 'sha256')}  {target.name}\n")
+    record_first_use(target, record)
     return target
 
 

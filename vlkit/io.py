@@ -106,13 +106,15 @@ def digest(path: str | Path, algorithm: str) -> str:
 
 
 def fetch(url_or_path: str | Path, sha256: str | None = None, md5: str | None = None) -> Path:
-    """A local file for a path or URL: the file itself, else the copy in the cache, else a download into it.
+    """A local file for a path or URL: the file itself, else a copy in a cache, else a download into ours.
 
-    The SHA-256 of a cached file is written beside it at its first use (``<file>.sha256``) and compared at
-    each later one, also when the caller knows no checksum. Several processes may ask at once; one downloads.
+    Weights that torch.hub or the Hugging Face hub have already downloaded are used where they are. The SHA-256 of a
+    cached file is written down at its first use (in our cache, ``<file>.sha256``) and compared at each later one, also
+    when the caller knows no checksum. Several processes may ask at once; one downloads.
 
     Args:
-        url_or_path: a path, ``file://``, ``http(s)://``, or what a handler of :func:`path_manager` takes.
+        url_or_path: a path, ``file://``, ``http(s)://``, ``hf://owner/name`` (the weights of that repository of the
+            Hugging Face hub), or what a handler of :func:`path_manager` takes.
         sha256, md5: expected checksums in hexadecimal.
 
     Raises:
@@ -128,6 +130,10 @@ def fetch(url_or_path: str | Path, sha256: str | None = None, md5: str | None = 
         from vlkit.download import fetch_http
 
         return fetch_http(text, cached_path(text), expected)
+    if scheme == "hf":
+        from vlkit.foreign_caches import fetch_hub
+
+        return fetch_hub(text, expected)
     path = Path(text).expanduser()
     if "://" in text and scheme != "file":
         path = _from_handler(text)
@@ -159,6 +165,20 @@ def mismatch(path: Path, expected: dict[str, str]) -> str:
     return ""
 
 
+def check_first_use(path: Path, record: Path) -> str:
+    """What differs between a file and the SHA-256 that ``record`` keeps of its first use, or ""."""
+    first_use = record.read_text().split()[:1] if record.is_file() else []
+    problem = mismatch(path, {"sha256": first_use[0]}) if first_use else ""
+    return f"{problem} (as at its first use)" if problem else ""
+
+
+def record_first_use(path: Path, record: Path) -> None:
+    """Write the SHA-256 of a file to ``record`` unless one is there; in a cache that cannot be written, do nothing."""
+    if not record.is_file():
+        with contextlib.suppress(VlkitError, OSError), atomic_write(record, "w") as file:
+            file.write(f"{digest(path, 'sha256')}  {path.name}\n")
+
+
 _manager: Any = None
 
 
@@ -178,7 +198,7 @@ def _from_handler(uri: str) -> Path:
     local = path_manager().get_local_path(uri)
     if local == uri:  # no handler took it: iopath believes that it is a path
         raise VlkitError(
-            f"{uri}: paths, file://, http:// and https:// can be read. Download the file and give its path, "
+            f"{uri}: paths, file://, http://, https:// and hf:// can be read. Download the file and give its path, "
             f"or register an iopath handler with vlkit.io.path_manager()."
         )
     return Path(local)

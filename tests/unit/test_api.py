@@ -152,7 +152,7 @@ def test_lists():
     assert {"pretrain", "captioning"} <= set(vlkit.list_tasks())
     assert list(vlkit.model_zoo) == vlkit.list_models()
     assert len(vlkit.model_zoo) == sum(len(types) for types in models.values())
-    assert re.search("blip_caption +base_coco, large_coco", str(vlkit.model_zoo))
+    assert re.search("blip_caption +base_coco, hf_base", str(vlkit.model_zoo))
 
 
 @pytest.mark.parametrize(

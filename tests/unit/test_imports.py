@@ -24,6 +24,7 @@ FORBIDDEN = {
     "config": {"models", "tasks", "datasets", "processors", "runner", "metrics", "cli", "api"},
     "errors": {"models", "tasks", "datasets", "processors", "runner", "metrics", "config", "cli", "api"},
     "io": {"models", "tasks", "datasets", "processors", "runner", "metrics", "config", "cli", "api"},
+    "foreign_caches": {"models", "tasks", "datasets", "processors", "runner", "metrics", "config", "cli", "api"},
     "download": {"models", "tasks", "datasets", "processors", "runner", "metrics", "config", "cli", "api"},
 }
 # Rooms that must not import these libraries.
