@@ -1,4 +1,7 @@
-"""Recall of image-text retrieval as the field reports it (COCO, Flickr30k): several texts an image."""
+"""Recall of image-text retrieval as the field reports it (COCO, Flickr30k, MSRVTT): several texts an image or video.
+
+Shapes: ``I`` images, ``T`` texts, ``Q`` queries, ``C`` candidates.
+"""
 
 from __future__ import annotations
 
@@ -10,39 +13,79 @@ from numpy.typing import ArrayLike
 from vlkit.errors import DataError
 
 
-def recall_at_k(scores: ArrayLike, image_of_text: ArrayLike, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
+def right_ranks(scores: ArrayLike, right: ArrayLike) -> np.ndarray:
+    """Rank, from 0, of the best right answer of each query.
+
+    A wrong answer of equal score counts as better than the right one, so the figures do not depend on the order of
+    images or texts, and constant scores give no recall.
+
+    Args:
+        scores: [Q, C], higher is closer; -inf marks candidates that were not ranked.
+        right: [Q, C] bool, True where a candidate is a right answer.
+
+    Returns:
+        [Q] number of wrong answers that score at least as much as the best right one.
+
+    Raises:
+        DataError: a score is NaN.
+    """
+    scores, right = np.asarray(scores), np.asarray(right)
+    if np.isnan(scores).any():
+        raise DataError(f"retrieval: {int(np.isnan(scores).sum())} of {scores.size} scores are NaN.")
+    best = np.where(right, scores, -np.inf).max(axis=1)
+    return ((scores >= best[:, None]) & ~right).sum(axis=1)
+
+
+def recall(image_ranks: ArrayLike, text_ranks: ArrayLike, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
     """Share of queries with a right answer among the ``k`` best, in both directions.
 
-    Image to text (``tr``): a hit if any text of the image is among the ``k`` best texts. Text to image (``ir``): a hit
-    if its image is. A wrong answer of equal score counts as better than the right one, so the figures do not depend
-    on the order of images or texts, and constant scores give no recall.
+    Args:
+        image_ranks: [I] rank from 0 of the best of each image's texts, among all texts.
+        text_ranks: [T] rank from 0 of each text's image, among all images.
+        ks: cut-offs; one above the number of candidates is allowed.
+
+    Returns:
+        ``tr@k`` (image to text), ``ir@k`` (text to image) for every k, ``tr_mean``, ``ir_mean`` over the ks and
+        ``recall_mean`` of these two, all 0 to 1.
+    """
+    result: dict[str, float] = {}
+    for side, ranks in (("tr", np.asarray(image_ranks)), ("ir", np.asarray(text_ranks))):
+        result |= {f"{side}@{k}": float((ranks < k).mean()) for k in ks}
+    for side in ("tr", "ir"):
+        result[f"{side}_mean"] = float(np.mean([result[f"{side}@{k}"] for k in ks]))
+    result["recall_mean"] = (result["tr_mean"] + result["ir_mean"]) / 2
+    return result
+
+
+def median_rank(ranks: ArrayLike) -> float:
+    """Median of ``ranks`` (from 0), told from 1 as the field does (``MdR``)."""
+    return float(np.median(np.asarray(ranks)) + 1)
+
+
+def recall_at_k(
+    scores: ArrayLike,
+    image_of_text: ArrayLike,
+    ks: Sequence[int] = (1, 5, 10),
+    text_scores: ArrayLike | None = None,
+) -> dict[str, float]:
+    """:func:`recall` of whole score matrices.
 
     Args:
         scores: [I, T] similarity, higher is closer; candidates left out by re-ranking may hold any low value or -inf.
         image_of_text: [T] row of the image that each text describes. Every image needs a text.
         ks: cut-offs; one above the number of candidates is allowed.
-
-    Returns:
-        ``tr@k``, ``ir@k`` for every k, ``tr_mean``, ``ir_mean`` over the ks and ``recall_mean`` of these two, all
-        0 to 1.
+        text_scores: [T, I] scores of the direction text to image; None: the transpose of ``scores``.
 
     Raises:
         DataError: shapes do not fit, a text has no image or an image no text, NaN, or a k below 1.
     """
     matrix, owner = np.asarray(scores), np.asarray(image_of_text)
     _check(matrix, owner, ks)
-    images, texts = matrix.shape
-    right = owner[None, :] == np.arange(images)[:, None]
-    best_right = np.where(right, matrix, -np.inf).max(axis=1)
-    better_texts = ((matrix >= best_right[:, None]) & ~right).sum(axis=1)
-    own = matrix[owner, np.arange(texts)]
-    better_images = (matrix >= own[None, :]).sum(axis=0) - 1
-    result = {f"tr@{k}": float((better_texts < k).mean()) for k in ks}
-    result |= {f"ir@{k}": float((better_images < k).mean()) for k in ks}
-    for side in ("tr", "ir"):
-        result[f"{side}_mean"] = float(np.mean([result[f"{side}@{k}"] for k in ks]))
-    result["recall_mean"] = (result["tr_mean"] + result["ir_mean"]) / 2
-    return result
+    other = matrix.T if text_scores is None else np.asarray(text_scores)
+    if other.shape != matrix.T.shape:
+        raise DataError(f"recall_at_k: text_scores must be {list(matrix.T.shape)}, got {list(other.shape)}.")
+    right = owner[None, :] == np.arange(len(matrix))[:, None]
+    return recall(right_ranks(matrix, right), right_ranks(other, right.T), ks)
 
 
 def _check(matrix: np.ndarray, owner: np.ndarray, ks: Sequence[int]) -> None:
@@ -56,7 +99,5 @@ def _check(matrix: np.ndarray, owner: np.ndarray, ks: Sequence[int]) -> None:
     without = np.setdiff1d(np.arange(len(matrix)), owner)
     if without.size:
         raise DataError(f"recall_at_k: {without.size} images have no text, the first is row {without[0]}.")
-    if np.isnan(matrix).any():
-        raise DataError(f"recall_at_k: {int(np.isnan(matrix).sum())} of {matrix.size} scores are NaN.")
     if not ks or min(ks) < 1:
         raise DataError(f"recall_at_k: ks must be numbers from 1, got {list(ks)}.")

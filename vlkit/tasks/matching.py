@@ -1,9 +1,11 @@
-"""Similarity and re-ranking of a set of images and texts, exact in any number of processes.
+"""Retrieval among all images and texts of a set: by similarity, then by matching, exact in any number of processes.
 
-Every (image, text) pair is scored once, although both directions ask for it; all texts of an image share its keys and
-values; each process scores the pairs of the images that it has read.
+The rule is the original's, in both directions apart: a query's ``k`` most similar candidates score their similarity
+plus the matching logit, every other candidate stands behind them. A pair is scored once although both directions may
+ask for it and texts may repeat, all texts of an image share its keys and values, and each process scores the pairs of
+the images that it has read: so image tokens never travel, and with images in no particular order the shares are even.
 
-Shapes: ``I`` images, ``T`` texts of the whole set, ``k`` candidates kept for re-ranking.
+Shapes: ``I`` images (or videos), ``T`` texts, ``U`` different texts, ``Q`` queries, ``C`` candidates, ``E`` projection.
 """
 
 from __future__ import annotations
@@ -16,91 +18,214 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlkit.errors import DataError
+from vlkit.metrics.retrieval import right_ranks
 from vlkit.tasks.base import EvalContext
+from vlkit.tasks.image_tokens import Encoded
+from vlkit.tasks.pool import Pool, Side, different_texts
 
-# A pair that re-ranking did not look at; below 0 - 1, the least that probability plus similarity can be.
-UNSEEN = -2.0
-# What an image costs besides its pairs (its keys and values in every layer), in pairs.
-_IMAGE_COST = 16
+UNSEEN = -100.0
+"""What the original writes for a pair that re-ranking did not look at. Ranks here do not compare with it: an unseen
+pair is behind every seen one, and among themselves unseen pairs are equal."""
+# Bytes of activations of one pass of matching, on a CPU and at most on a GPU.
+_CPU_BYTES, _GPU_BYTES = 2**28, 2**31
 
 
 @dataclass
-class OwnImages:
-    """Images that this process has read.
+class Ranking:
+    """What is known of one direction after a search.
 
     Args:
-        rows: place of each in the whole set.
-        embeds: image tokens [P, Dv] of each, on the model's device.
+        candidates: [Q, k] the candidates that were scored, ascending.
+        scores: [Q, k] float32.
+        count: number of all candidates C.
     """
 
-    rows: list[int]
-    embeds: list[Tensor]
+    candidates: np.ndarray
+    scores: np.ndarray
+    count: int
+
+    def matrix(self, rows: slice = slice(None), unseen: float = UNSEEN) -> np.ndarray:
+        """[q, C] scores of the queries ``rows``, ``unseen`` where a candidate was not scored."""
+        candidates = self.candidates[rows]
+        matrix = np.full((len(candidates), self.count), unseen, np.float32)
+        np.put_along_axis(matrix, candidates, self.scores[rows], axis=1)
+        return matrix
+
+    def ranks(self, side: Side) -> np.ndarray:
+        """[Q] see :func:`vlkit.metrics.retrieval.right_ranks`. A query whose right answers were not scored ranks behind
+        all wrong answers."""
+        found = [right_ranks(self.matrix(rows, -np.inf), side.right(rows)) for rows in side.blocks()]
+        return np.concatenate(found)
 
 
-def top_pairs(similarity: np.ndarray, k: int) -> np.ndarray:
-    """[I, T] bool: the pairs among the ``k`` most similar of their row or of their column."""
-    wanted = np.zeros(similarity.shape, dtype=bool)
-    for axis in (0, 1):
-        kept = min(k, similarity.shape[axis])
-        top = np.argpartition(-similarity, kept - 1, axis=axis)
-        np.put_along_axis(wanted, np.take(top, range(kept), axis=axis), True, axis=axis)
-    return wanted
+def search(side: Side, k: int) -> tuple[Ranking, np.ndarray]:
+    """The ``k`` most similar candidates of each query, and the ranks [Q] of the right answers by similarity."""
+    found, scores, ranks = [], [], []
+    for rows in side.blocks():
+        similarity = side.similarity(rows)
+        ranks.append(right_ranks(similarity.cpu().numpy(), side.right(rows)))
+        places = most_similar(similarity, k)
+        found.append(places.cpu().numpy())
+        scores.append(similarity.gather(1, places).cpu().numpy())
+    count = len(side.candidate_image)
+    return Ranking(np.concatenate(found), np.concatenate(scores), count), np.concatenate(ranks)
+
+
+def most_similar(similarity: Tensor, k: int) -> Tensor:
+    """[Q, min(k, C)] columns of the largest values of ``similarity`` [Q, C], ascending; of equal values the first
+    ones, so that every process and device chooses the same."""
+    kept = min(k, similarity.shape[1])
+    if not kept:
+        return similarity.new_empty((len(similarity), 0), dtype=torch.long)
+    least = similarity.topk(kept).values[:, -1:]
+    chosen = similarity > least
+    room = kept - chosen.sum(1, keepdim=True)
+    equal = similarity == least
+    chosen |= equal & (equal.cumsum(1) <= room)
+    return chosen.nonzero()[:, 1].view(-1, kept)
+
+
+@dataclass
+class Retrieved:
+    """What a set's queries have found.
+
+    Args:
+        to_texts: image to text; by similarity alone where nothing was re-ranked.
+        to_images: text to image.
+        itc_ranks: ranks of the right answers from 0 by similarity: [I] of images' texts, [T] of texts' images.
+        ranks: the same after re-ranking.
+    """
+
+    to_texts: Ranking
+    to_images: Ranking
+    itc_ranks: tuple[np.ndarray, np.ndarray]
+    ranks: tuple[np.ndarray, np.ndarray]
+
+
+def retrieve(model: Any, pool: Pool, tokens: Encoded, k: int, context: EvalContext, shown: int = 10) -> Retrieved:
+    """Search in both directions; matching re-ranks the ``k`` nearest.
+
+    Args:
+        model, pool, tokens, context: see :func:`rerank`.
+        k: candidates of each query; 0: no re-ranking.
+        shown: candidates that are kept without re-ranking.
+    """
+    sides = pool.sides
+    (to_texts, image_ranks), (to_images, text_ranks) = (search(side, k or shown) for side in sides)
+    found = Retrieved(to_texts, to_images, (image_ranks, text_ranks), (image_ranks, text_ranks))
+    if k:
+        found.to_texts, found.to_images = rerank(model, pool, tokens, (to_texts, to_images), context)
+        found.ranks = found.to_texts.ranks(sides[0]), found.to_images.ranks(sides[1])
+    return found
 
 
 def rerank(
-    model: Any,
-    images: OwnImages,
-    texts: Sequence[str],
-    similarity: np.ndarray,
-    k: int,
-    context: EvalContext,
-    pairs_at_once: int = 1024,
-) -> np.ndarray:
-    """ITM scores of the pairs that similarity puts among the ``k`` best, in either direction.
+    model: Any, pool: Pool, tokens: Encoded, found: tuple[Ranking, Ranking], context: EvalContext
+) -> tuple[Ranking, Ranking]:
+    """Matching decides among the candidates that similarity has found.
 
     Args:
         model: with ``tokenize``, ``text_encoder`` and ``match``.
-        images: this process's share.
-        texts: all T texts.
-        similarity: [I, T].
-        k: candidates of each query.
+        pool: the whole set.
+        tokens: this process's images.
+        found: by :func:`search`, image to text and text to image.
         context: of the evaluation.
-        pairs_at_once: bound on the memory of one pass, in pairs; an image counts as some more.
 
     Returns:
-        [I, T]: probability of a match plus similarity for pairs that were scored;
-        ``UNSEEN`` plus a share of the similarity elsewhere, which keeps the order behind them.
+        The same candidates with similarity plus matching logit, in both directions.
+
+    Raises:
+        DataError: an image gave no tokens.
     """
-    wanted = top_pairs(similarity, k)
-    tokens = model.tokenize(texts)
-    found: list[tuple[int, np.ndarray, np.ndarray]] = []
-    for batch in _groups(images, wanted, pairs_at_once):
-        columns = [np.flatnonzero(wanted[images.rows[i]]) for i in batch]
-        index = np.repeat(np.arange(len(batch)), [len(c) for c in columns])
-        with context.autocast():
-            states = model.text_encoder.project_images(torch.stack([images.embeds[i] for i in batch]))
-            logits = model.match(tokens.select(np.concatenate(columns)), states, index)
-        probability = logits.float().softmax(-1)[:, 1].cpu().numpy()
-        parts = np.split(probability, np.cumsum([len(c) for c in columns])[:-1])
-        found += [(images.rows[i], c, p) for i, c, p in zip(batch, columns, parts)]
-    scores = UNSEEN + similarity * 1e-3
-    for row, columns, probability in context.gather(found):
-        scores[row, columns] = probability + similarity[row, columns]
-    return scores
+    texts, text_of = different_texts(pool.texts)
+    to_texts, to_images = found
+    size = len(texts)
+    codes = (
+        np.arange(len(to_texts.candidates))[:, None] * size + text_of[to_texts.candidates],
+        to_images.candidates * size + text_of[:, None],
+    )
+    pairs = np.unique(np.concatenate([each.reshape(-1) for each in codes]))
+    logits = _score(model, pool.index, texts, tokens, pairs, context)
+    image_to_text, text_to_image = (
+        Ranking(ranking.candidates, ranking.scores + logits[np.searchsorted(pairs, code)], ranking.count)
+        for ranking, code in zip(found, codes)
+    )
+    return image_to_text, text_to_image
 
 
-def _groups(images: OwnImages, wanted: np.ndarray, pairs_at_once: int) -> list[list[int]]:
-    """Own images in runs whose pairs stay below the bound (one image may exceed it alone)."""
-    groups: list[list[int]] = []
-    pairs = 0
-    for place, row in enumerate(images.rows):
-        count = int(wanted[row].sum())
-        if not count:
-            continue
-        cost = count + _IMAGE_COST
-        if not groups or pairs + cost > pairs_at_once:
-            groups.append([])
-            pairs = 0
-        groups[-1].append(place)
-        pairs += cost
-    return groups
+def _score(
+    model: Any, index: Sequence[int], texts: Sequence[str], tokens: Encoded, pairs: np.ndarray, context: EvalContext
+) -> np.ndarray:
+    """Matching logits [n] of all ``pairs`` (row of the image * U + text, ascending)."""
+    values, seen = np.zeros(len(pairs), np.float32), np.zeros(len(pairs), bool)
+    for own, logits in context.gather(_score_own(model, index, texts, tokens, pairs, context)):
+        values[own], seen[own] = logits, True
+    if not seen.all():
+        missing = {index[code // len(texts)] for code in pairs[~seen]}
+        raise DataError(f"{len(missing)} images could not be read a second time; the first is sample {min(missing)}.")
+    return values
+
+
+def _score_own(
+    model: Any, index: Sequence[int], texts: Sequence[str], tokens: Encoded, pairs: np.ndarray, context: EvalContext
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Places of this process's pairs in ``pairs``, and their logits, in several parts."""
+    starts = np.searchsorted(pairs, np.arange(len(index) + 1) * len(texts))
+    rows = {image: row for row, image in enumerate(index)}
+    packed = model.tokenize(texts)
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    for images, embeds in tokens:
+        known = [(place, rows[image]) for place, image in enumerate(images) if image in rows]
+        spans = {place: np.arange(starts[row], starts[row + 1]) for place, row in known}
+        cost = _Cost.of(model, embeds, max(packed.lengths))
+        for group in cost.groups({place: len(span) for place, span in spans.items()}):
+            own = np.concatenate([spans[place] for place in group])
+            which = np.repeat(np.arange(len(group)), [len(spans[place]) for place in group])
+            with context.autocast():
+                states = model.text_encoder.project_images(embeds[group])
+                for at in range(0, len(own), cost.pairs_at_once):
+                    part = slice(at, at + cost.pairs_at_once)
+                    logits = model.match(packed.select(pairs[own[part]] % len(texts)), states, which[part])
+                    found.append((own[part], logits[:, 1].float().cpu().numpy()))
+    return found
+
+
+@dataclass
+class _Cost:
+    """How much goes through the model at once.
+
+    Args:
+        pairs_at_once: pairs of one pass.
+        image: what an image costs besides (its keys and values in every layer), in pairs.
+    """
+
+    pairs_at_once: int
+    image: int
+
+    @classmethod
+    def of(cls, model: Any, embeds: Tensor, longest: int) -> _Cost:
+        """For images like ``embeds`` [b, P, Dv] and texts of up to ``longest`` tokens."""
+        med = model.med_config
+        pair = 8 * longest * (med.hidden_size + med.intermediate_size)
+        image = 8 * med.num_hidden_layers * embeds.shape[1] * med.hidden_size
+        limit = _CPU_BYTES
+        if embeds.is_cuda:
+            limit = min(_GPU_BYTES, torch.cuda.mem_get_info(embeds.device)[0] // 4)
+        return cls(max(limit // pair, 1), image // pair)
+
+    def groups(self, counts: dict[int, int]) -> list[list[int]]:
+        """The images ``counts`` (place to number of pairs) in runs that go through together; an image with more pairs
+        than that is alone."""
+        groups: list[list[int]] = []
+        used = 0
+        for place, count in counts.items():
+            if not count:
+                continue
+            cost = count + self.image
+            if not groups or used + cost > self.pairs_at_once:
+                groups.append([])
+                used = 0
+            groups[-1].append(place)
+            used += cost
+        return groups

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,15 @@ from torch import Tensor
 
 from vlkit.errors import DataError
 from vlkit.metrics.classification import accuracy, auc
-from vlkit.metrics.retrieval import recall_at_k
+from vlkit.metrics.retrieval import recall
 from vlkit.models.decoding import GenerationConfig
 from vlkit.models.losses import lm_loss, lm_targets
 from vlkit.registry import TASKS
 from vlkit.tasks.base import Batch, EvalContext, Progress, StepOutput, Task
 from vlkit.tasks.image_text import best_captions, image_text_inputs
-from vlkit.tasks.matching import OwnImages, rerank
+from vlkit.tasks.image_tokens import ImageTokens
+from vlkit.tasks.matching import retrieve
+from vlkit.tasks.pool import Pool, encoded
 from vlkit.tasks.schedules import alpha_ramp
 
 
@@ -33,7 +35,7 @@ class Pretrain(Task):
     Args:
         alpha: share of the momentum teacher in the contrast's targets, 0..1.
         alpha_ramp_epochs: passes over the data in which ``alpha`` rises from 0.
-        rerank_top_k: candidates that matching re-ranks in evaluation; 0: none. The set's image tokens stay in memory.
+        rerank_top_k: candidates that matching re-ranks in evaluation, in each direction; 0: none.
         generation: how the picture's captions are decoded.
     """
 
@@ -70,38 +72,41 @@ class Pretrain(Task):
         )
 
     def evaluate(self, model: Any, loader: Iterable[Batch], context: EvalContext) -> dict[str, float]:
-        images, last = OwnImages([], []), OwnImages([], [])
-        rows: list[dict[str, Any]] = []
-        for batch in loader:
-            with context.autocast():
-                embeds, found = self._read(model, batch, context.device)
-            rows += found
-            last.rows.append(batch["index"][-1])
-            last.embeds.append(embeds[-1].clone())
-            if self.rerank_top_k:
-                images.rows += batch["index"]
-                images.embeds += list(embeds)
-        rows = sorted(context.gather(rows), key=lambda row: row["index"])
-        if not rows:
-            raise DataError(f"evaluation set {context.name!r}: none of its samples could be used.")
-        place = {row["index"]: at for at, row in enumerate(rows)}
-        for share in (images, last):
-            share.rows = [place[index] for index in share.rows]
-        self._match_across_batches(model, last, rows, context)
-        scores = self._matching_scores(rows)
-        scores["loss_lm"] = sum(row["lm_sum"] for row in rows) / max(sum(row["lm_count"] for row in rows), 1)
-        scores["temperature"] = float(model.temp)
-        similarity = np.stack([r["image_feats"] for r in rows]) @ np.stack([r["text_feats"] for r in rows]).T
-        own = np.arange(len(rows))
-        scores |= {f"itc_{key}": value for key, value in recall_at_k(similarity, own).items()}
+        def again() -> Iterator[tuple[list[int], Tensor]]:
+            return ((batch["index"], embeds) for batch, embeds in encoded(model, loader, context))
+
+        with ImageTokens("auto", again, context.device, folder=context.output_dir) as tokens:
+            rows = self._rows(model, loader, tokens, context)
+            scores = self._matching_scores(rows)
+            scores["loss_lm"] = sum(row["lm_sum"] for row in rows) / max(sum(row["lm_count"] for row in rows), 1)
+            scores["temperature"] = float(model.temp)
+            found = retrieve(model, _pool(rows, context.device), tokens, self.rerank_top_k, context)
+        scores |= {f"itc_{key}": value for key, value in recall(*found.itc_ranks).items()}
         if self.rerank_top_k:
-            texts = [row["text"] for row in rows]
-            reranked = rerank(model, images, texts, similarity, self.rerank_top_k, context)
-            scores |= {f"itm_{key}": value for key, value in recall_at_k(reranked, own).items()}
+            scores |= {f"itm_{key}": value for key, value in recall(*found.ranks).items()}
         return scores
 
     def describe(self, model: Any, batch: Batch, context: EvalContext) -> list[str]:
         return best_captions(model, batch, self.generation, context)
+
+    def _rows(
+        self, model: Any, loader: Iterable[Batch], tokens: ImageTokens, context: EvalContext
+    ) -> list[dict[str, Any]]:
+        """What every pair of the set contributes to the scores, in the order of the dataset; fills ``tokens``."""
+        own: list[dict[str, Any]] = []
+        last: list[tuple[int, Tensor]] = []
+        for batch in loader:
+            with context.autocast():
+                embeds, found = self._read(model, batch, context.device)
+            own += found
+            last.append((batch["index"][-1], embeds[-1].clone()))
+            if self.rerank_top_k:
+                tokens.add(batch["index"], embeds)
+        rows = sorted(context.gather(own), key=lambda row: row["index"])
+        if not rows:
+            raise DataError(f"evaluation set {context.name!r}: none of its samples could be used.")
+        self._match_across_batches(model, last, rows, context)
+        return rows
 
     def _read(self, model: Any, batch: Batch, device: torch.device) -> tuple[Tensor, list[dict[str, Any]]]:
         """Image tokens [B, P, Dv], and what each pair contributes to the scores, as plain data."""
@@ -135,12 +140,13 @@ class Pretrain(Task):
             rows[i].setdefault("negatives", {})[name] = margin
 
     def _match_across_batches(
-        self, model: Any, last: OwnImages, rows: list[dict[str, Any]], context: EvalContext
+        self, model: Any, last: list[tuple[int, Tensor]], rows: list[dict[str, Any]], context: EvalContext
     ) -> None:
         """Complete ``random`` of ``rows`` for the images that end a batch: their next pair is in another batch, perhaps
         of another process, and the first pair follows the last. So no score depends on how the set was cut."""
+        place = {row["index"]: at for at, row in enumerate(rows)}
         found = []
-        for at, embeds in zip(last.rows, last.embeds):
+        for at, embeds in ((place[index], embeds) for index, embeds in last):
             texts = model.tokenize([rows[(at + 1) % len(rows)]["text"]])
             with context.autocast():
                 states = model.text_encoder.project_images(embeds[None])
@@ -173,6 +179,15 @@ class Pretrain(Task):
                 scores[f"itm_auc{name}"] = auc(values, labels)
                 scores[f"itm_accuracy{name}"] = accuracy(values > 0, labels)
         return scores
+
+
+def _pool(rows: list[dict[str, Any]], device: torch.device) -> Pool:
+    """The pairs as a set to be searched."""
+    image_feats, text_feats = (
+        torch.from_numpy(np.stack([row[name] for row in rows])).to(device) for name in ("image_feats", "text_feats")
+    )
+    index, texts = [row["index"] for row in rows], [row["text"] for row in rows]
+    return Pool(index, index, image_feats, texts, text_feats, np.arange(len(rows)))
 
 
 def _match(model: Any, texts: Any, states: Any, image_index: np.ndarray) -> list[float]:

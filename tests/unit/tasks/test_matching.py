@@ -1,3 +1,5 @@
+"""Search and re-ranking against one pair after the other."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -8,10 +10,24 @@ from hypothesis import strategies as st
 
 from tests.unit.models import small
 from tests.unit.tasks.shares import context, evaluate_in_shares, parts
+from vlkit.errors import DataError
 from vlkit.models.blip.pretrain import BlipPretrain
-from vlkit.tasks.matching import UNSEEN, OwnImages, rerank, top_pairs
+from vlkit.tasks import matching, pool
+from vlkit.tasks.matching import UNSEEN, Ranking, most_similar, retrieve, search
+from vlkit.tasks.pool import Pool
 
-TEXTS = ["a red circle", "a blue square above a star", "two shapes", "a big yellow triangle", "a star", "blue"]
+# The fourth stands twice, for two images.
+TEXTS = [
+    "a red circle",
+    "a blue square above a star",
+    "two shapes",
+    "a star",
+    "a big yellow triangle",
+    "blue",
+    "a star",
+]
+OWNER = np.array([0, 0, 1, 2, 3, 4, 4])
+INDEX = [3, 5, 6, 8, 20]
 
 
 @pytest.fixture(scope="module")
@@ -26,91 +42,135 @@ def embeds(model) -> torch.Tensor:
         return model.image_embeds({"image": torch.randn(5, 3, 16, 16) * 2})
 
 
-@pytest.fixture(scope="module")
-def similarity() -> np.ndarray:
-    return np.random.default_rng(0).uniform(-1, 1, (5, 6)).astype(np.float32)
+def make_pool(seed=0, texts=TEXTS, owner=OWNER, images=5) -> Pool:
+    generator = torch.Generator().manual_seed(seed)
+    feats = torch.nn.functional.normalize(torch.randn(images + len(texts), 4, generator=generator), dim=1)
+    return Pool(INDEX[:images], INDEX[:images], feats[:images], list(texts), feats[images:], owner)
 
 
 @pytest.fixture(scope="module")
-def brute_force(model, embeds) -> np.ndarray:
-    """[I, T] probability of a match, one pair at a time."""
-    found = np.zeros((5, 6), np.float32)
+def logits(model, embeds) -> np.ndarray:
+    """[I, T] matching logits, every pair alone."""
+    found = np.zeros((len(embeds), len(TEXTS)), np.float32)
     with torch.no_grad():
-        for i, t in np.ndindex(5, 6):
-            logits = model.match(model.tokenize([TEXTS[t]]), model.text_encoder.project_images(embeds[[i]]))
-            found[i, t] = logits.softmax(-1)[0, 1]
+        for i, t in np.ndindex(found.shape):
+            states = model.text_encoder.project_images(embeds[[i]])
+            found[i, t] = model.match(model.tokenize([TEXTS[t]]), states)[0, 1]
     return found
 
 
-def run(model, embeds, similarity, k, **settings) -> np.ndarray:
+def by_hand(similarity: np.ndarray, logits: np.ndarray, k: int) -> np.ndarray:
+    """The original's loop over queries."""
+    scores = np.full_like(similarity, UNSEEN)
+    for row, values in enumerate(similarity):
+        for place in np.argsort(-values, kind="stable")[:k]:
+            scores[row, place] = values[place] + logits[row, place]
+    return scores
+
+
+def run(model, embeds, found: Pool, k, lent=None):
+    own = [(INDEX[:2], embeds[:2]), (INDEX[2:], embeds[2:])]
     with torch.inference_mode():
-        return rerank(model, OwnImages(list(range(5)), list(embeds)), TEXTS, similarity, k, context(), **settings)
+        return retrieve(model, found, own, k, lent or context())
 
 
 @settings(deadline=None, max_examples=60)
-@given(seed=st.integers(0, 10**6), rows=st.integers(1, 6), columns=st.integers(1, 6), k=st.integers(1, 9))
-def test_top_pairs_are_the_best_of_rows_and_columns(seed, rows, columns, k):
-    similarity = np.random.default_rng(seed).permutation(rows * columns).reshape(rows, columns).astype(float)
-    wanted = top_pairs(similarity, k)
-    for i, j in np.ndindex(rows, columns):
-        in_row = (similarity[i] > similarity[i, j]).sum() < k
-        in_column = (similarity[:, j] > similarity[i, j]).sum() < k
-        assert wanted[i, j] == (in_row or in_column)
+@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 9), st.integers(0, 10), st.integers(1, 20))
+def test_most_similar_are_the_first_of_a_stable_sort(seed, rows, columns, k, values):
+    similarity = np.random.default_rng(seed).integers(0, values, (rows, columns)).astype(np.float32)
+    chosen = most_similar(torch.from_numpy(similarity), k).numpy()
+    expected = np.sort(np.argsort(-similarity, axis=1, kind="stable")[:, :k], axis=1)
+    assert np.array_equal(chosen, expected)
 
 
-def test_all_pairs_equal_brute_force(model, embeds, similarity, brute_force):
-    np.testing.assert_allclose(run(model, embeds, similarity, 100), brute_force + similarity, atol=1e-5)
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 10**6), k=st.integers(1, 9), block=st.integers(1, 40), limit=st.integers(1, 200_000))
+def test_reranking_is_the_plain_loop(model, embeds, logits, seed, k, block, limit):
+    """Whatever the features, the candidates, and the sizes of what is computed at once."""
+    found = make_pool(seed)
+    found.text_feats[6] = found.text_feats[3]  # of equal texts
+    similarity = (found.image_feats[:, None] * found.text_feats).sum(-1).numpy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "_BLOCK", block)
+        patch.setattr(matching, "_CPU_BYTES", limit)
+        result = run(model, embeds, found, k)
+    np.testing.assert_allclose(result.to_texts.matrix(), by_hand(similarity, logits, k), atol=2e-5)
+    np.testing.assert_allclose(result.to_images.matrix(), by_hand(similarity.T, logits.T, k), atol=2e-5)
 
 
-@pytest.mark.parametrize("pairs_at_once", [1, 20, 50, 1024])
-@pytest.mark.parametrize("k", [1, 2, 4])
-def test_each_wanted_pair_is_scored_once(model, embeds, similarity, brute_force, k, pairs_at_once, monkeypatch):
-    asked = []
-    match = model.match
+@pytest.mark.parametrize("limit", [1, 30_000, 10**9])
+@pytest.mark.parametrize("k", [1, 3, 100])
+def test_each_pair_is_scored_once_and_each_image_projected_once(model, embeds, k, limit, monkeypatch):
+    asked, projected = [], []
+    match, project = model.match, model.text_encoder.project_images
 
     def watched(texts, states, image_index):
-        asked.append((states.count, len(texts)))
+        rows = texts.ids.split(texts.lengths)
+        keys = states.layers[0][0][torch.from_numpy(image_index)]
+        asked.extend((tuple(row.tolist()), key.sum().item()) for row, key in zip(rows, keys))
         return match(texts, states, image_index)
 
+    monkeypatch.setattr(matching, "_CPU_BYTES", limit)
     monkeypatch.setattr(model, "match", watched)
-    scores = run(model, embeds, similarity, k, pairs_at_once=pairs_at_once)
-    wanted = top_pairs(similarity, k)
-    assert sum(pairs for _, pairs in asked) == wanted.sum()
-    assert sum(images for images, _ in asked) == wanted.any(1).sum()  # each image's keys are made once
-    assert all(pairs <= pairs_at_once or images == 1 for images, pairs in asked)
-    np.testing.assert_allclose(scores[wanted], (brute_force + similarity)[wanted], atol=1e-5)
-    np.testing.assert_allclose(scores[~wanted], UNSEEN + similarity[~wanted] * 1e-3, atol=1e-6)
+    monkeypatch.setattr(model.text_encoder, "project_images", lambda e: projected.append(len(e)) or project(e))
+    found = make_pool(1)
+    result = run(model, embeds, found, k)
+    wanted = {(i, TEXTS[t]) for i, row in enumerate(result.to_texts.candidates) for t in row}
+    wanted |= {(i, TEXTS[t]) for t, row in enumerate(result.to_images.candidates) for i in row}
+    assert len(asked) == len(set(asked)) == len(wanted)
+    assert sum(projected) == len({i for i, _ in wanted})
 
 
-def test_pairs_that_were_not_scored_stand_behind_in_the_order_of_similarity():
-    class Never:
-        """A model that is sure that nothing matches."""
-
-        def __init__(self, model):
-            self.tokenize, self.text_encoder = model.tokenize, model.text_encoder
-
-        def match(self, texts, states, image_index):
-            return torch.tensor([[100.0, -100.0]]).expand(len(texts), 2)
-
-    torch.manual_seed(0)
-    model = small.pretrainer().eval()
-    similarity = np.array([[-1.0, -1.0, 0.5], [-0.9, -0.95, -0.8]], np.float32)
-    embeds = model.image_embeds({"image": torch.randn(2, 3, 16, 16)})
+def test_equal_texts_score_equally_and_count_against_each_other(model, embeds):
+    found = make_pool(2)
+    scores = run(model, embeds, found, 100).to_texts.matrix()
+    assert np.array_equal(scores[:, 3], scores[:, 6])
+    alike = Pool(INDEX[:2], INDEX[:2], torch.eye(2), ["a star", "a star"], torch.ones(2, 2) * 0.7, np.array([0, 1]))
     with torch.inference_mode():
-        scores = rerank(Never(model), OwnImages([0, 1], list(embeds)), TEXTS[:3], similarity, 1, context())
-    wanted = top_pairs(similarity, 1)
-    assert scores[~wanted].max() < -1 <= scores[wanted].min()
-    assert np.argsort(scores[~wanted]).tolist() == np.argsort(similarity[~wanted]).tolist()
+        result = retrieve(model, alike, [(INDEX[:2], embeds[:2])], 2, context())
+    assert result.ranks[0].tolist() == [1, 1]
+    assert result.itc_ranks[0].tolist() == [1, 1]
+
+
+def test_without_reranking_nothing_is_matched(embeds):
+    result = retrieve(None, make_pool(), [], 0, context(), shown=3)
+    assert all(map(np.array_equal, result.ranks, result.itc_ranks))
+    assert result.to_texts.candidates.shape == (5, 3)
+    assert result.to_images.candidates.shape == (7, 3)
+
+
+def test_what_was_not_scored_stands_behind_whatever_its_score():
+    """Right answers outside the candidates rank last, even behind scores below the original's -100."""
+    side = make_pool(images=2, texts=["a"] * 4, owner=np.array([0, 0, 1, 1])).sides[0]
+    ranking = Ranking(np.array([[2, 3], [0, 2]]), np.array([[-500.0, 1.0], [3.0, 2.0]], np.float32), 4)
+    assert ranking.ranks(side).tolist() == [2, 1]
+    assert ranking.matrix().tolist() == [[UNSEEN, UNSEEN, -500.0, 1.0], [3.0, UNSEEN, 2.0, UNSEEN]]
+    assert ranking.matrix(slice(1, 2), unseen=0).tolist() == [[3.0, 0.0, 2.0, 0.0]]
+
+
+def test_features_that_are_not_numbers(embeds):
+    broken = make_pool()
+    broken.image_feats[0, 0] = float("nan")
+    with pytest.raises(DataError, match="are NaN"):
+        search(broken.sides[1], 2)
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])
-def test_shares_of_several_processes_make_the_same_matrix(model, embeds, similarity, count):
+def test_shares_of_several_processes_make_the_same_scores(model, embeds, count):
     """Seven processes for five images: some have none."""
 
     def work(rank, lent):
-        rows = list(parts(range(5), count)[rank])
-        return rerank(model, OwnImages(rows, [embeds[i] for i in rows]), TEXTS, similarity, 2, lent)
+        own = list(parts(range(5), count)[rank])
+        batches = [([INDEX[i] for i in own], embeds[own])] if own else []
+        return retrieve(model, make_pool(), batches, 2, lent)
 
-    expected = run(model, embeds, similarity, 2)
-    for scores in evaluate_in_shares(work, count):
-        np.testing.assert_allclose(scores, expected, atol=1e-5)
+    expected = run(model, embeds, make_pool(), 2)
+    for result in evaluate_in_shares(work, count):
+        np.testing.assert_allclose(result.to_texts.matrix(), expected.to_texts.matrix(), atol=1e-5)
+        np.testing.assert_allclose(result.to_images.matrix(), expected.to_images.matrix(), atol=1e-5)
+        assert np.array_equal(result.ranks[0], expected.ranks[0])
+
+
+def test_an_image_without_tokens_is_named(model, embeds):
+    with torch.inference_mode(), pytest.raises(DataError, match="1 images could not be read a second time.*sample 5"):
+        retrieve(model, make_pool(), [([3, 6, 8, 20, 99], embeds)], 7, context())

@@ -47,9 +47,15 @@ def by_hand(model, samples, k) -> dict[str, float]:
     n = len(samples)
     embeds = [model.image_embeds({"image": s["image"][None]}) for s in samples]
 
-    def matching(image, text):
+    def logits(image, text):
         states = model.text_encoder.project_images(embeds[image])
-        return float(model.match(model.tokenize([text]), states).softmax(-1)[0, 1])
+        return model.match(model.tokenize([text]), states)[0]
+
+    def matching(image, text):
+        return float(logits(image, text).softmax(-1)[1])
+
+    def logit(image, text):
+        return float(logits(image, texts[text])[1])
 
     texts = [s["text_input"] for s in samples]
     true = [matching(i, texts[i]) for i in range(n)]
@@ -70,14 +76,20 @@ def by_hand(model, samples, k) -> dict[str, float]:
     for name, pairs in false.items():
         scores[f"itm_auc_{name}"] = np.mean([[p > q for _, q in pairs] for p, _ in pairs])
         scores[f"itm_accuracy_{name}"] = np.mean([[p > 0.5, q <= 0.5] for p, q in pairs])
-    itm = np.full((n, n), -9.0) + similarity * 1e-3
-    for i, j in np.ndindex(n, n):
-        if (similarity[i] > similarity[i, j]).sum() < k or (similarity[:, j] > similarity[i, j]).sum() < k:
-            itm[i, j] = matching(i, texts[j]) + similarity[i, j]
-    for name, matrix in (("itc", similarity), ("itm", itm)):
-        for side, ranked in (("tr", matrix), ("ir", matrix.T)):
-            rank = np.array([(row > row[i]).sum() for i, row in enumerate(ranked)])
+    itm = [reranked(similarity, logit, k), reranked(similarity.T, lambda text, image: logit(image, text), k)]
+    for name, matrices in (("itc", [similarity, similarity.T]), ("itm", itm)):
+        for side, ranked in zip(("tr", "ir"), matrices):
+            rank = np.array([(np.delete(row, i) >= row[i]).sum() for i, row in enumerate(ranked)])
             scores |= {f"{name}_{side}@{at}": np.mean(rank < at) for at in (1, 5, 10)}
+    return scores
+
+
+def reranked(similarity, logit, k) -> np.ndarray:
+    """Similarity plus matching logit for the ``k`` most similar candidates of each query."""
+    scores = np.full_like(similarity, -np.inf)
+    for i, j in np.ndindex(similarity.shape):
+        if (similarity[i] > similarity[i, j]).sum() < k:
+            scores[i, j] = logit(i, j) + similarity[i, j]
     return scores
 
 

@@ -1,0 +1,193 @@
+"""The images and texts of an evaluation set, with their features, the same in every process.
+
+Shapes: ``I`` images (or videos), ``T`` texts, ``Q`` queries, ``C`` candidates, ``E`` projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlkit.errors import DataError
+from vlkit.models.blip.base import frames_of
+from vlkit.processors.text import pre_caption
+from vlkit.tasks.base import Batch, EvalContext
+from vlkit.tasks.image_tokens import ImageTokens
+
+# Scores held at once while similarities are searched.
+_BLOCK = 2**22
+# Texts that are encoded at once.
+_TEXTS_AT_ONCE = 256
+
+
+@dataclass
+class Pool:
+    """All images and texts of a set, the same in every process.
+
+    Args:
+        index: [I] place of each image in the dataset, ascending.
+        image_ids: [I] what the dataset calls them.
+        image_feats: [I, E] unit length.
+        texts: T texts; they may repeat.
+        text_feats: [T, E] unit length.
+        image_of_text: [T] row of the image that each text belongs to.
+    """
+
+    index: list[int]
+    image_ids: list[Any]
+    image_feats: Tensor
+    texts: list[str]
+    text_feats: Tensor
+    image_of_text: np.ndarray
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        """The two directions: image to text, text to image."""
+        different, text_of = different_texts(self.texts)
+        # Of equal texts the first one's features count for all: they were encoded in different batches.
+        first = torch.from_numpy(np.unique(text_of, return_index=True)[1]).to(self.text_feats.device)
+        feats = self.text_feats.index_select(0, first)
+        which = torch.from_numpy(text_of).to(feats.device)
+        images = np.arange(len(self.index))
+        return (
+            Side(self.image_feats, feats, images, self.image_of_text, which if len(different) < len(text_of) else None),
+            Side(feats.index_select(0, which), self.image_feats, self.image_of_text, images),
+        )
+
+
+@dataclass
+class Side:
+    """One direction.
+
+    Args:
+        queries: [Q, E].
+        feats: [C, E] of the candidates; [U, E] of the different ones with ``which``.
+        query_image: [Q] image behind each query.
+        candidate_image: [C] image behind each candidate; equal to the query's where it is a right answer.
+        which: [C] row of ``feats`` of each candidate, so that equal ones are equally similar to the last bit.
+    """
+
+    queries: Tensor
+    feats: Tensor
+    query_image: np.ndarray
+    candidate_image: np.ndarray
+    which: Tensor | None = None
+
+    def similarity(self, rows: slice) -> Tensor:
+        """[q, C] of the queries ``rows``."""
+        similarity = self.queries[rows] @ self.feats.T
+        return similarity if self.which is None else similarity.index_select(1, self.which)
+
+    def right(self, rows: slice) -> np.ndarray:
+        """[q, C] bool: right answers of the queries ``rows``."""
+        return self.query_image[rows, None] == self.candidate_image[None, :]
+
+    def blocks(self) -> Iterator[slice]:
+        """Queries in runs whose scores fit in memory."""
+        step = max(1, _BLOCK // max(len(self.candidate_image), 1))
+        for start in range(0, len(self.query_image), step):
+            yield slice(start, start + step)
+
+
+@dataclass
+class _Row:
+    """An image on its way between processes."""
+
+    index: int
+    image_id: Any
+    feats: np.ndarray
+    texts: list[str]
+
+
+def read_pool(
+    model: Any,
+    loader: Iterable[Batch],
+    context: EvalContext,
+    tokens: ImageTokens | None = None,
+    max_words: int | None = None,
+    texts: Sequence[str] | None = None,
+) -> Pool:
+    """The set that ``loader`` gives: each process encodes its share of the images, and of the texts.
+
+    Args:
+        model: with ``image_embeds``, ``image_feats``, ``tokenize``, ``text_feats``.
+        loader: this process's batches, with ``image`` or ``video``, ``image_id``, ``index``, and ``references`` (else
+            ``text_input``) unless ``texts`` are given.
+        context: of the evaluation.
+        tokens: takes the image tokens; None: they are not needed.
+        max_words: words of each text, preprocessed as a caption; None: texts as they are.
+        texts: of the whole set, where it is not known whose they are; the pool's ``image_of_text`` is -1 then.
+
+    Raises:
+        DataError: there is no sample, or one has no text.
+    """
+    own: list[_Row] = []
+    for batch, embeds in encoded(model, loader, context):
+        if tokens is not None:
+            tokens.add(batch["index"], embeds)
+        with context.autocast():
+            feats = model.image_feats(embeds, frames_of(batch)).cpu().numpy()
+        own += map(_Row, batch["index"], batch["image_id"], feats, _texts_of(batch, texts))
+    rows = sorted(context.gather(own), key=lambda row: row.index)
+    if texts is None:
+        _check(rows, context.name)
+        texts = [text for row in rows for text in row.texts]
+        image_of_text = np.repeat(np.arange(len(rows)), [len(row.texts) for row in rows])
+    else:
+        image_of_text = np.full(len(texts), -1)
+    read = [text if max_words is None else pre_caption(text, max_words) for text in texts]
+    feats = torch.from_numpy(np.stack([row.feats for row in rows])).to(context.device)
+    index, image_ids = [row.index for row in rows], [row.image_id for row in rows]
+    return Pool(index, image_ids, feats, read, text_feats(model, read, context), image_of_text)
+
+
+def encoded(model: Any, loader: Iterable[Batch], context: EvalContext) -> Iterator[tuple[Batch, Tensor]]:
+    """The batches of ``loader`` with the tokens [b, P, Dv] of their images or videos."""
+    for batch in loader:
+        key = "video" if "video" in batch else "image"
+        with context.autocast():
+            embeds = model.image_embeds({key: batch[key].to(context.device, non_blocking=True)})
+        yield batch, embeds
+
+
+def text_feats(model: Any, texts: Sequence[str], context: EvalContext) -> Tensor:
+    """[T, E] features of ``texts``, which are the same in every process; each encodes a share of the different ones."""
+    different, index = different_texts(texts)
+    world = len(context.gather([context.rank]))
+    share = different[context.rank * len(different) // world : (context.rank + 1) * len(different) // world]
+    feats = []
+    for start in range(0, len(share), _TEXTS_AT_ONCE):
+        with context.autocast():
+            found = model.text_feats(model.tokenize(share[start : start + _TEXTS_AT_ONCE]))
+        feats.append(found.cpu().numpy())
+    return torch.from_numpy(np.concatenate(context.gather(feats))[index]).to(context.device)
+
+
+def different_texts(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """The different ``texts`` in the order in which they first stand, and [T] which of them each text is."""
+    places: dict[str, int] = {}
+    index = np.array([places.setdefault(text, len(places)) for text in texts], np.int64)
+    return list(places), index
+
+
+def _texts_of(batch: Batch, texts: Sequence[str] | None) -> list[list[str]]:
+    """The texts of each image of a batch; none where ``texts`` of the whole set are given."""
+    if texts is not None:
+        return [[] for _ in batch["index"]]
+    return batch["references"] if "references" in batch else [[text] for text in batch["text_input"]]
+
+
+def _check(rows: list[_Row], name: str) -> None:
+    if not rows:
+        raise DataError(f"evaluation set {name!r}: none of its samples could be used.")
+    without = [row.index for row in rows if not row.texts]
+    if without:
+        raise DataError(
+            f"evaluation set {name!r}: {len(without)} samples have no text to be found by, the first is number "
+            f"{without[0]}. Give each image a caption, or leave it out."
+        )
