@@ -190,7 +190,7 @@ def _evaluate(
         except BadSample:
             continue
     batch = collate(samples[:SAMPLES])
-    context = EvalContext(device, autocast(device, experiment.parts.run.precision), name=name)
+    context = EvalContext(device, autocast(device, experiment.parts.run.precision), name=name, dataset=dataset)
     seed_all(experiment.parts.run.seed)
     with torch.inference_mode():
         scores = _guarded(lambda: ready.task.evaluate(ready.model.eval(), [batch], context))

@@ -52,6 +52,12 @@ def find_file(path: str | os.PathLike[str]) -> Path:
     raise DataError(f"{folder}: the folder {what}. One of {', '.join(_IN_FOLDER)} is needed, or the path of a file.")
 
 
+def short_names(files: list[Path]) -> list[str]:
+    """The files by their names, or by their paths where names repeat."""
+    names = [file.name for file in files]
+    return names if len(set(names)) == len(names) else [str(file) for file in files]
+
+
 def coco_image_id(name: str) -> int | None:
     """The id that COCO gives the image of this file: the number after the last underscore of its name; None if there
     is none. ``val2014/COCO_val2014_000000391895.jpg`` has the id 391895."""

@@ -1,4 +1,4 @@
-"""Looks at the image files of a dataset before anything is trained on them."""
+"""Finds the image files of a dataset, and looks at them before anything is trained on them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import contextlib
 import os
 from bisect import bisect_left
 from collections.abc import Sequence
+from pathlib import Path
 
-from vlkit.errors import BadSample, did_you_mean
+from vlkit.errors import BadSample, DataError, did_you_mean
 from vlkit.processors.open_image import open_image
 
 DECODED = 16
@@ -56,3 +57,27 @@ def nearest(path: str) -> str:
     place = bisect_left(names, name.lower(), key=str.lower)
     hint = did_you_mean(name, names[max(0, place - _NEAR) : place + _NEAR])
     return f"The folder {folder or '.'} holds no {name!r}.{hint}"
+
+
+def media_root(files: list[Path], given: str | None, key: str = "image_root") -> tuple[str, list[str]]:
+    """The folder that all names of images start from, and what to put in front of the names in each file.
+
+    Args:
+        files: annotation files.
+        given: the folder; None: each file's names start from its own folder.
+        key: what ``given`` is called in a configuration.
+
+    Raises:
+        DataError: ``given`` is no folder.
+    """
+    if given is not None:
+        root = os.path.expanduser(given)
+        if not os.path.isdir(root):
+            raise DataError(f"{key}: {root} is not a folder. {nearest(root)}")
+        return root, [""] * len(files)
+    folders = [str(file.parent) for file in files]
+    if len(set(folders)) == 1:
+        return folders[0], [""] * len(files)
+    folders = [os.path.abspath(folder) for folder in folders]
+    root = os.path.commonpath(folders)
+    return root, ["" if folder == root else os.path.relpath(folder, root) for folder in folders]

@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from vlkit.datasets.annotation_formats import FORMATS
-from vlkit.datasets.annotations import find_file, read_rows
+from vlkit.datasets.annotations import find_file, read_rows, short_names
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.caption_table import CaptionTable, Source
-from vlkit.datasets.image_files import evenly, image_problems, nearest
+from vlkit.datasets.image_files import evenly, image_problems, media_root
 from vlkit.errors import BadSample, ConfigError, DataError, did_you_mean
 from vlkit.io import sha256
 from vlkit.registry import DATASETS
@@ -66,9 +65,9 @@ class ImageText(VLDataset):
         _check(paths, split, format, image_ids, image_processor, limit)
         self.split, self.image_processor, self.text_processor = split, image_processor, text_processor
         self.files = [find_file(each) for each in paths]
-        self.root, folders = _root(self.files, image_root)
+        self.root, folders = media_root(self.files, image_root)
         rows = [read_rows(file, format, self.training, image_ids) for file in self.files]
-        self.table = CaptionTable(map(Source, _names(self.files), folders, rows))
+        self.table = CaptionTable(map(Source, short_names(self.files), folders, rows))
         size = len(self.table.captions if self.training else self.table.images)
         if size == 0:
             files = ", ".join(map(str, self.files))
@@ -168,27 +167,6 @@ def _check(paths: list[str], split: str, format: str, image_ids: str, image_proc
         )
     if problems:
         raise ConfigError([f"image_text: {problem}" for problem in problems])
-
-
-def _root(files: list[Path], image_root: str | None) -> tuple[str, list[str]]:
-    """The folder that all image names start from, and what to put in front of the names of each file."""
-    if image_root is not None:
-        root = os.path.expanduser(image_root)
-        if not os.path.isdir(root):
-            raise DataError(f"image_root: {root} is not a folder. {nearest(root)}")
-        return root, [""] * len(files)
-    folders = [str(file.parent) for file in files]
-    if len(set(folders)) == 1:
-        return folders[0], [""] * len(files)
-    folders = [os.path.abspath(folder) for folder in folders]
-    root = os.path.commonpath(folders)
-    return root, ["" if folder == root else os.path.relpath(folder, root) for folder in folders]
-
-
-def _names(files: list[Path]) -> list[str]:
-    """The files by their names, or by their paths where names repeat."""
-    names = [file.name for file in files]
-    return names if len(set(names)) == len(names) else [str(file) for file in files]
 
 
 def _few(kind: str, places: list[str]) -> str:

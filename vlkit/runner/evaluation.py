@@ -110,7 +110,7 @@ class Evaluator:
         try:
             with torch.inference_mode():
                 seed_all(self.seed, step)
-                context = EvalContext(self.device, self.autocast, name=name, step=step)
+                context = EvalContext(self.device, self.autocast, name=name, step=step, dataset=dataset)
                 texts = self.task.describe(model, collate(samples), context)
         finally:
             model.train(training)
@@ -130,7 +130,16 @@ class Evaluator:
             self.num_workers,
             pin_memory=self.device.type == "cuda",
         )
-        context = EvalContext(self.device, self.autocast, self.world.gather, self.world.rank, self.folder, name, step)
+        context = EvalContext(
+            self.device,
+            self.autocast,
+            self.world.gather,
+            self.world.rank,
+            self.folder,
+            name,
+            step,
+            self.sets[name],
+        )
         seed_all(self.seed, step, self.world.rank)
         with torch.inference_mode():
             scores = self.task.evaluate(model, _Stoppable(loader, stop), context)

@@ -67,6 +67,7 @@ class EvalContext:
         output_dir: where result files go, or None: write none.
         name: name of the evaluation set ("val").
         step: optimiser steps done.
+        dataset: the evaluation set, for what belongs to all of it (a list of answers); its samples come in batches.
     """
 
     device: torch.device
@@ -76,6 +77,7 @@ class EvalContext:
     output_dir: Path | None = None
     name: str = "val"
     step: int = 0
+    dataset: Any = None
 
 
 class Task:

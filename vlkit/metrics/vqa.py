@@ -1,0 +1,83 @@
+"""Accuracy of answers to visual questions, as the official evaluation of VQA counts it.
+
+Its rules are kept where they surprise, since published figures follow them: the prediction is normalised wholly, the
+people's answers only in their punctuation, and only where they disagree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_MARKS = ';/[]"{}()=+\\_-><@`,?!'
+_DECIMAL_COMMA = re.compile(r"\d,\d")
+_PERIOD = re.compile(r"\.(?!\d)")
+_PERIODS_REMOVED = 32
+_ARTICLES = ("a", "an", "the")
+_TO_TEN = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(_TO_TEN)}
+_CONTRACTIONS = """
+ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
+he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't needn't not've
+o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's
+someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've there're
+there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've
+when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't
+wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
+"""
+
+
+def _with_apostrophes() -> dict[str, str]:
+    """What becomes of a word that lacks one of its apostrophes ("cant", "couldnt've")."""
+    table = {"somebody'd": "somebodyd"}  # as the official table has it
+    for word in _CONTRACTIONS.split():
+        for place, letter in enumerate(word):
+            if letter == "'":
+                table[word[:place] + word[place + 1 :]] = word
+    return table
+
+
+_SPELLING = _with_apostrophes()
+
+
+def normalise_answer(text: str) -> str:
+    """``text`` without articles and most punctuation, numbers up to ten in digits, contractions with their
+    apostrophes."""
+    text = text.replace("\n", " ").replace("\t", " ").strip()
+    words = [_NUMBERS.get(word, word) for word in normalise_punctuation(text).lower().split()]
+    return " ".join(_SPELLING.get(word, word) for word in words if word not in _ARTICLES)
+
+
+def normalise_punctuation(text: str) -> str:
+    """``text`` with punctuation deleted, or turned into a space where it stands between letters."""
+    decimal_comma = _DECIMAL_COMMA.search(text) is not None
+    found = text
+    for mark in _MARKS:
+        loose = f"{mark} " in text or f" {mark}" in text
+        found = found.replace(mark, "" if loose or decimal_comma else " ")
+    return _PERIOD.sub("", found, count=_PERIODS_REMOVED)
+
+
+def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
+    """How far people agree with an answer: min(1, matches / 3), averaged over leaving out each of them.
+
+    Args:
+        prediction: as the model gave it.
+        answers: of the people, ten in VQA v2; at least one.
+
+    Returns:
+        0..1.
+    """
+    prediction = normalise_answer(prediction)
+    if len(set(answers)) > 1:
+        answers = [normalise_punctuation(answer) for answer in answers]
+    matches = sum(answer == prediction for answer in answers)
+    # Leaving out one who agrees, or one who does not.
+    agreeing, other = min(1.0, (matches - 1) / 3), min(1.0, matches / 3)
+    return (matches * agreeing + (len(answers) - matches) * other) / len(answers)
+
+
+def exact_match(prediction: str, answers: Sequence[str]) -> float:
+    """1 where the normalised ``prediction`` is one of the normalised ``answers``, else 0."""
+    prediction = normalise_answer(prediction)
+    return float(any(normalise_answer(answer) == prediction for answer in answers))

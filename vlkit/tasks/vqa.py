@@ -1,0 +1,143 @@
+"""Visual question answering (paper, section 5.3): trains on weighted answers, evaluates by ranking or writing them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+
+from vlkit.datasets.answer_list import read_answer_list
+from vlkit.errors import ConfigError, DataError, did_you_mean
+from vlkit.io import atomic_write
+from vlkit.metrics.vqa import exact_match, vqa_accuracy
+from vlkit.models.decoding import GenerationConfig
+from vlkit.registry import TASKS
+from vlkit.tasks.base import Batch, EvalContext, Progress, StepOutput, Task, to_device
+
+_INFERENCE = ("rank", "generate")
+_PEOPLE = 10  # who answered each question of VQA
+
+
+@TASKS.register("vqa")
+class Vqa(Task):
+    """Trains and evaluates ``blip_vqa``.
+
+    Scores: ``accuracy``, the official one of VQA where a sample brings ten answers of people (under ``references``,
+    else ``answers``), otherwise whether the answer is one of those given; ``accuracy_<kind>`` where samples tell the
+    ``kind`` of their question; ``score``, the mean of the model's own. The answers go to ``answers_<set>.json`` in the
+    format of the evaluation server (``question_id``, ``answer``); of sets without answers that is all.
+
+    Args:
+        inference: "rank" chooses from a list of answers, "generate" writes freely.
+        num_ans_candidates: answers that ranking keeps for each question by their first token.
+        answer_list: what ranking chooses from: a file (see :func:`~vlkit.datasets.answer_list.read_answer_list`), or
+            the answers; None: the evaluation set's own ``answer_list``.
+        generation: how answers are written; None: 3 beams, up to 10 tokens, the first ([DEC]) counted.
+
+    Raises:
+        ConfigError: an argument is wrong.
+        DataError: the answer list cannot be read.
+    """
+
+    def __init__(
+        self,
+        inference: Literal["rank", "generate"] = "rank",
+        num_ans_candidates: int = 128,
+        answer_list: str | list[str] | None = None,
+        generation: GenerationConfig | None = None,
+    ):
+        if inference not in _INFERENCE:
+            hint = did_you_mean(inference, _INFERENCE)
+            raise ConfigError(f"vqa: inference: {inference!r} given, {', '.join(_INFERENCE)} allowed.{hint}")
+        if num_ans_candidates < 1:
+            raise ConfigError(f"vqa: num_ans_candidates: {num_ans_candidates} given; it must be 1 or more.")
+        self.inference, self.num_ans_candidates = inference, num_ans_candidates
+        self.answer_list = read_answer_list(answer_list) if isinstance(answer_list, str) else answer_list
+        self.generation = generation or GenerationConfig(max_length=10, min_length=1)
+
+    def prepare(self, model: Any, batch: Batch, device: torch.device) -> Batch:
+        return self._questions(model, batch, device) | {"targets": model.targets_of(batch)}
+
+    def counts(self, inputs: Batch) -> dict[str, float]:
+        return {"loss_vqa": float(len(inputs["texts"]))}
+
+    def train_step(self, model: Any, inputs: Batch, progress: Progress) -> StepOutput:
+        return StepOutput(losses={"loss_vqa": model(inputs).loss_vqa})
+
+    def evaluate(self, model: Any, loader: Iterable[Batch], context: EvalContext) -> dict[str, float]:
+        rows: list[dict[str, Any]] = []
+        for batch in loader:
+            answers, scores = self._answer(model, batch, context)
+            people = _first_of(batch, "references", "answers") or [()] * len(answers)
+            ids = _first_of(batch, "question_id", "sample_id", "index")
+            for i, index in enumerate(batch["index"]):
+                row = {"index": index, "answer": answers[i], "score": scores[i], "question_id": _plain(ids[i])}
+                if people[i]:
+                    row["accuracy"] = _accuracy(answers[i], people[i])
+                rows.append(row | ({"kind": batch["kind"][i]} if "kind" in batch else {}))
+        rows = sorted(context.gather(rows), key=lambda row: row["index"])
+        if not rows:
+            raise DataError(f"evaluation set {context.name!r}: none of its samples could be used.")
+        if context.rank == 0 and context.output_dir is not None:
+            results = [{"question_id": row["question_id"], "answer": row["answer"]} for row in rows]
+            with atomic_write(context.output_dir / f"answers_{context.name}.json", "w") as file:
+                json.dump(results, file, ensure_ascii=False, indent=0)
+        return _scores(rows)
+
+    def describe(self, model: Any, batch: Batch, context: EvalContext) -> list[str]:
+        found, _ = self._answer(model, batch, context)
+        expected = batch.get("answers", [[]] * len(found))
+        return [
+            f"{question} {answer}" + ("" if not right or answer in right else f" ({' / '.join(right[:3])})")
+            for question, answer, right in zip(batch["text_input"], found, expected)
+        ]
+
+    def _questions(self, model: Any, batch: Batch, device: torch.device) -> Batch:
+        inputs = {key: value for key, value in batch.items() if key in ("image", "video")}
+        return to_device(inputs | {"texts": model.tokenize(batch["text_input"])}, device)
+
+    def _answer(self, model: Any, batch: Batch, context: EvalContext) -> tuple[list[str], list[float]]:
+        """The best answer to each question, and its score."""
+        inputs = self._questions(model, batch, context.device)
+        with context.autocast():
+            if self.inference == "rank":
+                found = model.rank(inputs, self._choices(context), self.num_ans_candidates)
+            else:
+                found = model.generate(inputs, self.generation)
+        return [texts[0] for texts in found.texts], [scores[0] for scores in found.scores]
+
+    def _choices(self, context: EvalContext) -> Sequence[str]:
+        choices = self.answer_list or getattr(context.dataset, "answer_list", None)
+        if not choices:
+            raise ConfigError(
+                f"task vqa ranks a list of answers, and neither the task nor the evaluation set {context.name!r} has "
+                f"one. Set task.answer_list (a file or a list) or answer_list of the dataset, or task.inference: "
+                f"generate."
+            )
+        return choices
+
+
+def _first_of(batch: Batch, *keys: str) -> Any:
+    return next((batch[key] for key in keys if key in batch), None)
+
+
+def _accuracy(answer: str, people: Sequence[str]) -> float:
+    return vqa_accuracy(answer, people) if len(people) == _PEOPLE else exact_match(answer, people)
+
+
+def _scores(rows: list[dict[str, Any]]) -> dict[str, float]:
+    scores = {"score": sum(row["score"] for row in rows) / len(rows)}
+    groups: dict[str, list[float]] = {}
+    for row in rows:
+        if "accuracy" in row:
+            groups.setdefault("accuracy", []).append(row["accuracy"])
+            if "kind" in row:
+                groups.setdefault(f"accuracy_{str(row['kind']).replace('/', '_')}", []).append(row["accuracy"])
+    return scores | {name: sum(values) / len(values) for name, values in groups.items()}
+
+
+def _plain(identity: Any) -> Any:
+    """A number out of a tensor, which JSON does not take."""
+    return identity.item() if torch.is_tensor(identity) else identity
