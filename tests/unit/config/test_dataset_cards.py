@@ -14,24 +14,11 @@ from vlkit.data_folder import SCHEME
 from vlkit.errors import ConfigError, DataError
 
 PUBLISHED = "https://storage.googleapis.com/sfr-vision-language-research/"
-OF_THE_PAPER = [
+OF_THE_PAPER = (
+    *("coco_caption", "coco_retrieval", "flickr30k", "nocaps", "coco_vqa", "vg_vqa", "vg_caption", "nlvr", "visdial"),
+    *("msrvtt_retrieval", "msrvtt_qa", "msvd_qa", "sbu_caption", "conceptual_caption_3m", "conceptual_caption_12m"),
     "bootstrapped",
-    "coco_caption",
-    "coco_retrieval",
-    "coco_vqa",
-    "conceptual_caption_12m",
-    "conceptual_caption_3m",
-    "flickr30k",
-    "msrvtt_qa",
-    "msrvtt_retrieval",
-    "msvd_qa",
-    "nlvr",
-    "nocaps",
-    "sbu_caption",
-    "vg_caption",
-    "vg_vqa",
-    "visdial",
-]
+)
 PROCESSOR = {"name": "blip_image_eval", "image_size": 16}
 
 
