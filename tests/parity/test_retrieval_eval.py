@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.parity.golden import Case, filled_state, fill_module
+from tests.parity.golden import Case, fill_module, filled_state
 from tests.parity.test_med import med_config
 from tests.parity.test_pretrain import vit_config
 from vlkit.datasets.base import collate

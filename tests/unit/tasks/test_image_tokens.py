@@ -70,5 +70,5 @@ def test_a_disk_that_cannot_be_written_is_explained(tmp_path):
 
 
 def test_an_unknown_way_is_explained():
-    with pytest.raises(ConfigError, match="'dsk' given.*Did you mean 'disk'"):
+    with pytest.raises(ConfigError, match="'dsk' given"):
         filled("dsk")
