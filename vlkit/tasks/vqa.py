@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from vlkit.datasets.answer_list import read_answer_list
@@ -17,6 +18,7 @@ from vlkit.registry import TASKS
 from vlkit.tasks.base import Batch, EvalContext, Progress, StepOutput, Task, to_device
 
 _INFERENCE = ("rank", "generate")
+_OF_QUESTIONS = ("text_input", "answers", "weights", "references", "question_id", "kind")
 _PEOPLE = 10  # who answered each question of VQA
 
 
@@ -58,6 +60,7 @@ class Vqa(Task):
         self.generation = generation or GenerationConfig(max_length=10, min_length=1)
 
     def prepare(self, model: Any, batch: Batch, device: torch.device) -> Batch:
+        batch = _by_question(batch)
         return self._questions(model, batch, device) | {"targets": model.targets_of(batch)}
 
     def counts(self, inputs: Batch) -> dict[str, float]:
@@ -68,7 +71,7 @@ class Vqa(Task):
 
     def evaluate(self, model: Any, loader: Iterable[Batch], context: EvalContext) -> dict[str, float]:
         rows: list[dict[str, Any]] = []
-        for batch in loader:
+        for batch in map(_by_question, loader):
             answers, scores = self._answer(model, batch, context)
             people = _first_of(batch, "references", "answers") or [()] * len(answers)
             ids = _first_of(batch, "question_id", "sample_id", "index")
@@ -95,7 +98,7 @@ class Vqa(Task):
         ]
 
     def _questions(self, model: Any, batch: Batch, device: torch.device) -> Batch:
-        inputs = {key: value for key, value in batch.items() if key in ("image", "video")}
+        inputs = {key: value for key, value in batch.items() if key in ("image", "video", "image_index")}
         return to_device(inputs | {"texts": model.tokenize(batch["text_input"])}, device)
 
     def _answer(self, model: Any, batch: Batch, context: EvalContext) -> tuple[list[str], list[float]]:
@@ -117,6 +120,18 @@ class Vqa(Task):
                 f"generate."
             )
         return choices
+
+
+def _by_question(batch: Batch) -> Batch:
+    """The batch with one entry a question in each list: a video comes with all of its questions."""
+    asked = batch["text_input"]
+    if all(isinstance(question, str) for question in asked):
+        return batch
+    counts = [len(questions) for questions in asked]
+    flat = {key: [entry for entries in batch[key] for entry in entries] for key in _OF_QUESTIONS if key in batch}
+    of_samples = {"index", "sample_id", "image_id"} & batch.keys()
+    repeated = {key: [entry for entry, count in zip(batch[key], counts) for _ in range(count)] for key in of_samples}
+    return {**batch, **flat, **repeated, "image_index": np.repeat(np.arange(len(counts)), counts)}
 
 
 def _first_of(batch: Batch, *keys: str) -> Any:

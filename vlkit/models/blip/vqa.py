@@ -136,7 +136,8 @@ class BlipVqa(BlipBase):
         """Keys and values for the answer decoder of the questions, which have seen their images.
 
         Args:
-            samples: ``image``, and ``text_input`` or ``texts``.
+            samples: ``image`` or ``video``, and ``text_input`` or ``texts``; ``image_index`` where it is not one
+                question an image: for each question the number of its image (or video).
             attend_to_padding: questions are padded to the longest of the batch and the padding is seen, as the
                 original generates; an answer then depends on the other questions.
         """
@@ -145,7 +146,7 @@ class BlipVqa(BlipBase):
         read = self.text_decoder.bert.project_images
         if attend_to_padding:
             return read(self._padded_states(texts, images))
-        hidden = self.text_encoder(texts, images)
+        hidden = self.text_encoder(texts, images, samples.get("image_index"))
         segments = Segments(texts.lengths, texts.ids.device)
         return read(segments.pad(hidden), None if segments.uniform else segments.valid)
 

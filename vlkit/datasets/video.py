@@ -1,0 +1,261 @@
+"""The datasets ``video_text`` and ``video_question``: videos in files, with captions or with questions and answers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from vlkit.datasets.annotations import find_file, short_names
+from vlkit.datasets.answer_list import read_answer_list
+from vlkit.datasets.base import Sample, VLDataset
+from vlkit.datasets.caption_table import CaptionTable, Source
+from vlkit.datasets.image_files import evenly, media_root
+from vlkit.datasets.packed import PackedStrings
+from vlkit.datasets.question_rows import read_questions
+from vlkit.datasets.question_table import QuestionSource, QuestionTable
+from vlkit.datasets.video_files import find_video, video_problems
+from vlkit.datasets.video_rows import caption_rows
+from vlkit.errors import BadSample, ConfigError, DataError, did_you_mean
+from vlkit.io import sha256
+from vlkit.processors.video_sampling import check_sampling
+from vlkit.registry import DATASETS
+
+SPLITS = ("train", "val", "test")
+
+
+class _Videos(VLDataset):
+    """What both datasets share: annotation files whose rows name videos, and how these become tensors."""
+
+    def __init__(
+        self,
+        path: str | list[str],
+        video_root: str | None,
+        split: str,
+        frames: int,
+        sampling: str,
+        image_processor: Any,
+        video_processor: Any,
+        limit: int | None,
+    ):
+        paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+        _check(paths, split, frames, sampling, image_processor or video_processor, limit)
+        self.split, self.frames, self.sampling = split, frames, sampling
+        self.image_processor, self.video_processor = image_processor, video_processor
+        self.files = [find_file(each) for each in paths]
+        self.root, self._folders = media_root(self.files, video_root, "video_root")
+
+    @property
+    def training(self) -> bool:
+        """Whether samples are to learn from."""
+        return self.split == "train"
+
+    @property
+    def names(self) -> PackedStrings:
+        """Of all videos."""
+        raise NotImplementedError
+
+    def _video_of(self, index: int) -> int:
+        """The video of a sample."""
+        return index
+
+    def _clip(self, video: int, rng: np.random.Generator) -> Any:
+        """[F, 3, S, S]."""
+        path = find_video(self.root, self.names[video])
+        if self.video_processor is not None:
+            return self.video_processor(path, rng)
+        from vlkit.processors.video import sample_frames, stack_frames
+
+        return stack_frames(sample_frames(path, self.frames, self.sampling), self.image_processor, rng)
+
+    def problems(self, limit: int = 20_000) -> list[str]:
+        videos = sorted({self._video_of(index) for index in evenly(len(self), limit)})
+        return video_problems(self.root, [self.names[video] for video in videos])
+
+    def images(self) -> Iterable[tuple[str | int, str]]:
+        for name in map(self.names.__getitem__, range(len(self.names))):
+            yield name, os.path.join(self.root, name)
+
+    def fingerprint(self) -> str:
+        """Split, samples, frames, and the SHA-256 of each annotation file."""
+        return f"{type(self).__name__}:{self.split}:{len(self)}:{self.frames}:{self.sampling}:{self._hashes}"
+
+    @cached_property
+    def _hashes(self) -> str:
+        return ",".join(sha256(file) for file in self.files)
+
+
+@DATASETS.register("video_text")
+class VideoText(_Videos):
+    """Videos with captions, such as MSR-VTT's.
+
+    In split "train" every pair of a video and a caption is a sample. In the others every video is, decoded once, with
+    all its captions under ``references``; its ``text_input`` is the first. ``video`` is [F, 3, S, S], ``image_id`` the
+    video's name, ``sample_id`` is ``<annotation file>:<row>``.
+
+    A row is ``{"video": "a.mp4", "caption": "text"}``, or has ``clip_name`` in place of ``video``; the caption may be a
+    list. Rows stand in a JSON list, one a line in JSON, or in a CSV file with a header. A video is a file or a folder
+    of images; where its name has no extension, or another than the file, the file is found all the same.
+
+    Args:
+        path: annotation file, or several.
+        video_root: where the names of videos start from; None: the folder of the annotation file.
+        split: "train", "val" or "test": how samples are made. It chooses no rows.
+        frames: of each video. Paper: 8.
+        sampling: "even" or "original"; see :func:`~vlkit.processors.video_sampling.frame_indices`.
+        image_processor: called for each frame with (image, generator).
+        video_processor: called with (path, generator) in place of ``frames``, ``sampling`` and ``image_processor``.
+        text_processor: called with ``text_input`` (not with references).
+        limit: use the first so many samples only.
+
+    Raises:
+        ConfigError: an argument is wrong, or there is no processor.
+        DataError: the annotations cannot be read, or have no captions to train on.
+    """
+
+    def __init__(
+        self,
+        path: str | list[str],
+        video_root: str | None = None,
+        split: Literal["train", "val", "test"] = "train",
+        frames: int = 8,
+        sampling: Literal["even", "original"] = "even",
+        image_processor: Any = None,
+        video_processor: Any = None,
+        text_processor: Any = None,
+        limit: int | None = None,
+    ):
+        super().__init__(path, video_root, split, frames, sampling, image_processor, video_processor, limit)
+        self.text_processor = text_processor
+        rows = [caption_rows(file, need_captions=self.training) for file in self.files]
+        self.table = CaptionTable(map(Source, short_names(self.files), self._folders, rows))
+        size = len(self.table.captions if self.training else self.table.images)
+        if size == 0:
+            raise DataError(f"{', '.join(map(str, self.files))}: no video has a caption to train on.")
+        self._size = size if limit is None else min(size, limit)
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def names(self) -> PackedStrings:
+        return self.table.images
+
+    def _video_of(self, index: int) -> int:
+        return int(self.table.image_of[index]) if self.training else index
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        video, table = self._video_of(index), self.table
+        sample: Sample = {"image_id": table.image_id(video)}
+        if self.training:
+            sample["sample_id"], text = table.caption_place(index), table.captions[index]
+            if not text.strip():
+                raise BadSample(sample["sample_id"], "the caption is empty")
+        else:
+            references = [caption for caption in table.captions_of(video) if caption.strip()]
+            sample["sample_id"], text = table.image_place(video), (references or [""])[0]
+            sample["references"] = references
+        sample["text_input"] = text if self.text_processor is None else self.text_processor(text)
+        sample["video"] = self._clip(video, rng)
+        return sample
+
+
+@DATASETS.register("video_question")
+class VideoQuestion(_Videos):
+    """Videos with questions and answers, such as MSRVTT-QA and MSVD-QA.
+
+    A sample is a video, decoded once, with all its questions: ``video`` [F, 3, S, S], lists ``text_input`` (questions),
+    ``answers``, ``weights``, ``question_id`` and, outside of split "train", ``references`` with one entry a question,
+    each as in :class:`~vlkit.datasets.vqa.ImageQuestion`; ``image_id``, and ``sample_id`` of the first question.
+
+    A row is ``{"question_id": 1, "question": "text", "answer": "text", "video": "a.mp4"}``; the answer may be a list,
+    or missing outside of training. Files and videos are as for :class:`VideoText`.
+
+    Args:
+        path: annotation file, or several.
+        video_root: where the names of videos start from; None: the folder of the annotation file.
+        split: "train", "val" or "test": how samples are made. It chooses no rows.
+        frames: of each video. Paper: 16.
+        sampling: "even" or "original"; see :func:`~vlkit.processors.video_sampling.frame_indices`.
+        answer_list: file of the answers that a model chooses from; see
+            :func:`~vlkit.datasets.answer_list.read_answer_list`.
+        image_processor: called for each frame with (image, generator).
+        video_processor: called with (path, generator) in place of ``frames``, ``sampling`` and ``image_processor``.
+        text_processor: called with each question.
+        limit: use the first so many videos only.
+
+    Raises:
+        ConfigError: an argument is wrong, or there is no processor.
+        DataError: the annotations or the answers cannot be read.
+    """
+
+    def __init__(
+        self,
+        path: str | list[str],
+        video_root: str | None = None,
+        split: Literal["train", "val", "test"] = "train",
+        frames: int = 16,
+        sampling: Literal["even", "original"] = "even",
+        answer_list: str | None = None,
+        image_processor: Any = None,
+        video_processor: Any = None,
+        text_processor: Any = None,
+        limit: int | None = None,
+    ):
+        super().__init__(path, video_root, split, frames, sampling, image_processor, video_processor, limit)
+        self.text_processor = text_processor
+        self.answer_list = read_answer_list(answer_list) if answer_list is not None else None
+        rows = [read_questions(file, media="video", need_answers=self.training) for file in self.files]
+        self.table = QuestionTable(map(QuestionSource, short_names(self.files), self._folders, rows))
+        self._by_video = np.argsort(self.table.name_of, kind="stable").astype(np.int32)
+        self._ends = np.cumsum(np.bincount(self.table.name_of))
+        self._size = len(self.names) if limit is None else min(len(self.names), limit)
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def names(self) -> PackedStrings:
+        return self.table.names
+
+    def questions_of(self, index: int) -> list[int]:
+        """The questions of sample ``index``, by their place in the files."""
+        start = self._ends[index - 1] if index else 0
+        return self._by_video[start : self._ends[index]].tolist()
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        asked = [self.table.sample(i, self.training, self.text_processor) for i in self.questions_of(index)]
+        several = [key for key in asked[0] if key not in ("image_id", "sample_id")]
+        return {
+            **{key: [each[key] for each in asked] for key in several},
+            "image_id": asked[0]["image_id"],
+            "sample_id": asked[0]["sample_id"],
+            "video": self._clip(index, rng),
+        }
+
+    def problems(self, limit: int = 20_000) -> list[str]:
+        return super().problems(limit) + self.table.problems(evenly(len(self.table), limit), self.training)
+
+
+def _check(paths: list[str], split: str, frames: int, sampling: str, processor: Any, limit: int | None) -> None:
+    problems = []
+    if not paths or len(set(map(str, paths))) < len(paths):
+        problems.append(f"path: {paths} given; name one annotation file or several different ones.")
+    if split not in SPLITS:
+        problems.append(f"split: {split!r} given, {', '.join(SPLITS)} allowed.{did_you_mean(split, SPLITS)}")
+    try:
+        check_sampling(frames, sampling)
+    except ConfigError as error:
+        problems += error.problems
+    if limit is not None and limit < 1:
+        problems.append(f"limit: {limit} given; it must be 1 or more (null: all samples).")
+    if processor is None:
+        problems.append(
+            "image_processor: none is set. In a run the model's card gives one; else set it, for example "
+            "image_processor: {name: blip_image_eval, image_size: 384}."
+        )
+    if problems:
+        raise ConfigError([f"videos: {problem}" for problem in problems])
