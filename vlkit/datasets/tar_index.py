@@ -136,10 +136,10 @@ def members(shard: Path) -> Iterator[tuple[str, int, int]]:
             try:
                 if len(block) < tarfile.BLOCKSIZE:
                     raise tarfile.ReadError("the file ends without an end mark")
-                if tarfile.nti(block[148:156]) not in _sums(block):
+                if _number(block[148:156]) not in _sums(block):
                     raise tarfile.ReadError("a header is damaged")
-                size = int(longer.get("size", tarfile.nti(block[124:136])))
-            except (tarfile.HeaderError, ValueError) as error:
+                size = int(longer["size"]) if "size" in longer else _number(block[124:136])
+            except ValueError as error:
                 raise tarfile.ReadError("a header is damaged") from error
             start, kind = place + tarfile.BLOCKSIZE, block[156:157]
             if start + size > len(data):
@@ -153,6 +153,13 @@ def members(shard: Path) -> Iterator[tuple[str, int, int]]:
                 if kind in tarfile.REGULAR_TYPES:
                     yield longer.get("path") or _name(block), start, size
                 longer = {} if kind != tarfile.XGLTYPE else longer
+
+
+def _number(field: bytes) -> int:
+    """A number of a header: octal digits, or binary behind the byte 0x80 where they would not fit."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    return int(field.strip(b" \0") or b"0", 8)
 
 
 def _sums(block: bytes) -> tuple[int, int]:
