@@ -1,0 +1,35 @@
+"""Every run file and pipeline of ``projects`` names things that exist, with arguments that they take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vlkit.config.load import load_config
+from vlkit.experiment import Experiment
+from vlkit.pipeline_file import is_pipeline, load_pipeline
+
+ROOT = Path(__file__).parents[3] / "projects"
+FILES = sorted(file for file in ROOT.rglob("*.yaml") if not file.name.startswith("_"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=[str(file.relative_to(ROOT)) for file in FILES])
+def test_it_can_be_built(file):
+    if is_pipeline(file):
+        assert load_pipeline(file).stages
+        return
+    config = load_config(file)
+    experiment = Experiment.of(config, training="train" in config.data["datasets"])
+    with torch.device("meta"):
+        model = experiment.parts.model.build()
+    assert sum(p.numel() for p in model.parameters()) > 500_000
+    assert experiment.parts.task.check() == []
+
+
+def test_each_row_of_the_paper_has_a_file():
+    """Tables 5 to 11 of the paper."""
+    rows = ["retrieval_coco", "retrieval_flickr_zero_shot", "caption_coco", "nocaps", "vqa", "nlvr2", "visdial"]
+    rows += ["msrvtt_retrieval", "msrvtt_qa", "msvd_qa"]
+    assert {f"blip/eval/{row}.yaml" for row in rows} <= {str(file.relative_to(ROOT)) for file in FILES}
