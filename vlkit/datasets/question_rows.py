@@ -1,0 +1,153 @@
+"""Reads annotation files of questions: rows in JSON, JSON lines or CSV, and the official files of VQA v2."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vlkit.datasets.annotation_formats import Faults, entries, lacks, short
+from vlkit.errors import DataError
+
+FORMATS = ("auto", "json", "jsonl", "csv", "official")
+VG_WEIGHT = 0.2  # of an answer of Visual Genome, against 1 for all people of a question of VQA
+_OFFICIAL = (
+    "An official question file holds 'questions' ({question_id, image_id, question}) and 'data_subtype', an annotation "
+    "file 'annotations' ({question_id, answers})."
+)
+
+
+class QuestionRow(NamedTuple):
+    """One question.
+
+    Args:
+        number: of the line (jsonl, csv), else of the entry in the list; from 1.
+        name: of the image or video file, as written.
+        question: as written.
+        answers: as written, each person's; none where the row has no answer.
+        question_id: as written, or None.
+        kind: of question ("yes/no"), or None.
+        weight: of each answer; None: they share 1.
+    """
+
+    number: int
+    name: str
+    question: str
+    answers: list[str]
+    question_id: str | int | None = None
+    kind: str | None = None
+    weight: float | None = None
+
+
+def read_questions(
+    file: Path,
+    format: str = "auto",
+    media: str = "image",
+    need_answers: bool = False,
+    answers: Path | None = None,
+) -> Iterator[QuestionRow]:
+    """The rows of ``file``, in its order.
+
+    Args:
+        format: one of ``FORMATS``; "auto" goes by the extension and the content.
+        media: key of the file name in a row: "image" or "video".
+        need_answers: a row without an answer is a fault.
+        answers: an official annotation file with the answers to the questions of an official file.
+
+    Raises:
+        DataError: the file cannot be read, or has no rows. Faults of single rows are reported together, after the last
+            row.
+    """
+    known = "" if need_answers else ", where known,"
+    need = f"A row needs {media!r} (a file name), 'question' and{known} 'answer' (a text or a list of texts)."
+    faults = Faults(file, need=need)
+    if format == "official" or (format == "auto" and _looks_official(file)):
+        given: Iterable[tuple[int, Any]] = _official(file, answers, media)
+    else:
+        given = entries(file, format, faults, column=media)
+    empty = True
+    for number, fields in given:
+        empty = False
+        row = _row(number, fields, media, need_answers)
+        if isinstance(row, str):
+            faults.add(number, row)
+        else:
+            yield row
+    faults.raise_all()
+    if empty:
+        raise DataError(f"{file}: holds no rows. {need}")
+
+
+def _row(number: int, fields: Any, media: str, need_answers: bool) -> QuestionRow | str:
+    """A row, or a sentence that says why there is none."""
+    if not isinstance(fields, Mapping):
+        return f"{short(fields)} is not a mapping."
+    for key in (media, "question", *(["answer"] if need_answers else [])):
+        if key not in fields:
+            return lacks(key, fields)
+    name, question, answer = fields[media], fields["question"], fields.get("answer")
+    if not isinstance(name, str) or not name.strip():
+        return f"{media!r} is {short(name)}, not a file name."
+    if not isinstance(question, str):
+        return f"'question' is {short(question)}, not a text."
+    answers = answer if isinstance(answer, list) else [answer] if answer not in (None, "") else []
+    if not all(isinstance(each, str) for each in answers):
+        return f"'answer' is {short(answer)}, neither a text nor a list of texts."
+    if need_answers and not answers:
+        return "it has no answer."
+    question_id, kind = fields.get("question_id"), fields.get("kind", fields.get("answer_type"))
+    if type(question_id) not in (int, str, type(None)):
+        return f"'question_id' is {short(question_id)}, neither a whole number nor a text."
+    weight = VG_WEIGHT if fields.get("dataset") == "vg" else None
+    kind = str(kind) if kind not in (None, "") else None
+    return QuestionRow(number, name, _text(question), [_text(each) for each in answers], question_id, kind, weight)
+
+
+def _text(text: str) -> str:
+    """Half of a surrogate pair, as cut-off emoji leave it in JSON, is no text: tokenizers fail on it."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _looks_official(file: Path) -> bool:
+    """Whether a file begins as the official ones do: a mapping that comes to its questions soon."""
+    try:
+        with open(file, "rb") as stream:
+            start = stream.read(4096)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({error.strerror}).") from error
+    return start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{" and b'"questions"' in start
+
+
+def _loaded(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_bytes())
+    except (ValueError, OSError) as error:
+        raise DataError(f"{file}: not valid JSON: {error}. {_OFFICIAL}") from error
+    return data if isinstance(data, dict) else {}
+
+
+def _official(file: Path, answers: Path | None, media: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of official files, images named as COCO names them."""
+    data = _loaded(file)
+    subtype = str(data.get("data_subtype", ""))
+    if not isinstance(data.get("questions"), list) or not subtype:
+        raise DataError(f"{file}: has no list 'questions' or no 'data_subtype'. {_OFFICIAL}")
+    known: dict[Any, Any] = {}
+    if answers is not None:
+        found = _loaded(answers).get("annotations")
+        if not isinstance(found, list):
+            raise DataError(f"{answers}: has no list 'annotations'. {_OFFICIAL}")
+        known = {each.get("question_id"): each for each in found}
+    folder = "test2015" if subtype.startswith("test") else subtype  # test-dev2015 is a part of it
+    for number, question in enumerate(data["questions"], 1):
+        try:
+            row = {key: question[key] for key in ("question", "question_id")}
+            row[media] = f"{folder}/COCO_{folder}_{int(question['image_id']):012d}.jpg"
+            people = known.get(question["question_id"])
+            if people is not None:
+                row["answer"] = [each["answer"] for each in people["answers"]]
+                row["kind"] = people.get("answer_type")
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{file}: entry {number} is {short(question)}: {error!r}. {_OFFICIAL}") from error
+        yield number, row

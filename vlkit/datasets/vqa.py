@@ -1,0 +1,179 @@
+"""The dataset ``image_question``: questions about images in files, with answers from an annotation file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from vlkit.datasets.annotations import find_file, short_names
+from vlkit.datasets.answer_list import read_answer_list
+from vlkit.datasets.base import Sample, VLDataset
+from vlkit.datasets.image_files import evenly, image_problems, media_root
+from vlkit.datasets.question_rows import FORMATS, read_questions
+from vlkit.datasets.question_table import QuestionSource, QuestionTable
+from vlkit.errors import ConfigError, did_you_mean
+from vlkit.io import sha256
+from vlkit.registry import DATASETS
+
+SPLITS = ("train", "val", "test")
+
+
+class QuestionFiles(VLDataset):
+    """Questions about images or videos, read from annotation files; subclasses add the image or video to samples.
+
+    Args:
+        media: key of the file name in a row: "image" or "video".
+        path: annotation file, or several.
+        root: where the names of images or videos start from; None: the folder of the annotation file.
+        split: "train", "val" or "test": how samples are made. It chooses no rows.
+        format: of the annotation files; "auto" goes by extension and content.
+        answers: official annotation file, with the answers to an official question file.
+        answer_list: file of the answers that a model chooses from.
+        text_processor: called with the question.
+        limit: use the first so many samples only.
+
+    Raises:
+        ConfigError: an argument is wrong.
+        DataError: the annotations cannot be read.
+    """
+
+    def __init__(
+        self,
+        media: Literal["image", "video"],
+        path: str | list[str],
+        root: str | None,
+        split: str,
+        format: str,
+        answers: str | None,
+        answer_list: str | None,
+        text_processor: Any,
+        limit: int | None,
+    ):
+        paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+        _check(f"{media}_question", paths, split, format, answers, limit)
+        self.media, self.split, self.text_processor = media, split, text_processor
+        self.files = [find_file(each) for each in paths]
+        self._answers = find_file(answers) if answers is not None else None
+        self.root, folders = media_root(self.files, root, f"{media}_root")
+        self.answer_list = read_answer_list(answer_list) if answer_list is not None else None
+        rows = [read_questions(file, format, media, self.training, self._answers) for file in self.files]
+        self.table = QuestionTable(map(QuestionSource, short_names(self.files), folders, rows))
+        self._size = len(self.table) if limit is None else min(len(self.table), limit)
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def training(self) -> bool:
+        """Whether samples are to learn from."""
+        return self.split == "train"
+
+    def media_path(self, index: int) -> str:
+        """The image or video file of sample ``index``."""
+        return os.path.join(self.root, self.table.name(index))
+
+    def images(self) -> Iterator[tuple[str | int, str]]:
+        for number in np.unique(self.table.name_of[: len(self)]).tolist():
+            name = self.table.names[number]
+            yield name, os.path.join(self.root, name)
+
+    def problems(self, limit: int = 20_000) -> list[str]:
+        looked_at = evenly(len(self), limit)
+        paths = sorted({self.media_path(index) for index in looked_at})
+        found = self.media_problems(paths) + self.table.problems(looked_at, self.training)
+        if self.answer_list is not None:
+            known = set(self.answer_list)
+            answered = [answers for index in looked_at if (answers := self.table.answers(index))]
+            if answered and not any(known.intersection(answers) for answers in answered):
+                found.append(
+                    f"none of the {len(answered)} questions looked at has an answer that is in answer_list: it seems "
+                    f"to be another dataset's."
+                )
+        return found
+
+    def media_problems(self, paths: list[str]) -> list[str]:
+        """What is wrong with the files ``paths``."""
+        advice = f"Names start from {self.media}_root, which is {self.root}: set it, or mend the names."
+        return image_problems(paths, advice)
+
+    def fingerprint(self) -> str:
+        """Split, samples, and the SHA-256 of each annotation file."""
+        return f"{type(self).__name__}:{self.split}:{len(self)}:{self._hashes}"
+
+    @cached_property
+    def _hashes(self) -> str:
+        return ",".join(sha256(file) for file in [*self.files, *([self._answers] if self._answers else [])])
+
+
+@DATASETS.register("image_question")
+class ImageQuestion(QuestionFiles):
+    """Questions about images: your own files, VQA v2's or Visual Genome's.
+
+    A row is ``{"image": "a.jpg", "question": "text", "answer": "text"}``; the answer may be a list, one of each person
+    asked, or missing outside of training. ``question_id`` and ``kind`` (of question) may be given; with
+    ``"dataset": "vg"`` each answer weighs 0.2, otherwise an answer weighs its share of the list. Rows stand in a JSON
+    list, one a line in JSON (jsonl), or in a CSV file with a header. The question files of the VQA challenge
+    (``v2_OpenEnded_...``) are read as they are, with their annotation file in ``answers``.
+
+    A sample holds ``image``, ``text_input`` (the question), ``answers`` (different ones), ``weights``, ``question_id``,
+    ``image_id`` (the name of the image), ``sample_id`` (``<annotation file>:<row>``), ``kind`` where rows have it and,
+    outside of split "train", ``references`` (the answer of each person).
+
+    Args:
+        path: annotation file, or several.
+        image_root: where the names of images start from; None: the folder of the annotation file.
+        split: "train", "val" or "test": how samples are made. It chooses no rows.
+        format: of the annotation files; "auto" goes by extension and content.
+        answers: official annotation file, for an official question file.
+        answer_list: file of the answers that a model chooses from: a JSON list, or one a line.
+        image_processor: called with (path, generator).
+        text_processor: called with the question.
+        limit: use the first so many samples only.
+
+    Raises:
+        ConfigError: an argument is wrong, or there is no image processor.
+        DataError: the annotations cannot be read, or have no answers to train on.
+    """
+
+    def __init__(
+        self,
+        path: str | list[str],
+        image_root: str | None = None,
+        split: Literal["train", "val", "test"] = "train",
+        format: Literal["auto", "json", "jsonl", "csv", "official"] = "auto",
+        answers: str | None = None,
+        answer_list: str | None = None,
+        image_processor: Any = None,
+        text_processor: Any = None,
+        limit: int | None = None,
+    ):
+        if image_processor is None:
+            raise ConfigError(
+                "image_question: image_processor: none is set. In a run the model's card gives one; else set it, for "
+                "example image_processor: {name: blip_image_eval, image_size: 480}."
+            )
+        super().__init__("image", path, image_root, split, format, answers, answer_list, text_processor, limit)
+        self.image_processor = image_processor
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        sample = self.table.sample(index, self.training, self.text_processor)
+        return {"image": self.image_processor(self.media_path(index), rng), **sample}
+
+
+def _check(name: str, paths: list[str], split: str, format: str, answers: str | None, limit: int | None) -> None:
+    problems = []
+    if not paths or len(set(map(str, paths))) < len(paths):
+        problems.append(f"path: {paths} given; name one annotation file or several different ones.")
+    for key, given, allowed in (("split", split, SPLITS), ("format", format, FORMATS)):
+        if given not in allowed:
+            problems.append(f"{key}: {given!r} given, {', '.join(allowed)} allowed.{did_you_mean(given, allowed)}")
+    if answers is not None and format not in ("auto", "official"):
+        problems.append(f"answers: is for official question files, and format is {format!r}. Leave one of them out.")
+    if limit is not None and limit < 1:
+        problems.append(f"limit: {limit} given; it must be 1 or more (null: all samples).")
+    if problems:
+        raise ConfigError([f"{name}: {problem}" for problem in problems])
