@@ -181,7 +181,8 @@ class _TrainFetch(Dataset):
         for shift in range(min(_TRIES, size)):
             place = (index + shift) % size
             try:
-                return _read(dataset, place, self.mixture.rng((which, epoch, place)), self.mixture.name(which))
+                sample = _read(dataset, place, self.mixture.rng((which, epoch, place)), self.mixture.name(which))
+                return self.mixture.identified(which, sample)
             except BadSample as error:
                 bad.append((error.source, error.reason))
         last = "; ".join(f"{source}: {reason}" for source, reason in bad[-3:])

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vlkit.datasets.base import VLDataset
+from vlkit.datasets.base import Sample, VLDataset
 from vlkit.errors import CheckpointError, DataError
 
 Key = tuple[int, int, int]
@@ -71,6 +71,13 @@ class Mixture:
             keys.append((chosen, epoch, int(self._permutation(chosen, epoch)[place])))
             counts[chosen] += 1
         return keys
+
+    def identified(self, dataset: int, sample: Sample) -> Sample:
+        """A sample of ``dataset`` whose ``image_id`` no sample of another one has: equal ids mean one image, and two
+        datasets may give the same id to different ones. A dataset that is alone keeps its ids."""
+        if len(self.datasets) == 1 or "image_id" not in sample:
+            return sample
+        return {**sample, "image_id": f"{dataset}:{sample['image_id']!r}"}
 
     def rng(self, key: Key) -> np.random.Generator:
         """The generator of one sample's augmentation."""

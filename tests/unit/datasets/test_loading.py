@@ -162,6 +162,19 @@ def test_a_mixed_batch_has_the_keys_that_all_samples_have():
     assert set(loader.next_step()[0]) == {"image", "tokens", "image_id", "sample_id", BAD}
 
 
+def test_image_ids_are_unique_across_mixed_datasets():
+    """Datasets of equal ids: within one they tell images, across them they do not."""
+    alone = TrainLoader(mixture(4), 4).next_step()[0]
+    assert sorted(alone["image_id"]) == [0, 1, 2, 3]
+    loader = TrainLoader(mixture(4, 4), 8)
+    seen = {}
+    for _ in range(3):
+        batch = loader.next_step()[0]
+        assert len(set(batch["image_id"])) == 8
+        for sample, image in zip(batch["sample_id"], batch["image_id"]):
+            assert seen.setdefault(sample, image) == image
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 23), st.integers(1, 5), st.integers(1, 6), st.sets(st.integers(0, 22)))
 def test_evaluation_reads_each_good_sample_once_in_order(size, world, batch_size, bad):
