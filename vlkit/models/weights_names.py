@@ -80,7 +80,7 @@ _STARTING_POINT = Adapter(
         "temp",
         *QUEUES,
     ),
-    fresh=("temp", "cls_head.", "text_encoder.encoder.layer.{}.crossattention.output.merge_layer."),
+    fresh=("temp", "cls_head.", "caption_proj.", "text_encoder.encoder.layer.{}.crossattention.output.merge_layer."),
 )
 ADAPTERS = {
     "blip": Adapter(),
@@ -177,17 +177,18 @@ def _pattern(beginning: str) -> re.Pattern[str]:
 
 _PRETRAIN, _RETRIEVAL = "a BLIP pre-training model", "a BLIP retrieval model"
 _ITM, _FEATURES = "a BLIP image-text matching model", "a BLIP feature extractor"
+_VQA, _CAPTIONER, _NLVR = "a BLIP VQA model", "a BLIP captioner", "a BLIP NLVR2 model"
 _STARTING_POINTS = (_PRETRAIN, _RETRIEVAL, _ITM, _FEATURES)
 _KINDS = (
     (("Qformer.",), "a BLIP-2 model"),
     (("text_model.",), "a CLIP-like model"),
     (("visual.transformer.",), "a CLIP model"),
-    (("visual_encoder.", "cls_head."), "a BLIP NLVR2 model"),
+    (("visual_encoder.", "cls_head."), _NLVR),
     (("visual_encoder.", "itm_head.", "text_decoder."), _PRETRAIN),
     (("visual_encoder.", "itm_head.", "image_queue"), _RETRIEVAL),
     (("visual_encoder.", "itm_head."), _ITM),
-    (("visual_encoder.", "text_encoder.", "text_decoder."), "a BLIP VQA model"),
-    (("visual_encoder.", "text_decoder."), "a BLIP captioner"),
+    (("visual_encoder.", "text_encoder.", "text_decoder."), _VQA),
+    (("visual_encoder.", "text_decoder."), _CAPTIONER),
     (("visual_encoder.", "text_encoder."), _FEATURES),
     (("visual_encoder.",), "a BLIP image encoder"),
     (("bert.",), "a BERT model"),
@@ -195,7 +196,21 @@ _KINDS = (
     (("layer1.", "layer4."), "a ResNet"),
 )
 """Beginnings that names of a kind of model all have; the first that fits."""
+_MODELS = {
+    _PRETRAIN: "blip_pretrain",
+    _RETRIEVAL: "blip_retrieval",
+    _ITM: "blip_image_text_matching",
+    _VQA: "blip_vqa",
+    _CAPTIONER: "blip_caption",
+    _NLVR: "blip_nlvr",
+    _FEATURES: "blip_feature_extractor",
+}
 _VITS = {768: "ViT-B", 1024: "ViT-L"}
+
+
+def model_of(names: Iterable[str]) -> str | None:
+    """The name under which the model with these names of weights (ours) is registered, as far as they tell."""
+    return _MODELS.get(_kind(names) or "")
 
 
 def describe(shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -182,7 +182,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         pointer = tensor.untyped_storage().data_ptr()
         distinct[name] = tensor.clone() if pointer in storages else tensor
         storages.add(pointer)
-    save_file(distinct, str(path), metadata={"aliases": json.dumps(aliases)})
+    save_file(distinct, str(path), metadata={"format": "pt", "aliases": json.dumps(aliases)})
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
