@@ -13,6 +13,7 @@ from vlkit.datasets.shapes.pairs import Statement, make_statement
 from vlkit.datasets.shapes.questions import ANSWERS, Question, questions
 from vlkit.datasets.shapes.scene import Scene, sample_scene
 from vlkit.datasets.shapes.videos import Video, ask_video, make_video, video_captions
+from vlkit.processors.video_sampling import frame_indices
 from vlkit.registry import DATASETS
 
 
@@ -148,20 +149,21 @@ class ShapesDialog(World):
 
 @DATASETS.register("shapes_video")
 class ShapesVideo(World):
-    """Short videos with captions and a question.
+    """Short videos with captions.
 
-    A sample holds ``frames`` [F, 3, H, W], ``text_input`` (a caption), ``references`` (captions, the text
-    among them), ``question``, ``answers`` (one), ``weights``, ``image_id`` and ``sample_id``.
+    A sample holds ``video`` [F, 3, H, W], ``text_input`` (a caption), ``references`` (captions, the text among them),
+    ``image_id`` and ``sample_id``.
 
     Args:
         split: "train", "val" or "test".
         size: number of videos.
         seed: of the world, below 2**32.
         image_size: side of the frames, pixels, at least 16.
-        frames: frames per video, at least 3.
+        length: frames that a video has, at least 3.
+        frames: frames that are looked at, evenly over the video, at least 1.
         references: captions per video, 1 to 8.
         image_processor: called per frame with (uint8 array [H, W, 3], generator); None scales to [-1, 1], float32.
-        text_processor: called with ``text_input`` and ``question``.
+        text_processor: called with each text that a model reads (not with references).
 
     Raises:
         DataError: an argument outside that.
@@ -173,37 +175,57 @@ class ShapesVideo(World):
         size: int = 500,
         seed: int = 0,
         image_size: int = 48,
-        frames: int = 8,
+        length: int = 8,
+        frames: int = 4,
         references: int = 3,
         image_processor: Any = None,
         text_processor: Any = None,
     ):
         super().__init__(split, size, seed, image_size, image_processor, text_processor)
-        within("frames", frames, 3)
+        within("length", length, 3)
+        within("frames", frames, 1)
         within("references", references, 1, 8)
-        self.frames, self.references = frames, references
+        self.length, self.frames, self.references = length, frames, references
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        stream = self.stream(index, HEAD)
-        video = make_video(stream, self.frames)
-        captions = video_captions(video, stream, self.references)
-        asked = ask_video(video, stream)
-        identity = self._identity(index)
-        return {
-            "frames": self._images(video.frames, rng),
-            "text_input": self._text(captions[0]),
-            "references": captions,
-            "question": self._text(asked.question),
-            "answers": [asked.answer],
-            "weights": [1.0],
-            "image_id": identity,
-            "sample_id": identity,
-        }
+        video, captions, _ = self._made(index)
+        return {**self._shown(video, index, rng), "text_input": self._text(captions[0]), "references": captions}
 
     def video(self, index: int) -> Video:
         """The video of ``index``."""
-        return make_video(self.stream(index, HEAD), self.frames)
+        return self._made(index)[0]
 
     def scene(self, index: int) -> Scene:
         """The first frame."""
         return self.video(index).frames[0]
+
+    def _made(self, index: int) -> tuple[Video, list[str], Question]:
+        stream = self.stream(index, HEAD)
+        video = make_video(stream, self.length)
+        return video, video_captions(video, stream, self.references), ask_video(video, stream)
+
+    def _shown(self, video: Video, index: int, rng: np.random.Generator) -> Sample:
+        scenes = [video.frames[i] for i in frame_indices(self.length, self.frames)]
+        identity = self._identity(index)
+        return {"video": self._images(scenes, rng), "image_id": identity, "sample_id": identity}
+
+
+@DATASETS.register("shapes_video_vqa")
+class ShapesVideoVQA(ShapesVideo):
+    """The same videos, each with a question that has an answer in some frames only.
+
+    A sample holds ``video``, ``text_input`` (the question), ``answers`` (one), ``weights`` (1.0), ``kind`` of question,
+    ``image_id`` and ``sample_id``. Arguments are those of :class:`ShapesVideo`.
+    """
+
+    answer_list = ANSWERS
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        video, _, asked = self._made(index)
+        return {
+            **self._shown(video, index, rng),
+            "text_input": self._text(asked.question),
+            "answers": [asked.answer],
+            "weights": [1.0],
+            "kind": asked.kind,
+        }

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vlkit.datasets.base import collate
-from vlkit.datasets.shapes.heads import ShapesDialog, ShapesNLVR, ShapesVideo, ShapesVQA
+from vlkit.datasets.shapes.heads import ShapesDialog, ShapesNLVR, ShapesVideo, ShapesVideoVQA, ShapesVQA
 from vlkit.errors import DataError
 from vlkit.registry import DATASETS
 
@@ -14,6 +14,7 @@ NAMES = {
     "shapes_nlvr": ShapesNLVR,
     "shapes_dialog": ShapesDialog,
     "shapes_video": ShapesVideo,
+    "shapes_video_vqa": ShapesVideoVQA,
 }
 
 
@@ -66,14 +67,35 @@ def test_dialogs_have_the_rounds_and_candidates_asked_for():
             assert row["question"].isupper()
 
 
-def test_videos_have_frames_captions_and_a_question():
-    data = ShapesVideo(size=3, frames=5, references=4)
+def test_videos_have_frames_and_captions():
+    data = ShapesVideo(size=3, length=5, frames=2, references=4)
     sample = data.sample(0, rng())
-    assert sample["frames"].shape == (5, 3, 48, 48)
+    assert sample["video"].shape == (2, 3, 48, 48)
     assert sample["text_input"] == sample["references"][0]
     assert len(set(sample["references"])) == 4
-    assert sample["question"].endswith("?")
     assert len(data.video(0).frames) == 5
+    # The middles of the two halves.
+    whole = ShapesVideo(size=3, length=5, frames=5).sample(0, rng())["video"]
+    assert (sample["video"] == whole[[1, 3]]).all()
+
+
+def test_four_frames_show_every_object_and_one_does_not():
+    data = ShapesVideo(size=40)
+    for index in range(40):
+        video = data.video(index)
+        looks = {(o.color, o.shape) for o in video.objects}
+        seen = {(o.color, o.shape) for i in (1, 3, 5, 7) for o in video.frames[i].objects}
+        assert seen == looks
+        assert len(video.frames[4].objects) < 3
+
+
+def test_questions_about_videos_have_listed_answers():
+    data = ShapesVideoVQA(size=60, frames=2)
+    samples = [data.sample(i, rng()) for i in range(60)]
+    assert all(sample["answers"][0] in data.answer_list for sample in samples)
+    assert all(sample["text_input"].endswith("?") for sample in samples)
+    assert {sample["kind"] for sample in samples} >= {"exist", "color", "shape"}
+    assert samples[0]["video"].shape == (2, 3, 48, 48)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +104,8 @@ def test_videos_have_frames_captions_and_a_question():
         (ShapesVQA, {"split": "vall"}, "Did you mean 'val'"),
         (ShapesDialog, {"rounds": 0}, "at least 1"),
         (ShapesDialog, {"candidates": 45}, "from 2 to 44"),
-        (ShapesVideo, {"frames": 2}, "at least 3"),
+        (ShapesVideo, {"length": 2}, "at least 3"),
+        (ShapesVideo, {"frames": 0}, "at least 1"),
         (ShapesVideo, {"references": 9}, "from 1 to 8"),
     ],
 )
@@ -92,4 +115,4 @@ def test_wrong_arguments_are_named(kind, arguments, words):
 
 
 def test_fingerprints_tell_the_sets_apart():
-    assert len({kind(split="val", size=5).fingerprint() for kind in NAMES.values()}) == 4
+    assert len({kind(split="val", size=5).fingerprint() for kind in NAMES.values()}) == len(NAMES)
