@@ -16,7 +16,8 @@ from vlkit.datasets.base import Sample, VLDataset, collate
 from vlkit.datasets.loading import BAD, TrainLoader
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import BadSample, ConfigError, VlkitError, did_you_mean
-from vlkit.experiment import Experiment, Prepared, Problems
+from vlkit.experiment import Data, Experiment, Prepared, Problems
+from vlkit.overlap import overlap_notes
 from vlkit.preflight import checkpoint_bytes, free_bytes
 from vlkit.runner.activation_checkpointing import checkpoint_activations
 from vlkit.runner.device import autocast, choose_device, seed_all
@@ -117,7 +118,14 @@ def rehearse(
             place = origin("run.monitor")
             problems.append(f"{place}: {monitor!r} is given by no evaluation.{hint} Available: {known}.")
     problems.end()
+    report.notes += _overlap(ready.data)
     return report
+
+
+def _overlap(data: Data) -> list[str]:
+    named = {key.removeprefix("datasets."): dataset for key, dataset in data.by_key.items()}
+    train = {key: dataset for key, dataset in named.items() if key.startswith("train.")}
+    return overlap_notes(train, {key: dataset for key, dataset in named.items() if key not in train})
 
 
 def _facts(experiment: Experiment, ready: Prepared, weights_follow: bool) -> Report:

@@ -112,7 +112,8 @@ class ImageText(VLDataset):
         return found + self._caption_problems(looked_at)
 
     def images(self) -> Iterator[tuple[str | int, str]]:
-        for image in range(len(self.table.images)):
+        used = np.unique(self.table.image_of[: len(self)]) if self.training else range(len(self))
+        for image in map(int, used):
             yield self.table.image_id(image), self._path(image)
 
     def fingerprint(self) -> str:
