@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from vlkit.errors import VlkitError
 from vlkit.models.blip.base import BlipBase, Samples, wanted
+from vlkit.models.blip.dialog_chat import DialogSession
 from vlkit.models.blip.dialog_texts import DialogWriter, options_of
 from vlkit.models.med import CrossStates, MedConfig, TextTransformer
 from vlkit.models.packing import Segments, TextBatch
@@ -53,13 +54,6 @@ class DialogOutput:
     def loss(self) -> Tensor:
         """The sum of the losses (LAVIS's name)."""
         return self.loss_itm
-
-
-class RankedAnswer(NamedTuple):
-    """A candidate answer and the probability, 0..1, that it fits."""
-
-    answer: str
-    score: float
 
 
 @MODELS.register("blip_dialog")
@@ -255,49 +249,6 @@ class BlipDialog(BlipBase):
         others = [i for i, text in enumerate(options) if text != options[answer]]
         drawn = torch.randperm(len(others))[: self.num_negatives].tolist()
         return [answer, *(others[i] for i in drawn)] if others else []
-
-
-class DialogSession:
-    """A dialog about one image; made by :meth:`BlipDialog.chat`.
-
-    Args:
-        model: that answers.
-        states: keys and values of the image and its caption.
-        answers: candidates for questions that bring none.
-
-    Attributes:
-        history: questions and the answers taken, oldest first; may be edited (to correct an answer, say).
-    """
-
-    def __init__(self, model: BlipDialog, states: CrossStates, answers: Sequence[str] | None = None):
-        self.model, self.states = model, states
-        self.answers = list(answers or ())
-        self.history: list[tuple[str, str]] = []
-
-    @torch.inference_mode()
-    def ask(
-        self, question: str, candidates: Sequence[str] | None = None, tokens_at_once: int = 16384
-    ) -> list[RankedAnswer]:
-        """All candidates, best first; the best one joins the history as the answer.
-
-        Args:
-            question: may refer to what was said before.
-            candidates: possible answers; None: those of the session.
-            tokens_at_once: see :meth:`BlipDialog.score`.
-
-        Raises:
-            VlkitError: there are no candidates.
-        """
-        options = list(self.answers if candidates is None else candidates)
-        if not options:
-            raise VlkitError("there is no answer to choose from: give candidates to ask(), or answers to chat().")
-        texts = self.model.writer.write(self.history, question, options)
-        margins = self.model.margins(texts, self.states, np.zeros(len(texts), np.int64), tokens_at_once)
-        order = torch.argsort(margins, descending=True, stable=True).tolist()
-        scores = margins.sigmoid().tolist()
-        ranked = [RankedAnswer(options[i], scores[i]) for i in order]
-        self.history.append((question, ranked[0].answer))
-        return ranked
 
 
 def _runs(order: np.ndarray, lengths: np.ndarray, tokens_at_once: int) -> Iterator[np.ndarray]:

@@ -1,0 +1,172 @@
+"""The dataset ``visdial``: dialogs about images in the files of VisDial v1.0."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from vlkit.datasets.annotations import find_file
+from vlkit.datasets.base import Sample, VLDataset
+from vlkit.datasets.dialog_table import DialogTable, read_relevance
+from vlkit.datasets.image_files import evenly, image_problems, nearest
+from vlkit.errors import ConfigError, DataError, did_you_mean
+from vlkit.io import sha256
+from vlkit.registry import DATASETS
+
+# Where images may be, below image_root: the training images are those of two folders of COCO.
+_PLACES = {
+    "train": ("train2014/COCO_train2014_{:012d}.jpg", "val2014/COCO_val2014_{:012d}.jpg"),
+    "val": ("VisualDialog_val2018/VisualDialog_val2018_{:012d}.jpg",),
+    "test": ("VisualDialog_test2018/VisualDialog_test2018_{:012d}.jpg",),
+}
+SPLITS = tuple(_PLACES)
+
+
+@DATASETS.register("visdial")
+class VisDial(VLDataset):
+    """Dialogs with candidate answers.
+
+    A sample holds ``image``, ``text_input`` (the caption), ``dialog`` (for each round ``question``, ``answer``,
+    ``answer_options``, ``gt_index`` and ``gt_relevance``, each None where the files do not tell it), ``image_id``
+    (as in the file) and ``sample_id`` (``<annotation file>:<dialog>``). The test set tells neither ``answer`` nor
+    ``gt_index`` of the last round, and gives candidates for this one alone.
+
+    Args:
+        path: annotation file (``visdial_1.0_train.json``).
+        image_root: where images are, in files called as the split's are there (``COCO_train2014_000000378466.jpg``,
+            ``VisualDialog_val2018_...``): in this folder or in one below it (``train2014``, ``VisualDialog_val2018``).
+            None: the folder of the annotation file.
+        split: "train", "val" or "test": how images are called.
+        dense_path: annotations of relevance (``visdial_1.0_val_dense_annotations.json``), for NDCG.
+        image_processor: called with (path, generator).
+        text_processor: called with the caption, the questions and the answers.
+        limit: use the first so many dialogs only.
+
+    Raises:
+        ConfigError: an argument is wrong, or there is no image processor.
+        DataError: the annotations cannot be read, or do not fit each other.
+    """
+
+    splits = SPLITS
+
+    def __init__(
+        self,
+        path: str,
+        image_root: str | None = None,
+        split: Literal["train", "val", "test"] = "train",
+        dense_path: str | None = None,
+        image_processor: Any = None,
+        text_processor: Any = None,
+        limit: int | None = None,
+    ):
+        _check(split, image_processor, limit)
+        self.split, self.image_processor, self.text_processor = split, image_processor, text_processor
+        self.files = [find_file(each) for each in (path, dense_path) if each is not None]
+        self.root = str(self.files[0].parent) if image_root is None else os.path.expanduser(image_root)
+        if not os.path.isdir(self.root):
+            raise DataError(f"image_root: {self.root} is not a folder. {nearest(self.root)}")
+        self.table = DialogTable(self.files[0])
+        self._size = len(self.table) if limit is None else min(len(self.table), limit)
+        self.relevance = read_relevance(self.files[1]) if dense_path is not None else {}
+        self._check_relevance()
+
+    def __len__(self) -> int:
+        return self._size
+
+    def image_path(self, index: int) -> str:
+        """The image file of dialog ``index``: the first of its possible places that holds one."""
+        number = int(self.table.image_ids[index])
+        names = [place.format(number) for place in _PLACES[self.split]]
+        paths = [os.path.join(self.root, name) for full in names for name in (full, os.path.basename(full))]
+        return next((path for path in paths if os.path.isfile(path)), paths[0])
+
+    def sample(self, index: int, rng: np.random.Generator) -> Sample:
+        return {
+            "image": self.image_processor(self.image_path(index), rng),
+            "text_input": self._text(self.table.captions[index]),
+            "dialog": [self._round(index, turn) for turn in self.table.rounds(index)],
+            "image_id": int(self.table.image_ids[index]),
+            "sample_id": f"{self.files[0].name}:{index + 1}",
+        }
+
+    def images(self) -> Iterator[tuple[str | int, str]]:
+        for index in range(len(self)):
+            yield int(self.table.image_ids[index]), self.image_path(index)
+
+    def problems(self, limit: int = 20_000) -> list[str]:
+        looked_at = evenly(len(self), limit)
+        advice = f"They are looked for in image_root, which is {self.root}: set it (and split: {self.split} is given)."
+        found = image_problems([self.image_path(index) for index in looked_at], advice)
+        ids, counts = np.unique(self.table.image_ids[: len(self)], return_counts=True)
+        if (counts > 1).any():
+            few = ", ".join(map(str, ids[counts > 1][:3]))
+            found.append(
+                f"{(counts > 1).sum()} image ids have several dialogs ({few}): results cannot tell them apart."
+            )
+        rounds = int(self.table.starts[len(self)])
+        without = int((self.table.gt_index[:rounds] < 0).sum())
+        if without and self.split != "test":
+            found.append(f"{without} of {rounds} rounds have no 'gt_index': they are neither trained on nor scored.")
+        strangers = {image for image, _ in self.relevance} - set(self.table.image_ids.tolist())
+        if strangers:
+            found.append(
+                f"{self.files[1].name} is about {len(strangers)} images without a dialog. Is it of this split?"
+            )
+        return found
+
+    def fingerprint(self) -> str:
+        """Split, dialogs, and the SHA-256 of each annotation file."""
+        return f"{type(self).__name__}:{self.split}:{len(self)}:{self._hashes}"
+
+    @cached_property
+    def _hashes(self) -> str:
+        return ",".join(sha256(file) for file in self.files)
+
+    def _round(self, index: int, turn: int) -> dict[str, Any]:
+        table = self.table
+        answer, gt_index, options = int(table.answer[turn]), int(table.gt_index[turn]), table.candidates(turn)
+        relevance = self.relevance.get(self._key(index, turn))
+        return {
+            "question": self._text(table.questions[int(table.question[turn])]),
+            "answer": self._text(table.answers[answer]) if answer >= 0 else None,
+            "answer_options": [self._text(text) for text in options] or None,
+            "gt_index": gt_index if gt_index >= 0 else None,
+            "gt_relevance": relevance.tolist() if relevance is not None else None,
+        }
+
+    def _key(self, index: int, turn: int) -> tuple[int, int]:
+        return int(self.table.image_ids[index]), turn - int(self.table.starts[index]) + 1
+
+    def _text(self, text: str) -> str:
+        return text if self.text_processor is None else self.text_processor(text)
+
+    def _check_relevance(self) -> None:
+        sizes = np.diff(self.table.option_starts)
+        for index in range(len(self.table)) if self.relevance else ():
+            for turn in self.table.rounds(index):
+                key = self._key(index, turn)
+                given = self.relevance.get(key)
+                if given is not None and len(given) != sizes[turn]:
+                    raise DataError(
+                        f"{self.files[1]}: round {key[1]} of image {key[0]} has {len(given)} values of relevance, and "
+                        f"{sizes[turn]} candidates in {self.files[0].name}."
+                    )
+
+
+def _check(split: str, image_processor: Any, limit: int | None) -> None:
+    problems = []
+    if split not in SPLITS:
+        problems.append(f"split: {split!r} given, {', '.join(SPLITS)} allowed.{did_you_mean(split, SPLITS)}")
+    if limit is not None and limit < 1:
+        problems.append(f"limit: {limit} given; it must be 1 or more (null: all dialogs).")
+    if image_processor is None:
+        problems.append(
+            "image_processor: none is set. In a run the model's card gives one; else set it, for example "
+            "image_processor: {name: blip_image_eval, image_size: 384}."
+        )
+    if problems:
+        raise ConfigError([f"visdial: {problem}" for problem in problems])
