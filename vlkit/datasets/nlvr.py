@@ -15,7 +15,7 @@ import numpy as np
 from vlkit.datasets.annotation_formats import Faults, entries, lacks, short
 from vlkit.datasets.annotations import find_file
 from vlkit.datasets.base import Sample, VLDataset
-from vlkit.datasets.image_files import evenly, image_problems, nearest
+from vlkit.datasets.image_files import evenly, image_problems, media_root
 from vlkit.datasets.packed import PackedStrings
 from vlkit.errors import BadSample, ConfigError, DataError, did_you_mean
 from vlkit.io import sha256
@@ -87,9 +87,7 @@ class ImagePair(VLDataset):
         self.split, self.swap = split, swap
         self.image_processor, self.text_processor = image_processor, text_processor
         self.file = find_file(path)
-        self.root = str(self.file.parent) if image_root is None else os.path.expanduser(image_root)
-        if not os.path.isdir(self.root):
-            raise DataError(f"image_root: {self.root} is not a folder. {nearest(self.root)}")
+        self.root, _ = media_root([self.file], image_root)
         self.names, self.sentences = PackedStrings(), PackedStrings()  # names: the left and the right of each pair
         labels, numbers = array("b"), array("i")
         for number, left, right, sentence, label in _rows(self.file, format):
@@ -126,7 +124,7 @@ class ImagePair(VLDataset):
         }
 
     def images(self) -> Iterator[tuple[str | int, str]]:
-        for name in {self.names[i] for i in range(2 * len(self))}:
+        for name in dict.fromkeys(self.names[i] for i in range(2 * len(self))):
             yield name, os.path.join(self.root, name)
 
     def problems(self, limit: int = 20_000) -> list[str]:
