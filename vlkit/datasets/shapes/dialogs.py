@@ -158,7 +158,7 @@ def _round(asked: Asked, rng: np.random.Generator, candidates: int) -> Round:
     said = int(rng.integers(2))
     answer, other_form = forms[said], forms[1 - said]
     # First one form of every answer of this kind, then their other forms, then anything: with few candidates
-    # the # kind of the question must not give the answer away.
+    # the kind of the question must not give the answer away.
     first, second = [], []
     for pair in _FORMS[kind].values():
         if pair != forms:

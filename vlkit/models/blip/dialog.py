@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from vlkit.errors import VlkitError
 from vlkit.models.blip.base import BlipBase, Samples, wanted
 from vlkit.models.blip.dialog_chat import DialogSession
-from vlkit.models.blip.dialog_texts import DialogWriter, options_of
+from vlkit.models.blip.dialog_texts import Candidates, DialogWriter, options_of
 from vlkit.models.med import CrossStates, MedConfig, TextTransformer
 from vlkit.models.packing import Segments, TextBatch
 from vlkit.models.vit import VitConfig
@@ -217,9 +217,11 @@ class BlipDialog(BlipBase):
         )
         return DialogSession(self, states, answers)
 
-    def _groups(self, dialogs: Sequence[Dialog], tokens_at_once: int) -> Iterator[tuple[list[int], list]]:
+    def _groups(self, dialogs: Sequence[Dialog], tokens_at_once: int) -> Iterator[tuple[list[int], list[Candidates]]]:
         """Consecutive dialogs whose texts stay below the bound together (one may exceed it alone), and their rounds."""
-        group, rounds, tokens = [], [], 0
+        group: list[int] = []
+        rounds: list[Candidates] = []
+        tokens = 0
         for image, dialog in enumerate(dialogs):
             every = [range(len(options_of(turn))) for turn in dialog]
             written = self.writer.write_dialog(dialog, image, every)

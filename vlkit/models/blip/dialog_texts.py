@@ -61,7 +61,9 @@ class DialogWriter:
         asked, *answers = self._encode([asked_for(question), *candidates])
         return self._join(turns, asked, answers)
 
-    def write_dialog(self, dialog: Sequence[Mapping[str, Any]], image: int, chosen: Sequence[Sequence[int]]) -> list:
+    def write_dialog(
+        self, dialog: Sequence[Mapping[str, Any]], image: int, chosen: Sequence[Sequence[int]]
+    ) -> list[Candidates]:
         """One :class:`Candidates` for each round.
 
         Args:
