@@ -1,0 +1,111 @@
+"""The dataset hf_dataset; most of it needs the package ``datasets``."""
+
+from __future__ import annotations
+
+import builtins
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vlkit.datasets.hf import HuggingFaceDataset
+from vlkit.errors import BadSample, ConfigError, DataError, MissingDependency
+from vlkit.processors.open_image import open_image
+
+
+def shade(source, rng) -> np.ndarray:
+    return np.array([open_image(source).getpixel((0, 0))[0]])
+
+
+def picture(red: int) -> Image.Image:
+    return Image.new("RGB", (4, 3), (red, 90, 200))
+
+
+def encoded(red: int) -> bytes:
+    file = io.BytesIO()
+    picture(red).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def datasets(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf_home"))
+    return pytest.importorskip("datasets")
+
+
+def table(datasets, captions, **columns):
+    features = {"image": datasets.Image()}
+    rows = {"image": [picture(i) for i in range(len(captions))], "caption": captions, **columns}
+    return datasets.Dataset.from_dict(rows).cast_column("image", features["image"])
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch, tmp_path):
+    real = builtins.__import__
+
+    def missing(name, *args, **kwargs):
+        if name == "datasets":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(MissingDependency, match=r"pip install 'vlkit\[hf\]'"):
+        HuggingFaceDataset(str(tmp_path), image_processor=shade)
+
+
+def test_wrong_arguments_are_told_together():
+    with pytest.raises(ConfigError) as error:
+        HuggingFaceDataset("x", split="tain", limit=0)
+    assert len(error.value.problems) == 3
+
+
+def test_a_saved_dataset(datasets, tmp_path):
+    table(datasets, ["a cat", ["a dog", "the dog"]][:1] * 2, image_id=[5, 6]).save_to_disk(tmp_path / "saved")
+    found = HuggingFaceDataset(str(tmp_path / "saved"), image_processor=shade, text_processor=str.upper)
+    assert len(found) == 2
+    assert [(s["image_id"], s["sample_id"], s["text_input"], int(s["image"][0])) for s in found] == [
+        (5, "saved:0", "A CAT", 0),
+        (6, "saved:1", "A CAT", 1),
+    ]
+    assert list(found.images()) == [(5, f"{tmp_path / 'saved'}:0"), (6, f"{tmp_path / 'saved'}:1")]
+    assert found.problems() == []
+
+
+def test_splits_and_several_captions(datasets, tmp_path):
+    train, val = table(datasets, [["one", "two"]] * 3), table(datasets, [["three", " "], []])
+    datasets.DatasetDict(train=train, validation=val).save_to_disk(tmp_path / "both")
+    found = HuggingFaceDataset(str(tmp_path / "both"), image_processor=shade)
+    assert {found.sample(0, np.random.default_rng(i))["text_input"] for i in range(20)} == {"one", "two"}
+    other = HuggingFaceDataset(str(tmp_path / "both"), split="val", image_processor=shade)
+    assert [sample["references"] for sample in other] == [["three"], []]
+    with pytest.raises(DataError, match=r"no split 'test'.*Set part: one of train, validation"):
+        HuggingFaceDataset(str(tmp_path / "both"), split="test", image_processor=shade)
+    again = HuggingFaceDataset(str(tmp_path / "both"), part="validation", image_processor=shade)
+    assert "1 of the 2 rows looked at have no caption (1)" in again.problems()[0]
+    with pytest.raises(BadSample, match="both:1: it has no caption"):
+        again[1]
+
+
+def test_parquet_files_and_file_names(datasets, tmp_path):
+    for i in range(2):
+        picture(10 + i).save(tmp_path / f"{i}.png")
+    rows = {"picture": ["0.png", "1.png", "gone.png"], "text": ["a", "b", "c"]}
+    datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / "part-0.parquet"))
+    columns = {"image_column": "picture", "caption_column": "text", "image_root": str(tmp_path)}
+    for path in ("part-0.parquet", "part-*.parquet", ""):
+        found = HuggingFaceDataset(str(tmp_path / path), image_processor=shade, **columns)
+        assert [int(found[i]["image"][0]) for i in range(2)] == [10, 11]
+    with pytest.raises(BadSample, match="no such file"):
+        found[2]
+
+
+def test_wrong_columns_and_places(datasets, tmp_path):
+    table(datasets, ["a cat"]).rename_column("caption", "captions").save_to_disk(tmp_path / "saved")
+    with pytest.raises(DataError, match=r"no column 'caption'\. Did you mean 'captions'\?.*set image_column"):
+        HuggingFaceDataset(str(tmp_path / "saved"), image_processor=shade)
+    with pytest.raises(DataError, match="no folder of save_to_disk and no Parquet file"):
+        HuggingFaceDataset(str(tmp_path / "nowhere"), image_processor=shade)
+    numbers = datasets.Dataset.from_dict({"image": [1, 2], "caption": ["a", "b"]})
+    numbers.save_to_disk(tmp_path / "numbers")
+    with pytest.raises(DataError, match=r"the column 'image' holds .*no images"):
+        HuggingFaceDataset(str(tmp_path / "numbers"), image_processor=shade)
