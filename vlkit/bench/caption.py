@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -10,20 +9,11 @@ from typing import Any
 import torch
 
 from vlkit.bench.compare import Row, compare
+from vlkit.bench.peers import DTYPES, peer_of, sizes
 from vlkit.models.blip.caption import BlipCaption
 from vlkit.models.decoding import GenerationConfig
-from vlkit.models.med import MedConfig
-from vlkit.models.vit import VitConfig
-from vlkit.models.weights_names import to_hugging_face
 
-SIZES: dict[str, tuple[VitConfig, MedConfig]] = {
-    "base": (VitConfig(image_size=384), MedConfig()),
-    "tiny": (
-        VitConfig(image_size=32, embed_dim=64, depth=2, num_heads=2),
-        MedConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128),
-    ),
-}
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PIXELS = 384
 
 
 def caption_rows(
@@ -80,43 +70,14 @@ def _run_peer(ours: BlipCaption, peer: Any, image: torch.Tensor, config: Generat
 
 def _models(size: str) -> tuple[BlipCaption, Any, str]:
     """Both models with the same random weights."""
-    import transformers
-    from transformers import BlipConfig, BlipForConditionalGeneration
-
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    vit, med = SIZES[size]
     torch.manual_seed(0)
-    ours = BlipCaption(vit, med).eval()
+    ours = BlipCaption(*sizes(size, PIXELS)).eval()
     with torch.no_grad():
         # Untrained logits are so even that rounding decides the search. Words of very different frequency, as in any
         # language, and larger embeddings make it decide itself.
         ours.text_decoder.cls.predictions.bias.exponential_(1 / 3)
         ours.text_decoder.bert.embeddings.word_embeddings.weight.mul_(4)
-    med = ours.med_config
-    vision = {
-        "hidden_size": vit.embed_dim,
-        "intermediate_size": int(vit.embed_dim * vit.mlp_ratio),
-        "num_hidden_layers": vit.depth,
-        "num_attention_heads": vit.num_heads,
-        "image_size": vit.image_size,
-        "patch_size": vit.patch_size,
-        "layer_norm_eps": 1e-6,
-    }
-    text = {
-        "vocab_size": med.vocab_size,
-        "hidden_size": med.hidden_size,
-        "encoder_hidden_size": vit.embed_dim,
-        "intermediate_size": med.intermediate_size,
-        "num_hidden_layers": med.num_hidden_layers,
-        "num_attention_heads": med.num_attention_heads,
-        "max_position_embeddings": med.max_position_embeddings,
-        "layer_norm_eps": med.layer_norm_eps,
-    }
-    peer = BlipForConditionalGeneration(BlipConfig(vision_config=vision, text_config=text)).eval()
-    missing, unexpected = peer.load_state_dict(to_hugging_face(ours.state_dict(), "blip_caption"), strict=False)
-    if unexpected or any("position_ids" not in name for name in missing):
-        raise RuntimeError(f"the peer has other weights: missing {missing}, unexpected {unexpected}")
-    return ours, peer, f"transformers {transformers.__version__}"
+    return ours, *peer_of(ours, "blip_caption")
 
 
 def _equal_ids(ours: list[list[int]], theirs: list[list[int]]) -> bool:

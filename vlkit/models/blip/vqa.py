@@ -188,13 +188,17 @@ class BlipVqa(BlipBase):
             answer_list: A texts.
             num_ans_candidates: answers kept for each question.
         """
+        return self.rank_read(self.read_questions(samples), answer_list, num_ans_candidates)
+
+    @torch.inference_mode()
+    def rank_read(self, questions: CrossStates, answer_list: Sequence[str], num_ans_candidates: int = 128) -> Answers:
+        """:meth:`rank` for questions that :meth:`read_questions` has read."""
         if num_ans_candidates < 1 or not len(answer_list):
             raise VlkitError(
                 f"ranking {len(answer_list)} answers with {num_ans_candidates} candidates a question: both must be at "
                 f"least 1."
             )
         tree = self._answer_tree(tuple(answer_list))
-        questions = self.read_questions(samples)
         kept = self._likeliest(tree, questions, min(num_ans_candidates, len(tree)))
         losses = tree.losses(self.text_decoder, questions, kept, self.label_smoothing)
         losses, order = losses.sort(dim=1, stable=True)

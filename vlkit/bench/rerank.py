@@ -1,0 +1,176 @@
+"""Re-ranking of retrieval candidates, images and videos, beside the original's loop over ``transformers``' modules.
+
+The image encoder is no part of it: both sides get the same random image tokens. Ours is what the task ``retrieval``
+runs; it projects an image once for all texts that look at it. The other side does what the original's evaluation does:
+query after query, the tokens of each candidate are repeated and projected again, texts are padded.
+
+Shapes: ``I`` images, ``T`` texts, ``k`` candidates of a query, ``P`` image tokens, ``Dv`` their width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlkit.bench.compare import Row, compare
+from vlkit.bench.peers import DTYPES, peer_of, sizes
+from vlkit.models.blip.image_text_matching import BlipImageTextMatching
+from vlkit.tasks.base import EvalContext
+from vlkit.tasks.matching import Ranking, rerank
+from vlkit.tasks.pool import Pool
+
+PIXELS = 384
+# Largest difference of two scores, in standard deviations of the scores.
+_TOLERANCE = {"fp32": 1e-3, "bf16": 0.25}
+_IMAGES_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is scored.
+
+    Args:
+        images: I.
+        texts: T.
+        k: 0: every text with every image, all texts of an image at once, padded to the longest (what one writes with
+            ``transformers``). Otherwise each text with k images, one text after the other, padded to 35 tokens (what
+            the original does).
+        frames: of each image; more than 1 for videos.
+    """
+
+    images: int
+    texts: int
+    k: int = 0
+    frames: int = 1
+
+    def __str__(self) -> str:
+        kind = "image" if self.frames == 1 else f"video of {self.frames} frames"
+        if not self.k:
+            return f"re-ranking, {self.images} {kind} x {self.texts} texts"
+        kind = kind.replace("image", "images").replace("video", "videos")
+        return f"re-ranking, {self.texts} texts x top {self.k} of {self.images} {kind}"
+
+
+IMAGES = (Work(1, 32), Work(64, 64, k=16))
+VIDEOS = (Work(1, 16, frames=8), Work(8, 8, k=4, frames=8))
+
+
+@dataclass
+class Inputs:
+    """What both sides get.
+
+    Args:
+        tokens: [I, P, Dv].
+        texts: T texts.
+        candidates: [T, k] images of each text, ascending.
+    """
+
+    tokens: Tensor
+    texts: list[str]
+    candidates: np.ndarray
+
+
+def rerank_rows(
+    works: Sequence[Work],
+    size: str = "base",
+    dtypes: Sequence[str] = ("fp32", "bf16"),
+    repeat: int = 3,
+    device: str = "cpu",
+) -> Iterator[Row]:
+    """One row per dtype and work.
+
+    Args:
+        works: :data:`IMAGES` or :data:`VIDEOS`.
+        size: "base" (ViT-B/16 at 384 pixels) or "tiny" (to see that it runs).
+        dtypes: of weights and tokens.
+        repeat: timed runs.
+        device: where.
+    """
+    ours, peer, name = _models(size)
+    for dtype in dtypes:
+        ours, peer = ours.to(device, DTYPES[dtype]), peer.to(device, DTYPES[dtype])
+        for work in works:
+            inputs = _inputs(work, ours, DTYPES[dtype])
+            theirs = _all_texts_at_once if not work.k else _text_after_text
+            equal = partial(_close, tolerance=_TOLERANCE[dtype])
+            told = f"{work}, {size}"
+            yield compare(
+                told, dtype, name, partial(_ours, ours, inputs), partial(theirs, ours, peer, inputs), equal, repeat
+            )
+
+
+def _models(size: str) -> tuple[BlipImageTextMatching, Any, str]:
+    vit, med = sizes(size, PIXELS)
+    # With weights this large the scores of different pairs differ as those of a trained model do.
+    med.initializer_range = 0.05
+    torch.manual_seed(0)
+    ours = BlipImageTextMatching(vit, med).eval()
+    return ours, *peer_of(ours, "blip_image_text_matching")
+
+
+def _inputs(work: Work, model: BlipImageTextMatching, dtype: torch.dtype) -> Inputs:
+    """Random tokens, and texts with 9 to 18 tokens, most of COCO's captions."""
+    rng = np.random.default_rng(0)
+    vit = model.vit_config
+    count = work.frames * (1 + (vit.image_size // vit.patch_size) ** 2)
+    tokens = torch.randn(work.images, count, vit.embed_dim, generator=torch.Generator().manual_seed(0))
+    words = ["dog", "cat", "man", "red", "two", "street", "on", "a", "the", "with", "plate", "train", "green", "table"]
+    texts = [" ".join(rng.choice(words, rng.integers(7, 17))) for _ in range(work.texts)]
+    chosen = [np.sort(rng.permutation(work.images)[: work.k or work.images]) for _ in texts]
+    return Inputs(tokens.to(model.device, dtype), texts, np.stack(chosen))
+
+
+@torch.inference_mode()
+def _ours(model: BlipImageTextMatching, inputs: Inputs) -> Tensor:
+    """[T, k] matching logits."""
+    images, texts = len(inputs.tokens), len(inputs.texts)
+    index, nothing = list(range(images)), torch.empty(0)
+    pool = Pool(index, index, nothing, inputs.texts, nothing, np.zeros(texts, np.int64))
+    none = Ranking(np.empty((images, 0), np.int64), np.empty((images, 0), np.float32), texts)
+    wanted = Ranking(inputs.candidates, np.zeros(inputs.candidates.shape, np.float32), images)
+    batches = [
+        (index[i : i + _IMAGES_AT_ONCE], inputs.tokens[i : i + _IMAGES_AT_ONCE]) for i in index[::_IMAGES_AT_ONCE]
+    ]
+    context = EvalContext(model.device, contextlib.nullcontext)
+    _, found = rerank(model, pool, batches, (none, wanted), context)
+    return torch.from_numpy(found.scores)
+
+
+@torch.inference_mode()
+def _all_texts_at_once(ours: BlipImageTextMatching, peer: Any, inputs: Inputs) -> Tensor:
+    ids, mask = ours.tokenize(inputs.texts).with_first(ours.tokenizer.enc_id).padded()
+    return torch.stack([_peer_logits(peer, ids, mask, one.expand(len(ids), -1, -1)) for one in inputs.tokens], 1)
+
+
+@torch.inference_mode()
+def _text_after_text(ours: BlipImageTextMatching, peer: Any, inputs: Inputs) -> Tensor:
+    ids, mask = ours.tokenize(inputs.texts).with_first(ours.tokenizer.enc_id).padded()
+    room = ours.max_words - ids.shape[1]
+    ids, mask = torch.nn.functional.pad(ids, (0, room)), torch.nn.functional.pad(mask, (0, room))
+    k = inputs.candidates.shape[1]
+    found = []
+    for text, images in enumerate(torch.from_numpy(inputs.candidates).to(ids.device)):
+        found.append(_peer_logits(peer, ids[[text] * k], mask[[text] * k], inputs.tokens[images]))
+    return torch.stack(found)
+
+
+def _peer_logits(peer: Any, ids: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
+    """[n] matching logits of n pairs."""
+    seen = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
+    hidden = peer.text_encoder(
+        input_ids=ids, attention_mask=mask, encoder_hidden_states=tokens, encoder_attention_mask=seen
+    ).last_hidden_state
+    return peer.itm_head(hidden[:, 0])[:, 1]
+
+
+def _close(ours: Tensor, theirs: Tensor, tolerance: float) -> bool:
+    """Whether no score differs by more than ``tolerance`` standard deviations of the scores."""
+    mine, other = ours.float().cpu(), theirs.float().cpu()
+    return bool((mine - other).abs().max() <= tolerance * other.std())

@@ -1,0 +1,154 @@
+"""Ranking the answers to visual questions beside the original's loop over ``transformers``' modules: the question's
+states are repeated for each candidate and projected again, answers are padded to the longest of the list.
+
+Shapes: ``B`` questions, ``A`` answers, ``K`` candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlkit.bench.compare import Row, compare
+from vlkit.bench.peers import DTYPES, peer_of, sizes
+from vlkit.models.blip.vqa import Answers, BlipVqa
+from vlkit.models.med import CrossStates
+
+PIXELS = 480
+# With the same number of tokens: cross-attention in transformers sees the padding of shorter questions.
+QUESTIONS = ("what color is the dog on the left", "how many people are near the old train")
+# Answers to choose from, and candidates.
+_COUNTS = {"base": (3128, 128), "tiny": (200, 16)}
+# Largest difference of two losses, in standard deviations of the losses; and share of the candidates that may differ:
+# bf16 rounds first tokens of nearly equal probability across the cut.
+_TOLERANCE = {"fp32": (1e-4, 0.0), "bf16": (0.1, 0.1)}
+
+
+@dataclass
+class Inputs:
+    """What both sides get: B images with questions, A answers, and how many K are kept."""
+
+    samples: dict[str, Any]
+    answers: list[str]
+    candidates: int
+
+
+def vqa_rows(
+    size: str = "base",
+    dtypes: Sequence[str] = ("fp32", "bf16"),
+    repeat: int = 3,
+    device: str = "cpu",
+) -> Iterator[Row]:
+    """Two rows per dtype: from pixels to answers, and from questions that have been read to answers.
+
+    Args:
+        size: "base" (ViT-B/16 at 480 pixels) or "tiny" (to see that it runs).
+        dtypes: of weights and images.
+        repeat: timed runs.
+        device: where.
+    """
+    vit, med = sizes(size, PIXELS)
+    torch.manual_seed(0)
+    ours = BlipVqa(vit, med).eval()
+    with torch.no_grad():
+        # Words of very different frequency, as in any language: otherwise rounding decides what is kept.
+        ours.text_decoder.cls.predictions.bias.exponential_(1 / 3)
+    peer, name = peer_of(ours, "blip_vqa")
+    count, candidates = _COUNTS[size]
+    answers = answer_list(ours, count)
+    for dtype in dtypes:
+        ours, peer = ours.to(device, DTYPES[dtype]), peer.to(device, DTYPES[dtype])
+        side = ours.vit_config.image_size
+        image = torch.randn(len(QUESTIONS), 3, side, side, generator=torch.Generator().manual_seed(0))
+        samples = {"image": image.to(device, DTYPES[dtype]), "text_input": list(QUESTIONS)}
+        inputs = Inputs(samples, answers, candidates)
+        work = f"VQA ranking, {size}, {candidates} of {count} answers, batch {len(QUESTIONS)}"
+        equal = partial(_close, tolerance=_TOLERANCE[dtype])
+        ids, mask = ours.tokenize_answers(answers).padded()
+        for part in ("from pixels", "questions already read"):
+            questions, states = None, None
+            if part != "from pixels":
+                with torch.inference_mode():
+                    questions, states = ours.read_questions(samples), _read(ours, peer, samples)
+            mine = partial(_ours, ours, inputs, questions)
+            theirs = partial(_peer, ours, peer, inputs, (ids, mask), states)
+            yield compare(f"{work}, {part}", dtype, name, mine, theirs, equal, repeat)
+
+
+def answer_list(model: BlipVqa, count: int) -> list[str]:
+    """``count`` different answers of one to five words of the vocabulary, most of one, many with the same beginning, as
+    the frequent answers of VQAv2 are."""
+    rng = np.random.default_rng(0)
+    vocabulary = model.tokenizer.tokens(range(len(model.tokenizer)))
+    words = [word for word in vocabulary if word.isascii() and word.isalpha() and len(word) > 2]
+    words = [words[i] for i in rng.permutation(len(words))]
+    chance = 1 / (1 + np.arange(len(words)))
+    chance /= chance.sum()
+    found: dict[str, None] = {}
+    while len(found) < count:
+        length = 1 + rng.choice(5, p=[0.62, 0.23, 0.1, 0.03, 0.02])
+        found[" ".join(words[i] for i in rng.choice(len(words), length, p=chance))] = None
+    return list(found)
+
+
+def _ours(model: BlipVqa, inputs: Inputs, questions: CrossStates | None) -> Answers:
+    if questions is None:
+        return model.rank(inputs.samples, inputs.answers, inputs.candidates)
+    return model.rank_read(questions, inputs.answers, inputs.candidates)
+
+
+@torch.inference_mode()
+def _peer(
+    ours: BlipVqa,
+    peer: Any,
+    inputs: Inputs,
+    answers: tuple[Tensor, Tensor],
+    read: tuple[Tensor, Tensor] | None,
+) -> Answers:
+    """What ``rank_answer`` of the original does."""
+    states, seen = _read(ours, peer, inputs.samples) if read is None else read
+    answer_ids, answer_mask = answers
+    count, k = len(states), inputs.candidates
+    start = answer_ids[:1, :1].repeat(count, 1)
+    logits = peer.text_decoder(start, encoder_hidden_states=states, encoder_attention_mask=seen).logits[:, 0]
+    kept = logits.softmax(1).index_select(1, answer_ids[:, 1]).topk(k, dim=1).indices
+    ids, mask = answer_ids[kept.flatten()], answer_mask[kept.flatten()]
+    loss = peer.text_decoder(
+        ids,
+        attention_mask=mask,
+        encoder_hidden_states=states.repeat_interleave(k, 0),
+        encoder_attention_mask=seen.repeat_interleave(k, 0),
+        labels=ids.masked_fill(mask == 0, -100),
+        reduction="none",
+    ).loss
+    losses, order = loss.view(count, k).sort(1)
+    chosen = kept.gather(1, order).tolist()
+    return Answers([[inputs.answers[i] for i in row] for row in chosen], (-losses).tolist())
+
+
+@torch.inference_mode()
+def _read(ours: BlipVqa, peer: Any, samples: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """States [B, M, D] of the questions, which have seen their images, and their mask [B, M]."""
+    ids, mask = ours.tokenize(samples["text_input"]).padded()
+    tokens = peer.vision_model(samples["image"]).last_hidden_state
+    states = peer.text_encoder(input_ids=ids, attention_mask=mask, encoder_hidden_states=tokens).last_hidden_state
+    return states, mask
+
+
+def _close(ours: Answers, theirs: Answers, tolerance: tuple[float, float]) -> bool:
+    """Whether both keep the same candidates and give them the same losses, up to ``tolerance``. Their order follows:
+    rounding decides it where losses are nearly equal."""
+    largest, share = tolerance
+    largest *= float(np.std(theirs.scores))
+    for texts, scores, others, other_scores in zip(ours.texts, ours.scores, theirs.texts, theirs.scores, strict=True):
+        mine, other = dict(zip(texts, scores)), dict(zip(others, other_scores))
+        both = mine.keys() & other.keys()
+        if len(both) < (1 - share) * len(texts) or any(abs(mine[text] - other[text]) > largest for text in both):
+            return False
+    return True
