@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
         with runner:
             scores = runner.evaluate(step)
         say(scores_table(scores))
-        written = [folder / "evaluation.json", *sorted(folder.glob("captions_*.json")), folder / "samples.png"]
+        results = [file for name in experiment.parts.datasets.eval for file in sorted(folder.glob(f"*_{name}.json"))]
+        written = [folder / "evaluation.json", *results, folder / "samples.png"]
         say("written: " + ", ".join(str(file) for file in written if file.exists()))
     return 0
