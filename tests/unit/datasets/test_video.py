@@ -118,12 +118,14 @@ def test_sampling_and_a_processor_of_videos(folder):
     assert whole[1]["video"].shape == (5, 3, 4, 4)
 
 
-def test_files_and_bad_files_among_them(tmp_path):
+@pytest.mark.timeout(100)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_files_and_bad_files_among_them(tmp_path, workers):
     pytest.importorskip("av")
     write_clip(tmp_path / "video1.mp4", 8)
     (tmp_path / "video0.mp4").write_bytes(b"no video" * 9)
     data = VideoText(rows(tmp_path, CAPTIONS), split="test", frames=2, image_processor=PLAIN)
-    loader = EvalLoader(data, 2)
+    loader = EvalLoader(data, 2, num_workers=workers)
     (batch,) = loader
     assert batch["image_id"] == ["video1.mp4"]
     assert shown(batch["video"][0]) == [2, 6]
