@@ -18,7 +18,7 @@ from vlkit.metrics.retrieval import recall_at_k
 from vlkit.models.blip.retrieval import BlipRetrieval
 from vlkit.tasks.base import EvalContext
 from vlkit.tasks.pool import read_pool
-from vlkit.tasks.retrieval import Retrieval, compute_sim_matrix
+from vlkit.tasks.retrieval import Retrieval
 
 NAMES = {"txt_r": "tr@", "img_r": "ir@", "vid_r": "ir@"}
 
@@ -119,7 +119,7 @@ def test_reranked_scores_and_recalls(case):
     loader = batches("image", case.input("input.retrieval_eval.image"), case.info["texts"], case.info["img2txt"])
     order = np.concatenate(case.info["img2txt"])
     for k, to_texts, to_images in score_arrays(case, "score_i2t", "score_t2i"):
-        score_i2t, score_t2i = compute_sim_matrix(model, loader, k_test=k)
+        score_i2t, score_t2i = Retrieval(rerank_top_k=k, max_words=None).sim_matrix(model, loader)
         case.expect_close(to_texts, torch.from_numpy(score_i2t), case[to_texts][:, order])
         case.expect_close(to_images, torch.from_numpy(score_t2i), case[to_images][order])
         with torch.inference_mode():

@@ -12,7 +12,7 @@ from tests.parity.golden import Case
 from tests.parity.test_retrieval_eval import batches, build, check_metrics, context, planted, score_arrays
 from vlkit.metrics.retrieval import median_rank, recall_at_k, right_ranks
 from vlkit.tasks.pool import read_pool
-from vlkit.tasks.retrieval import Retrieval, compute_sim_matrix
+from vlkit.tasks.retrieval import Retrieval
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_tokens_and_similarity(case, model, loader):
 
 def test_reranked_scores_and_recalls(case, model, loader):
     for k, to_texts, to_videos in score_arrays(case, "score_v2t", "score_t2v"):
-        score_v2t, score_t2v = compute_sim_matrix(model, loader, k_test=k)
+        score_v2t, score_t2v = Retrieval(rerank_top_k=k, max_words=None).sim_matrix(model, loader)
         case.expect(to_texts, torch.from_numpy(score_v2t))
         case.expect(to_videos, torch.from_numpy(score_t2v))
         expected = case.info.get(f"metrics_k{k}")

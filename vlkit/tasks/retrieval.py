@@ -113,6 +113,27 @@ class Retrieval(Task):
             pool = read_pool(model, loader, context, tokens if self.rerank_top_k else None, self.max_words, texts)
             return pool, retrieve(model, pool, tokens, self.rerank_top_k, context, _SHOWN)
 
+    def sim_matrix(
+        self, model: Any, data_loader: Iterable[Batch], context: EvalContext | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of all pairs, as LAVIS's ``compute_sim_matrix`` gives them.
+
+        Args:
+            model: in eval mode.
+            data_loader: batches with ``image`` or ``video`` and ``references``; or, as in LAVIS, without texts and with
+                a ``dataset`` whose ``text`` lists them.
+            context: of the evaluation; None: one process, in the model's precision.
+
+        Returns:
+            score_i2t [I, T] and score_t2i [T, I]: similarity plus matching logit, -100 where a pair was not scored.
+            Texts stand in the order of their images, or of ``dataset.text``.
+        """
+        context = context or EvalContext(model.device, nullcontext)
+        texts = getattr(getattr(data_loader, "dataset", None), "text", None)
+        with torch.inference_mode():
+            _, found = self.rank(model, _Numbered(data_loader), context, texts)
+        return found.to_texts.matrix(), found.to_images.matrix()
+
     def describe(self, model: Any, batch: Batch, context: EvalContext) -> list[str]:
         """The best text of the whole batch for each image."""
         whole = {**batch, "index": list(range(len(batch["image_id"])))}
@@ -141,30 +162,6 @@ def _best(ranking: Ranking) -> Iterator[list[tuple[int, float]]]:
     for candidates, scores in zip(ranking.candidates, ranking.scores):
         order = np.argsort(-scores, kind="stable")[:_SHOWN]
         yield list(zip(candidates[order].tolist(), scores[order].tolist()))
-
-
-def compute_sim_matrix(
-    model: Any, data_loader: Iterable[Batch], k_test: int = 256, context: EvalContext | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of all pairs, as LAVIS's method of this name gives them.
-
-    Args:
-        model: a retrieval model, in eval mode.
-        data_loader: batches with ``image`` or ``video`` and ``references``; or, as in LAVIS, without texts and with a
-            ``dataset`` whose ``text`` lists them.
-        k_test: candidates of each query that matching re-ranks.
-        context: of the evaluation; None: one process, in the model's precision.
-
-    Returns:
-        score_i2t [I, T] and score_t2i [T, I]: similarity plus matching logit, -100 where a pair was not scored. Texts
-        stand in the order of their images, or of ``dataset.text``.
-    """
-    context = context or EvalContext(model.device, nullcontext)
-    task = Retrieval(rerank_top_k=k_test, max_words=None)
-    texts = getattr(getattr(data_loader, "dataset", None), "text", None)
-    with torch.inference_mode():
-        _, found = task.rank(model, _Numbered(data_loader), context, texts)
-    return found.to_texts.matrix(), found.to_images.matrix()
 
 
 class _Numbered:

@@ -14,7 +14,7 @@ from vlkit.errors import ConfigError, DataError
 from vlkit.models.blip.retrieval import BlipRetrieval
 from vlkit.tasks.base import Progress
 from vlkit.tasks.matching import UNSEEN
-from vlkit.tasks.retrieval import Retrieval, compute_sim_matrix
+from vlkit.tasks.retrieval import Retrieval
 
 REFERENCES = [
     ["A red circle.", "a circle"],
@@ -233,11 +233,11 @@ def test_lavis_matrices(model, samples, known):
 
     similarity, logits = (matrix[:, columns] for matrix in known["image"])
     for k in (2, 100):
-        score_i2t, score_t2i = compute_sim_matrix(model, Loader(), k_test=k)
+        score_i2t, score_t2i = Retrieval(rerank_top_k=k, max_words=None).sim_matrix(model, Loader())
         expected_i2t, expected_t2i = by_hand(similarity, logits, k)
         np.testing.assert_allclose(score_i2t, expected_i2t, atol=1e-5)
         np.testing.assert_allclose(score_t2i, expected_t2i, atol=1e-5)
-    ours, _ = compute_sim_matrix(model, batches(samples, 3), k_test=100)
+    ours, _ = Retrieval(rerank_top_k=100, max_words=None).sim_matrix(model, batches(samples, 3))
     np.testing.assert_allclose(ours[:, columns], expected_i2t, atol=1e-5)
 
 
