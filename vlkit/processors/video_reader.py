@@ -106,10 +106,14 @@ class VideoReader:
             except (OSError, EOFError, ValueError):
                 self.close()
                 if time.monotonic() - start >= request["limit"]:
+                    logger.warning("%(path)s: %(decoder)s has not finished after %(limit)g s and is ended", request)
                     if request["decoder"] == "decord":
                         self._hung.add(request["path"])
                     return f"not finished after {request['limit']:g} s"
                 return f"the decoding process ended with code {process.returncode}"
+            except BaseException:  # Ctrl-C: the rest of the reply would be taken for that to the next request
+                self.close()
+                raise
             finally:
                 timer.cancel()
 

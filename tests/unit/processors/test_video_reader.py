@@ -114,6 +114,22 @@ def test_a_decoder_that_crashes(tmp_path, monkeypatch):
     reader.close()
 
 
+def test_an_interrupted_reply_is_not_taken_for_the_next(tmp_path, reader, monkeypatch):
+    path = write_clip(tmp_path / "a.mp4", 8)
+    assert len(reader.read(path, 2)) == 2
+    real = video_reader.json.loads
+
+    def interrupted(text):
+        real(text)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(video_reader.json, "loads", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        reader.read(path, 8)
+    monkeypatch.setattr(video_reader.json, "loads", real)
+    assert [number(f) for f in reader.read(path, 2)] == [2, 6]
+
+
 def damaged(folder: Path, kind: str) -> Path:
     path = folder / f"{kind.replace(' ', '_')}.mp4"
     if kind == "sound only":
