@@ -42,13 +42,33 @@ def contrast(first: int, count: int) -> dict[str, torch.Tensor]:
     return {**found, "loss": loss.detach(), "queue": model.text_queue, "pointer": model.queue_ptr}
 
 
+def retrieval(first: int, count: int) -> dict[str, torch.Tensor]:
+    """Both losses of retrieval on part of a batch in which pairs share images, negatives from all processes, and
+    gradients."""
+    torch.manual_seed(0)
+    model = load_model("blip_retrieval", "tiny", is_eval=False)
+    model.negative_all_rank = True
+    model.draw_negative = lambda weights: weights.argmax(1)
+    batch = samples(first, count)
+    batch["image_id"] = [f"scene {i % 5}" for i in range(first, first + count)]
+    out = model(batch, alpha=ALPHA)
+    out.loss.backward()
+    wanted = ("text_proj.weight", "itm_head.weight", "visual_encoder.pos_embed", "visual_encoder.cls_token")
+    found = {name: p.grad for name, p in model.named_parameters() if name in wanted}
+    losses = {"loss_itc": out.loss_itc.detach(), "loss_itm": out.loss_itm.detach()}
+    return {**found, **losses, "queue": model.idx_queue, "pointer": model.ptr_queue}
+
+
+PARTS = {"contrast": contrast, "retrieval": retrieval}
+
+
 def child(rank: int, port: int, folder: Path, work: str) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     torch.set_num_threads(1)
-    if work == "contrast":
+    if work in PARTS:
         dist.init_process_group("gloo", rank=rank, world_size=2)
-        torch.save(contrast(8 * rank, 8), folder / f"{rank}.pt")
+        torch.save(PARTS[work](8 * rank, 8), folder / f"{rank}.pt")
         dist.destroy_process_group()
     else:
         assert main(["train", str(folder / "run.yaml"), "--output", str(folder / "two")]) == 0
@@ -68,9 +88,10 @@ def in_two_processes(folder: Path, work: str) -> None:
     assert [process.exitcode for process in processes] == [0, 0]
 
 
-def test_contrast_over_gathered_features(tmp_path):
-    in_two_processes(tmp_path, "contrast")
-    one = contrast(0, 16)
+@pytest.mark.parametrize("work", PARTS)
+def test_parts_of_a_batch_make_the_whole(tmp_path, work):
+    in_two_processes(tmp_path, work)
+    one = PARTS[work](0, 16)
     two = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for name, expected in one.items():
         if name in ("queue", "pointer"):
