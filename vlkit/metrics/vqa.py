@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from vlkit.errors import DataError
+
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _DECIMAL_COMMA = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
@@ -67,7 +69,12 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
 
     Returns:
         0..1.
+
+    Raises:
+        DataError: there are no answers.
     """
+    if not answers:
+        raise DataError(f"vqa_accuracy: no answers to compare {prediction!r} with.")
     prediction = normalise_answer(prediction)
     if len(set(answers)) > 1:
         answers = [normalise_punctuation(answer) for answer in answers]
