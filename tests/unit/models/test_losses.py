@@ -82,6 +82,15 @@ def test_matches_that_hold_all_probability_leave_the_most_similar_other():
     assert (draws[:, 1] == 3).mean() > 0.9
 
 
+def test_candidates_of_several_processes():
+    """More columns than rows: the second of two processes with two pairs each."""
+    similarity = torch.tensor([[3.0, 1.0, 9.0, 2.0], [0.0, 5.0, 4.0, 9.0]])
+    same = torch.tensor([[False, True, True, False], [False, True, False, True]])
+    assert hard_negatives(similarity, same, draw=lambda weights: weights.argmax(1)).tolist() == [0, 2]
+    all_same = torch.ones(2, 4, dtype=torch.bool)
+    assert hard_negatives(similarity, all_same, draw=lambda weights: weights.argmax(1)).tolist() == [1, 2]
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_diverged_similarity_does_not_fail_in_the_draw(bad):
     """The loss shall become non-finite, which the runner reports."""

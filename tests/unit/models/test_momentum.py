@@ -9,12 +9,15 @@ from torch import nn
 from vlkit.models.momentum import (
     enqueue,
     gather_batch,
+    gather_texts,
+    gather_with_gradient,
     momentum_copy,
     random_queue,
     rank,
     update_momentum,
     world_size,
 )
+from vlkit.models.packing import TextBatch
 
 
 @settings(deadline=None, max_examples=100)
@@ -100,3 +103,10 @@ def test_one_process():
     assert world_size() == 1
     assert rank() == 0
     assert torch.equal(gather_batch(x), x)
+
+
+def test_one_process_gathers_nothing():
+    """Several processes: tests/parity/test_retrieval_all_rank.py and tests/integration/test_two_processes.py."""
+    x, texts = torch.randn(3, 2, requires_grad=True), TextBatch.from_lists([[1, 2, 3], [4]])
+    assert gather_with_gradient(x) is x
+    assert gather_texts(texts) is texts
