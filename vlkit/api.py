@@ -1,6 +1,8 @@
 """What people import: models with their weights and processors, datasets, and lists of what there is.
 
-Names and arguments are those of LAVIS.
+Names and arguments are those of LAVIS, and all of them are in ``vlkit`` itself: whatever was imported from
+``lavis.models``, ``lavis.processors``, ``lavis.datasets.builders`` or ``lavis.common.registry`` is imported from
+``vlkit``. (They are not in ``vlkit.models`` and so on as well: models know neither datasets nor configuration.)
 """
 
 from __future__ import annotations
@@ -107,17 +109,35 @@ def load_preprocess(name: str, model_type: str) -> tuple[Processors, Processors]
     return image, text
 
 
-def load_dataset(name: str, split: str | None = None, **arguments: Any) -> VLDataset | dict[str, VLDataset]:
+def load_processor(name: str, cfg: Mapping[str, Any] | None = None) -> Any:
+    """A processor of images or texts.
+
+    Args:
+        name: of the processor ("blip_image_eval"); :func:`list_processors` lists them.
+        cfg: its arguments.
+
+    Raises:
+        VlkitError: no such processor, or an argument is wrong.
+    """
+    return Part(PROCESSORS, {**(cfg or {}), "name": name}, name).build()
+
+
+def load_dataset(
+    name: str, split: str | None = None, vis_path: str | Path | None = None, **arguments: Any
+) -> VLDataset | dict[str, VLDataset]:
     """A dataset, or all of its splits.
 
     Args:
         name: of a dataset class or dataset card.
         split: one split; None: a dictionary of all, if the dataset has several.
+        vis_path: folder of the images (``image_root``, as LAVIS calls it).
         **arguments: of its constructor. A processor is an object or a mapping (``{"name": ...}``).
 
     Raises:
         VlkitError: no such dataset, or an argument is wrong.
     """
+    if vis_path is not None:
+        arguments["image_root"] = str(vis_path)
     provided = {
         key: value for key, value in arguments.items() if key.endswith("_processor") and not isinstance(value, Mapping)
     }
@@ -153,7 +173,15 @@ class ModelZoo:
         return "\n".join([f"{'Model':{width}}Types", *rows])
 
 
-model_zoo = ModelZoo()
+class DatasetZoo:
+    """Names of datasets."""
+
+    def get_names(self) -> list[str]:
+        """What :func:`list_datasets` gives."""
+        return list_datasets()
+
+
+model_zoo, dataset_zoo = ModelZoo(), DatasetZoo()
 
 
 def list_models() -> list[tuple[str, list[str]]]:

@@ -152,3 +152,43 @@ MODELS = Registry("model", "vlkit.models")
 PROCESSORS = Registry("processor", "vlkit.processors")
 DATASETS = Registry("dataset", "vlkit.datasets")
 TASKS = Registry("task", "vlkit.tasks")
+
+
+def list_models() -> list[str]:
+    """Names of models, sorted. This and what follows is how LAVIS's ``registry`` is asked."""
+    return MODELS.names()
+
+
+def list_processors() -> list[str]:
+    """Names of processors, sorted."""
+    return PROCESSORS.names()
+
+
+def list_datasets() -> list[str]:
+    """Names of dataset classes, sorted; those of dataset cards are in ``vlkit.list_datasets()``."""
+    return DATASETS.names()
+
+
+def list_tasks() -> list[str]:
+    """Names of tasks, sorted."""
+    return TASKS.names()
+
+
+def get_model_class(name: str) -> Callable[..., Any]:
+    """See :meth:`Registry.get`, as for the others."""
+    return MODELS.get(name)
+
+
+def get_processor_class(name: str) -> Callable[..., Any]:
+    """The processor registered as ``name``."""
+    return PROCESSORS.get(name)
+
+
+def get_builder_class(name: str) -> Callable[..., Any]:
+    """The dataset registered as ``name``."""
+    return DATASETS.get(name)
+
+
+def get_task_class(name: str) -> Callable[..., Any]:
+    """The task registered as ``name``."""
+    return TASKS.get(name)

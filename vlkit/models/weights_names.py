@@ -90,7 +90,7 @@ ADAPTERS = {
     "retrieval": _STARTING_POINT,
 }
 """Adapters by name. ``pretrain`` and ``retrieval`` read such a checkpoint into a model that has only part of it, or
-one (for NLVR2) that adds a head of its own."""
+one (for NLVR2, for dialogs) that adds something of its own."""
 
 
 def find_adapter(adapter: str | Adapter | None, names: Iterable[str]) -> Adapter:

@@ -10,8 +10,13 @@ from tests.unit.models.small import captioner, med, pretrainer, vit
 from vlkit.errors import CheckpointError
 from vlkit.models.blip.base import BlipBase
 from vlkit.models.blip.caption import BlipCaption
+from vlkit.models.blip.dialog import BlipDialog
+from vlkit.models.blip.feature_extractor import BlipFeatureExtractor
+from vlkit.models.blip.image_text_matching import BlipImageTextMatching
 from vlkit.models.blip.nlvr import BlipNlvr
 from vlkit.models.blip.pretrain import BlipPretrain
+from vlkit.models.blip.retrieval import BlipRetrieval
+from vlkit.models.blip.vqa import BlipVqa
 from vlkit.models.vit import resize_pos_embed
 from vlkit.models.weights import Adapter, build_with_weights, load_weights
 
@@ -182,6 +187,45 @@ def test_pretrained_into_nlvr_starts_both_cross_attentions_alike(caplog):
     fresh = {"cls_head.0", "cls_head.2", "text_encoder.encoder.layer.1.crossattention.output.merge_layer"}
     assert {name.rpartition(".")[0] for name in report.missing} == fresh
     assert "What is missing starts random: train it first" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("build", "fresh"),
+    [
+        (lambda: BlipVqa(vit(embed_dim=16), med(), "shapes"), set()),
+        (lambda: BlipFeatureExtractor(vit(embed_dim=16), med(), "shapes", 12), set()),
+        (lambda: BlipFeatureExtractor(vit(embed_dim=16), med(), "shapes", None), set()),
+        (lambda: BlipImageTextMatching(vit(embed_dim=16), med(), "shapes", 12), set()),
+        (lambda: BlipRetrieval(vit(embed_dim=16), med(), "shapes", 12, 8), {"idx_queue", "ptr_queue"}),
+        (lambda: BlipDialog(vit(embed_dim=16), med(), "shapes", 40, 10, 20), set()),
+    ],
+    ids=["vqa", "features", "features without projections", "matching", "retrieval", "dialog"],
+)
+def test_pretrained_into_other_heads(build, fresh):
+    source = scrambled(pretrainer(embed_dim=16)).state_dict()
+    model, report = build_with_weights(build, source)
+    assert set(report.missing) == fresh
+    assert not report.unexpected + report.resized + report.filled
+    for name, value in model.state_dict().items():
+        assert name in fresh or torch.equal(value, source[name]), name
+    assert {name.partition(".")[0] for name in report.ignored}.isdisjoint(
+        name.partition(".")[0] for name in model.state_dict()
+    )
+
+
+def test_dialogs_about_wider_image_tokens_add_a_projection():
+    source = scrambled(pretrainer())
+    _, report = build_with_weights(lambda: BlipDialog(vit(), med(), "shapes", 40, 10, 20), source.state_dict())
+    assert report.missing == ["caption_proj.weight", "caption_proj.bias"]
+
+
+def test_matching_weights_start_a_retrieval_model():
+    source = scrambled(BlipImageTextMatching(vit(), med(), "shapes", 12))
+    model, report = build_with_weights(lambda: BlipRetrieval(vit(), med(), "shapes", 12, 8), source.state_dict())
+    assert set(report.missing) == {"temp", "image_queue", "text_queue", "idx_queue", "ptr_queue"}
+    assert equal(model.text_encoder_m, source.text_encoder)
+    assert torch.equal(model.itm_head.weight, source.itm_head.weight)
+    assert model.temp.item() == pytest.approx(0.07)
 
 
 def test_an_nlvr_file_must_have_its_own_head():

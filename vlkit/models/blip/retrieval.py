@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from vlkit.models.med import MedConfig
 from vlkit.models.momentum import enqueue, gather_batch, gather_texts, gather_with_gradient, rank, world_size
 from vlkit.models.packing import TextBatch
 from vlkit.models.vit import VitConfig
-from vlkit.registry import MODELS
+from vlkit.registry import MODELS, TASKS
 
 logger = logging.getLogger(__name__)
 # What stands in the queue of image ids where no pair has been; real ids are not negative.
@@ -123,6 +124,20 @@ class BlipRetrieval(BlipContrastive):
         loss_itm = itm_loss(logits, size) if len(logits) > size else logits.float().sum() * 0
         age = self.queue_age(size)
         return RetrievalOutput(loss_itc, loss_itm, logits.detach(), self.temp.detach().clone(), age)
+
+    def compute_sim_matrix(
+        self, data_loader: Iterable[Mapping[str, Any]], task_cfg: Any = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """LAVIS's evaluation: scores of all images and texts, [I, T] and [T, I], -100 where a pair was not scored.
+
+        It is the work of the task ``retrieval``, found by its name: models do not know tasks.
+
+        Args:
+            data_loader: batches of images, with a ``dataset`` whose ``text`` lists the texts; or with ``references``.
+            task_cfg: its ``k_test`` candidates of each query are re-ranked; None: 256.
+        """
+        k_test = getattr(task_cfg, "k_test", 256)
+        return TASKS.get("retrieval")(rerank_top_k=k_test, max_words=None).sim_matrix(self, data_loader)
 
     def _contrast(self, online: Features, slow: Features, ids: Tensor, all_ids: Tensor, alpha: float) -> Tensor:
         """ITC loss, whose targets are spread over the candidates of the same image; the batch joins the queues."""

@@ -242,7 +242,7 @@ class BlipVqa(BlipBase):
         self,
         samples: Samples,
         num_beams: int = 3,
-        inference_method: Literal["rank", "generate"] = "rank",
+        inference_method: Literal["rank", "generate"] | None = None,
         max_len: int = 10,
         min_len: int = 1,
         num_ans_candidates: int = 128,
@@ -256,7 +256,8 @@ class BlipVqa(BlipBase):
         Args:
             samples: ``image``, and ``text_input``: a question, or B of them.
             num_beams: beams, for "generate".
-            inference_method: "rank" chooses from ``answer_list``, "generate" writes freely.
+            inference_method: "rank" chooses from ``answer_list``, "generate" writes freely; None: "rank" if there is
+                such a list.
             max_len: most tokens of a generated answer, [DEC] counted.
             min_len: fewest.
             num_ans_candidates: answers that "rank" keeps by their first token.
@@ -264,6 +265,7 @@ class BlipVqa(BlipBase):
             attend_to_padding: see :meth:`read_questions`; for "generate".
             **generation: more fields of :class:`~vlkit.models.generation.GenerationConfig`, for "generate".
         """
+        inference_method = inference_method or ("generate" if answer_list is None else "rank")
         if inference_method not in INFERENCE:
             hint = did_you_mean(inference_method, INFERENCE)
             raise VlkitError(f"inference_method {inference_method!r}; allowed are {', '.join(INFERENCE)}.{hint}")
