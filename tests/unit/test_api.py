@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import vlkit
-from tests.parity.golden import ASSETS, manifest
+from tests.parity.golden import ASSETS
 from vlkit.api import build_model
 from vlkit.config import cards
 from vlkit.config.parts import model_part
@@ -153,26 +153,6 @@ def test_lists():
     assert list(vlkit.model_zoo) == vlkit.list_models()
     assert len(vlkit.model_zoo) == sum(len(types) for types in models.values())
     assert re.search("blip_caption +base_coco, hf_base", str(vlkit.model_zoo))
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "names"),
-    [
-        ("blip_caption", "base_coco", "decoder_base_384"),
-        pytest.param("blip_caption", "large_coco", "decoder_large_384", marks=pytest.mark.slow),
-        pytest.param("blip_pretrain", "base_14M", "pretrain_base_224", marks=pytest.mark.slow),
-    ],
-)
-def test_files_with_the_released_names_load(tmp_path, no_network, name, kind, names):
-    entries = manifest(f"manifests/{names}.json")["state_dict"]
-    state = {  # one stored number a tensor: the file stays small
-        key: torch.full((), 0.5).to(getattr(torch, dtype)).expand(shape) for key, (shape, dtype) in entries.items()
-    }
-    torch.save({"model": state, "optimizer": {}, "config": {"vit": "base"}, "epoch": 4}, tmp_path / "w.pth")
-    model = vlkit.load_model(name, kind, checkpoint=tmp_path / "w.pth")
-    assert all(bool((p == 0.5).all()) for p in model.parameters())
-    decoder = model.text_decoder
-    assert decoder.cls.predictions.decoder.weight is decoder.bert.embeddings.word_embeddings.weight
 
 
 @pytest.mark.slow
