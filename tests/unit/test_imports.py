@@ -25,6 +25,7 @@ FORBIDDEN = {
     "errors": {"models", "tasks", "datasets", "processors", "runner", "metrics", "config", "cli", "api"},
     "io": {"models", "tasks", "datasets", "processors", "runner", "metrics", "config", "cli", "api"},
     "foreign_caches": {"models", "tasks", "datasets", "processors", "runner", "metrics", "config", "cli", "api"},
+    "data_folder": {"models", "tasks", "datasets", "processors", "runner", "metrics", "config", "cli", "api"},
     "download": {"models", "tasks", "datasets", "processors", "runner", "metrics", "config", "cli", "api"},
 }
 # Rooms that must not import these libraries.

@@ -40,6 +40,9 @@ def find_file(path: str | os.PathLike[str]) -> Path:
         DataError: there is none.
     """
     folder = Path(path).expanduser()
+    other = _read_by(folder)
+    if other:
+        raise DataError(f"{folder}: {other}")
     if not folder.is_dir():
         try:
             return fetch(os.fspath(path))
@@ -50,6 +53,16 @@ def find_file(path: str | os.PathLike[str]) -> Path:
         return found[0]
     what = f"holds {' and '.join(file.name for file in found)}" if found else "holds no captions file"
     raise DataError(f"{folder}: the folder {what}. One of {', '.join(_IN_FOLDER)} is needed, or the path of a file.")
+
+
+def _read_by(path: Path) -> str:
+    """Which dataset reads what is at ``path``, if it is known and none of annotations; a sentence or ""."""
+    folder = path.is_dir() and not any((path / name).is_file() for name in _IN_FOLDER)
+    if path.suffix == ".tar" or (folder and any(path.glob("*.tar"))):
+        return "webdataset shards are read by {name: web_shards, path: ...}."
+    if path.suffix == ".parquet" or (folder and (any(path.glob("dataset_*.json")) or any(path.glob("*.parquet")))):
+        return "what the package datasets has written is read by {name: hf_dataset, path: ...}."
+    return ""
 
 
 def short_names(files: list[Path]) -> list[str]:

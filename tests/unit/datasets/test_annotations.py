@@ -232,3 +232,19 @@ def test_domains_of_a_coco_file(tmp_path):
     wrong = saved(tmp_path, "wrong.json", json.dumps([{"image": "a.jpg", "domain": 7}]))
     with pytest.raises(DataError, match="'domain' is 7"):
         list(read_rows(wrong))
+
+
+@pytest.mark.parametrize(("made", "path"), [("a.tar", "a.tar"), ("00000.tar", ""), ("{0..3}.tar", "{0..3}.tar")])
+def test_shards_are_read_by_another_dataset(tmp_path, made, path):
+    (tmp_path / made).write_bytes(b"")
+    with pytest.raises(DataError, match="web_shards"):
+        find_file(tmp_path / path)
+
+
+@pytest.mark.parametrize(("made", "path"), [("dataset_info.json", ""), ("a.parquet", ""), ("a.parquet", "a.parquet")])
+def test_what_hugging_face_wrote_is_read_by_another_dataset(tmp_path, made, path):
+    (tmp_path / made).write_bytes(b"")
+    with pytest.raises(DataError, match="hf_dataset"):
+        find_file(tmp_path / path)
+    (tmp_path / "captions.json").write_text("[]")
+    assert find_file(tmp_path).name == "captions.json"
