@@ -33,5 +33,5 @@ def test_what_is_no_list(tmp_path, text, message):
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(DataError, match="answer list: .*nothere"):
+    with pytest.raises(DataError, match=r"answer list: .*nothere"):
         read_answer_list(tmp_path / "nothere.json")

@@ -145,7 +145,7 @@ def test_no_image_processor_and_no_root(folder):
     path = write(folder / "rows.json", ROWS)
     with pytest.raises(ConfigError, match="image_processor: none is set"):
         ImageQuestion(path)
-    with pytest.raises(DataError, match="image_root: .*nowhere is not a folder"):
+    with pytest.raises(DataError, match=r"image_root: .*nowhere is not a folder"):
         opened(path, image_root=str(folder / "nowhere"))
 
 
