@@ -133,9 +133,8 @@ class QuestionTable:
     def problems(self, indices: Sequence[int], training: bool) -> list[str]:
         """Questions that are empty, have no answer, or share an id; one sentence a sort."""
         empty = [self.place(i) for i in indices if not self._questions[i].strip()]
-        found = (
-            [f"{_few('question', empty)} empty. Fill or delete {'it' if len(empty) == 1 else 'them'}."] if empty else []
-        )
+        advice = "Fill or delete it." if len(empty) == 1 else "Fill or delete them."
+        found = [f"{_few('question', empty)} empty. {advice}"] if empty else []
         if training:
             blank = [self.place(i) for i in indices if not any(answer.strip() for answer in self.answers(i))]
             return found + ([f"{_few('question', blank)} without an answer, so not trained on."] if blank else [])
