@@ -28,6 +28,8 @@ def run(args: argparse.Namespace) -> int:
         print(_card(args.name) if args.name else "\n".join(_all_cards()))
     elif args.what == "datasets" and args.name in list_dataset_cards():
         print(to_yaml(dataset_card_config(args.name)).rstrip())
+        if args.name in DATASETS:  # a class that has the name of the card
+            print(describe(DATASETS, args.name))
     elif args.name:
         print(describe(REGISTRIES[args.what], args.name))
         types = list_cards().get(args.name, []) if args.what == "models" else []
