@@ -122,9 +122,9 @@ SIZED = [pytest.param(name, marks=pytest.mark.slow if "_large_" in name else ())
 
 @pytest.mark.parametrize("true", SIZED)
 def test_filled_at_true_size(tmp_path, true):
-    """In memory; files of base models as .pth, of large ones as safetensors."""
+    """In memory; files of large models as .pth, whose mapped pages are few."""
     info = manifest(f"manifests/{true}.json")
-    suffix = "safetensors" if "_large_" in true else "pth"
+    suffix = "pth" if "_large_" in true else "safetensors"
     model, report = build_with_weights(part_of(true).build, SAVE[suffix](tmp_path / f"model.{suffix}", info))
     assert not report.missing + report.unexpected + report.ignored + report.resized + report.filled
     own = model.state_dict(keep_vars=True)

@@ -21,7 +21,7 @@ class Weights:
     """Where released weights are and how to read them.
 
     Args:
-        url, path: one of them.
+        url, path: one of them; a repository of the Hugging Face hub is ``hf://owner/name``.
         sha256, md5: of the file, when known.
         format: of the file ("blip", "hf", "lavis").
         adapter: name of the translation of state-dict names.

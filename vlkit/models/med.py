@@ -361,7 +361,9 @@ class TextTransformer(nn.Module):
             image_embeds: [B, P, Dv].
             mask: [B, P], 0 where a token must not be seen; None: all are seen.
         """
-        layers = [cast(Layer, layer).crossattention.project(image_embeds) for layer in self.encoder.layer]
+        layers: list[tuple[Tensor, ...]] = [
+            cast(Layer, layer).crossattention.project(image_embeds) for layer in self.encoder.layer
+        ]
         return CrossStates(layers, mask.bool() if mask is not None else None)
 
     def forward(
