@@ -10,6 +10,8 @@ Shapes: ``I`` images (or videos), ``T`` texts, ``U`` different texts, ``Q`` quer
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +26,12 @@ from vlkit.tasks.base import EvalContext
 from vlkit.tasks.image_tokens import Encoded
 from vlkit.tasks.pool import Pool, Side, different_texts
 
+logger = logging.getLogger(__name__)
 UNSEEN = -100.0
 """What the original writes for a pair that re-ranking did not look at. Ranks here do not compare with it: an unseen
 pair is behind every seen one, and among themselves unseen pairs are equal."""
+# Seconds between messages of a long re-ranking.
+_REPORT_EVERY = 60.0
 # Bytes of activations of one pass of matching, on a CPU and at most on a GPU.
 _CPU_BYTES, _GPU_BYTES = 2**28, 2**31
 
@@ -175,6 +180,7 @@ def _score_own(
     rows = {image: row for row, image in enumerate(index)}
     packed = model.tokenize(texts)
     found: list[tuple[np.ndarray, np.ndarray]] = []
+    done, reported = 0, time.monotonic()
     for images, embeds in tokens:
         known = [(place, rows[image]) for place, image in enumerate(images) if image in rows]
         spans = {place: np.arange(starts[row], starts[row + 1]) for place, row in known}
@@ -188,6 +194,10 @@ def _score_own(
                     part = slice(at, at + cost.pairs_at_once)
                     logits = model.match(packed.select(pairs[own[part]] % len(texts)), states, which[part])
                     found.append((own[part], logits[:, 1].float().cpu().numpy()))
+            done += len(own)
+            if time.monotonic() - reported > _REPORT_EVERY:
+                reported = time.monotonic()
+                logger.info("re-ranking: %d pairs done in this process, %d in all to do", done, len(pairs))
     return found
 
 

@@ -155,6 +155,15 @@ def test_features_that_are_not_numbers(embeds):
         search(broken.sides[1], 2)
 
 
+def test_a_long_reranking_tells_how_far_it_is(model, embeds, monkeypatch, caplog):
+    monkeypatch.setattr(matching, "_REPORT_EVERY", -1.0)
+    with caplog.at_level("INFO", logger="vlkit"):
+        run(model, embeds, make_pool(), 100)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"re-ranking: {done} pairs done in this process, 30 in all to do" for done in (12, 30)
+    ]
+
+
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_shares_of_several_processes_make_the_same_scores(model, embeds, count):
     """Seven processes for five images: some have none."""
