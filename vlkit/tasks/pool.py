@@ -134,8 +134,10 @@ def read_pool(
             feats = model.image_feats(embeds, frames_of(batch)).cpu().numpy()
         own += map(_Row, batch["index"], batch["image_id"], feats, _texts_of(batch, texts))
     rows = sorted(context.gather(own), key=lambda row: row.index)
+    if not rows:
+        raise DataError(f"evaluation set {context.name!r}: none of its samples could be used.")
     if texts is None:
-        _check(rows, context.name)
+        _check_texts(rows, context.name)
         texts = [text for row in rows for text in row.texts]
         image_of_text = np.repeat(np.arange(len(rows)), [len(row.texts) for row in rows])
     else:
@@ -182,9 +184,7 @@ def _texts_of(batch: Batch, texts: Sequence[str] | None) -> list[list[str]]:
     return batch["references"] if "references" in batch else [[text] for text in batch["text_input"]]
 
 
-def _check(rows: list[_Row], name: str) -> None:
-    if not rows:
-        raise DataError(f"evaluation set {name!r}: none of its samples could be used.")
+def _check_texts(rows: list[_Row], name: str) -> None:
     without = [row.index for row in rows if not row.texts]
     if without:
         raise DataError(
