@@ -15,7 +15,6 @@ from vlkit.models.vit import resize_pos_embed
 from vlkit.models.weights_files import read_checkpoint, weights_file
 from vlkit.models.weights_names import (
     ADAPTERS,
-    QUEUES,
     Adapter,
     find_adapter,
     from_hugging_face,
@@ -150,7 +149,7 @@ def _match(
             if fitted is not None:
                 values[name] = fitted
                 report.resized.extend([name] if fitted is not value else [])
-            elif name not in QUEUES:
+            elif not adapter.may_start_fresh(name):
                 misfits[name] = f"{name} is {shape_of(value)} there and {shape_of(own[name])} here"
     report.loaded = len(values)
     _share(own, values, label)

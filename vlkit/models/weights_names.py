@@ -49,7 +49,7 @@ class Adapter:
     Args:
         rename: pairs of beginnings, ours and theirs, as :data:`HUGGING_FACE`.
         ignored: beginnings of names that the file may have where the model lacks the whole module.
-        fresh: beginnings of names that the model may have and the file not; ``{}`` is a number.
+        fresh: beginnings of names that the model may have and the file not, or in another shape; ``{}`` is a number.
     """
 
     rename: tuple[tuple[str, str], ...] = ()
@@ -65,7 +65,7 @@ class Adapter:
         return name.startswith(self.ignored) and name.partition(".")[0] not in modules
 
     def may_start_fresh(self, name: str) -> bool:
-        """Whether the model's ``name`` keeps its initial value when the file does not give one."""
+        """Whether the model's ``name`` keeps its initial value when the file does not give one of its shape."""
         return name in QUEUES or any(_pattern(beginning).match(name) for beginning in self.fresh)
 
 
@@ -80,7 +80,15 @@ _STARTING_POINT = Adapter(
         "temp",
         *QUEUES,
     ),
-    fresh=("temp", "cls_head.", "caption_proj.", "text_encoder.encoder.layer.{}.crossattention.output.merge_layer."),
+    fresh=(
+        "temp",
+        "cls_head.",
+        "caption_proj.",
+        "text_encoder.encoder.layer.{}.crossattention.output.merge_layer.",
+        # The answer decoder of VQA reads states of text; the pre-trained one images, which may have another width.
+        "text_decoder.bert.encoder.layer.{}.crossattention.self.key.weight",
+        "text_decoder.bert.encoder.layer.{}.crossattention.self.value.weight",
+    ),
 )
 ADAPTERS = {
     "blip": Adapter(),

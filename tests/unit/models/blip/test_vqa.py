@@ -12,6 +12,7 @@ from vlkit.models.blip.vqa import BlipVqa
 from vlkit.models.generation import GenerationConfig
 from vlkit.models.losses import lm_loss, lm_targets
 from vlkit.models.packing import TextBatch
+from vlkit.models.weights import load_weights
 
 QUESTIONS = [
     "what color is the circle?",
@@ -233,3 +234,16 @@ def test_rank_does_not_change_the_samples(model, images):
     assert list(samples) == list(before)
     assert torch.equal(samples["image"], before["image"])
     assert np.all([a == b for a, b in zip(samples["text_input"], before["text_input"])])
+
+
+def test_starts_from_a_pre_trained_model_of_another_image_width():
+    """What of its decoder reads images does not fit, and stays as it was; the rest is taken, as in the original."""
+    trained = small.pretrainer().state_dict()
+    model = BlipVqa(small.vit(), small.med(), tokenizer="shapes")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    report = load_weights(model, trained)
+    kept = {name for name in report.missing if not name.endswith("position_ids")}
+    cross = "text_decoder.bert.encoder.layer.{}.crossattention.self.{}.weight"
+    assert kept == {cross.format(layer, part) for layer in range(2) for part in ("key", "value")}
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name] if name in kept else trained[name]), name
