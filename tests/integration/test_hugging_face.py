@@ -31,6 +31,11 @@ SMALL = {
 HUB_CARDS = [(name, kind) for name, kinds in list_cards().items() for kind in kinds if kind.startswith("hf_")]
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 def twin_of(model: torch.nn.Module, name: str) -> torch.nn.Module:
     """A randomly filled model of transformers of the same sizes."""
     import transformers
