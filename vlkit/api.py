@@ -144,7 +144,7 @@ def load_dataset(
     mapping = {"name": name, **{key: value for key, value in arguments.items() if key not in provided}}
     if split is not None:
         mapping["split"] = split
-    elif len(listed := dataset_splits(name)) > 1:
+    elif len(listed := dataset_splits(name)) > 1 and not ("path" in mapping and name in DATASETS):
         return {each: load_dataset(name, each, **arguments) for each in listed}  # type: ignore[misc]
     part = dataset_part(mapping, name)
     kind = DATASETS.get(part.name)

@@ -109,3 +109,10 @@ def test_load_dataset_gives_all_splits_or_says_what_to_put_where(tmp_path, monke
     assert [len(dataset) for dataset in found.values()] == [3, 3, 3]
     assert found["test"][2]["image"].shape == (3, 16, 16)
     assert found["test"][2]["references"] == ["a cat"]
+
+
+def test_a_path_means_the_class_where_a_card_has_the_same_name(tmp_path):
+    given = {"name": "visdial", "path": "mine.json", "image_processor": PROCESSOR}
+    assert dataset_part(given, "data", str).mapping == {"name": "visdial", "path": "mine.json"}
+    with pytest.raises(DataError, match=r"^annotations: .*mine\.json"):
+        load_dataset("visdial", path=str(tmp_path / "mine.json"), image_processor=PROCESSOR)
