@@ -57,8 +57,30 @@ def test_own_captions(folder):
     assert main(["evaluate", "mine.yaml", "optim.lr=2e-5"]) == 0
 
 
+def test_the_calls_of_all_heads(capsys):
+    """Each with a small model and random weights in the place of the released one."""
+    import torch
+
+    from vlkit import load_model, load_preprocess
+
+    names = {
+        "vqa": "blip_vqa",
+        "matcher": "blip_image_text_matching",
+        "features": "blip_feature_extractor",
+        "nlvr": "blip_nlvr",
+        "dialog": "blip_dialog",
+    }
+    known = {name: load_model(model, "tiny", is_eval=True) for name, model in names.items()}
+    known |= {"image": torch.randn(1, 3, 48, 48), "text_processors": load_preprocess("blip_vqa", "tiny")[1]}
+    lines = [line for line in block("python", "vqa.predict_answers").splitlines() if line]
+    assert len(lines) == 10
+    for line in lines:
+        exec(line, known)
+    assert len(known["session"].history) == 1
+
+
 def test_commands_named_are_there():
     from vlkit.cli import COMMANDS
 
-    named = set(re.findall(r"vlkit (train|evaluate|check|run|show|bench)\b", README))
+    named = set(re.findall(r"vlkit (train|evaluate|check|run|show|bench|convert)\b", README))
     assert named == set(COMMANDS)
