@@ -22,6 +22,7 @@ TEXTS = ("txt", "json")
 ROW = np.dtype([("image", "<i8"), ("image_size", "<i4"), ("text", "<i8"), ("text_size", "<i4"), ("json", "?")])
 """One sample: byte offsets and sizes of its image and text (offset -1: no text), and whether the text is JSON."""
 _VERSION = 1
+_LARGEST = 2**31 - 1  # bytes; nothing that can be an image or a caption
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _members(shard: Path, found: dict[str, dict[str, tuple[int, int]]], repeated
         for name, start, size in members(shard):
             key, extension = base_plus_ext(name)
             kind = "image" if (extension or "").lower() in IMAGES else (extension or "").lower()
-            if key is None or kind not in ("image", *TEXTS):
+            if key is None or kind not in ("image", *TEXTS) or size > _LARGEST:
                 continue
             parts = found.setdefault(key, {})
             if kind in parts:
@@ -133,12 +134,12 @@ def members(shard: Path) -> Iterator[tuple[str, int, int]]:
             block = data[place : place + tarfile.BLOCKSIZE]
             if block == bytes(tarfile.BLOCKSIZE):
                 return
+            if len(block) < tarfile.BLOCKSIZE:
+                raise tarfile.ReadError("the file ends without an end mark")
             try:
-                if len(block) < tarfile.BLOCKSIZE:
-                    raise tarfile.ReadError("the file ends without an end mark")
-                if _number(block[148:156]) not in _sums(block):
-                    raise tarfile.ReadError("a header is damaged")
                 size = int(longer["size"]) if "size" in longer else _number(block[124:136])
+                if _number(block[148:156]) not in _sums(block) or size < 0:
+                    raise ValueError
             except ValueError as error:
                 raise tarfile.ReadError("a header is damaged") from error
             start, kind = place + tarfile.BLOCKSIZE, block[156:157]
@@ -178,13 +179,13 @@ def _name(block: bytes) -> str:
 def _pax(records: bytes) -> dict[str, str]:
     """The records ``<length> <key>=<value>`` and a line feed```` of a PAX header."""
     found, place = {}, 0
-    while place < len(records) and (space := records.find(b" ", place)) > 0:
-        length = int(records[place:space])
-        key, _, value = records[space + 1 : place + length - 1].partition(b"=")
+    while (space := records.find(b" ", place)) > 0:
+        length = records[place:space]
+        if not length.isdigit() or int(length) <= space - place:
+            break  # padding, or damage
+        key, _, value = records[space + 1 : place + int(length) - 1].partition(b"=")
         found[_text(key)] = _text(value)
-        if length < 1:
-            break
-        place += length
+        place += int(length)
     return found
 
 
