@@ -22,95 +22,8 @@ from vlkit.registry import DATASETS
 SPLITS = ("train", "val", "test")
 
 
-class QuestionFiles(VLDataset):
-    """Questions about images or videos, read from annotation files; subclasses add the image or video to samples.
-
-    Args:
-        media: key of the file name in a row: "image" or "video".
-        path: annotation file, or several.
-        root: where the names of images or videos start from; None: the folder of the annotation file.
-        split: "train", "val" or "test": how samples are made. It chooses no rows.
-        format: of the annotation files; "auto" goes by extension and content.
-        answers: official annotation file, with the answers to an official question file.
-        answer_list: file of the answers that a model chooses from.
-        text_processor: called with the question.
-        limit: use the first so many samples only.
-
-    Raises:
-        ConfigError: an argument is wrong.
-        DataError: the annotations cannot be read.
-    """
-
-    def __init__(
-        self,
-        media: Literal["image", "video"],
-        path: str | list[str],
-        root: str | None,
-        split: str,
-        format: str,
-        answers: str | None,
-        answer_list: str | None,
-        text_processor: Any,
-        limit: int | None,
-    ):
-        paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
-        _check(f"{media}_question", paths, split, format, answers, limit)
-        self.media, self.split, self.text_processor = media, split, text_processor
-        self.files = [find_file(each) for each in paths]
-        self._answers = find_file(answers) if answers is not None else None
-        self.root, folders = media_root(self.files, root, f"{media}_root")
-        self.answer_list = read_answer_list(answer_list) if answer_list is not None else None
-        rows = [read_questions(file, format, media, self.training, self._answers) for file in self.files]
-        self.table = QuestionTable(map(QuestionSource, short_names(self.files), folders, rows))
-        self._size = len(self.table) if limit is None else min(len(self.table), limit)
-
-    def __len__(self) -> int:
-        return self._size
-
-    @property
-    def training(self) -> bool:
-        """Whether samples are to learn from."""
-        return self.split == "train"
-
-    def media_path(self, index: int) -> str:
-        """The image or video file of sample ``index``."""
-        return os.path.join(self.root, self.table.name(index))
-
-    def images(self) -> Iterator[tuple[str | int, str]]:
-        for number in np.unique(self.table.name_of[: len(self)]).tolist():
-            name = self.table.names[number]
-            yield name, os.path.join(self.root, name)
-
-    def problems(self, limit: int = 20_000) -> list[str]:
-        looked_at = evenly(len(self), limit)
-        paths = sorted({self.media_path(index) for index in looked_at})
-        found = self.media_problems(paths) + self.table.problems(looked_at, self.training)
-        if self.answer_list is not None:
-            known = set(self.answer_list)
-            answered = [answers for index in looked_at if (answers := self.table.answers(index))]
-            if answered and not any(known.intersection(answers) for answers in answered):
-                found.append(
-                    f"none of the {len(answered)} questions looked at has an answer that is in answer_list: it seems "
-                    f"to be another dataset's."
-                )
-        return found
-
-    def media_problems(self, paths: list[str]) -> list[str]:
-        """What is wrong with the files ``paths``."""
-        advice = f"Names start from {self.media}_root, which is {self.root}: set it, or mend the names."
-        return image_problems(paths, advice)
-
-    def fingerprint(self) -> str:
-        """Split, samples, and the SHA-256 of each annotation file."""
-        return f"{type(self).__name__}:{self.split}:{len(self)}:{self._hashes}"
-
-    @cached_property
-    def _hashes(self) -> str:
-        return ",".join(sha256(file) for file in [*self.files, *([self._answers] if self._answers else [])])
-
-
 @DATASETS.register("image_question")
-class ImageQuestion(QuestionFiles):
+class ImageQuestion(VLDataset):
     """Questions about images: your own files, VQA v2's or Visual Genome's.
 
     A row is ``{"image": "a.jpg", "question": "text", "answer": "text"}``; the answer may be a list, one of each person
@@ -151,20 +64,65 @@ class ImageQuestion(QuestionFiles):
         text_processor: Any = None,
         limit: int | None = None,
     ):
-        if image_processor is None:
-            raise ConfigError(
-                "image_question: image_processor: none is set. In a run the model's card gives one; else set it, for "
-                "example image_processor: {name: blip_image_eval, image_size: 480}."
-            )
-        super().__init__("image", path, image_root, split, format, answers, answer_list, text_processor, limit)
-        self.image_processor = image_processor
+        paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+        _check(paths, split, format, answers, image_processor, limit)
+        self.split, self.image_processor, self.text_processor = split, image_processor, text_processor
+        self.files = [find_file(each) for each in paths]
+        self._answers = find_file(answers) if answers is not None else None
+        self.root, folders = media_root(self.files, image_root)
+        self.answer_list = read_answer_list(answer_list) if answer_list is not None else None
+        rows = [read_questions(file, format, "image", self.training, self._answers) for file in self.files]
+        self.table = QuestionTable(map(QuestionSource, short_names(self.files), folders, rows))
+        self._size = len(self.table) if limit is None else min(len(self.table), limit)
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def training(self) -> bool:
+        """Whether samples are to learn from."""
+        return self.split == "train"
+
+    def image_path(self, index: int) -> str:
+        """The image file of sample ``index``."""
+        return os.path.join(self.root, self.table.name(index))
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         sample = self.table.sample(index, self.training, self.text_processor)
-        return {"image": self.image_processor(self.media_path(index), rng), **sample}
+        return {"image": self.image_processor(self.image_path(index), rng), **sample}
+
+    def images(self) -> Iterator[tuple[str | int, str]]:
+        for number in np.unique(self.table.name_of[: len(self)]).tolist():
+            name = self.table.names[number]
+            yield name, os.path.join(self.root, name)
+
+    def problems(self, limit: int = 20_000) -> list[str]:
+        looked_at = evenly(len(self), limit)
+        paths = sorted({self.image_path(index) for index in looked_at})
+        advice = f"Names start from image_root, which is {self.root}: set it, or mend the names."
+        found = image_problems(paths, advice) + self.table.problems(looked_at, self.training)
+        if self.answer_list is not None:
+            known = set(self.answer_list)
+            answered = [answers for index in looked_at if (answers := self.table.answers(index))]
+            if answered and not any(known.intersection(answers) for answers in answered):
+                found.append(
+                    f"none of the {len(answered)} questions looked at has an answer that is in answer_list: it seems "
+                    f"to be another dataset's."
+                )
+        return found
+
+    def fingerprint(self) -> str:
+        """Split, samples, and the SHA-256 of each annotation file."""
+        return f"{type(self).__name__}:{self.split}:{len(self)}:{self._hashes}"
+
+    @cached_property
+    def _hashes(self) -> str:
+        return ",".join(sha256(file) for file in [*self.files, *([self._answers] if self._answers else [])])
 
 
-def _check(name: str, paths: list[str], split: str, format: str, answers: str | None, limit: int | None) -> None:
+def _check(
+    paths: list[str], split: str, format: str, answers: str | None, image_processor: Any, limit: int | None
+) -> None:
     problems = []
     if not paths or len(set(map(str, paths))) < len(paths):
         problems.append(f"path: {paths} given; name one annotation file or several different ones.")
@@ -175,5 +133,10 @@ def _check(name: str, paths: list[str], split: str, format: str, answers: str | 
         problems.append(f"answers: is for official question files, and format is {format!r}. Leave one of them out.")
     if limit is not None and limit < 1:
         problems.append(f"limit: {limit} given; it must be 1 or more (null: all samples).")
+    if image_processor is None:
+        problems.append(
+            "image_processor: none is set. In a run the model's card gives one; else set it, for example "
+            "image_processor: {name: blip_image_eval, image_size: 480}."
+        )
     if problems:
-        raise ConfigError([f"{name}: {problem}" for problem in problems])
+        raise ConfigError([f"image_question: {problem}" for problem in problems])

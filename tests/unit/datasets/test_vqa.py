@@ -94,7 +94,7 @@ def test_files_of_the_vqa_challenge(folder):
     assert [dataset[i]["kind"] for i in range(2)] == ["yes/no", "other"]
     assert [dataset[i]["question_id"] for i in range(2)] == [420, 70]
     questions, _ = official(folder, "test-dev2015")
-    assert opened(questions, split="test").media_path(1).endswith("test2015/COCO_test2015_000000000007.jpg")
+    assert opened(questions, split="test").image_path(1).endswith("test2015/COCO_test2015_000000000007.jpg")
 
 
 @pytest.mark.parametrize(

@@ -145,18 +145,18 @@ class BlipVqa(BlipBase):
         images = self.text_encoder.project_images(self.image_embeds(samples))
         read = self.text_decoder.bert.project_images
         if attend_to_padding:
-            return read(self._padded_states(texts, images))
+            return read(self._padded_states(texts, images, samples.get("image_index")))
         hidden = self.text_encoder(texts, images, samples.get("image_index"))
         segments = Segments(texts.lengths, texts.ids.device)
         return read(segments.pad(hidden), None if segments.uniform else segments.valid)
 
-    def _padded_states(self, texts: TextBatch, images: CrossStates) -> Tensor:
+    def _padded_states(self, texts: TextBatch, images: CrossStates, image_index: np.ndarray | None) -> Tensor:
         """[B, M, D]: the states of padding too, which sees the question and is not seen by it."""
         ids, mask = texts.padded(self.tokenizer.pad_id)
         count, longest = ids.shape
         segments = MaskedSegments((longest,) * count, mask.bool()[:, None])
         positions = torch.arange(longest, device=ids.device).repeat(count)
-        hidden = masked_states(self.text_encoder, ids.reshape(-1), positions, segments, images)
+        hidden = masked_states(self.text_encoder, ids.reshape(-1), positions, segments, images, image_index)
         return hidden.unflatten(0, (count, longest))
 
     def forward(self, samples: Samples) -> VqaOutput:

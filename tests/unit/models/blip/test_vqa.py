@@ -156,6 +156,17 @@ def test_padding_is_seen_only_when_asked_for(model, images):
         torch.testing.assert_close(key[1], expected[1], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("seen", [False, True])
+def test_several_questions_an_image(model, images, seen):
+    """The image is read once; the order of questions is free."""
+    index = np.array([1, 0, 0, 1])
+    asked = {"image": images[:2], "text_input": QUESTIONS[:4], "image_index": index}
+    repeated = {"image": images[index], "text_input": QUESTIONS[:4]}
+    with torch.no_grad():
+        found, expected = (model.read_questions(each, attend_to_padding=seen) for each in (asked, repeated))
+    torch.testing.assert_close(found.layers, expected.layers, atol=1e-5, rtol=1e-4)
+
+
 def test_predict_answers_as_in_lavis(model, images):
     samples = some(images, (0, 1, 2))
     ranked = model.predict_answers(samples, answer_list=LIST, num_ans_candidates=5)
