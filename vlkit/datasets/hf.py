@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vlkit.datasets.arguments import check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.image_files import evenly, nearest
-from vlkit.errors import BadSample, ConfigError, DataError, MissingDependency, did_you_mean
+from vlkit.errors import BadSample, DataError, MissingDependency, did_you_mean
 from vlkit.io import offline
 from vlkit.registry import DATASETS
 
@@ -61,7 +62,7 @@ class HuggingFaceDataset(VLDataset):
         text_processor: Any = None,
         limit: int | None = None,
     ):
-        _check(split, image_processor, limit)
+        check_arguments("hf_dataset", {"split": (split, SPLITS)}, limit, image_processor)
         self.path, self.split, self.root = path, split, os.path.expanduser(image_root or "")
         self.image_column, self.caption_column = image_column, caption_column
         self.image_processor, self.text_processor = image_processor, text_processor
@@ -181,18 +182,3 @@ def _encoded(rows: Any, column: str, path: str) -> Any:
 def _captions(value: Any) -> list[str]:
     texts = value if isinstance(value, list) else [value]
     return [text.strip() for text in texts if isinstance(text, str) and text.strip()]
-
-
-def _check(split: str, image_processor: Any, limit: int | None) -> None:
-    problems = []
-    if split not in SPLITS:
-        problems.append(f"split: {split!r} given, {', '.join(SPLITS)} allowed.{did_you_mean(split, SPLITS)}")
-    if limit is not None and limit < 1:
-        problems.append(f"limit: {limit} given; it must be 1 or more (null: all rows).")
-    if image_processor is None:
-        problems.append(
-            "image_processor: none is set. In a run the model's card gives one; else set it, for example "
-            "image_processor: {name: blip_image_eval, image_size: 384}."
-        )
-    if problems:
-        raise ConfigError([f"hf_dataset: {problem}" for problem in problems])

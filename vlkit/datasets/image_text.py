@@ -11,10 +11,11 @@ import numpy as np
 
 from vlkit.datasets.annotation_formats import FORMATS
 from vlkit.datasets.annotations import find_file, read_rows, short_names
+from vlkit.datasets.arguments import check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.caption_table import CaptionTable, Source
 from vlkit.datasets.image_files import evenly, image_problems, media_root
-from vlkit.errors import BadSample, ConfigError, DataError, did_you_mean
+from vlkit.errors import BadSample, DataError
 from vlkit.io import sha256
 from vlkit.registry import DATASETS
 
@@ -62,7 +63,8 @@ class ImageText(VLDataset):
         limit: int | None = None,
     ):
         paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
-        _check(paths, split, format, image_ids, image_processor, limit)
+        choices = {"split": (split, SPLITS), "format": (format, FORMATS), "image_ids": (image_ids, ("rows", "coco"))}
+        check_arguments("image_text", choices, limit, image_processor, paths)
         self.split, self.image_processor, self.text_processor = split, image_processor, text_processor
         self.files = [find_file(each) for each in paths]
         self.root, folders = media_root(self.files, image_root)
@@ -149,25 +151,6 @@ class ImageText(VLDataset):
 
     def _path(self, image: int) -> str:
         return os.path.join(self.root, self.table.images[image])
-
-
-def _check(paths: list[str], split: str, format: str, image_ids: str, image_processor: Any, limit: int | None) -> None:
-    problems = []
-    if not paths or len(set(map(str, paths))) < len(paths):
-        problems.append(f"path: {paths} given; name one annotation file or several different ones.")
-    choices = (("split", split, SPLITS), ("format", format, FORMATS), ("image_ids", image_ids, ("rows", "coco")))
-    for name, given, allowed in choices:
-        if given not in allowed:
-            problems.append(f"{name}: {given!r} given, {', '.join(allowed)} allowed.{did_you_mean(given, allowed)}")
-    if limit is not None and limit < 1:
-        problems.append(f"limit: {limit} given; it must be 1 or more (null: all samples).")
-    if image_processor is None:
-        problems.append(
-            "image_processor: none is set. In a run the model's card gives one; else set it, for example "
-            "image_processor: {name: blip_image_eval, image_size: 384}."
-        )
-    if problems:
-        raise ConfigError([f"image_text: {problem}" for problem in problems])
 
 
 def _few(kind: str, places: list[str]) -> str:

@@ -14,10 +14,11 @@ import numpy as np
 
 from vlkit.datasets.annotation_formats import Faults, entries, lacks, short
 from vlkit.datasets.annotations import find_file
+from vlkit.datasets.arguments import check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.image_files import evenly, image_problems, media_root
 from vlkit.datasets.packed import PackedStrings
-from vlkit.errors import BadSample, ConfigError, DataError, did_you_mean
+from vlkit.errors import BadSample, DataError
 from vlkit.io import sha256
 from vlkit.registry import DATASETS
 
@@ -83,7 +84,8 @@ class ImagePair(VLDataset):
         text_processor: Any = None,
         limit: int | None = None,
     ):
-        _check(split, format, swap, image_processor, limit)
+        choices = {"split": (split, SPLITS), "format": (format, FORMATS), "swap": (swap, SWAPS)}
+        check_arguments("image_pair", choices, limit, image_processor)
         self.split, self.swap = split, swap
         self.image_processor, self.text_processor = image_processor, text_processor
         self.file = find_file(path)
@@ -154,22 +156,6 @@ class ImagePair(VLDataset):
             os.path.join(self.root, self.names[2 * index]),
             os.path.join(self.root, self.names[2 * index + 1]),
         )
-
-
-def _check(split: str, format: str, swap: str, image_processor: Any, limit: int | None) -> None:
-    problems = []
-    for name, given, allowed in (("split", split, SPLITS), ("format", format, FORMATS), ("swap", swap, SWAPS)):
-        if given not in allowed:
-            problems.append(f"{name}: {given!r} given, {', '.join(allowed)} allowed.{did_you_mean(given, allowed)}")
-    if limit is not None and limit < 1:
-        problems.append(f"limit: {limit} given; it must be 1 or more (null: all samples).")
-    if image_processor is None:
-        problems.append(
-            "image_processor: none is set. In a run the model's card gives one; else set it, for example "
-            "image_processor: {name: blip_image_eval, image_size: 384}."
-        )
-    if problems:
-        raise ConfigError([f"image_pair: {problem}" for problem in problems])
 
 
 def _rows(file: Path, format: str) -> Iterator[tuple[int, str, str, str, int]]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from vlkit.datasets.annotations import find_file, short_names
 from vlkit.datasets.answer_list import read_answer_list
+from vlkit.datasets.arguments import check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.caption_table import CaptionTable, Source
 from vlkit.datasets.image_files import evenly, media_root
@@ -19,9 +20,9 @@ from vlkit.datasets.question_rows import read_questions
 from vlkit.datasets.question_table import QuestionSource, QuestionTable
 from vlkit.datasets.video_files import find_video, video_problems
 from vlkit.datasets.video_rows import caption_rows
-from vlkit.errors import BadSample, ConfigError, DataError, did_you_mean
+from vlkit.errors import BadSample, DataError
 from vlkit.io import sha256
-from vlkit.processors.video_sampling import check_sampling
+from vlkit.processors.video_sampling import sampling_problems
 from vlkit.registry import DATASETS
 
 SPLITS = ("train", "val", "test")
@@ -42,7 +43,10 @@ class _Videos(VLDataset):
         limit: int | None,
     ):
         paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
-        _check(paths, split, frames, sampling, image_processor or video_processor, limit)
+        processor = image_processor or video_processor
+        check_arguments(
+            "videos", {"split": (split, SPLITS)}, limit, processor, paths, sampling_problems(frames, sampling)
+        )
         self.split, self.frames, self.sampling = split, frames, sampling
         self.image_processor, self.video_processor = image_processor, video_processor
         self.files = [find_file(each) for each in paths]
@@ -238,24 +242,3 @@ class VideoQuestion(_Videos):
 
     def problems(self, limit: int = 20_000) -> list[str]:
         return super().problems(limit) + self.table.problems(evenly(len(self.table), limit), self.training)
-
-
-def _check(paths: list[str], split: str, frames: int, sampling: str, processor: Any, limit: int | None) -> None:
-    problems = []
-    if not paths or len(set(map(str, paths))) < len(paths):
-        problems.append(f"path: {paths} given; name one annotation file or several different ones.")
-    if split not in SPLITS:
-        problems.append(f"split: {split!r} given, {', '.join(SPLITS)} allowed.{did_you_mean(split, SPLITS)}")
-    try:
-        check_sampling(frames, sampling)
-    except ConfigError as error:
-        problems += error.problems
-    if limit is not None and limit < 1:
-        problems.append(f"limit: {limit} given; it must be 1 or more (null: all samples).")
-    if processor is None:
-        problems.append(
-            "image_processor: none is set. In a run the model's card gives one; else set it, for example "
-            "image_processor: {name: blip_image_eval, image_size: 384}."
-        )
-    if problems:
-        raise ConfigError([f"videos: {problem}" for problem in problems])

@@ -10,10 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from vlkit.datasets.annotations import find_file
+from vlkit.datasets.arguments import check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.dialog_table import DialogTable, read_relevance
 from vlkit.datasets.image_files import evenly, image_problems, nearest
-from vlkit.errors import ConfigError, DataError, did_you_mean
+from vlkit.errors import DataError
 from vlkit.io import sha256
 from vlkit.registry import DATASETS
 
@@ -63,7 +64,7 @@ class VisDial(VLDataset):
         text_processor: Any = None,
         limit: int | None = None,
     ):
-        _check(split, image_processor, limit)
+        check_arguments("visdial", {"split": (split, SPLITS)}, limit, image_processor)
         self.split, self.image_processor, self.text_processor = split, image_processor, text_processor
         self.files = [find_file(each) for each in (path, dense_path) if each is not None]
         self.root = str(self.files[0].parent) if image_root is None else os.path.expanduser(image_root)
@@ -155,18 +156,3 @@ class VisDial(VLDataset):
                         f"{self.files[1]}: round {key[1]} of image {key[0]} has {len(given)} values of relevance, and "
                         f"{sizes[turn]} candidates in {self.files[0].name}."
                     )
-
-
-def _check(split: str, image_processor: Any, limit: int | None) -> None:
-    problems = []
-    if split not in SPLITS:
-        problems.append(f"split: {split!r} given, {', '.join(SPLITS)} allowed.{did_you_mean(split, SPLITS)}")
-    if limit is not None and limit < 1:
-        problems.append(f"limit: {limit} given; it must be 1 or more (null: all dialogs).")
-    if image_processor is None:
-        problems.append(
-            "image_processor: none is set. In a run the model's card gives one; else set it, for example "
-            "image_processor: {name: blip_image_eval, image_size: 384}."
-        )
-    if problems:
-        raise ConfigError([f"visdial: {problem}" for problem in problems])

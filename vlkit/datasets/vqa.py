@@ -11,11 +11,11 @@ import numpy as np
 
 from vlkit.datasets.annotations import find_file, short_names
 from vlkit.datasets.answer_list import read_answer_list
+from vlkit.datasets.arguments import check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.image_files import evenly, image_problems, media_root
 from vlkit.datasets.question_rows import FORMATS, read_questions
 from vlkit.datasets.question_table import QuestionSource, QuestionTable
-from vlkit.errors import ConfigError, did_you_mean
 from vlkit.io import sha256
 from vlkit.registry import DATASETS
 
@@ -65,7 +65,14 @@ class ImageQuestion(VLDataset):
         limit: int | None = None,
     ):
         paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
-        _check(paths, split, format, answers, image_processor, limit)
+        official = answers is None or format in ("auto", "official")
+        others = (
+            []
+            if official
+            else [f"answers: is for official question files, and format is {format!r}. Leave one of them out."]
+        )
+        choices = {"split": (split, SPLITS), "format": (format, FORMATS)}
+        check_arguments("image_question", choices, limit, image_processor, paths, others)
         self.split, self.image_processor, self.text_processor = split, image_processor, text_processor
         self.files = [find_file(each) for each in paths]
         self._answers = find_file(answers) if answers is not None else None
@@ -118,25 +125,3 @@ class ImageQuestion(VLDataset):
     @cached_property
     def _hashes(self) -> str:
         return ",".join(sha256(file) for file in [*self.files, *([self._answers] if self._answers else [])])
-
-
-def _check(
-    paths: list[str], split: str, format: str, answers: str | None, image_processor: Any, limit: int | None
-) -> None:
-    problems = []
-    if not paths or len(set(map(str, paths))) < len(paths):
-        problems.append(f"path: {paths} given; name one annotation file or several different ones.")
-    for key, given, allowed in (("split", split, SPLITS), ("format", format, FORMATS)):
-        if given not in allowed:
-            problems.append(f"{key}: {given!r} given, {', '.join(allowed)} allowed.{did_you_mean(given, allowed)}")
-    if answers is not None and format not in ("auto", "official"):
-        problems.append(f"answers: is for official question files, and format is {format!r}. Leave one of them out.")
-    if limit is not None and limit < 1:
-        problems.append(f"limit: {limit} given; it must be 1 or more (null: all samples).")
-    if image_processor is None:
-        problems.append(
-            "image_processor: none is set. In a run the model's card gives one; else set it, for example "
-            "image_processor: {name: blip_image_eval, image_size: 480}."
-        )
-    if problems:
-        raise ConfigError([f"image_question: {problem}" for problem in problems])

@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vlkit.datasets.arguments import check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.image_files import evenly
 from vlkit.datasets.tar_index import TarIndex, index_of
-from vlkit.errors import BadSample, ConfigError, DataError, did_you_mean
+from vlkit.errors import BadSample, DataError
 from vlkit.registry import DATASETS
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class WebShards(VLDataset):
         text_processor: Any = None,
         limit: int | None = None,
     ):
-        _check(split, image_processor, limit)
+        check_arguments("web_shards", {"split": (split, SPLITS)}, limit, image_processor)
         self.split, self.image_processor, self.text_processor = split, image_processor, text_processor
         self.shards = find_shards([path] if isinstance(path, (str, os.PathLike)) else list(path))
         indices = _indices(self.shards)
@@ -192,18 +193,3 @@ def _captions(data: bytes, is_json: bool, name: str) -> list[str]:
     return [
         each.encode("utf-8", "replace").decode().strip() for each in texts if isinstance(each, str) and each.strip()
     ]
-
-
-def _check(split: str, image_processor: Any, limit: int | None) -> None:
-    problems = []
-    if split not in SPLITS:
-        problems.append(f"split: {split!r} given, {', '.join(SPLITS)} allowed.{did_you_mean(split, SPLITS)}")
-    if limit is not None and limit < 1:
-        problems.append(f"limit: {limit} given; it must be 1 or more (null: all samples).")
-    if image_processor is None:
-        problems.append(
-            "image_processor: none is set. In a run the model's card gives one; else set it, for example "
-            "image_processor: {name: blip_image_eval, image_size: 384}."
-        )
-    if problems:
-        raise ConfigError([f"web_shards: {problem}" for problem in problems])

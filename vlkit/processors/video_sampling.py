@@ -37,11 +37,17 @@ def frame_indices(count: int, frames: int, sampling: str = "even") -> list[int]:
 
 def check_sampling(frames: int, sampling: str) -> None:
     """Raise ConfigError unless ``frames`` is 1 or more and ``sampling`` one of :data:`SAMPLINGS`."""
+    problems = sampling_problems(frames, sampling)
+    if problems:
+        raise ConfigError(problems)
+
+
+def sampling_problems(frames: int, sampling: str) -> list[str]:
+    """What :func:`check_sampling` would raise."""
     problems = []
     if frames < 1:
         problems.append(f"frames: {frames} given; it must be 1 or more.")
     if sampling not in SAMPLINGS:
         known = " or ".join(map(repr, SAMPLINGS))
         problems.append(f"sampling: {sampling!r} given; {known} allowed.{did_you_mean(sampling, SAMPLINGS)}")
-    if problems:
-        raise ConfigError(problems)
+    return problems
