@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 
 from vlkit.config.build import accepts
@@ -22,6 +23,7 @@ from vlkit.config.parts import ModelPart, Part, dataset_part, model_part
 from vlkit.datasets.base import VLDataset
 from vlkit.errors import ConfigError, VlkitError, did_you_mean
 from vlkit.models.weights import build_with_weights
+from vlkit.processors.open_image import open_image
 from vlkit.registry import DATASETS, MODELS, PROCESSORS, TASKS
 from vlkit.starting_weights import from_card, from_path
 
@@ -131,7 +133,8 @@ def load_dataset(
         name: of a dataset class or dataset card.
         split: one split; None: a dictionary of all, if the dataset has several.
         vis_path: folder of the images (``image_root``, as LAVIS calls it).
-        **arguments: of its constructor. A processor is an object or a mapping (``{"name": ...}``).
+        **arguments: of its constructor. A processor is an object or a mapping (``{"name": ...}``). Without an
+            ``image_processor``, datasets of image files give PIL images.
 
     Raises:
         VlkitError: no such dataset, or an argument is wrong.
@@ -151,10 +154,16 @@ def load_dataset(
     for key in provided:
         if not accepts(kind, key):
             raise ConfigError(f"the dataset {name!r} takes no {key!r}; leave it out.")
+    if getattr(kind, "plain_images", False) and "image_processor" not in arguments:
+        provided["image_processor"] = _as_picture
     splits = getattr(kind, "splits", ()) if "split" not in part.mapping else ()
     if not splits:
         return part.build(**provided)
     return {each: dataset_part({**mapping, "split": each}, name).build(**provided) for each in splits}
+
+
+def _as_picture(source: Any, _: Any = None) -> Image.Image:
+    return open_image(source)
 
 
 class ModelZoo:

@@ -234,3 +234,6 @@ def test_datasets(tmp_path):
     )
     assert dataset[0]["text_input"] == "a black square"
     assert dataset[0]["image"].shape == (3, 48, 48)
+
+    plain = load_dataset("image_text", vis_path=tmp_path / "pictures", path=str(tmp_path / "captions.json"))
+    assert plain[0]["image"].size == (8, 8)  # a PIL image, as there

@@ -18,10 +18,11 @@ class VLDataset:
     (str, unique within the dataset). Evaluation samples carry ``references`` (list of str) where there are several.
 
     Subclasses implement ``__len__`` and :meth:`sample`, and list the values of their argument ``split``, if they
-    have one, in ``splits``.
+    have one, in ``splits``. ``plain_images`` says that samples may hold what any ``image_processor`` returns.
     """
 
     splits: Sequence[str] = ()
+    plain_images: bool = False
 
     def __len__(self) -> int:
         raise TypeError(f"{type(self).__name__} does not define __len__")

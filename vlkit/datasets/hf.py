@@ -49,6 +49,8 @@ class HuggingFaceDataset(VLDataset):
         MissingDependency: ``datasets`` is not installed.
     """
 
+    plain_images = True
+
     def __init__(
         self,
         path: str,

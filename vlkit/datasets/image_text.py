@@ -51,6 +51,8 @@ class ImageText(VLDataset):
         DataError: the annotations cannot be read, or have no captions to train on.
     """
 
+    plain_images = True
+
     def __init__(
         self,
         path: str | list[str],

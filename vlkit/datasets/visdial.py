@@ -53,6 +53,7 @@ class VisDial(VLDataset):
     """
 
     splits = SPLITS
+    plain_images = True
 
     def __init__(
         self,

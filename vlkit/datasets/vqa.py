@@ -52,6 +52,8 @@ class ImageQuestion(VLDataset):
         DataError: the annotations cannot be read, or have no answers to train on.
     """
 
+    plain_images = True
+
     def __init__(
         self,
         path: str | list[str],

@@ -48,6 +48,8 @@ class WebShards(VLDataset):
         DataError: a shard cannot be read, or none has a sample.
     """
 
+    plain_images = True
+
     def __init__(
         self,
         path: str | list[str],
