@@ -182,7 +182,7 @@ def _write_hugging_face(target: Path, state: Mapping[str, Tensor], model: BlipBa
     config = {**hugging_face_config(model, name), "dtype": "float32"}
     named = to_hugging_face(state, name)
     with atomic_dir(target, need=_bytes(named)) as folder:
-        save_tensors(folder / "model.safetensors", named)
+        save_tensors(folder / "model.safetensors", named, aliases=False)  # transformers ties them itself
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

@@ -172,7 +172,7 @@ def test_released_sizes_need_no_card(tmp_path, monkeypatch):
     from vlkit import conversion
 
     written = {}
-    monkeypatch.setattr(conversion, "save_tensors", lambda path, tensors: written.update(tensors))
+    monkeypatch.setattr(conversion, "save_tensors", lambda path, tensors, aliases: written.update(tensors))
 
     with torch.device("meta"):
         shapes = model_part({"name": "blip_caption", "type": "base_coco"}).build().state_dict()

@@ -42,7 +42,7 @@ def test_training_and_evaluation(tmp_path):
     run = retrieval_run(tmp_path)
     write(tmp_path / "run.yaml", run)
     assert main(["train", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "one")]) == 0
-    in_two_processes(tmp_path, "retrieval")
+    in_two_processes(tmp_path, "run")
     one, two = (
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("one", "two")

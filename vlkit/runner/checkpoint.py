@@ -166,15 +166,15 @@ def read_trainer(path: Path) -> dict[str, Any]:
     return trainer
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], aliases: bool = True) -> None:
     """Write tensors as safetensors. One that goes by several names is written once, the other names in the
-    header under ``aliases``; overlapping views are written as copies."""
+    header under ``aliases`` (unless that is False); overlapping views are written as copies."""
     first: dict[int, str] = {}
-    aliases: dict[str, str] = {}
+    others: dict[str, str] = {}
     for name, tensor in tensors.items():
         kept = first.setdefault(id(tensor), name)
         if kept != name:
-            aliases[name] = kept
+            others[name] = kept
     distinct: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name in first.values():
@@ -182,7 +182,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         pointer = tensor.untyped_storage().data_ptr()
         distinct[name] = tensor.clone() if pointer in storages else tensor
         storages.add(pointer)
-    save_file(distinct, str(path), metadata={"format": "pt", "aliases": json.dumps(aliases)})
+    # One key at most: the library writes several in any order, and equal runs must give equal files.
+    metadata = {"aliases": json.dumps(others)} if others and aliases else {"format": "pt"}
+    save_file(distinct, str(path), metadata=metadata)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
