@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from vlkit.conversion import hugging_face_config
 from vlkit.models.blip.base import BlipBase
 from vlkit.models.med import MedConfig
 from vlkit.models.vit import VitConfig
@@ -34,29 +35,9 @@ def peer_of(ours: BlipBase, name: str) -> tuple[Any, str]:
     import transformers
 
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    vit, med = ours.vit_config, ours.med_config
-    vision = {
-        "hidden_size": vit.embed_dim,
-        "intermediate_size": int(vit.embed_dim * vit.mlp_ratio),
-        "num_hidden_layers": vit.depth,
-        "num_attention_heads": vit.num_heads,
-        "image_size": vit.image_size,
-        "patch_size": vit.patch_size,
-        "layer_norm_eps": 1e-6,
-    }
-    text = {
-        "vocab_size": med.vocab_size,
-        "hidden_size": med.hidden_size,
-        "encoder_hidden_size": vit.embed_dim,
-        "intermediate_size": med.intermediate_size,
-        "num_hidden_layers": med.num_hidden_layers,
-        "num_attention_heads": med.num_attention_heads,
-        "max_position_embeddings": med.max_position_embeddings,
-        "layer_norm_eps": med.layer_norm_eps,
-        "label_smoothing": 0.1,
-    }
-    config = transformers.BlipConfig(vision_config=vision, text_config=text)
-    peer = getattr(transformers, HUGGING_FACE_CLASSES[name][0])(config).eval()
+    config = hugging_face_config(ours, name)
+    config["text_config"]["label_smoothing"] = 0.1
+    peer = getattr(transformers, HUGGING_FACE_CLASSES[name][0])(transformers.BlipConfig(**config)).eval()
     missing, unexpected = peer.load_state_dict(to_hugging_face(ours.state_dict(), name), strict=False)
     if unexpected or any("position_ids" not in name for name in missing):
         raise RuntimeError(f"the peer has other weights: missing {missing}, unexpected {unexpected}")
