@@ -26,7 +26,15 @@ def test_what_another_process_received_is_obeyed():
     assert stop.number == signal.SIGINT
 
 
-def test_a_second_ctrl_c_is_obeyed_at_once():
+@pytest.fixture
+def ctrl_c():
+    """Python's own handler, which a shell that starts the tests in the background switches off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_ctrl_c_is_obeyed_at_once(ctrl_c):
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.received == signal.SIGINT
