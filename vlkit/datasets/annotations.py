@@ -134,3 +134,8 @@ def _captions(caption: str | list[str] | None) -> list[str]:
     texts = caption if isinstance(caption, list) else [] if caption is None else [caption]
     # Half of a surrogate pair, as cut-off emoji leave it in JSON, is no text: tokenizers fail on it.
     return [text.encode("utf-8", "replace").decode() for text in texts]
+
+
+def few(kind: str, places: list[str]) -> str:
+    """How many there are of a kind, and where the first ones stand: "2 images (a.json:1, a.json:7)"."""
+    return f"{len(places)} {kind}{'s' * (len(places) > 1)} ({', '.join(places[:3])}{', ...' * (len(places) > 3)})"

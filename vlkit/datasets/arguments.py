@@ -7,6 +7,8 @@ from typing import Any
 
 from vlkit.errors import ConfigError, did_you_mean
 
+SPLITS = ("train", "val", "test")
+
 
 def check_arguments(
     dataset: str,

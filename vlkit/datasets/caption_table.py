@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vlkit.datasets.annotations import Row
+from vlkit.datasets.base import Sample
 from vlkit.datasets.packed import PackedStrings
+from vlkit.errors import BadSample
 
 _SHOWN = 3
 
@@ -89,6 +91,41 @@ class CaptionTable:
         """All captions of an image."""
         start = self._starts[image]
         return [self.captions[int(i)] for i in self._by_image[start : start + self.counts[image]]]
+
+    def sample(self, index: int, training: bool, text_processor: Any = None) -> Sample:
+        """Everything of a sample but the image or video itself.
+
+        Args:
+            index: of the caption in training, else of the image.
+            training: whether every caption is a sample; otherwise every image is.
+            text_processor: called with ``text_input`` (not with references).
+
+        Returns:
+            ``text_input``, ``image_id``, ``sample_id``; outside of training ``references`` and, where rows have it,
+            ``domain``.
+
+        Raises:
+            BadSample: the caption to train on is empty.
+        """
+        image = self.image(index, training)
+        sample: Sample = {"image_id": self.image_id(image)}
+        if training:
+            sample["sample_id"], text = self.caption_place(index), self.captions[index]
+            if not text.strip():
+                raise BadSample(sample["sample_id"], "the caption is empty")
+        else:
+            references = [caption for caption in self.captions_of(image) if caption.strip()]
+            sample["sample_id"], text = self.image_place(image), (references or [""])[0]
+            sample["references"] = references
+            domain = self.domain(image)
+            if domain is not None:
+                sample["domain"] = domain
+        sample["text_input"] = text if text_processor is None else text_processor(text)
+        return sample
+
+    def image(self, index: int, training: bool) -> int:
+        """The image of a sample."""
+        return int(self.image_of[index]) if training else index
 
     def image_place(self, image: int) -> str:
         """``file:row`` where the image is first named."""

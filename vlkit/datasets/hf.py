@@ -9,14 +9,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.datasets.arguments import check_arguments
+from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.image_files import evenly, nearest
 from vlkit.errors import BadSample, DataError, MissingDependency, did_you_mean
 from vlkit.io import offline
 from vlkit.registry import DATASETS
 
-SPLITS = ("train", "val", "test")
 _SAVED = ("dataset_info.json", "dataset_dict.json")
 
 

@@ -10,16 +10,14 @@ from typing import Any, Literal
 import numpy as np
 
 from vlkit.datasets.annotation_formats import FORMATS
-from vlkit.datasets.annotations import find_file, read_rows, short_names
-from vlkit.datasets.arguments import check_arguments
+from vlkit.datasets.annotations import few, find_file, read_rows, short_names
+from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.caption_table import CaptionTable, Source
 from vlkit.datasets.image_files import evenly, image_problems, media_root
-from vlkit.errors import BadSample, DataError
+from vlkit.errors import DataError
 from vlkit.io import sha256
 from vlkit.registry import DATASETS
-
-SPLITS = ("train", "val", "test")
 
 
 @DATASETS.register("image_text")
@@ -91,21 +89,8 @@ class ImageText(VLDataset):
         return self._path(self._image_of(index))
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        image, table = self._image_of(index), self.table
-        sample: Sample = {"image_id": table.image_id(image)}
-        if self.training:
-            sample["sample_id"], text = table.caption_place(index), table.captions[index]
-            if not text.strip():
-                raise BadSample(sample["sample_id"], "the caption is empty")
-        else:
-            references = [caption for caption in table.captions_of(image) if caption.strip()]
-            sample["sample_id"], text = table.image_place(image), (references or [""])[0]
-            sample["references"] = references
-            domain = table.domain(image)
-            if domain is not None:
-                sample["domain"] = domain
-        sample["text_input"] = text if self.text_processor is None else self.text_processor(text)
-        sample["image"] = self.image_processor(self._path(image), rng)
+        sample = self.table.sample(index, self.training, self.text_processor)
+        sample["image"] = self.image_processor(self.image_path(index), rng)
         return sample
 
     def problems(self, limit: int = 20_000) -> list[str]:
@@ -135,12 +120,12 @@ class ImageText(VLDataset):
             empty = [table.caption_place(i) for i in looked_at if not table.captions[i].strip()]
             without = [table.image_place(int(image)) for image in np.flatnonzero(table.counts == 0)]
             if without:
-                found.append(f"{_few('image', without)} without a caption, so not trained on.")
+                found.append(f"{few('image', without)} without a caption, so not trained on.")
         else:
             blank = [i for i in looked_at if any(not caption.strip() for caption in table.captions_of(i))]
             empty = [table.image_place(i) for i in blank]
         if empty:
-            found.append(f"{_few('sample', empty)} with an empty caption. Fill it or delete it.")
+            found.append(f"{few('sample', empty)} with an empty caption. Fill it or delete it.")
         if table.conflicts:
             found.append(
                 f"{table.conflict_count} image ids do not tell images apart ({'; '.join(table.conflicts)}): samples "
@@ -149,11 +134,7 @@ class ImageText(VLDataset):
         return found
 
     def _image_of(self, index: int) -> int:
-        return int(self.table.image_of[index]) if self.training else index
+        return self.table.image(index, self.training)
 
     def _path(self, image: int) -> str:
         return os.path.join(self.root, self.table.images[image])
-
-
-def _few(kind: str, places: list[str]) -> str:
-    return f"{len(places)} {kind}{'s' * (len(places) > 1)} ({', '.join(places[:3])}{', ...' * (len(places) > 3)})"

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vlkit.datasets.annotations import few
 from vlkit.datasets.base import Sample
 from vlkit.datasets.packed import PackedStrings
 from vlkit.datasets.question_rows import QuestionRow
@@ -134,10 +135,10 @@ class QuestionTable:
         """Questions that are empty, have no answer, or share an id; one sentence a sort."""
         empty = [self.place(i) for i in indices if not self._questions[i].strip()]
         advice = "Fill or delete it." if len(empty) == 1 else "Fill or delete them."
-        found = [f"{_few('question', empty)} empty. {advice}"] if empty else []
+        found = [f"{few('question', empty)} empty. {advice}"] if empty else []
         if training:
             blank = [self.place(i) for i in indices if not any(answer.strip() for answer in self.answers(i))]
-            return found + ([f"{_few('question', blank)} without an answer, so not trained on."] if blank else [])
+            return found + ([f"{few('question', blank)} without an answer, so not trained on."] if blank else [])
         seen = dict[str | int, int]()
         twice = []
         for i in indices:
@@ -145,9 +146,5 @@ class QuestionTable:
             if identity is not None and seen.setdefault(identity, i) != i:
                 twice.append(f"{self.place(i)} and {self.place(seen[identity])}")
         if twice:
-            found.append(f"{_few('question', twice)} with the id of an earlier one: servers refuse such results.")
+            found.append(f"{few('question', twice)} with the id of an earlier one: servers refuse such results.")
         return found
-
-
-def _few(kind: str, places: list[str]) -> str:
-    return f"{len(places)} {kind}{'s' * (len(places) > 1)} ({', '.join(places[:3])}{', ...' * (len(places) > 3)})"

@@ -11,7 +11,7 @@ import numpy as np
 
 from vlkit.datasets.annotations import find_file, short_names
 from vlkit.datasets.answer_list import read_answer_list
-from vlkit.datasets.arguments import check_arguments
+from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.caption_table import CaptionTable, Source
 from vlkit.datasets.image_files import evenly, media_root
@@ -20,12 +20,10 @@ from vlkit.datasets.question_rows import read_questions
 from vlkit.datasets.question_table import QuestionSource, QuestionTable
 from vlkit.datasets.video_files import find_video, video_problems
 from vlkit.datasets.video_rows import caption_rows
-from vlkit.errors import BadSample, DataError
+from vlkit.errors import DataError
 from vlkit.io import sha256
 from vlkit.processors.video_sampling import sampling_problems
 from vlkit.registry import DATASETS
-
-SPLITS = ("train", "val", "test")
 
 
 class _Videos(VLDataset):
@@ -149,21 +147,11 @@ class VideoText(_Videos):
         return self.table.images
 
     def _video_of(self, index: int) -> int:
-        return int(self.table.image_of[index]) if self.training else index
+        return self.table.image(index, self.training)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        video, table = self._video_of(index), self.table
-        sample: Sample = {"image_id": table.image_id(video)}
-        if self.training:
-            sample["sample_id"], text = table.caption_place(index), table.captions[index]
-            if not text.strip():
-                raise BadSample(sample["sample_id"], "the caption is empty")
-        else:
-            references = [caption for caption in table.captions_of(video) if caption.strip()]
-            sample["sample_id"], text = table.image_place(video), (references or [""])[0]
-            sample["references"] = references
-        sample["text_input"] = text if self.text_processor is None else self.text_processor(text)
-        sample["video"] = self._clip(video, rng)
+        sample = self.table.sample(index, self.training, self.text_processor)
+        sample["video"] = self._clip(self._video_of(index), rng)
         return sample
 
 

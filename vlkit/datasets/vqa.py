@@ -11,15 +11,13 @@ import numpy as np
 
 from vlkit.datasets.annotations import find_file, short_names
 from vlkit.datasets.answer_list import read_answer_list
-from vlkit.datasets.arguments import check_arguments
+from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.image_files import evenly, image_problems, media_root
 from vlkit.datasets.question_rows import FORMATS, read_questions
 from vlkit.datasets.question_table import QuestionSource, QuestionTable
 from vlkit.io import sha256
 from vlkit.registry import DATASETS
-
-SPLITS = ("train", "val", "test")
 
 
 @DATASETS.register("image_question")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.datasets.arguments import check_arguments
+from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.image_files import evenly
 from vlkit.datasets.tar_index import TarIndex, index_of
@@ -20,7 +20,6 @@ from vlkit.errors import BadSample, DataError
 from vlkit.registry import DATASETS
 
 logger = logging.getLogger(__name__)
-SPLITS = ("train", "val", "test")
 
 
 @DATASETS.register("web_shards")
