@@ -32,6 +32,24 @@ class Source(NamedTuple):
     rows: Iterable[Row]
 
 
+def draw_caption(
+    captions: list[str], name: str, training: bool, text_processor: Any, rng: np.random.Generator
+) -> Sample:
+    """What ``captions`` give to the sample ``name`` of a dataset where every image is one: in training one of them,
+    drawn; otherwise the first, and all under ``references``.
+
+    Raises:
+        BadSample: there is none to train on.
+    """
+    if training and not captions:
+        raise BadSample(name, "it has no caption")
+    chosen = int(rng.integers(len(captions))) if training and len(captions) > 1 else 0
+    text = captions[chosen] if captions else ""
+    sample: Sample = {"sample_id": name} if training else {"sample_id": name, "references": captions}
+    sample["text_input"] = text if text_processor is None else text_processor(text)
+    return sample
+
+
 class CaptionTable:
     """Images in the order of their first row, captions in the order of the rows.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
+from vlkit.datasets.caption_table import draw_caption
 from vlkit.datasets.image_files import evenly, nearest
 from vlkit.errors import BadSample, DataError, MissingDependency, did_you_mean
 from vlkit.io import offline
@@ -90,15 +91,9 @@ class HuggingFaceDataset(VLDataset):
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         row, name = self.rows[index], f"{Path(self.path).name}:{index}"
         captions = _captions(row.get(self.caption_column))
-        if self.training and not captions:
-            raise BadSample(name, "it has no caption")
-        chosen = int(rng.integers(len(captions))) if self.training and len(captions) > 1 else 0
-        text = captions[chosen] if captions else ""
         image_id = row.get("image_id")
-        sample: Sample = {"image_id": f"{self.path}:{index}" if image_id is None else image_id, "sample_id": name}
-        if not self.training:
-            sample["references"] = captions
-        sample["text_input"] = text if self.text_processor is None else self.text_processor(text)
+        sample = draw_caption(captions, name, self.training, self.text_processor, rng)
+        sample["image_id"] = f"{self.path}:{index}" if image_id is None else image_id
         sample["image"] = self._image(row[self.image_column], name, rng)
         return sample
 

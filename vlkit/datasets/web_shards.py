@@ -14,6 +14,7 @@ import numpy as np
 
 from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
+from vlkit.datasets.caption_table import draw_caption
 from vlkit.datasets.image_files import evenly
 from vlkit.datasets.tar_index import TarIndex, index_of
 from vlkit.errors import BadSample, DataError
@@ -92,14 +93,8 @@ class WebShards(VLDataset):
         shard, key = self.place(index)
         row, name = self._rows[index], f"{shard.name}:{key}"
         captions, image = self._read(shard, row, name)
-        if self.training and not captions:
-            raise BadSample(name, "it has no caption")
-        chosen = int(rng.integers(len(captions))) if self.training and len(captions) > 1 else 0
-        text = captions[chosen] if captions else ""
-        sample: Sample = {"image_id": f"{shard}:{key}", "sample_id": name}
-        if not self.training:
-            sample["references"] = captions
-        sample["text_input"] = text if self.text_processor is None else self.text_processor(text)
+        sample = draw_caption(captions, name, self.training, self.text_processor, rng)
+        sample["image_id"] = f"{shard}:{key}"
         try:
             sample["image"] = self.image_processor(image, rng)
         except BadSample as error:  # which knows the bytes only
