@@ -1,0 +1,1 @@
+"""CapFilt: captions for web images, and a filter for theirs and the web's."""

@@ -1,0 +1,113 @@
+"""What CapFilt reads: the records that a reader gives, the options of an input, and the shards that it consists of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vlkit.config.schema import PositiveInt
+
+REASONS = (
+    "undecodable image",
+    "empty image",
+    "oversized image",
+    "duplicate key",
+    "no image",
+    "unsafe name",
+    "no text",
+    "oversized text",
+    "unreadable text",
+    "truncated shard",
+    "unreadable shard",
+    "missing image file",
+    "incomplete row",
+)
+"""Why an input gives no output."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image to be captioned, with the text that came with it.
+
+    Args:
+        key: unique in its shard; a safe relative name, printable, without a dot in its last part.
+        image: the encoded file, not yet decoded.
+        extension: of the image file, in lower case, such as "jpg".
+        text: the web's caption; None: there is none that can be used, and a :class:`Refused` said why.
+        fields: plain data that belong to the sample (address, scene, ...), unchanged, without the caption.
+    """
+
+    key: str
+    image: bytes
+    extension: str
+    text: str | None
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An input that gives no output.
+
+    Every image that a shard holds leads to exactly one :class:`Item` or one of these with the kind "image". Every
+    text leads to exactly one ``Item.text`` or one of these with the kind "text"; an item without any text has one
+    too. The text of a refused image is refused as "no image".
+
+    Args:
+        key: of the sample; the name of the shard for one.
+        kind: "image", "text", "fields" (data beside a text, which is used without them) or "shard" (what is left of it).
+        reason: one of ``REASONS``.
+        detail: what is known beyond that, for people; may be empty.
+    """
+
+    key: str
+    kind: Literal["image", "text", "fields", "shard"]
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """Where images and texts are, and how much of them is taken in.
+
+    Args:
+        path: tar files as img2dataset writes them, or lists (.jsonl, .parquet, .json): a path, a pattern, a folder,
+            an address that fsspec or an iopath handler reads, or several of these.
+        max_image_bytes: of an encoded image.
+        max_pixels: of a decoded image.
+        max_text_bytes: of a text file, a JSON file, or a row of a list.
+        rows_per_shard: how lists are cut.
+        image_root: where the image names of a list start from; None: the folder of the list.
+        image_key, caption_key: what holds them in a row; captions also in JSON files.
+        text: which file of a sample is its text where it has both.
+    """
+
+    path: str | list[str]
+    max_image_bytes: PositiveInt = 64_000_000
+    max_pixels: PositiveInt = 89_478_485
+    max_text_bytes: PositiveInt = 1_000_000
+    rows_per_shard: PositiveInt = 10_000
+    image_root: str | None = None
+    image_key: str = "image"
+    caption_key: str = "caption"
+    text: Literal["txt", "json"] = "txt"
+
+
+@dataclass(frozen=True)
+class InputShard:
+    """A part of the input: the unit of work.
+
+    Args:
+        name: unique in the input, and safe as a file name without suffix.
+        kind: "tar", or "rows" of a list.
+        path: of the tar or the list; may be an address.
+        first: the row it starts with, from 0.
+        count: how many rows it has; None: a tar, or up to the end of the list.
+        offset: bytes before row ``first`` in a list of JSON.
+    """
+
+    name: str
+    kind: Literal["tar", "rows"]
+    path: str
+    first: int = 0
+    count: int | None = None
+    offset: int = 0
