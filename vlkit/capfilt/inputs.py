@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vlkit.config.durations import Count
 from vlkit.config.schema import PositiveInt
+from vlkit.errors import ConfigError
 
 REASONS = (
     "undecodable image",
@@ -54,7 +56,8 @@ class Refused:
 
     Args:
         key: of the sample; the name of the shard for one.
-        kind: "image", "text", "fields" (data beside a text, which is used without them) or "shard" (what is left of it).
+        kind: "image", "text", "fields" (the other data of a sample, which goes on without them) or "shard" (all that
+            is left of it).
         reason: one of ``REASONS``.
         detail: what is known beyond that, for people; may be empty.
     """
@@ -82,14 +85,20 @@ class InputOptions:
     """
 
     path: str | list[str]
-    max_image_bytes: PositiveInt = 64_000_000
-    max_pixels: PositiveInt = 89_478_485
-    max_text_bytes: PositiveInt = 1_000_000
+    max_image_bytes: Count = Count(64_000_000)
+    max_pixels: Count = Count(89_478_485)
+    max_text_bytes: Count = Count(1_000_000)
     rows_per_shard: PositiveInt = 10_000
     image_root: str | None = None
     image_key: str = "image"
     caption_key: str = "caption"
     text: Literal["txt", "json"] = "txt"
+
+    def __post_init__(self) -> None:
+        limits = ("max_image_bytes", "max_pixels", "max_text_bytes")
+        problems = [f"{name}: 0 given, at least 1 allowed." for name in limits if getattr(self, name) < 1]
+        if problems:
+            raise ConfigError(problems)
 
 
 @dataclass(frozen=True)
