@@ -1,0 +1,133 @@
+"""Every input counted once: what came of it, or why nothing did. Sums that do not fit are an error, never written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Counts:
+    """What became of the images and texts of one or more shards.
+
+    Args:
+        kept: images with at least one kept text.
+        dropped: images without.
+        refused: images that gave no output, by reason.
+        web_scored, web_kept: texts that came with the images.
+        web_refused: those that were missing or could not be used, by reason.
+        web_lost: those whose image was refused.
+        web_unasked: those that the job does not score.
+        synthetic, synthetic_kept: texts that the captioner wrote.
+        shards: how many.
+        damaged: shards that could not be read to their end, by reason.
+    """
+
+    kept: int = 0
+    dropped: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    web_scored: int = 0
+    web_kept: int = 0
+    web_refused: Counter[str] = field(default_factory=Counter)
+    web_lost: int = 0
+    web_unasked: int = 0
+    synthetic: int = 0
+    synthetic_kept: int = 0
+    shards: int = 0
+    damaged: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def annotated(self) -> int:
+        """Images that the models saw."""
+        return self.kept + self.dropped
+
+    @property
+    def read(self) -> int:
+        """Images that the input holds, those that could not be used included."""
+        return self.annotated + self.refused.total()
+
+    def add(self, other: Counts) -> None:
+        """Count what ``other`` counted too."""
+        for name, value in vars(other).items():
+            mine = getattr(self, name)
+            if isinstance(mine, Counter):
+                mine.update(value)
+            else:
+                setattr(self, name, mine + value)
+
+    def check(self, images: int) -> None:
+        """Look whether everything adds up.
+
+        Args:
+            images: that were met in the input, counted on their own.
+
+        Raises:
+            RuntimeError: it does not; this is a mistake of vlkit.
+        """
+        texts = self.web_scored + self.web_refused.total() + self.web_lost + self.web_unasked
+        sums = {
+            f"{images} images were met, {self.read} have an end": images == self.read,
+            f"{images} images have a place for a web text, {texts} of these have an end": images == texts,
+            "more texts are kept than there are": self.web_kept <= self.web_scored
+            and self.synthetic_kept <= self.synthetic,
+        }
+        wrong = [text for text, right in sums.items() if not right]
+        if wrong:
+            raise RuntimeError(f"the counts do not add up: {'; '.join(wrong)}. {self}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a manifest; :meth:`from_dict` reads it. ``images.read`` = kept + dropped + refused, and
+        ``texts.web.read`` = scored + refused + image_refused + unasked."""
+        return {
+            "images": {
+                "read": self.read,
+                "kept": self.kept,
+                "dropped": self.dropped,
+                "refused": _sorted(self.refused),
+            },
+            "texts": {
+                "web": {
+                    "read": self.read,
+                    "scored": self.web_scored,
+                    "kept": self.web_kept,
+                    "refused": _sorted(self.web_refused),
+                    "image_refused": self.web_lost,
+                    "unasked": self.web_unasked,
+                },
+                "synthetic": {"scored": self.synthetic, "kept": self.synthetic_kept},
+            },
+            "shards": {"read": self.shards, "damaged": _sorted(self.damaged)},
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Counts:
+        """What :meth:`as_dict` gave."""
+        images, web, synthetic = data["images"], data["texts"]["web"], data["texts"]["synthetic"]
+        return cls(
+            kept=images["kept"],
+            dropped=images["dropped"],
+            refused=Counter(images["refused"]),
+            web_scored=web["scored"],
+            web_kept=web["kept"],
+            web_refused=Counter(web["refused"]),
+            web_lost=web["image_refused"],
+            web_unasked=web["unasked"],
+            synthetic=synthetic["scored"],
+            synthetic_kept=synthetic["kept"],
+            shards=data["shards"]["read"],
+            damaged=Counter(data["shards"]["damaged"]),
+        )
+
+
+def total(parts: Iterable[Counts]) -> Counts:
+    """The sum."""
+    found = Counts()
+    for part in parts:
+        found.add(part)
+    return found
+
+
+def _sorted(counter: Counter[str]) -> dict[str, int]:
+    return {reason: counter[reason] for reason in sorted(counter)}
