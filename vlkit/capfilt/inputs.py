@@ -8,6 +8,7 @@ from typing import Any, Literal
 from vlkit.config.durations import Count
 from vlkit.config.schema import PositiveInt
 from vlkit.errors import ConfigError
+from vlkit.processors.open_image import MAX_PIXELS
 
 REASONS = (
     "undecodable image",
@@ -25,6 +26,7 @@ REASONS = (
     "incomplete row",
 )
 """Why an input gives no output."""
+_IMAGE_BYTES, _PIXELS, _TEXT_BYTES = Count(64_000_000), Count(MAX_PIXELS), Count(1_000_000)
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,9 @@ class InputOptions:
     """
 
     path: str | list[str]
-    max_image_bytes: Count = Count(64_000_000)
-    max_pixels: Count = Count(89_478_485)
-    max_text_bytes: Count = Count(1_000_000)
+    max_image_bytes: Count = _IMAGE_BYTES
+    max_pixels: Count = _PIXELS
+    max_text_bytes: Count = _TEXT_BYTES
     rows_per_shard: PositiveInt = 10_000
     image_root: str | None = None
     image_key: str = "image"
