@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import importlib.util
 import logging
 import os
 import secrets
@@ -56,7 +57,7 @@ def atomic_write(path: str | Path, mode: str = "wb", need: int | None = None) ->
             file.flush()
             os.fsync(file.fileno())
         os.replace(temp, target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
 
 
 @contextlib.contextmanager
@@ -77,8 +78,8 @@ def atomic_dir(path: str | Path, need: int | None = None) -> Iterator[Path]:
         temp.mkdir()
         yield temp
         for file in temp.rglob("*"):
-            _sync(file)
-        _sync(temp)
+            sync(file)
+        sync(temp)
         if target.exists():
             os.replace(target, old)
         try:
@@ -87,7 +88,7 @@ def atomic_dir(path: str | Path, need: int | None = None) -> Iterator[Path]:
             if old.exists():
                 os.replace(old, target)
             raise
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -114,7 +115,8 @@ def fetch(url_or_path: str | Path, sha256: str | None = None, md5: str | None = 
 
     Args:
         url_or_path: a path, ``file://``, ``http(s)://``, ``hf://owner/name`` (the weights of that repository of the
-            Hugging Face hub), or what a handler of :func:`path_manager` takes.
+            Hugging Face hub), ``package://name/path`` (a file that an installed package brings along), or what a
+            handler of :func:`path_manager` takes.
         sha256, md5: expected checksums in hexadecimal.
 
     Raises:
@@ -135,7 +137,9 @@ def fetch(url_or_path: str | Path, sha256: str | None = None, md5: str | None = 
 
         return fetch_hub(text, expected)
     path = Path(text).expanduser()
-    if "://" in text and scheme != "file":
+    if scheme == "package":
+        path = _in_package(text)
+    elif "://" in text and scheme != "file":
         path = _from_handler(text)
     if not path.is_file():
         siblings = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -190,6 +194,15 @@ def path_manager() -> Any:
 
         _manager = PathManager()
     return _manager
+
+
+def _in_package(uri: str) -> Path:
+    """Where the file of an installed package is; the package is found, not imported."""
+    package, _, inside = uri.partition("://")[2].partition("/")
+    found = importlib.util.find_spec(package) if package.isidentifier() else None
+    if found is None or not found.submodule_search_locations:
+        raise VlkitError(f"{uri}: no installed package is named {package!r}. Write package://<package>/<path inside it>.")
+    return Path(found.submodule_search_locations[0], inside)
 
 
 def _from_handler(uri: str) -> Path:
@@ -267,7 +280,8 @@ def _megabytes(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Put a file or folder on the disk before anything that is written after it."""
     if os.name == "nt" and path.is_dir():
         return
     handle = os.open(path, os.O_RDONLY)
@@ -277,7 +291,7 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename survive a power cut, where the file system can."""
+def sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` survive a power cut, where the file system can."""
     with contextlib.suppress(OSError):
-        _sync(folder)
+        sync(folder)

@@ -1,0 +1,134 @@
+"""Who works on what: a claim is a small file that its owner refreshes while it lives."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+
+from vlkit.capfilt.owner import is_dead, owner_name
+from vlkit.capfilt.place import Place
+from vlkit.errors import VlkitError
+
+logger = logging.getLogger(__name__)
+FOLDER = "claims"
+
+
+class Claims:
+    """The claims of one worker on the lots of a job.
+
+    Two workers may in rare cases hold one lot (an object store without exclusive creation, a worker that slept for
+    longer than the lease); then both write the same bytes. What a claim saves is work.
+
+    Args:
+        place: the job's output; claims are files in ``claims/``.
+        lease: seconds after which a claim that was not refreshed is free; each is refreshed four times in it.
+        owner: a name that no other worker has; None: a new one, from which others on this machine see that the
+            process has died, and need not wait for the lease.
+    """
+
+    def __init__(self, place: Place, lease: float, owner: str | None = None):
+        if not lease > 0:
+            raise VlkitError(f"run.lease is {lease}: a positive number of seconds is needed, 600 for example.")
+        self.place, self.lease, self.owner = place, lease, owner or owner_name()
+        self._held: dict[str, int] = {}  # lot -> number of the last refreshment
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._refresh_until_closed, name="claims", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Claims:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def take(self, lot: str) -> bool:
+        """Claim a lot unless another living worker has it; whether this worker has it now."""
+        name = _name(lot)
+        with self._lock:
+            if lot not in self._held:
+                if not (self.place.create(name, self._content(0)) or self._take_over(name)):
+                    return False
+                self._held[lot] = 0
+            return True
+
+    def release(self, lot: str) -> None:
+        """Give a lot back, done or not."""
+        with self._lock:
+            if self._held.pop(lot, None) is not None and _owner(self._read(_name(lot))) == self.owner:
+                self.place.remove(_name(lot))
+
+    def close(self) -> None:
+        """Give everything back and stop refreshing."""
+        self._stop.set()
+        self._thread.join()
+        for lot in list(self._held):
+            self.release(lot)
+
+    def _take_over(self, name: str) -> bool:
+        """Replaces a claim that nobody refreshes any more; whether this worker did.
+
+        Several may find the same old claim at once. It goes to the one that claims the replacing of just this content,
+        and finds it still there then.
+        """
+        old = self._read(name)
+        if not self._is_free(name, old):
+            return False
+        replacing = f"{name}.{hashlib.sha256(old).hexdigest()[:16]}"
+        if not self.place.create(replacing, self._content(0)) and not self._is_free(replacing, self._read(replacing)):
+            return False
+        try:
+            if self._read(name) != old:
+                return False
+            self.place.write_bytes(name, self._content(0))
+        finally:
+            self.place.remove(replacing)
+        logger.info("%s taken over from %s, which died or is too slow.", name, _owner(old) or "an unknown worker")
+        return True
+
+    def _is_free(self, name: str, content: bytes) -> bool:
+        age = self.place.age(name)
+        return age is not None and (age > self.lease or is_dead(_owner(content)))
+
+    def _read(self, name: str) -> bytes:
+        """A claim; empty if there is none."""
+        try:
+            return self.place.read_bytes(name)
+        except VlkitError:
+            return b""
+
+    def _content(self, refreshed: int) -> bytes:
+        return json.dumps({"owner": self.owner, "refreshed": refreshed}).encode()
+
+    def _refresh_until_closed(self) -> None:
+        while not self._stop.wait(self.lease / 4):
+            for lot in list(self._held):
+                try:
+                    self._refresh(lot)
+                except Exception as error:  # the storage may be back before the lease ends
+                    logger.warning("the claim on %s could not be refreshed (%s).", lot, error)
+
+    def _refresh(self, lot: str) -> None:
+        with self._lock:
+            if lot not in self._held:
+                return
+            if _owner(self._read(_name(lot))) != self.owner:
+                logger.warning("another worker took over %s; both write the same.", lot)
+                del self._held[lot]
+                return
+            self._held[lot] += 1
+            self.place.write_bytes(_name(lot), self._content(self._held[lot]))
+
+
+def _name(lot: str) -> str:
+    return f"{FOLDER}/{lot}.json"
+
+
+def _owner(claim: bytes) -> str:
+    """The owner that a claim names; "" if it cannot be read."""
+    try:
+        return str(json.loads(claim)["owner"])
+    except (ValueError, KeyError, TypeError):  # half written, where that can be
+        return ""

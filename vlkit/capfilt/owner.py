@@ -1,0 +1,59 @@
+"""Who does a piece of work: a name for this process, from which others on this machine see that it has died."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import platform
+import re
+import secrets
+from pathlib import Path
+
+_NAME = re.compile(r".*-(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-(?P<start>\d+)-[0-9a-f]{8}")
+
+
+def owner_name() -> str:
+    """A new name that contains this host, its boot, this process and when it started; safe as the name of a file."""
+    host = re.sub(r"[^A-Za-z0-9]+", "_", platform.node())[:40] or "host"
+    pid = os.getpid()
+    return f"{host}-{_machine()}-{pid}-{_start_of(pid) or 0}-{secrets.token_hex(4)}"
+
+
+def is_dead(name: str) -> bool:
+    """Whether the process of this name surely runs no more; False for all that cannot be known from here."""
+    parts = _NAME.fullmatch(name)
+    if parts is None or parts["machine"] != _machine() or os.name == "nt":  # there os.kill would end it
+        return False
+    pid = int(parts["pid"])
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it is there, and another user's
+        pass
+    start = _start_of(pid)
+    return start is not None and str(start) != parts["start"]
+
+
+@functools.cache
+def _machine() -> str:
+    """This boot of this host, and the space of process numbers: containers of one host do not see each other's."""
+    facts = [platform.node()]
+    with contextlib.suppress(OSError):
+        facts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        facts.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]
+
+
+def _start_of(pid: int) -> int | None:
+    """When a process started, in ticks after the boot; None: unknown. It tells apart processes of one number.
+
+    A zombie, which has ended and was not waited for by its parent yet, gives -1: it is none of those that run.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return -1 if fields[0] in "ZX" else int(fields[19])
