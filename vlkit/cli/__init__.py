@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": ("vlkit.cli.evaluate", "evaluate a model on a run file's evaluation sets"),
     "check": ("vlkit.cli.check", "do everything that a run would do, except train"),
     "run": ("vlkit.cli.run", "run the stages of a pipeline file, skipping what is finished"),
+    "shards": ("vlkit.cli.shards", "write a dataset as webdataset shards"),
     "convert": ("vlkit.cli.convert", "write weights under the names of another library"),
     "bench": ("vlkit.cli.bench", "measure speed beside another implementation"),
     "show": ("vlkit.cli.show", "list and describe models, datasets, processors, tasks and cards"),
