@@ -17,10 +17,10 @@ class Counts:
         dropped: images without.
         refused: images that gave no output, by reason.
         web_scored, web_kept: texts that came with the images.
-        web_refused: those that were missing or could not be used, by reason.
-        web_lost: those whose image was refused.
+        web_refused: those that were missing or could not be used, by reason ("no image": their image was refused).
         web_unasked: those that the job does not score.
         synthetic, synthetic_kept: texts that the captioner wrote.
+        fields_refused: samples that went on without their other data, by reason.
         shards: how many.
         damaged: shards that could not be read to their end, by reason.
     """
@@ -31,10 +31,10 @@ class Counts:
     web_scored: int = 0
     web_kept: int = 0
     web_refused: Counter[str] = field(default_factory=Counter)
-    web_lost: int = 0
     web_unasked: int = 0
     synthetic: int = 0
     synthetic_kept: int = 0
+    fields_refused: Counter[str] = field(default_factory=Counter)
     shards: int = 0
     damaged: Counter[str] = field(default_factory=Counter)
 
@@ -48,6 +48,11 @@ class Counts:
         """Images that the input holds, those that could not be used included."""
         return self.annotated + self.refused.total()
 
+    @property
+    def web(self) -> int:
+        """Texts that the input holds, with one for each image that came without any."""
+        return self.web_scored + self.web_refused.total() + self.web_unasked
+
     def add(self, other: Counts) -> None:
         """Count what ``other`` counted too."""
         for name, value in vars(other).items():
@@ -57,29 +62,28 @@ class Counts:
             else:
                 setattr(self, name, mine + value)
 
-    def check(self, images: int) -> None:
+    def check(self, images: int, texts: int) -> None:
         """Look whether everything adds up.
 
         Args:
-            images: that were met in the input, counted on their own.
+            images, texts: that were met in the input, counted when they were read.
 
         Raises:
             RuntimeError: it does not; this is a mistake of vlkit.
         """
-        texts = self.web_scored + self.web_refused.total() + self.web_lost + self.web_unasked
         sums = {
-            f"{images} images were met, {self.read} have an end": images == self.read,
-            f"{images} images have a place for a web text, {texts} of these have an end": images == texts,
-            "more texts are kept than there are": self.web_kept <= self.web_scored
-            and self.synthetic_kept <= self.synthetic,
+            f"{images} images were read, {self.read} came to an end": images == self.read,
+            f"{texts} web texts were read, {self.web} came to an end": texts == self.web,
+            "more web texts are kept than were scored": self.web_kept <= self.web_scored,
+            "more synthetic texts are kept than were scored": self.synthetic_kept <= self.synthetic,
         }
         wrong = [text for text, right in sums.items() if not right]
         if wrong:
             raise RuntimeError(f"the counts do not add up: {'; '.join(wrong)}. {self}")
 
     def as_dict(self) -> dict[str, Any]:
-        """For a manifest; :meth:`from_dict` reads it. ``images.read`` = kept + dropped + refused, and
-        ``texts.web.read`` = scored + refused + image_refused + unasked."""
+        """For a manifest; :meth:`from_dict` reads it. ``images.read`` is kept + dropped + refused, and
+        ``texts.web.read`` is scored + refused + unasked."""
         return {
             "images": {
                 "read": self.read,
@@ -89,15 +93,15 @@ class Counts:
             },
             "texts": {
                 "web": {
-                    "read": self.read,
+                    "read": self.web,
                     "scored": self.web_scored,
                     "kept": self.web_kept,
                     "refused": _sorted(self.web_refused),
-                    "image_refused": self.web_lost,
                     "unasked": self.web_unasked,
                 },
                 "synthetic": {"scored": self.synthetic, "kept": self.synthetic_kept},
             },
+            "fields": {"refused": _sorted(self.fields_refused)},
             "shards": {"read": self.shards, "damaged": _sorted(self.damaged)},
         }
 
@@ -112,10 +116,10 @@ class Counts:
             web_scored=web["scored"],
             web_kept=web["kept"],
             web_refused=Counter(web["refused"]),
-            web_lost=web["image_refused"],
             web_unasked=web["unasked"],
             synthetic=synthetic["scored"],
             synthetic_kept=synthetic["kept"],
+            fields_refused=Counter(data["fields"]["refused"]),
             shards=data["shards"]["read"],
             damaged=Counter(data["shards"]["damaged"]),
         )

@@ -1,0 +1,201 @@
+"""Reads shards ahead of the models: threads decode images, and the order of the input stays."""
+
+from __future__ import annotations
+
+import queue
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vlkit.capfilt.inputs import InputShard, Item, Refused
+from vlkit.errors import BadSample
+from vlkit.processors.open_image import check_size, header
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Images = dict[str, "Tensor"]
+_CHUNK_ITEMS, _CHUNK_BYTES = 16, 8_000_000  # what a thread decodes at once
+_LOOK_SECONDS = 0.2  # between looks whether somebody asked to stop
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An image that the models can take.
+
+    Args:
+        shard: its place in the lot.
+        item: what was read.
+        images: model inputs by name, each [3, S, S].
+    """
+
+    shard: int
+    item: Item
+    images: Images
+
+
+@dataclass(frozen=True)
+class Turned:
+    """An input of a shard that gives no output."""
+
+    shard: int
+    refused: Refused
+
+
+@dataclass(frozen=True)
+class End:
+    """All of a shard was read.
+
+    Args:
+        shard: its place in the lot.
+        images, texts: that were met in it.
+    """
+
+    shard: int
+    images: int
+    texts: int
+
+
+Event = Ready | Turned | End
+
+
+class Decoder:
+    """From an encoded image to what the models take.
+
+    Args:
+        processors: input of the models ("image", "filter_image") to its image processor.
+        max_pixels: larger images are refused before they are decoded.
+    """
+
+    def __init__(self, processors: dict[str, Any], max_pixels: int):
+        self.processors, self.max_pixels = processors, max_pixels
+
+    def __call__(self, shard: int, item: Item) -> list[Event]:
+        """The image, or why there is none (and what becomes of its text)."""
+        try:
+            self._check_size(item.image)
+        except BadSample as error:
+            return _turned(shard, item, "oversized image", error.reason)
+        try:
+            images = {name: processor(item.image) for name, processor in self.processors.items()}
+        except BadSample as error:
+            return _turned(shard, item, "undecodable image", error.reason)
+        return [Ready(shard, item, images)]
+
+    def _check_size(self, data: bytes) -> None:
+        try:
+            image = header(data)
+        except Exception:  # the processor says it better
+            return
+        check_size(image, "", self.max_pixels)
+
+
+def _turned(shard: int, item: Item, reason: str, detail: str) -> list[Event]:
+    detail = re.sub(r" at 0x[0-9a-fA-F]+", "", detail)  # Pillow names objects by their address
+    turned: list[Event] = [Turned(shard, Refused(item.key, "image", reason, detail))]
+    if item.text is not None:
+        turned.append(Turned(shard, Refused(item.key, "text", "no image")))
+    return turned
+
+
+class Reader:
+    """What several shards hold, decoded by threads ahead of whoever iterates.
+
+    Args:
+        shards: (place in the lot, shard) in order.
+        read: gives what a shard holds.
+        decode: makes events of an item.
+        threads: that decode.
+        stopped: asked again and again while waiting; may raise.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[tuple[int, InputShard]],
+        read: Callable[[InputShard], Iterator[Item | Refused]],
+        decode: Callable[[int, Item], list[Event]],
+        threads: int,
+        stopped: Callable[[], None],
+    ):
+        self._shards, self._read, self._decode, self._stopped = shards, read, decode, stopped
+        self._closing = threading.Event()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._queue: queue.Queue[Future[list[Event]] | BaseException | None] = queue.Queue(threads + 2)
+        self._feeder = threading.Thread(target=self._feed, name="read", daemon=True)
+        self._feeder.start()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Event]:
+        while True:
+            future = self._next()
+            if future is None:
+                return
+            yield from future.result()
+
+    def close(self) -> None:
+        """Stop reading; what was read and not taken is forgotten."""
+        self._closing.set()
+        self._feeder.join()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _next(self) -> Future[list[Event]] | None:
+        while True:
+            self._stopped()
+            try:
+                found = self._queue.get(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                continue
+            if isinstance(found, BaseException):
+                raise found
+            return found
+
+    def _put(self, entry: Future[list[Event]] | BaseException | None) -> bool:
+        """Whether it was wanted."""
+        while not self._closing.is_set():
+            try:
+                self._queue.put(entry, timeout=_LOOK_SECONDS)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def _feed(self) -> None:
+        try:
+            for place, shard in self._shards:
+                for chunk in self._chunks(place, shard):
+                    if not self._put(self._pool.submit(self._decoded, chunk)):
+                        return
+            self._put(None)
+        except BaseException as error:  # raised where the events are taken
+            self._put(error)
+
+    def _chunks(self, place: int, shard: InputShard) -> Iterator[list[tuple[int, Item] | Event]]:
+        """What the shard holds, in pieces for one thread."""
+        chunk: list[tuple[int, Item] | Event] = []
+        size = images = texts = 0
+        for found in self._read(shard):
+            if isinstance(found, Item):
+                images, texts = images + 1, texts + (found.text is not None)
+                size += len(found.image)
+                chunk.append((place, found))
+            else:
+                images, texts = images + (found.kind == "image"), texts + (found.kind == "text")
+                chunk.append(Turned(place, found))
+            if len(chunk) >= _CHUNK_ITEMS or size >= _CHUNK_BYTES:
+                yield chunk
+                chunk, size = [], 0
+        yield [*chunk, End(place, images, texts)]
+
+    def _decoded(self, chunk: list[tuple[int, Item] | Event]) -> list[Event]:
+        events: list[Event] = []
+        for entry in chunk:
+            events += self._decode(*entry) if isinstance(entry, tuple) else [entry]
+        return events
