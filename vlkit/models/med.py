@@ -533,9 +533,20 @@ def init_bert(module: nn.Module, std: float) -> None:
             nn.init.zeros_(child.bias)
 
 
-def tie_all_but_self_attention(encoder: TextTransformer, decoder: TextTransformer) -> None:
-    """The encoder takes the decoder's embeddings, cross-attention and feed-forward layers (Paper: 3.2 and table 3)."""
-    encoder.embeddings = decoder.embeddings
+SHARED = {
+    "all_but_self_attention": ("crossattention", "intermediate", "output"),
+    "all_but_cross_attention": ("attention", "intermediate", "output"),
+    "all": ("attention", "crossattention", "intermediate", "output"),
+    "none": (),
+}
+"""What a text encoder can share with a decoder, to the parts of each layer. Embeddings are shared with any of them.
+Paper: table 3."""
+
+
+def share_parameters(encoder: TextTransformer, decoder: TextTransformer, share: str = "all_but_self_attention") -> None:
+    """The encoder takes from the decoder what ``share``, a key of :data:`SHARED`, says. Paper: 3.2 and table 3."""
+    if SHARED[share]:
+        encoder.embeddings = decoder.embeddings
     for mine, theirs in zip(encoder.encoder.layer, decoder.encoder.layer):
-        for name in ("crossattention", "intermediate", "output"):
+        for name in SHARED[share]:
             setattr(mine, name, getattr(theirs, name))

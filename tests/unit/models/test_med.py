@@ -17,7 +17,7 @@ from vlkit.models.med import (
     SelfCache,
     TextTransformer,
     moved_order,
-    tie_all_but_self_attention,
+    share_parameters,
 )
 from vlkit.models.packing import TextBatch
 
@@ -232,7 +232,7 @@ def test_narrowing_keeps_the_right_images(data, count, masked):
 
 def test_tied_transformers_share_all_but_self_attention():
     encoder, decoder = (TextTransformer(decoders.config(VOCAB), decoders.IMAGE_WIDTH) for _ in range(2))
-    tie_all_but_self_attention(encoder, decoder)
+    share_parameters(encoder, decoder)
     theirs = dict(decoder.named_parameters())
     for name, parameter in encoder.named_parameters():
         own = ".attention." in name

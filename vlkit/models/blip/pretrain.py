@@ -1,7 +1,7 @@
 """Pre-training (paper, section 3.2): contrast, matching and language modelling on one model.
 
-Every image is projected once per layer: the matched text, the negative text, the texts that drew this image as their
-negative, and the decoder all read the same keys and values, which the shared cross-attention allows.
+Every image is projected once per layer: the matched text, the negative text and the texts that drew this image as their
+negative read the same keys and values, and so does the decoder where it shares the cross-attention.
 
 Shapes: ``B`` pairs of this process, ``W`` processes, ``Q`` queue, ``P`` image tokens, ``E`` projection.
 """
@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlkit.models.blip.aligned import check_choice
 from vlkit.models.blip.base import Samples
 from vlkit.models.blip.caption import Captions, decode_captions
 from vlkit.models.blip.contrastive import BlipContrastive, Features, gather_features
 from vlkit.models.generation import GenerationConfig
 from vlkit.models.losses import hard_negatives, itm_loss, lm_count, lm_loss, lm_targets
-from vlkit.models.med import CrossStates, MedConfig, TextDecoder, tie_all_but_self_attention
+from vlkit.models.med import SHARED, CrossStates, MedConfig, TextDecoder, share_parameters
 from vlkit.models.momentum import enqueue, rank
 from vlkit.models.packing import TextBatch
 from vlkit.models.vit import VitConfig
@@ -69,8 +70,11 @@ class BlipPretrain(BlipContrastive):
         label_smoothing: of the LM loss, 0..1.
         gather: contrast with the pairs of all processes, so that a run does not depend on their number. False: only
             with this process's and the queue, as the original.
+        share: what text encoder and decoder have in common: "all_but_self_attention", "all_but_cross_attention", "all"
+            or "none" (Paper: table 3). Whatever is shared, embeddings and feed-forward layers are.
     """
 
+    prompt = ""  # captions begin with none
     queue_ptr: Tensor
 
     def __init__(
@@ -86,12 +90,14 @@ class BlipPretrain(BlipContrastive):
         max_words: int = 30,
         label_smoothing: float = 0.1,
         gather: bool = True,
+        share: str = "all_but_self_attention",
     ):
+        check_choice("share", share, tuple(SHARED))
         super().__init__(vit, med, tokenizer, max_words, embed_dim, momentum, temperature_range, gather)
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.share = label_smoothing, share
         # The decoder is made last: what it shares with the encoder is its own.
         self.text_decoder = TextDecoder(self.med_config, self.image_width)
-        tie_all_but_self_attention(self.text_encoder, self.text_decoder.bert)
+        share_parameters(self.text_encoder, self.text_decoder.bert, share)
         self.start_momentum(embed_dim, queue_size, temperature)
         self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
 
@@ -112,6 +118,8 @@ class BlipPretrain(BlipContrastive):
         loss_itc, sim_i2t, sim_t2i = self._contrast(online, slow, alpha)
         states = self.text_encoder.project_images(image_embeds)
         itm_logits = self._match_with_negatives(texts, states, sim_i2t, sim_t2i)
+        if "crossattention" not in SHARED[self.share]:
+            states = self.text_decoder.bert.project_images(image_embeds)
         loss_lm = self._language(texts, states)
         return PretrainOutput(
             loss_itc,
@@ -153,4 +161,6 @@ class BlipPretrain(BlipContrastive):
     ) -> Captions:
         """Captions of the pre-trained decoder, which knows no prompt; see :meth:`BlipCaption.caption`."""
         states = self.text_decoder.bert.project_images(self.image_embeds(samples))
-        return decode_captions(self.text_decoder, states, self.tokenizer, "", config or GenerationConfig(), seeds)
+        return decode_captions(
+            self.text_decoder, states, self.tokenizer, self.prompt, config or GenerationConfig(), seeds
+        )

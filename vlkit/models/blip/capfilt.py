@@ -1,0 +1,236 @@
+"""CapFilt (paper, section 4): a captioner writes texts of images, a filter judges them and the texts of the web.
+
+An image is encoded once where captioner and filter see alike, and its keys and values are projected once for all of
+its texts.
+
+Shapes: ``B`` images, ``N`` texts, ``P`` image tokens, ``Dv`` image width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vlkit.errors import VlkitError
+from vlkit.models.blip.base import Samples, wanted
+from vlkit.models.blip.caption import Captions, decode_captions
+from vlkit.models.decoding import GenerationConfig
+from vlkit.models.med import CrossStates
+from vlkit.registry import MODELS
+
+CAPTIONERS = ("blip_caption", "blip_pretrain")
+FILTERS = ("blip_image_text_matching", "blip_retrieval", "blip_pretrain")
+
+
+@dataclass
+class ScoredText:
+    """A text of an image and what the models say of it.
+
+    Args:
+        text: as the web gave it, or as the captioner wrote it; one that was sampled may be empty.
+        source: "web" or "synthetic".
+        itm: probability 0..1 that it matches the image; 0 where the text is empty.
+        itc: cosine similarity to the image; None where the filter has no projections, or the text is empty.
+        log_prob: of a synthetic text: the captioner's log-probability of it, over its length where a beam search found
+            it.
+    """
+
+    text: str
+    source: str
+    itm: float
+    itc: float | None = None
+    log_prob: float | None = None
+
+
+@MODELS.register("blip_capfilt")
+class BlipCapFilt(nn.Module):
+    """A captioner and a filter at work on the same images.
+
+    Args:
+        captioner: writes texts (``blip_caption``, ``blip_pretrain``).
+        filter: judges texts (``blip_image_text_matching``, ``blip_retrieval``, ``blip_pretrain``); None: the captioner
+            does it, as in the paper's comparison of shared with decoupled parameters (table 4).
+        pairs_at_once: bound on the memory of one pass of the filter, in pairs of image and text.
+
+    Raises:
+        VlkitError: one of the models cannot do its part.
+    """
+
+    def __init__(self, captioner: nn.Module, filter: nn.Module | None = None, pairs_at_once: int = 1024):
+        super().__init__()
+        self.captioner: Any = captioner
+        self.filter: Any = captioner if filter is None else filter
+        self.pairs_at_once = pairs_at_once
+        self._one_encoder: bool | None = None
+        _check("captioner", self.captioner, ("image_embeds", "text_decoder", "tokenizer", "prompt"), CAPTIONERS)
+        _check("filter", self.filter, ("image_embeds", "text_encoder", "tokenize", "match"), FILTERS)
+
+    def train(self, mode: bool = True) -> BlipCapFilt:
+        self._one_encoder = None  # training may have parted the encoders
+        super().train(mode)
+        return self
+
+    @property
+    def one_encoder(self) -> bool:
+        """Whether captioner and filter see images alike: one image encoder, or two that are equal."""
+        if self._one_encoder is None:
+            self._one_encoder = _see_alike(self.captioner, self.filter)
+        return self._one_encoder
+
+    @torch.inference_mode()
+    def annotate(
+        self,
+        samples: Samples,
+        web: Sequence[str | None],
+        generation: GenerationConfig | None = None,
+        seeds: Tensor | None = None,
+    ) -> list[list[ScoredText]]:
+        """The texts of B images with their scores: that of the web first, then the synthetic ones.
+
+        Equal texts of an image are scored once. An empty synthetic text is not scored.
+
+        Args:
+            samples: ``image`` [B, 3, S, S], and ``filter_image`` [B, 3, S', S'] where the filter reads other pixels.
+            web: text of each image; None or an empty one: it has none.
+            generation: how the captioner writes; None: its paper's beam search.
+            seeds: [B] for sampling; see :func:`vlkit.models.generation.generate`.
+        """
+        embeds, judged = self._encode(samples)
+        if len(web) != len(embeds):
+            raise VlkitError(f"annotate needs one web text (or None) an image: {len(web)} for {len(embeds)} images.")
+        captions, states = self._write(embeds, judged, generation or GenerationConfig(), seeds)
+        pairs = _Pairs([text if text and text.strip() else None for text in web], captions.texts)
+        itm = self._match(pairs, states)
+        return pairs.scored(captions, itm, self._similarity(pairs, judged))
+
+    def _encode(self, samples: Samples) -> tuple[Tensor, Tensor]:
+        """Image tokens [B, P, Dv] for the captioner and for the filter; one tensor where they are the same."""
+        image = {"image": wanted(samples, "image", "BlipCapFilt")}
+        embeds = self.captioner.image_embeds(image)
+        if "filter_image" in samples:
+            return embeds, self.filter.image_embeds({"image": samples["filter_image"]})
+        return embeds, embeds if self.one_encoder else self.filter.image_embeds(image)
+
+    def _write(
+        self, embeds: Tensor, judged: Tensor, generation: GenerationConfig, seeds: Tensor | None
+    ) -> tuple[Captions, CrossStates]:
+        """Synthetic texts, and the keys and values that the filter reads."""
+        writer = self.captioner
+        states = writer.text_decoder.bert.project_images(embeds)
+        kept = None
+        if judged is embeds and _same_cross_attention(writer.text_decoder.bert, self.filter.text_encoder):
+            # Decoding overwrites what it reads; a copy costs a fraction of projecting anew.
+            kept = CrossStates([tuple(tensor.clone() for tensor in layer) for layer in states.layers])
+        captions = decode_captions(writer.text_decoder, states, writer.tokenizer, writer.prompt, generation, seeds)
+        return captions, kept or self.filter.text_encoder.project_images(judged)
+
+    def _match(self, pairs: _Pairs, states: CrossStates) -> list[float]:
+        """Probability of a match of each pair."""
+        if not pairs.texts:
+            return []
+        packed, logits = self.filter.tokenize(pairs.texts), []
+        for some, images in pairs.parts(self.pairs_at_once):
+            part = packed if len(some) == len(packed) else packed.select(some)
+            near = CrossStates([tuple(tensor[images] for tensor in layer) for layer in states.layers])
+            logits.append(self.filter.match(part, near, pairs.image[some] - images.start))
+        return torch.cat(logits).float().softmax(-1)[:, 1].tolist()
+
+    def _similarity(self, pairs: _Pairs, judged: Tensor) -> list[float] | list[None]:
+        """Cosine similarity of each pair, where the filter has projections. Texts that stand at several images are
+        encoded once."""
+        if not pairs.texts or getattr(self.filter, "vision_proj", None) is None:
+            return [None] * len(pairs.texts)
+        places: dict[str, int] = {}
+        which = [places.setdefault(text, len(places)) for text in pairs.texts]
+        packed = self.filter.tokenize(list(places))
+        parts = np.split(np.arange(len(places)), range(self.pairs_at_once, len(places), self.pairs_at_once))
+        feats = torch.cat([self.filter.text_feats(packed.select(part)) for part in parts])
+        image = self.filter.image_feats(judged).index_select(0, torch.from_numpy(pairs.image).to(judged.device))
+        return (image * feats[which]).sum(-1).tolist()
+
+
+class _Pairs:
+    """The different texts of each image, one image after the other.
+
+    Args:
+        web: of each image, or None.
+        synthetic: of each image.
+    """
+
+    def __init__(self, web: Sequence[str | None], synthetic: Sequence[Sequence[str]]):
+        self.web = web
+        self.texts: list[str] = []
+        self._place: list[dict[str, int]] = []
+        counts: list[int] = []
+        for own, drawn in zip(web, synthetic):
+            different = dict.fromkeys(text for text in (own, *drawn) if text)
+            self._place.append({text: len(self.texts) + number for number, text in enumerate(different)})
+            self.texts += different
+            counts.append(len(different))
+        self.starts = np.cumsum([0, *counts])
+        self.image = np.repeat(np.arange(len(counts)), counts)
+
+    def parts(self, most: int) -> Iterator[tuple[np.ndarray, slice]]:
+        """Pairs of whole images, at most ``most`` unless one image has more; and which images."""
+        first, count = 0, len(self.starts) - 1
+        while first < count:
+            last = int(np.searchsorted(self.starts, self.starts[first] + most, side="right")) - 1
+            last = max(last, first + 1)
+            if self.starts[last] > self.starts[first]:
+                yield np.arange(self.starts[first], self.starts[last]), slice(first, last)
+            first = last
+
+    def scored(
+        self, captions: Captions, itm: Sequence[float], itc: Sequence[float] | Sequence[None]
+    ) -> list[list[ScoredText]]:
+        """The texts of each image in the order of :meth:`BlipCapFilt.annotate`."""
+        found = []
+        for own, place, texts, log_probs in zip(self.web, self._place, captions.texts, captions.scores):
+            rows = [ScoredText(own, "web", itm[place[own]], itc[place[own]])] if own else []
+            for text, log_prob in zip(texts, log_probs):
+                scores = (itm[place[text]], itc[place[text]]) if text else (0.0, None)
+                rows.append(ScoredText(text, "synthetic", *scores, log_prob))
+            found.append(rows)
+        return found
+
+
+def _see_alike(one: Any, other: Any) -> bool:
+    """Whether the image encoders of two models give the same tokens."""
+    mine, theirs = one.visual_encoder, other.visual_encoder
+    if mine is theirs:
+        return True
+    if type(mine) is not type(theirs) or _sizes(one) != _sizes(other):
+        return False
+    tensors, others = mine.state_dict(), theirs.state_dict()
+    return tensors.keys() == others.keys() and all(_equal(tensor, others[name]) for name, tensor in tensors.items())
+
+
+def _sizes(model: Any) -> Any:
+    """What of an image encoder's configuration matters once it is trained."""
+    config = getattr(model, "vit_config", None)
+    return config and dataclasses.replace(config, drop_path_rate=0.0, init_std=0.0)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
+
+
+def _same_cross_attention(decoder: Any, encoder: Any) -> bool:
+    """Whether two text transformers make the same keys and values, being one model that shares them."""
+    layers = list(zip(decoder.encoder.layer, encoder.encoder.layer))
+    return all(mine.crossattention is theirs.crossattention for mine, theirs in layers)
+
+
+def _check(role: str, model: Any, needed: Sequence[str], known: Sequence[str]) -> None:
+    lacking = [name for name in needed if not hasattr(model, name)]
+    if lacking:
+        raise VlkitError(
+            f"{type(model).__name__} cannot be the {role}: it has no {' and no '.join(lacking)}. "
+            f"Give {', '.join(known[:-1])} or {known[-1]}."
+        )
