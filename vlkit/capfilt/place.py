@@ -169,7 +169,7 @@ class Place:
     def _now(self) -> float:
         """The present time of the storage, whose clock may be wrong: a file is written and looked at now and then."""
         if self._clock is None or time.monotonic() - self._clock[1] > _CLOCK_SECONDS:
-            name = f"{UNFINISHED}/{self.scratch.name}/clock"
+            name = f"{UNFINISHED}/{self.scratch.name}/clock-{owner_name()}"
             self.write_bytes(name, b"")
             with self._explained(name, "looked up"):
                 theirs = self._store.modified(name)

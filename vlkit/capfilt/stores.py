@@ -40,13 +40,14 @@ def store_of(url: str) -> Store:
         return LocalStore(Path(url2pathname(urlsplit(url).path) if scheme else url).expanduser())
     import fsspec
 
-    if scheme in fsspec.available_protocols():
+    known = {*fsspec.available_protocols(), *fsspec.registry}
+    if scheme in known:
         return FsspecStore(*_file_system(url, scheme))
     # iopath treats a URL that no handler takes as a path, so its list has to be asked.
     if any(url.startswith(prefix) for prefix in path_manager()._path_handlers):
         return IopathStore(url)
     raise VlkitError(
-        f"{url}: nothing here can read or write {scheme}://.{did_you_mean(scheme, fsspec.available_protocols())} "
+        f"{url}: nothing here can read or write {scheme}://.{did_you_mean(scheme, known)} "
         f"Give a path, s3://, gs:// or another URL of fsspec, or register an iopath handler with "
         f"vlkit.io.path_manager()."
     )

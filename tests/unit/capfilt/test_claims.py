@@ -1,0 +1,191 @@
+"""Claims: one living owner, also when many ask at once, when one dies, sleeps, or the storage fails."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from vlkit.capfilt.claims import Claims
+from vlkit.capfilt.place import Place
+from vlkit.errors import VlkitError
+
+LOTS = [f"lot-{number}" for number in range(12)]
+
+
+@pytest.fixture
+def place(tmp_path):
+    with Place(tmp_path) as place:
+        yield place
+
+
+def test_taken_and_given_back(place):
+    with Claims(place, 60) as first, Claims(place, 60) as second:
+        assert first.take("a")
+        assert first.take("a")
+        assert not second.take("a")
+        assert second.take("b")
+        second.release("a")  # not its own
+        assert not second.take("a")
+        first.release("a")
+        assert second.take("a")
+        assert place.list("claims") == ["a.json", "b.json"]
+        assert json.loads(place.read_bytes("claims/a.json"))["owner"] == second.owner
+    assert place.list("claims") == []
+
+
+def test_on_an_object_store(tmp_path):
+    with Place("memory://claims/out") as place, Claims(place, 0.4) as first, Claims(place, 0.4) as second:
+        assert first.take("a")
+        assert not second.take("a")
+        time.sleep(0.8)
+        assert not second.take("a")  # it was refreshed
+        first.release("a")
+        assert second.take("a")
+
+
+def test_a_living_owner_keeps_its_claim_longer_than_the_lease(place):
+    with Claims(place, 0.4) as first, Claims(place, 0.4) as second:
+        assert first.take("a")
+        until = time.monotonic() + 1.2
+        while time.monotonic() < until:
+            assert not second.take("a")
+            time.sleep(0.05)
+
+
+def test_a_claim_that_is_not_refreshed_goes_to_another(place):
+    place.write_bytes("claims/a.json", json.dumps({"owner": "another_host-00000000-1-1-00000000"}).encode())
+    with Claims(place, 0.3) as claims:
+        assert not claims.take("a")
+        time.sleep(0.4)
+        assert claims.take("a")
+
+
+def test_half_a_claim_counts_by_its_age(place):
+    place.write_bytes("claims/a.json", b'{"own')
+    with Claims(place, 0.3) as claims:
+        assert not claims.take("a")
+        time.sleep(0.4)
+        assert claims.take("a")
+    assert place.list("claims") == []
+
+
+def test_the_claim_of_a_dead_process_is_free_at_once(place, caplog):
+    code = (
+        "import os; from vlkit.capfilt.place import Place; from vlkit.capfilt.claims import Claims;"
+        f"c = Claims(Place({str(place)!r}), 600); assert c.take('a'); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    caplog.set_level("INFO", "vlkit")
+    with Claims(place, 600) as claims:
+        assert place.exists("claims/a.json")
+        assert claims.take("a")
+        assert "taken over" in caplog.text
+        with Claims(place, 600) as other:
+            assert not other.take("a")
+    assert place.list("claims") == []
+
+
+def test_who_lost_its_claim_leaves_the_new_owner_alone(place, caplog):
+    with Claims(place, 0.2, "slow") as slow:
+        assert slow.take("a")
+        content = b'{"owner": "quick"}'
+        place.write_bytes("claims/a.json", content)
+        time.sleep(0.3)
+        assert place.read_bytes("claims/a.json") == content
+        assert "took over a" in caplog.text
+        slow.release("a")
+    assert place.read_bytes("claims/a.json") == content
+
+
+def test_refreshing_survives_a_failing_storage(place, caplog, monkeypatch):
+    with Claims(place, 0.4) as claims:
+        assert claims.take("a")
+        write, failures = place.write_bytes, []
+
+        def fail(name, data):
+            failures.append(name)
+            raise RuntimeError("503 slow down")
+
+        monkeypatch.setattr(place, "write_bytes", fail)
+        while len(failures) < 2:
+            time.sleep(0.01)
+        monkeypatch.setattr(place, "write_bytes", write)
+        time.sleep(0.3)
+        assert place.age("claims/a.json") < 0.25
+    assert "the claim on a could not be refreshed (503 slow down)" in caplog.text
+
+
+@pytest.mark.parametrize("lease", [0, -1, float("nan")])
+def test_a_wrong_lease_is_refused(place, lease):
+    with pytest.raises(VlkitError, match=r"run\.lease"):
+        Claims(place, lease)
+
+
+def race(folder, lease, begin, won):
+    """Takes what it can get, and notes it; keeps all until everybody has tried."""
+    place = Place(folder)
+    claims = Claims(place, lease)
+    begin.wait()
+    for lot in LOTS:
+        if claims.take(lot):
+            won.put((lot, claims.owner))
+    begin.wait()
+    claims.close()
+
+
+@pytest.mark.parametrize("left", ["nothing", "old claims", "claims of the dead"])
+def test_eight_processes_never_share_a_lot(place, left):
+    lease = 600.0
+    for lot in LOTS if left != "nothing" else []:
+        dead = subprocess.Popen(["true"])  # its number is free again, or given to a process that started later
+        dead.wait()
+        machine = Claims(place, lease).owner.rsplit("-", 4)
+        owner = "-".join([machine[0], machine[1], str(dead.pid), "1", "00000000"])
+        name = "gone" if left == "old claims" else owner
+        place.write_bytes(f"claims/{lot}.json", json.dumps({"owner": name}).encode())
+        if left == "old claims":
+            os.utime(place.local / f"claims/{lot}.json", (time.time() - 2 * lease,) * 2)
+    context = multiprocessing.get_context("fork")
+    begin, won = context.Barrier(8), context.Queue()
+    processes = [context.Process(target=race, args=(str(place), lease, begin, won)) for _ in range(8)]
+    [process.start() for process in processes]
+    found = [won.get(timeout=60) for _ in LOTS]
+    [process.join(60) for process in processes]
+    assert [process.exitcode for process in processes] == [0] * 8
+    assert won.empty()
+    assert Counter(lot for lot, _ in found) == Counter(LOTS)
+    assert place.list("claims") == []
+
+
+def test_eight_threads_never_share_a_lot(place):
+    claims = [Claims(place, 60) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        won = [lot for lots in pool.map(lambda each: [lot for lot in LOTS if each.take(lot)], claims) for lot in lots]
+    [each.close() for each in claims]
+    assert Counter(won) == Counter(LOTS)
+
+
+def test_a_dead_replacer_blocks_nobody(place):
+    """Who dies between noticing an old claim and replacing it leaves a mark, which gets old as well."""
+    with Claims(place, 0.3, "third") as claims:
+        place.write_bytes("claims/a.json", b'{"owner": "first"}')
+        time.sleep(0.4)
+        assert claims.take("a")
+        claims.release("a")
+        old = b'{"owner": "second"}'
+        place.write_bytes("claims/a.json", old)
+        time.sleep(0.4)
+        place.write_bytes(f"claims/a.json.{hashlib.sha256(old).hexdigest()[:16]}", b'{"owner": "died"}')
+        assert not claims.take("a")
+        time.sleep(0.4)
+        assert claims.take("a")
+    assert place.list("claims") == []
