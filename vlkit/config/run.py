@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from vlkit.config.convert import Problems, convert
 from vlkit.config.load import Config
 from vlkit.config.parts import DatasetPart, ModelPart, Part, dataset_part, model_part, task_part
 from vlkit.config.schema import OptimConfig, RunOptions
+from vlkit.config.sections import Sections
 from vlkit.config.words import short
-from vlkit.errors import ConfigError, VlkitError, did_you_mean
-from vlkit.registry import load_plugin
+from vlkit.errors import ConfigError, did_you_mean
 
-T = TypeVar("T")
 SECTIONS = ("plugins", "model", "datasets", "task", "optim", "run")
 
 
@@ -68,33 +65,15 @@ def check_run(config: Config, training: bool = True) -> RunConfig:
     return _Checker(config, training).run()
 
 
-def load_plugins(config: Config) -> list[str]:
-    """Import the files under ``plugins``, relative to the file that lists them; the problems are returned."""
-    found: Problems = []
-    entries = convert(config.data.get("plugins") or [], list[str], "plugins", found)
-    problems = [f"{config.origin(path)}: {text}" for path, text in found]
-    for index, entry in enumerate(entries if not found else []):
-        source = config.source(f"plugins.{index}")
-        try:
-            load_plugin((source.parent if source else Path()) / Path(entry).expanduser())
-        except VlkitError as error:
-            problems.append(f"{config.origin(f'plugins.{index}')}: {error}")
-    return problems
-
-
-class _Checker:
-    """Collects the problems of one file."""
+class _Checker(Sections):
+    """Collects the problems of one run file."""
 
     def __init__(self, config: Config, training: bool):
-        self.config, self.training = config, training
-        self.problems: list[str] = []
+        super().__init__(config)
+        self.training = training
 
     def run(self) -> RunConfig:
-        for key in self.config.data:
-            if key not in SECTIONS:
-                hint = did_you_mean(key, SECTIONS)
-                self.report(key, f"unknown section {key!r}.{hint} Allowed: extends, {', '.join(SECTIONS)}.")
-        self.problems += load_plugins(self.config)
+        self.open(SECTIONS)
         model = self.part("model", model_part)
         datasets = self.datasets(model)
         task = self.part("task", task_part)
@@ -108,39 +87,6 @@ class _Checker:
         if model is None or task is None or optim is None or options is None or self.problems:
             raise ConfigError(list(dict.fromkeys(self.problems)))
         return RunConfig(model, datasets, task, optim, options, self.config)
-
-    def report(self, path: str, problem: str) -> None:
-        self.problems.append(f"{self.config.origin(path)}: {problem}")
-
-    def mapping(self, name: str) -> dict[str, Any]:
-        """A section that may be absent or empty."""
-        section = self.config.data.get(name)
-        return section if isinstance(section, dict) else {}
-
-    def section(self, name: str, schema: type[T]) -> T | None:
-        found: Problems = []
-        value = self.config.data.get(name)
-        options = convert({} if value is None else value, schema, name, found)
-        for path, problem in found:
-            self.report(path, problem)
-        return options if not found else None
-
-    def part(self, name: str, make: Callable[..., Any]) -> Any:
-        """A section that a registry builds, or None when it is absent or cannot even be read."""
-        if self.config.data.get(name) is None:
-            self.report(name, f"the section {name!r} is missing: {name}: {{name: ...}}.")
-            return None
-        return self.checked(make, self.config.data[name], name, self.config.origin)
-
-    def checked(self, make: Callable[..., Any], *args: Any) -> Any:
-        try:
-            part = make(*args)
-        except ConfigError as error:
-            self.problems += error.problems
-            return None
-        problems = part.check()
-        self.problems += problems
-        return part
 
     def datasets(self, model: ModelPart | None) -> Datasets:
         found = Datasets([], {})
