@@ -10,8 +10,8 @@ from typing import Any
 from vlkit.config.build import build, check
 from vlkit.config.load import Config, load_config
 from vlkit.config.parts import DatasetPart, dataset_part
-from vlkit.config.sections import load_plugins
 from vlkit.config.schema import PositiveInt, WholeNumber
+from vlkit.config.sections import load_plugins
 from vlkit.datasets.base import VLDataset
 from vlkit.datasets.shard_writer import encoded_picture, samples_in, write_shards
 from vlkit.errors import ConfigError
