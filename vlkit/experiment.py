@@ -18,6 +18,7 @@ from vlkit.datasets.base import VLDataset
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import CheckpointError, ConfigError, VlkitError
 from vlkit.models.weights import build_with_weights
+from vlkit.nested_models import build_with_models, model_weights
 from vlkit.preflight import data_problems, disk_problems, image_size_problems
 from vlkit.runner import Runner
 from vlkit.runner.output import OutputFolder
@@ -158,7 +159,7 @@ class Experiment:
             return named_card(named.removeprefix("card:"))
         if named is not None:
             return from_path(named)
-        if self.training:
+        if self.training or self.parts.model.models:  # models inside it have their own
             return None
         raise ConfigError(
             f"there are no weights to evaluate: {self.output_dir} holds no checkpoint, run.init_from is not set and "
@@ -179,6 +180,9 @@ class Experiment:
             torch.manual_seed(self.parts.run.seed)
             return self.parts.model.build()
 
+        if weights is None and self.parts.model.models:
+            torch.manual_seed(self.parts.run.seed)
+            return build_with_models(self.parts.model)
         if weights is None:
             return build()
         return build_with_weights(build, weights.file(), weights.adapter)[0]
@@ -240,7 +244,9 @@ class Experiment:
         return self._runner(ready), ready.weights.step() if ready.weights else 0
 
     def _runner(self, ready: Prepared) -> Runner:
-        facts = {"weights": ready.weights.facts() if ready.weights else None}
+        facts: dict[str, Any] = {"weights": ready.weights.facts() if ready.weights else None}
+        if self.parts.model.models and not ready.weights:
+            facts["weights"] = {key: found.facts() for key, found in model_weights(self.parts.model).items()}
         return Runner(
             ready.model,
             ready.task,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vlkit.config.build import Origin, accepts, build, check
 from vlkit.config.cards import data_files, dataset_card_config, list_dataset_cards, model_card_config, overlay
 from vlkit.config.load import Config
-from vlkit.config.words import short
+from vlkit.config.signature import signature
+from vlkit.config.words import describes_model, short
 from vlkit.data_folder import SCHEME, localise
 from vlkit.errors import ConfigError, RegistryError, did_you_mean
 from vlkit.registry import DATASETS, MODELS, PROCESSORS, TASKS, Registry
@@ -62,11 +63,39 @@ class ModelPart(Part):
         type: name of its card, or None.
         card: the card as plain data; empty without one.
         card_origin: says where a key path of the card was written.
+        models: constructor argument ("captioner") to the model that is built for it.
+        weights: of a model that is an argument of another one: a path, an address or ``card:<model>/<type>``; None:
+            those of its card.
+        unreadable: what is so wrong with it that the rest could not be looked at.
     """
 
     type: str | None = None
     card: dict[str, Any] = field(default_factory=dict)
     card_origin: Origin = str
+    models: dict[str, ModelPart] = field(default_factory=dict)
+    weights: Any = None
+    unreadable: tuple[str, ...] = ()
+
+    def check(self) -> list[str]:
+        if self.unreadable:
+            return list(self.unreadable)
+        problems = check(self.registry, self.mapping, self.where, self.origin, tuple(self.models))
+        if self.weights is not None and not isinstance(self.weights, str):
+            allowed = "a path, an address, card:<model>/<type> or null"
+            problems.append(f"{self.origin(f'{self.where}.weights')}: {short(self.weights)} given, {allowed} allowed.")
+        return problems + [problem for part in self.models.values() for problem in part.check()]
+
+    def build(self, **provided: Any) -> Any:
+        """The model; models inside it that are not ``provided`` are built without weights.
+
+        Raises:
+            ConfigError: what :meth:`check` reports.
+            DataError: as for any part.
+        """
+        if self.unreadable:
+            raise ConfigError(list(self.unreadable))
+        models = {key: part.build() for key, part in self.models.items() if key not in provided}
+        return super().build(**models, **provided)
 
 
 @dataclass(frozen=True)
@@ -98,20 +127,44 @@ def task_part(mapping: Mapping[str, Any], where: str = "task", origin: Origin = 
 def model_part(mapping: Mapping[str, Any], where: str = "model", origin: Origin = str) -> ModelPart:
     """A model from ``{name, type, ...arguments}``: the card's arguments with the given ones over them.
 
+    An argument that is a model itself is a mapping of this kind too, which may say ``weights``.
+
     Raises:
         ConfigError: no mapping, or no such card.
     """
     given = _mapping(mapping, where, origin)
     kind = given.pop("type", None)
     if kind is None:
-        return ModelPart(MODELS, given, where, origin)
+        models = _models_inside(given, where, origin)
+        return ModelPart(MODELS, given, where, origin, models=models)
     try:
         card = model_card_config(str(given.get("name")), str(kind))
     except ConfigError as error:
         raise ConfigError([f"{origin(f'{where}.type')}: {problem}" for problem in error.problems]) from error
     merged = overlay(card.data.get("model") or {}, given)
     placed = _first_of(card, given, where, ["model"], origin)
-    return ModelPart(MODELS, merged, where, placed, str(kind), card.data, card.origin)
+    models = _models_inside(merged, where, placed)
+    return ModelPart(MODELS, merged, where, placed, str(kind), card.data, card.origin, models)
+
+
+def _models_inside(given: dict[str, Any], where: str, origin: Origin) -> dict[str, ModelPart]:
+    """Takes the mappings of arguments that are models out of ``given``."""
+    mappings = [key for key, value in given.items() if isinstance(value, Mapping)]
+    try:
+        taken = signature(MODELS.get(str(given.get("name")))).parameters if mappings else {}
+    except RegistryError:  # reported when the part itself is checked
+        return {}
+    inside = [key for key in mappings if key in taken and describes_model(taken[key].hint)]
+    return {key: _model_inside(given.pop(key), f"{where}.{key}", origin) for key in inside}
+
+
+def _model_inside(mapping: Mapping[str, Any], where: str, origin: Origin) -> ModelPart:
+    given = dict(mapping)
+    weights = given.pop("weights", None)
+    try:
+        return replace(model_part(given, where, origin), weights=weights)
+    except ConfigError as error:  # told together with what else is wrong
+        return ModelPart(MODELS, given, where, origin, unreadable=tuple(error.problems))
 
 
 def dataset_part(
@@ -173,7 +226,9 @@ def _with_card(given: dict[str, Any], where: str, origin: Origin) -> tuple[dict[
 
 
 def _default_processors(model: ModelPart | None, training: bool) -> dict[str, Part]:
-    """What the model's card says, by constructor argument."""
+    """What the model's card says, by constructor argument; of several models inside it, the first one's card."""
+    if model is not None and model.models and not model.card:
+        model = next(iter(model.models.values()))
     split = "train" if training else "eval"
     found = {}
     for kind, entry in ((model.card if model else {}).get("preprocess") or {}).items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc as abc
 import dataclasses
 import enum
+import sys
 import types
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,17 @@ class Between:
         return " and ".join(part for part in (low, high) if part)
 
 
+def is_model(kind: Any) -> bool:
+    """Whether a class is a model: ``torch.nn.Module`` or made from it. Nobody names it without importing torch."""
+    torch = sys.modules.get("torch.nn")
+    return torch is not None and isinstance(kind, type) and issubclass(kind, torch.Module)
+
+
+def describes_model(hint: Any) -> bool:
+    """Whether an annotation is that of a model, or of a model or something else."""
+    return is_model(hint) or any(map(is_model, get_args(hint)))
+
+
 def type_name(hint: Any) -> str:
     """An annotation in words a YAML author can use: ``float or null``, ``list of int``, ``'a' or 'b'``."""
     origin, args = get_origin(hint), get_args(hint)
@@ -81,6 +93,8 @@ def _class_name(kind: type) -> str:
         return "path"
     if hasattr(kind, "parse") and hasattr(kind, "FORMS"):
         return kind.__name__.lower()
+    if is_model(kind):
+        return "model ({name: ..., type: ..., weights: ...})"
     return f"mapping ({kind.__name__})" if dataclasses.is_dataclass(kind) else kind.__name__
 
 
