@@ -104,7 +104,8 @@ def batches(events: Iterable[Event], plan: Plan, batch_size: int) -> Iterator[Ba
             missing.discard(event.shard)
         if count == batch_size:
             yield batch
-            if not missing:
-                return
             batch, count = Batch(), 0
-    yield batch
+        if not missing and not count:
+            break
+    if batch.events:
+        yield batch

@@ -184,11 +184,16 @@ class Worker:
         """Counts over everything, also written; equal whoever writes it."""
         counts = total(_counts(self.place, file_name(DONE, shard.name)) for shard in self.shards)
         counts.check(counts.read, counts.web)
-        summary = {"status": "finished", **counts.as_dict()}
+        summary = counts.as_dict()
         data = json.dumps(summary, indent=1).encode() + b"\n"
         if not self.place.exists(SUMMARY) or self.place.read_bytes(SUMMARY) != data:
             self.place.write_bytes(SUMMARY, data)
         return summary
+
+
+def summary_of(place: Place) -> dict[str, Any]:
+    """What :meth:`Worker.run` returned when the job was finished."""
+    return json.loads(place.read_bytes(SUMMARY))
 
 
 def _counts(place: Place, manifest: str) -> Counts:

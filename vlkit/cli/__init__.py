@@ -16,12 +16,16 @@ COMMANDS = {
     "evaluate": ("vlkit.cli.evaluate", "evaluate a model on a run file's evaluation sets"),
     "check": ("vlkit.cli.check", "do everything that a run would do, except train"),
     "run": ("vlkit.cli.run", "run the stages of a pipeline file, skipping what is finished"),
+    "capfilt": ("vlkit.cli.capfilt", "caption and filter web images, as a job file says"),
+    "capfilt apply": ("vlkit.cli.capfilt_apply", "decide anew on scored shards, without the models"),
+    "capfilt report": ("vlkit.cli.capfilt_report", "draw what was kept and dropped"),
     "shards": ("vlkit.cli.shards", "write a dataset as webdataset shards"),
     "convert": ("vlkit.cli.convert", "write weights under the names of another library"),
     "bench": ("vlkit.cli.bench", "measure speed beside another implementation"),
     "show": ("vlkit.cli.show", "list and describe models, datasets, processors, tasks and cards"),
 }
-"""Command to its module (which has ``add_arguments(parser)`` and ``run(args) -> int``) and one line of help."""
+"""Command (of one word or two) to its module, which has ``add_arguments(parser)`` and ``run(args) -> int``, and one
+line of help."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,6 +59,8 @@ def _run(name: str, arguments: list[str]) -> int:
         raise VlkitError(
             f"there is no command {name!r}.{did_you_mean(name, COMMANDS)} Commands: {', '.join(COMMANDS)}."
         )
+    if arguments and f"{name} {arguments[0]}" in COMMANDS:
+        name, arguments = f"{name} {arguments[0]}", arguments[1:]
     path, summary = COMMANDS[name]
     module = importlib.import_module(path)
     parser = argparse.ArgumentParser(prog=f"vlkit {name}", description=module.__doc__ or summary)

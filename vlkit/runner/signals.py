@@ -16,12 +16,16 @@ WATCHED = (signal.SIGTERM, signal.SIGINT)
 class StopRequest:
     """While entered, notes the signals instead of dying of them; a second Ctrl-C is obeyed at once.
 
+    Args:
+        promise: what happens then, for the log.
+
     Attributes:
         received: the signal that this process got, or None.
         number: the signal that all processes agreed to obey after the current step, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, promise: str = "the run stops after this step and writes a checkpoint") -> None:
+        self.promise = promise
         self.received: int | None = None
         self.number: int | None = None
         self._before: dict[int, Any] = {}
@@ -50,7 +54,7 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             name = signal.Signals(number).name
-            logger.warning("%s: the run stops after this step and writes a checkpoint.", name)
+            logger.warning("%s: %s.", name, self.promise)
         self.received = number
         if number == signal.SIGINT:  # launchers repeat SIGTERM, but a repeated Ctrl-C is impatience
             signal.signal(number, self._before.pop(number, signal.default_int_handler))

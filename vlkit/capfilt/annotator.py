@@ -1,0 +1,72 @@
+"""The models at work: from decoded images to scored texts."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlkit.capfilt.reading import Ready
+from vlkit.capfilt.seeds import seed_of
+from vlkit.errors import VlkitError
+
+
+class ModelAnnotator:
+    """Captions and scores batches of images.
+
+    Args:
+        model: captioner and filter, on its device and in eval mode.
+        task: has ``annotate`` and ``decision``.
+        processors: input of the model ("image", "filter_image") to its image processor.
+        device: of the model.
+        autocast: makes the context of the precision.
+        seed: of the job.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Any,
+        processors: dict[str, Any],
+        device: torch.device,
+        autocast: Callable[[], Any],
+        seed: int,
+    ):
+        self.model, self.task, self.processors = model, task, processors
+        self.device, self.autocast, self.seed = device, autocast, seed
+        self.decision = task.decision
+
+    def __call__(self, images: Sequence[Ready]) -> list[list[Any]]:
+        """The texts of each image with their scores, those of the web first.
+
+        Raises:
+            VlkitError: a score is not a number.
+        """
+        seeds = torch.tensor([seed_of(ready.item.key, self.seed) for ready in images])
+        web = [ready.item.text for ready in images]
+        with torch.inference_mode(), self.autocast():
+            found = self.task.annotate(self.model, self._samples(images), web, seeds)
+        for ready, texts in zip(images, found):
+            if not all(math.isfinite(score) for text in texts for score in (text.itm, text.itc or 0.0)):
+                raise VlkitError(
+                    f"the filter's scores of {ready.item.key!r} are not finite numbers. Are its weights intact? With "
+                    "run.precision bf16, try fp32."
+                )
+        return found
+
+    def encoder_speed(self, images: Sequence[Ready]) -> float:
+        """Images a second that the image encoder (both, where there are two) alone takes."""
+        samples = self._samples(images)
+        with torch.inference_mode(), self.autocast():
+            start = time.monotonic()
+            ends = self.model._encode(samples)  # type: ignore[operator]
+            float(ends[-1].flatten()[0])  # waits for the device
+        return len(images) / (time.monotonic() - start)
+
+    def _samples(self, images: Sequence[Ready]) -> dict[str, Tensor]:
+        stacked = {name: torch.stack([ready.images[name] for ready in images]) for name in self.processors}
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in stacked.items()}

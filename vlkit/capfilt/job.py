@@ -1,0 +1,216 @@
+"""A CapFilt job: from its file to workers, after everything that can be looked at beforehand was found to be right."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vlkit.capfilt.annotator import ModelAnnotator
+from vlkit.capfilt.engine import Worker
+from vlkit.capfilt.inputs import InputShard, Item
+from vlkit.capfilt.job_file import JobFile, check_job
+from vlkit.capfilt.models import build_models, image_processors, weights_of
+from vlkit.capfilt.place import Place
+from vlkit.capfilt.reading import Ready
+from vlkit.capfilt.sources import find_inputs
+from vlkit.capfilt.tables import check_parquet
+from vlkit.config.load import Config, load_config
+from vlkit.config.yamlfile import dump_yaml
+from vlkit.errors import CheckpointError, ConfigError, VlkitError
+from vlkit.experiment import Problems
+from vlkit.runner.device import autocast, choose_device
+from vlkit.runner.output import differences, plain
+from vlkit.starting_weights import StartingWeights
+
+RECORD = "capfilt.json"
+"""File of the output that says what job it is of."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job whose parts are built and looked at.
+
+    Args:
+        annotator: the models at work.
+        shards: of the input.
+        record: what the output says of the job.
+    """
+
+    annotator: ModelAnnotator
+    shards: list[InputShard]
+    record: dict[str, Any]
+
+
+class Job:
+    """A job file that was found to be right.
+
+    Args:
+        file: what it says.
+    """
+
+    def __init__(self, file: JobFile):
+        self.file = file
+
+    @classmethod
+    def open(cls, path: str | Path, overrides: Sequence[str] = ()) -> Job:
+        """The job of a file.
+
+        Args:
+            path: job file.
+            overrides: ``key.path=value``.
+
+        Raises:
+            ConfigError: everything that is wrong with the file.
+        """
+        return cls.of(load_config(path, overrides))
+
+    @classmethod
+    def of(cls, config: Config) -> Job:
+        """The job of a configuration that is loaded already."""
+        return cls(check_job(config))
+
+    @property
+    def output_dir(self) -> str:
+        """Where it writes: a folder, or an address."""
+        return self.file.output_dir
+
+    def as_yaml(self) -> str:
+        """The job as a file that gives it again, wherever it lies."""
+        config = self.file.config
+        data = {**config.data, "run": {**(config.data.get("run") or {}), "output_dir": self.output_dir}}
+        if entries := data.get("plugins"):
+            sources = [config.source(f"plugins.{index}") for index in range(len(entries))]
+            folders = [source.parent if source else Path() for source in sources]
+            data["plugins"] = [
+                str(Path(folder, Path(each).expanduser()).resolve()) for folder, each in zip(folders, entries)
+            ]
+        return dump_yaml(data)
+
+    def check(self) -> None:
+        """Look at everything that the job needs without building its models. Nothing is written.
+
+        Raises:
+            ConfigError: everything that is wrong.
+        """
+        self._look()
+
+    def prepare(self) -> Prepared:
+        """Build everything and look at it: one image goes through the models. Nothing is written.
+
+        Raises:
+            ConfigError: everything that is wrong.
+        """
+        shards, weights, record = self._look()
+        problems, file = Problems(), self.file
+        with problems.of(self._at("run.device")):
+            device = choose_device(file.run.device, int(os.environ.get("LOCAL_RANK") or 0))
+        with problems.of(self._at("task")):
+            task = file.task.build()
+        problems.end()
+        with problems.of(self._at("model")):
+            try:
+                model = build_models(file.model, weights).to(device)
+            except CheckpointError as error:
+                raise ConfigError(str(error)) from error
+            processors = image_processors(file.model, model)
+            cast = autocast(device, file.run.precision)
+            annotator = ModelAnnotator(model, task, processors, device, cast, file.run.seed)
+            _rehearse(annotator)
+        problems.end()
+        return Prepared(annotator, shards, record)
+
+    def _look(self) -> tuple[list[InputShard], dict[str, StartingWeights], dict[str, Any]]:
+        """The input, where weights come from, and what the output says of the job."""
+        problems, file = Problems(), self.file
+        with problems.of("tables"):
+            check_parquet()
+        with problems.of(self._at("input")):
+            shards = find_inputs(file.input)
+        with problems.of(self._at("model")):
+            weights = weights_of(file.model)
+            prints = {role: each.fingerprint() for role, each in weights.items()}
+        with problems.of(self._at("run.output_dir")):
+            self._check_folder()
+        problems.end()
+        record = self._record(shards, prints)
+        with problems.of(self._at("run.output_dir")):
+            self._compare(Place(self.output_dir), record)
+        problems.end()
+        return shards, weights, record
+
+    def worker(self, ready: Prepared, place: Place, stop: Callable[[], bool]) -> Worker:
+        """One process that works on the job; writes what job it is, unless that is written.
+
+        Args:
+            ready: what :meth:`prepare` gave.
+            place: output folder.
+            stop: asked whether to end soon.
+
+        Raises:
+            ConfigError: the folder meanwhile holds another job.
+        """
+        if not place.create(RECORD, json.dumps(ready.record, indent=1).encode() + b"\n"):
+            self._compare(place, ready.record)
+        run = self.file.run
+        return Worker(
+            ready.shards,
+            self.file.input,
+            place,
+            ready.annotator,
+            batch_size=run.batch_size,
+            shards_at_once=run.shards_at_once,
+            readers=run.readers,
+            lease=run.lease,
+            store_dropped=run.store_dropped,
+            stop=stop,
+        )
+
+    def _record(self, shards: Sequence[InputShard], weights: dict[str, str]) -> dict[str, Any]:
+        """What the output depends on."""
+        inputs = {shard.name: asdict(shard) for shard in shards}
+        return plain({**self.file.essential(), "weights": weights, "inputs": inputs})
+
+    def _check_folder(self) -> None:
+        place = Place(self.output_dir)
+        if place.local is not None:
+            path = place.local.absolute()
+            existing = next(each for each in (path, *path.parents) if each.exists())
+            if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+                why = "cannot be written" if existing.is_dir() else "is a file"
+                raise ConfigError(f"{place} cannot be made: {existing} {why}. Choose another run.output_dir.")
+
+    def _compare(self, place: Place, record: dict[str, Any]) -> None:
+        if not place.exists(RECORD):
+            if place.list("done"):
+                raise ConfigError(f"{place} holds shards, but no {RECORD}. Choose another run.output_dir.")
+            return
+        try:
+            before = json.loads(place.read_bytes(RECORD))
+        except ValueError as error:
+            raise ConfigError(f"{place}/{RECORD} is damaged ({error}). Choose another run.output_dir.") from error
+        told = differences(before, record)
+        if told:
+            raise ConfigError(
+                f"{place} holds another job: {told}. Choose another run.output_dir, or delete the folder to start over."
+            )
+
+    def _at(self, key_path: str) -> str:
+        return self.file.config.origin(key_path)
+
+
+def _rehearse(annotator: ModelAnnotator) -> None:
+    """One blank image through the models: whatever they refuse is told before anything is written."""
+    blank = Image.new("RGB", (32, 32), "white")
+    images = {name: processor(blank) for name, processor in annotator.processors.items()}
+    try:
+        annotator([Ready(0, Item("blank", b"", "png", "a picture"), images)])
+    except VlkitError:
+        raise
+    except Exception as error:  # a model is anyone's code
+        raise ConfigError(f"a first image fails: {type(error).__name__}: {error}") from error

@@ -1,0 +1,101 @@
+"""The file of a CapFilt job: its sections, checked together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vlkit.capfilt.inputs import InputOptions
+from vlkit.config.load import Config
+from vlkit.config.parts import ModelPart, Part, model_part, task_part
+from vlkit.config.schema import Positive, PositiveInt, WholeNumber
+from vlkit.config.sections import Sections
+from vlkit.errors import ConfigError
+
+SECTIONS = ("plugins", "model", "task", "input", "run")
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """The section ``run`` of a job.
+
+    Args:
+        output_dir: a folder, or an address that fsspec or an iopath handler writes; null: ``output/<name of the
+            file>``.
+        batch_size: images that the models take at once.
+        device: auto takes cuda, then mps, then cpu.
+        precision: bf16 is autocast; the weights stay fp32.
+        seed: of sampling, together with the key of each image.
+        readers: threads of a process that decode images.
+        shards_at_once: consecutive shards that one process takes as its work; batches are filled over their borders.
+        lease: seconds without a sign of life after which the work of a process is free for others.
+        store_dropped: whether images of which no text was kept are stored, too.
+    """
+
+    output_dir: str | None = None
+    batch_size: PositiveInt = 64
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: WholeNumber = 0
+    readers: PositiveInt = 2
+    shards_at_once: PositiveInt = 2
+    lease: Positive = 600.0
+    store_dropped: bool = True
+
+
+NEUTRAL = ("output_dir", "device", "readers", "lease")
+"""Keys of ``run`` that leave the output as it is: a job may be continued with others."""
+
+
+@dataclass(frozen=True)
+class JobFile:
+    """A job file that was found to be right.
+
+    Args:
+        model, task: ready to be built.
+        input, run: the options of these sections.
+        config: the data that all of it came from.
+    """
+
+    model: ModelPart
+    task: Part
+    input: InputOptions
+    run: JobOptions
+    config: Config
+
+    @property
+    def output_dir(self) -> str:
+        """Where the job writes: as configured, or ``output/<name of the job file>``."""
+        name = self.config.path.stem if self.config.path else "capfilt"
+        return self.run.output_dir or str(Path("output") / name)
+
+    def essential(self) -> dict[str, Any]:
+        """What of the file the output depends on; weights are told by their content, not by where they are."""
+        data = {key: value for key, value in self.config.data.items() if key != "plugins"}
+        run = {key: value for key, value in (data.pop("run", None) or {}).items() if key not in NEUTRAL}
+        return {**data, "model": _without_weights(data["model"]), "run": run}
+
+
+def check_job(config: Config) -> JobFile:
+    """The parts of a job file, after loading its plugins.
+
+    Raises:
+        ConfigError: every problem of every section.
+    """
+    found = Sections(config)
+    found.open(SECTIONS)
+    model, task = found.part("model", model_part), found.part("task", task_part)
+    if config.data.get("input") is None:
+        found.report("input", "the section 'input' is missing: input: {path: <shards or a list>}.")
+    options = found.section("input", InputOptions) if config.data.get("input") is not None else None
+    run = found.section("run", JobOptions)
+    if model is None or task is None or options is None or run is None or found.problems:
+        raise ConfigError(list(dict.fromkeys(found.problems)))
+    return JobFile(model, task, options, run, config)
+
+
+def _without_weights(model: Any) -> Any:
+    if not isinstance(model, dict):
+        return model
+    return {key: _without_weights(value) for key, value in model.items() if key != "weights"}

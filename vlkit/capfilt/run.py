@@ -1,0 +1,66 @@
+"""Does a job: in this process, or in several that it starts."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vlkit.capfilt.engine import SUMMARY, summary_of
+from vlkit.capfilt.job import Job
+from vlkit.capfilt.launch import end_with_parent, launch
+from vlkit.capfilt.place import Place
+from vlkit.errors import VlkitError
+from vlkit.runner.signals import StopRequest
+
+logger = logging.getLogger(__name__)
+LOGS = "log"
+_PROMISE = "the worker stops after this batch; the same command goes on behind the last finished shard"
+
+
+def run_job(job: Job, workers: int | None = None, show: Callable[[str], object] = logger.info) -> dict[str, Any]:
+    """Do what is left of a job.
+
+    Args:
+        job: what to do.
+        workers: processes to start on this machine; None: this process does it.
+        show: given each line that the first of several processes prints.
+
+    Returns:
+        ``status``: "finished" with the counts of the whole job, or "interrupted" with ``signal``; ``seconds`` of this
+        call. ``worked``: of this process alone its images, images a second and so on; None where others worked.
+
+    Raises:
+        VlkitError: everything that is wrong with the job, or the output cannot be written.
+    """
+    start = time.monotonic()
+    result, worked = (_in_others(job, workers, show), None) if workers else _here(job)
+    return {**result, "seconds": time.monotonic() - start, "worked": worked}
+
+
+def _here(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+    with StopRequest(_PROMISE) as request, Place(job.output_dir) as place:
+        end_with_parent()
+        worker = job.worker(job.prepare(), place, lambda: request.received is not None)
+        summary = worker.run()
+        if summary is None:
+            return {"status": "interrupted", "signal": request.received}, worker.progress.facts()
+        return {"status": "finished", **summary}, worker.progress.facts()
+
+
+def _in_others(job: Job, workers: int, show: Callable[[str], object]) -> dict[str, Any]:
+    job.check()
+    with Place(job.output_dir) as place, tempfile.TemporaryDirectory(prefix="vlkit-") as folder:
+        file = Path(folder, "job.yaml")
+        file.write_text(job.as_yaml(), encoding="utf-8")
+        log_folder = place.local / LOGS if place.local is not None else Path(folder)
+        code = launch(workers, [str(file)], log_folder, show)
+        if code in (128 + signal.SIGTERM, 128 + signal.SIGINT):
+            return {"status": "interrupted", "signal": code - 128}
+        if code or not place.exists(SUMMARY):
+            raise VlkitError(f"a worker failed (exit code {code}); the same command goes on where they stopped.")
+        return {"status": "finished", **summary_of(place)}
