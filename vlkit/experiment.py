@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vlkit.awaited import NOTHING, Awaited
 from vlkit.config.load import Config, load_config
 from vlkit.config.parts import DatasetPart
 from vlkit.config.run import RunConfig, check_run
@@ -112,11 +113,12 @@ class Experiment:
         """The task."""
         return self.parts.task.build()
 
-    def build_datasets(self, problems: Problems | None = None) -> Data:
+    def build_datasets(self, problems: Problems | None = None, awaited: Awaited = NOTHING) -> Data:
         """The datasets that the run needs.
 
         Args:
             problems: takes what is wrong with any of them; None: raise it.
+            awaited: datasets in there are left out, and with them the training mixture that they belong to.
 
         Raises:
             ConfigError: a dataset cannot be built.
@@ -124,9 +126,9 @@ class Experiment:
         found = Problems() if problems is None else problems
         data = Data()
         parts: list[DatasetPart] = self.parts.datasets.train if self.training else []
-        train = [self._dataset(part, data, found) for part in parts]
+        train = [self._dataset(part, data, found, awaited) for part in parts]
         for name, part in self.parts.datasets.eval.items():
-            dataset = self._dataset(part, data, found)
+            dataset = self._dataset(part, data, found, awaited)
             if dataset is not None:
                 data.evals[name] = dataset
         usable = [dataset for dataset in train if dataset is not None]
@@ -188,13 +190,13 @@ class Experiment:
         return build_with_weights(build, weights.file(), weights.adapter)[0]
 
     def prepare(
-        self, checkpoint: str | Path | None = None, weights_follow: bool = False, folder_freed: bool = False
+        self, checkpoint: str | Path | None = None, awaited: Awaited = NOTHING, folder_freed: bool = False
     ) -> Prepared:
         """Build everything and look at it before the run starts.
 
         Args:
             checkpoint: see :meth:`starting_weights`.
-            weights_follow: the weights are still to be made by an earlier run; draw some.
+            awaited: what is in there is still to be made: datasets are left out, weights are drawn.
             folder_freed: what the output folder holds will be moved away before the run.
 
         Raises:
@@ -204,10 +206,10 @@ class Experiment:
         run, model, task, weights = self.parts.run, None, None, None
         with problems.of(self._at("task")):
             task = self.build_task()
-        data = self.build_datasets(problems)
+        data = self.build_datasets(problems, awaited)
         problems += data_problems(data.by_key, self._at, raise_bad=run.bad_samples == "error")
         place = "--checkpoint" if checkpoint else self._at("run.init_from" if run.init_from else "model")
-        if not weights_follow:
+        if not awaited.holds(run.init_from):
             with problems.of(place):
                 weights = self.starting_weights(checkpoint)
         with problems.of(self._at("model")):
@@ -260,7 +262,9 @@ class Experiment:
             normalisation=_normalisation(ready.data.evals, self.parts.run.monitor),
         )
 
-    def _dataset(self, part: DatasetPart, data: Data, problems: Problems) -> VLDataset | None:
+    def _dataset(self, part: DatasetPart, data: Data, problems: Problems, awaited: Awaited) -> VLDataset | None:
+        if awaited.holds(part.mapping):
+            return None
         with problems.of(part.origin(part.where)):
             dataset = data.by_key[part.where] = part.build()
             return dataset

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vlkit.awaited import NOTHING, Awaited
+from vlkit.config.parts import DatasetPart
 from vlkit.datasets.base import Sample, VLDataset, collate
 from vlkit.datasets.loading import BAD, TrainLoader
 from vlkit.datasets.mixture import Mixture
@@ -86,40 +88,48 @@ class Report:
 
 
 def rehearse(
-    experiment: Experiment, checkpoint: str | Path | None = None, weights_follow: bool = False, world_size: int = 1
+    experiment: Experiment, checkpoint: str | Path | None = None, awaited: Awaited = NOTHING, world_size: int = 1
 ) -> Report:
     """Do everything but train.
 
     Args:
         experiment: the run.
         checkpoint: weights to evaluate.
-        weights_follow: an earlier run is still to make the weights.
+        awaited: what is in there is still to be made: no weights or data are looked for in it.
         world_size: processes among which a step would be divided.
 
     Raises:
         ConfigError: everything that is wrong.
     """
-    ready = experiment.prepare(checkpoint, weights_follow)
+    ready = experiment.prepare(checkpoint, awaited)
     problems, parts = Problems(), experiment.parts
     origin = parts.config.origin
-    report = _facts(experiment, ready, weights_follow)
+    report = _facts(experiment, ready, awaited)
     with problems.of(origin("run")):
         device = choose_device(parts.run.device)
         ready.model.to(device)
-        if experiment.training:
+        if experiment.training and ready.data.train is not None:
             with problems.of(origin("task")):
                 _train(experiment, ready, report, device, world_size)
         for name, dataset in ready.data.evals.items():
             with problems.of(origin(f"datasets.eval.{name}")):
                 report.scores |= _evaluate(experiment, ready, name, dataset, device)
-        monitor = parts.run.monitor
-        if experiment.training and monitor and not problems and monitor not in report.scores:
+        monitor = parts.run.monitor or ""
+        looked_at = experiment.training and monitor.partition("/")[0] in ready.data.evals
+        if looked_at and not problems and monitor not in report.scores:
             hint, known = did_you_mean(monitor, report.scores), ", ".join(sorted(report.scores)) or "nothing"
             place = origin("run.monitor")
             problems.append(f"{place}: {monitor!r} is given by no evaluation.{hint} Available: {known}.")
     problems.end()
+    missing = [part for part in _data_parts(experiment) if part.where not in ready.data.by_key]
+    report.notes += [f"{part.where} is still to be made by an earlier stage." for part in missing]
     report.notes += _overlap(ready.data)
     return report
+
+
+def _data_parts(experiment: Experiment) -> list[DatasetPart]:
+    datasets = experiment.parts.datasets
+    return [*(datasets.train if experiment.training else []), *datasets.eval.values()]
 
 
 def _overlap(data: Data) -> list[str]:
@@ -128,9 +138,10 @@ def _overlap(data: Data) -> list[str]:
     return overlap_notes(train, {key: dataset for key, dataset in named.items() if key not in train})
 
 
-def _facts(experiment: Experiment, ready: Prepared, weights_follow: bool) -> Report:
+def _facts(experiment: Experiment, ready: Prepared, awaited: Awaited) -> Report:
     part, model = experiment.parts.model, ready.model
-    drawn = "of an earlier stage" if weights_follow else f"drawn with seed {experiment.parts.run.seed}"
+    run = experiment.parts.run
+    drawn = "of an earlier stage" if awaited.holds(run.init_from) else f"drawn with seed {run.seed}"
     return Report(
         model=f"{part.name}/{part.type}" if part.type else part.name,
         weights=ready.weights.source if ready.weights else drawn,

@@ -14,7 +14,7 @@ import pytest
 
 from tests.assets.run_files import GENERATION, SIZES, caption_run, fails, pretrain_run, snapshot, start_cli, write
 from vlkit.cli import main
-from vlkit.pipeline_file import load_pipeline
+from vlkit.pipeline import load_pipeline
 
 OUT = Path("output/steps")
 
@@ -86,7 +86,7 @@ def test_stages_run_in_order_and_use_each_other(steps, capsys):
     assert (OUT / "evaluate/captions_test.json").exists()
     started = json.loads((OUT / "caption/environment.json").read_text())["weights"]
     assert started["source"] == str(OUT / "pretrain")
-    assert record("caption")["weights"] == started["sha256"]
+    assert record("caption")["inputs"]["weights"] == started["sha256"]
     assert record("pretrain")["config"]["run"]["seed"] == 7
 
 
@@ -168,7 +168,7 @@ def test_changed_weights_of_an_earlier_stage_are_noticed(steps, capsys):
     ours = Path(record("pretrain")["checkpoint"]) / "model.safetensors"
     ours.write_bytes(theirs.read_bytes())
     message = fails(capsys, "run", steps)
-    assert "stage caption: the weights that it starts from have changed" in message
+    assert "stage caption: what it uses has changed since it was run: weights, pretrain" in message
     assert "--from caption" in message
 
 
@@ -185,7 +185,7 @@ def test_the_command_line_wins_over_the_variant_and_that_over_the_file(steps):
     run = file.stages[0].experiment.parts.run
     assert (run.seed, str(run.duration)) == (9, "2 steps")
     assert load_pipeline(steps).stages[0].experiment.parts.run.seed == 7
-    assert [stage.after for stage in file.stages] == [None, "pretrain", "caption"]
+    assert [stage.after for stage in file.stages] == [(), ("pretrain",), ("caption",)]
 
 
 def test_paths_are_relative_to_the_pipeline_file(folder):

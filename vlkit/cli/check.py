@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a short report, or raise all problems."""
-    from vlkit.pipeline_file import is_pipeline
+    from vlkit.pipeline import is_pipeline
 
     with log_lines():
         if is_pipeline(args.file):
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
             reports = {"": _run_file(args)}
     for name, report in reports.items():
         say(f"{args.file}{f', stage {name}' if name else ''}: nothing wrong was found")
-        for title, text in _lines(report):
+        for title, text in _lines(report) if report else []:
             say(f"  {title:12}{text}")
     return 0
 
@@ -56,24 +56,25 @@ def _run_file(args: argparse.Namespace) -> Report:
     return rehearse(experiment, args.checkpoint, world_size=int(os.environ.get("WORLD_SIZE", "1")))
 
 
-def _pipeline(args: argparse.Namespace) -> dict[str, Report]:
+def _pipeline(args: argparse.Namespace) -> dict[str, Report | None]:
+    from vlkit.awaited import Awaited
     from vlkit.errors import ConfigError
-    from vlkit.pipeline_file import load_pipeline
-    from vlkit.rehearsal import rehearse
+    from vlkit.pipeline import load_pipeline
 
     if args.checkpoint:
         raise ConfigError(f"--checkpoint: {args.file} is a pipeline; its stages say where their weights come from.")
     file = load_pipeline(args.file, args.overrides, args.variant, args.output)
-    reports: dict[str, Report] = {}
+    awaited = Awaited([stage.folder for stage in file.stages])
+    reports: dict[str, Report | None] = {}
     problems: list[str] = []
-    for stage in file.stages:
+    for stage in {stage.name: stage for stage in reversed(file.stages)}.values():  # of the first seed
         try:
-            reports[stage.name] = rehearse(stage.experiment, weights_follow=stage.after is not None)
+            reports[stage.name] = stage.rehearse(awaited)
         except ConfigError as error:
             problems += [f"stage {stage.name}: {problem}" for problem in error.problems]
     if problems:
         raise ConfigError(problems)
-    return reports
+    return dict(reversed(reports.items()))
 
 
 def _lines(report: Report) -> list[tuple[str, str]]:

@@ -95,7 +95,8 @@ def load_nested(
         path: that file.
         layers: key paths and values to be laid over it, in order.
         overrides: laid over all of it.
-        context: further names that interpolation may use: ``${stages.pretrain}`` with ``{"stages": {...}}``.
+        context: further names that interpolation may use: ``${stages.pretrain}`` with ``{"stages": {...}}``,
+            ``${seed}`` with ``{"seed": 0}``.
 
     Raises:
         ConfigError: as for :func:`load_config`.
@@ -192,13 +193,22 @@ def _resolve(config: Config, context: Mapping[str, Any]) -> dict[str, Any]:
         key = re.sub(r"\[(\d+)\]", r".\1", getattr(error, "full_key", None) or "")
         message = str(error).splitlines()[0].rstrip(".")
         missing = re.search(r"key '([^']+)' not found", message)
-        known = [*config._places, *(f"{name}.{key}" for name, keys in context.items() for key in keys)]
+        known = [*config._places, *_leaves(context)]
         hint = did_you_mean(missing[1], known) if missing else ""
         if message.startswith("Missing mandatory value"):
             message = "'???' stands for a value that must be given, in a file or on the command line"
         where = config.origin(key) if key else display(config.path)
         raise ConfigError(f"{where}: {message}.{hint}") from error
     return {key: resolved[key] for key in config.data}  # type: ignore[index,call-overload]  # a mapping went in
+
+
+def _leaves(context: Mapping[str, Any]) -> list[str]:
+    """The key paths of plain values in a mapping of values and mappings of values."""
+    return [
+        f"{name}.{key}" if key else name
+        for name, value in context.items()
+        for key in (value if isinstance(value, Mapping) else ("",))
+    ]
 
 
 def _kind(value: Any) -> str:

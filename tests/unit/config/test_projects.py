@@ -9,7 +9,7 @@ import torch
 
 from vlkit.config.load import load_config
 from vlkit.experiment import Experiment
-from vlkit.pipeline_file import is_pipeline, load_pipeline
+from vlkit.pipeline import is_pipeline, load_pipeline
 
 ROOT = Path(__file__).parents[3] / "projects"
 FILES = sorted(file for file in ROOT.rglob("*.yaml") if not file.name.startswith("_"))

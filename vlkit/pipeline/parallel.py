@@ -1,0 +1,246 @@
+"""Stages that do not use each other, at the same time, each in a process of its own."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import connection
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from vlkit.errors import ConfigError, VlkitError
+from vlkit.pipeline.pipeline import Pipeline
+from vlkit.pipeline.record import is_finished, read_record
+from vlkit.pipeline.results import write_results
+from vlkit.pipeline.stages.base import Record, Stage
+from vlkit.runner.signals import WATCHED
+
+logger = logging.getLogger(__name__)
+LOG = "log.txt"
+"""In a stage's folder: what it printed."""
+_TOLD_LINES = 15
+
+
+@dataclass
+class _Running:
+    stage: Stage
+    process: Any
+    since: float
+
+
+class ParallelPipeline:
+    """Runs the stages of a pipeline side by side.
+
+    Args:
+        pipeline: whose stages are run.
+        jobs: how many at the same time; the cores of the machine are divided among so many.
+        arguments: of ``vlkit run`` that load the same pipeline, without options of its own.
+    """
+
+    def __init__(self, pipeline: Pipeline, jobs: int, arguments: Sequence[str]):
+        if pipeline.world.size > 1:
+            raise ConfigError("--jobs: under torchrun all processes work on one stage. Use --jobs 1, or no torchrun.")
+        self.pipeline, self.jobs, self.arguments = pipeline, jobs, list(arguments)
+        self.above = _above(pipeline.stages)
+        self.running: list[_Running] = []
+        self.done: dict[str, Record] = {}
+        self.failed: dict[str, str] = {}
+        self.stopped: list[str] = []
+        self.signal: int | None = None
+
+    def run(self, redo_from: str | None = None) -> dict[str, Any]:
+        """As :meth:`Pipeline.run`. When a stage fails, those that do not use it are still run.
+
+        Raises:
+            ConfigError: as there.
+            VlkitError: stages failed.
+        """
+        records = self.pipeline.prepare(redo_from)
+        before = {number: signal.signal(number, self._forward) for number in WATCHED}
+        try:
+            waiting = list(self.pipeline.stages)
+            while waiting or self.running:
+                waiting = self._start(waiting, records)
+                self._wait()
+                if self.signal is not None:
+                    waiting = []
+        finally:
+            self._pass_on(signal.SIGTERM)  # to those that an error of this process left running
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        keys = [stage.key for stage in self.pipeline.stages]
+        if self.failed:
+            raise VlkitError(self._failures())
+        if self.signal is not None and len(self.done) < len(keys):
+            stopped = ", ".join(self.stopped) or "no stage"
+            return {"status": "interrupted", "signal": self.signal, "stage": stopped, "stages": self.done}
+        return write_results(self.pipeline.file, {key: self.done[key] for key in keys})
+
+    def _start(self, waiting: list[Stage], records: dict[str, Record | None]) -> list[Stage]:
+        """Start what can be started; the stages that still wait."""
+        left: list[Stage] = []
+        for stage in waiting:
+            key, record = stage.key, records[stage.key]
+            if any(each in self.failed for each in stage.after):
+                self.failed[key] = ""
+            elif any(each not in self.done for each in stage.after):
+                left.append(stage)
+            elif self._skipped(stage, record):
+                continue
+            elif len(self.running) < self.jobs:
+                self._begin(stage, record is not None)
+            else:
+                left.append(stage)
+        return left
+
+    def _skipped(self, stage: Stage, record: Record | None) -> bool:
+        """Whether a stage needs no process: it is finished, or what it used has changed."""
+        key = stage.key
+        try:
+            if record is None or not self.pipeline.finished(stage, record):
+                return False
+        except ConfigError as error:
+            self.failed[key] = str(error)
+            return True
+        logger.info("%s: finished, skipped", key)
+        self.done[key] = record
+        return True
+
+    def _begin(self, stage: Stage, continued: bool) -> None:
+        folder = stage.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        threads = max(1, cores() // (1 if self._alone(stage) else self.jobs))
+        context = _processes()
+        arguments = [*self.arguments, "--only", stage.key]
+        process = context.Process(target=_work, args=(arguments, threads, str(folder / LOG), os.getcwd()))
+        process.start()
+        self.running.append(_Running(stage, process, time.perf_counter()))
+        if self.signal is not None:  # it came while the process was started
+            os.kill(process.pid, self.signal)
+        logger.info("%s: %s, in %s", stage.key, "continued" if continued else "started", folder / LOG)
+
+    def _alone(self, stage: Stage) -> bool:
+        """Whether no stage can run beside this one: each is used by it or uses it."""
+        key = stage.key
+        return all(each in self.above[key] or key in self.above[each] or each == key for each in self.above)
+
+    def _wait(self) -> None:
+        """Wait until a stage ends."""
+        if not self.running:
+            return
+        connection.wait([each.process.sentinel for each in self.running])
+        for each in [each for each in self.running if not each.process.is_alive()]:
+            each.process.join()
+            self.running.remove(each)
+            self._end(each)
+
+    def _end(self, ended: _Running) -> None:
+        stage, code = ended.stage, ended.process.exitcode
+        record = read_record(stage.folder)
+        seconds = time.perf_counter() - ended.since
+        if code == 0 and record is not None and is_finished(record):
+            self.done[stage.key] = record
+            logger.info(
+                "%s: finished after %.0f s (%d of %d)", stage.key, seconds, len(self.done), len(self.pipeline.stages)
+            )
+        elif self.signal is not None:
+            self.stopped.append(stage.key)
+        else:
+            self.failed[stage.key] = _reason(stage.folder / LOG, code)
+            logger.error("%s: failed after %.0f s", stage.key, seconds)
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        """Pass a signal on: the stages are no members of the terminal's process group, so that each gets it once."""
+        if self.signal is None:
+            name = signal.Signals(number).name
+            logger.warning("%s: passed on to the stages that run; no further one is started.", name)
+        self.signal = number
+        self._pass_on(number)
+
+    def _pass_on(self, number: int) -> None:
+        for each in self.running:
+            if each.process.exitcode is None:
+                os.kill(each.process.pid, number)
+
+    def _failures(self) -> str:
+        lines = []
+        for key, reason in self.failed.items():
+            if reason:
+                folder = self.pipeline.file.stage(key).folder
+                lines.append(f"stage {key} failed: {reason} (all that it printed: {folder / LOG})")
+        left = [key for key, reason in self.failed.items() if not reason]
+        if left:
+            lines.append(f"not run, because they use what failed: {', '.join(left)}.")
+        return "\n".join([*lines, "The same command skips what is finished and continues the rest."])
+
+
+def _above(stages: Sequence[Stage]) -> dict[str, set[str]]:
+    """Stages to all that they use, directly or not; by key."""
+    found: dict[str, set[str]] = {}
+    for stage in stages:
+        after = stage.after
+        found[stage.key] = set(after).union(*(found[key] for key in after))
+    return found
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _processes() -> Any:
+    """What starts processes: where the system allows it, copies of one that has imported torch already."""
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "vlkit.pipeline"])
+    return context
+
+
+def _work(arguments: list[str], threads: int, log: str, folder: str) -> None:
+    """The life of a stage's process."""
+    import torch
+
+    from vlkit.cli import main
+
+    os.chdir(folder)
+    if hasattr(os, "setsid"):
+        os.setsid()  # signals of the terminal reach the pipeline, which passes them on
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # of processes that a stage starts
+    torch.set_num_threads(threads)
+    with open(log, "a") as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
+    threading.Thread(target=_follow, daemon=True).start()
+    code = main(["run", *arguments])
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _follow() -> None:
+    """When the pipeline dies, end too, as at a signal: with a checkpoint."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _reason(log: Path, code: int | None) -> str:
+    """Why a stage failed: the error that it printed, or its last lines."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    errors = [index for index, line in enumerate(lines) if line.startswith("error: ")]
+    if code == 2 and errors:
+        return "\n".join(lines[errors[-1] :]).removeprefix("error: ")
+    if code is not None and code < 0:
+        return f"it was ended by {signal.Signals(-code).name}."
+    return "\n".join([f"exit code {code}", *lines[-_TOLD_LINES:]])

@@ -1,0 +1,186 @@
+"""Runs the stages of a pipeline file: what is finished is skipped, what was interrupted goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlkit.awaited import Awaited
+from vlkit.errors import ConfigError
+from vlkit.pipeline.file import PipelineFile
+from vlkit.pipeline.record import held, is_finished, read_record, set_aside, write_record
+from vlkit.pipeline.results import write_results
+from vlkit.pipeline.stages.base import Record, Stage
+from vlkit.runner.device import choose_device
+from vlkit.runner.distributed import World
+from vlkit.runner.output import plain
+
+logger = logging.getLogger(__name__)
+
+
+class Pipeline:
+    """The stages of a file and what has become of them.
+
+    Args:
+        file: that was found to be right.
+    """
+
+    def __init__(self, file: PipelineFile):
+        self.file, self.stages = file, file.stages
+        self.world = World()
+
+    def run(self, redo_from: str | None = None) -> dict[str, Any]:
+        """Run what is not finished, one after the other; also as one of the processes of ``torchrun``.
+
+        Args:
+            redo_from: this stage and those that use it are done again; their folders are moved to ``replaced/``.
+
+        Returns:
+            ``status`` ("finished", or "interrupted" with ``signal`` and ``stage``), ``stages`` (key to record),
+            ``table`` (its rows). Of a finished pipeline also in ``results.json``.
+
+        Raises:
+            ConfigError: a stage is wrong, or was run with another configuration or on other things; nothing was done.
+        """
+        with self.processes():
+            records = self.prepare(redo_from)
+            done: dict[str, Record] = {}
+            for stage in self.stages:
+                record = done[stage.key] = self.run_stage(stage, records[stage.key])
+                if record["status"] == "interrupted":
+                    signal = record["signal"]
+                    return {"status": "interrupted", "stage": stage.key, "signal": signal, "stages": done}
+            return self.world.on_main(lambda: write_results(self.file, done))
+
+    def run_only(self, key: str) -> Record:
+        """Run one stage, whose earlier ones are finished; what it leaves is as :meth:`run` would leave it.
+
+        Raises:
+            ConfigError: as for :meth:`run`, or an earlier stage is not finished.
+        """
+        stage = self.file.stage(key)
+        missing = [each for each in stage.after if not is_finished(read_record(self.file.stage(each).folder))]
+        if missing:
+            raise ConfigError(f"stage {key} uses {', '.join(missing)}: not finished. Run it first.")
+        with self.processes():
+            record = self.world.on_main(lambda: read_record(stage.folder))
+            self.check([stage], {key: record})
+            return self.run_stage(stage, record)
+
+    @contextlib.contextmanager
+    def processes(self) -> Iterator[None]:
+        """Meet the other processes, if ``torchrun`` started several."""
+        devices = [stage.device for stage in self.stages if stage.device != "auto"]
+        self.world.start(choose_device(devices[0] if devices else "auto", self.world.local_rank))
+        yield
+        self.world.finish()  # not after an error: the others may be gone, and leaving in order would wait for them
+
+    def prepare(self, redo_from: str | None = None) -> dict[str, Record | None]:
+        """Look at everything before the first stage starts, and move away what is to be done again.
+
+        Returns:
+            The records of all stages; None: to be begun.
+
+        Raises:
+            ConfigError: everything that is wrong.
+        """
+        redone = self.redone(redo_from)
+        folders = {stage.key: stage.folder for stage in self.stages}
+        records = self.world.on_main(lambda: {key: read_record(folder) for key, folder in folders.items()})
+        records.update(dict.fromkeys(redone))
+        self.check(self.stages, records, redone)
+        moved = [stage for stage in self.stages if stage.key in redone]
+        self.world.on_main(lambda: set_aside(moved, self.file.folder))
+        return records
+
+    def redone(self, name: str | None) -> list[str]:
+        """Keys of the stages that are to be done again: those called ``name`` and all that use them."""
+        if name is None:
+            return []
+        given = name.rstrip("/")
+        if given not in [each for stage in self.stages for each in (stage.key, stage.name)]:
+            self.file.stage(given)  # raises
+        found: list[str] = []
+        for stage in self.stages:
+            if given in (stage.key, stage.name) or set(stage.after) & set(found):
+                found.append(stage.key)
+        return found
+
+    def check(self, stages: Sequence[Stage], records: dict[str, Record | None], redone: Sequence[str] = ()) -> None:
+        """Look at stages that are to run.
+
+        Raises:
+            ConfigError: everything that is wrong.
+        """
+        problems: list[str] = []
+        awaited = Awaited([stage.folder for stage in stages if not is_finished(records[stage.key])])
+        for stage in stages:
+            key, record = stage.key, records[stage.key]
+            changed = stage.changes(record["config"]) if record else ""
+            if changed:
+                problems.append(
+                    f"stage {key}: {stage.folder} holds it with another configuration: {changed}. Undo the "
+                    f"change, redo it and the stages that use it with --from {key}, or choose another --output."
+                )
+            elif not is_finished(record):
+                found = stage.problems(awaited, key in redone)
+                problems += [f"stage {key}: {problem}" for problem in found]
+        if problems:
+            raise ConfigError(problems)
+
+    def finished(self, stage: Stage, record: Record | None) -> bool:
+        """Whether a stage is finished, after a look at whether what it used is still the same.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        if record is None:
+            return False
+        now = self.world.on_main(lambda: self.inputs(stage))
+        changed = [name for name, before in record["inputs"].items() if name in now and now[name] != before]
+        if changed:
+            raise ConfigError(
+                f"stage {stage.key}: what it uses has changed since it was run: {', '.join(changed)}. Redo it and "
+                f"the stages that use it with --from {stage.key}."
+            )
+        return is_finished(record)
+
+    def inputs(self, stage: Stage) -> dict[str, str | None]:
+        """What identifies the things that a stage uses."""
+        used = {key: self.file.stage(key).product() for key in stage.after}
+        return {**stage.outside(), **used}
+
+    def run_stage(self, stage: Stage, record: Record | None) -> Record:
+        """Run a stage unless it is finished; its record."""
+        key, folder = stage.key, stage.folder
+        if record is not None and self.finished(stage, record):
+            logger.info("%s: finished, skipped", key)
+            return record
+        with held(folder) if self.world.is_main else contextlib.nullcontext():
+            return self._run(stage)
+
+    def _run(self, stage: Stage) -> Record:
+        key, folder = stage.key, stage.folder
+        record = self.world.on_main(lambda: read_record(folder))
+        if record is not None and is_finished(record):  # meanwhile, by another process
+            return record
+        logger.info("%s: %s, in %s", key, "started" if record is None else "continued", folder)
+        started = time.perf_counter()
+        new: Record = {"command": stage.command, "config": plain(stage.config.data), "status": "started"}
+        new["inputs"] = self.world.on_main(lambda: self.inputs(stage))
+        self.world.on_main(lambda: write_record(folder, new))
+        new |= stage.run() if stage.in_every_process else self.world.on_main(stage.run)
+        new["seconds"] = round(new.get("seconds", time.perf_counter() - started), 3)
+        new.setdefault("picture", _picture(folder))
+        lasting = {**new, "status": "finished" if new["status"] == "finished" else "started"}
+        self.world.on_main(lambda: write_record(folder, lasting))
+        return new
+
+
+def _picture(folder: Path) -> str | None:
+    path = folder / "samples.png"
+    return str(path) if path.exists() else None

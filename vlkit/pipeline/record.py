@@ -1,0 +1,80 @@
+"""What a stage leaves in its folder: ``stage.json``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from vlkit.errors import VlkitError
+from vlkit.io import atomic_write
+from vlkit.pipeline.stages.base import Record, Stage
+from vlkit.runner.log import finite_or_none
+
+logger = logging.getLogger(__name__)
+RECORD = "stage.json"
+"""In a stage's folder: its command, configuration, what identifies the things that it used, status and scores."""
+
+
+def read_record(folder: Path) -> Record | None:
+    """What a stage left in its folder; None: it was not begun.
+
+    Raises:
+        VlkitError: the record is damaged.
+    """
+    path = folder / RECORD
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise VlkitError(f"{path} is damaged: {error}. Delete the folder to run the stage again.") from error
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Leave a record in the folder of a stage."""
+    write_json(folder / RECORD, record)
+
+
+def is_finished(record: Record | None) -> bool:
+    """Whether a stage with this record is done."""
+    return record is not None and record["status"] == "finished"
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """While entered, no other process of this machine is in here with the same folder; wait until that is so."""
+    import portalocker
+    from iopath.common.file_io import file_lock
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = file_lock(str(folder / "stage"))
+    try:
+        lock.acquire(timeout=0)
+    except portalocker.LockException:
+        logger.warning("%s: another process runs this stage; waiting for it.", folder)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def set_aside(stages: Iterable[Stage], folder: Path) -> None:
+    """Move the folders of stages to ``replaced/`` in the folder of the pipeline."""
+    for stage in [each for each in stages if each.folder.exists()]:
+        number = 1
+        while (target := folder / "replaced" / f"{stage.key}-{number}").exists():
+            number += 1
+        target.parent.mkdir(parents=True, exist_ok=True)
+        stage.folder.rename(target)
+        logger.info("%s: what was there is in %s now", stage.key, target)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file in one piece."""
+    with atomic_write(path, "w") as file:
+        file.write(json.dumps(finite_or_none(content), indent=1, allow_nan=False) + "\n")

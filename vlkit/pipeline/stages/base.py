@@ -1,0 +1,121 @@
+"""What a pipeline asks of a stage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from vlkit.awaited import Awaited
+from vlkit.config.load import Config
+from vlkit.runner.output import differences, plain
+
+if TYPE_CHECKING:
+    from vlkit.rehearsal import Report
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where a stage stands in its pipeline.
+
+    Args:
+        key: unique: the name, or ``seed_0/<name>``.
+        name: of the stage in the file.
+        seed: of a pipeline with seeds; None: of one without, or for all of them.
+        folder: where it writes.
+        after: keys of the earlier stages whose folders its configuration names.
+    """
+
+    key: str
+    name: str
+    seed: int | None
+    folder: Path
+    after: tuple[str, ...] = ()
+
+
+class Stage(ABC):
+    """One stage; a kind of stage is a subclass.
+
+    Args:
+        spot: where it stands; its key, name, folder and ``after`` are attributes.
+        config: its configuration.
+
+    Raises:
+        ConfigError: everything that is wrong with the configuration.
+    """
+
+    command: ClassVar[str]
+    """What a pipeline file calls it."""
+    takes_seed: ClassVar[bool] = True
+    """Whether the seed of the pipeline is laid over ``run.seed``."""
+    in_every_process: ClassVar[bool] = False
+    """Whether all processes of ``torchrun`` take part; otherwise the first one does it alone."""
+
+    def __init__(self, spot: Spot, config: Config):
+        self.config = config
+        self.key, self.name, self.folder, self.after = spot.key, spot.name, spot.folder, spot.after
+
+    @staticmethod
+    def settings(folder: Path) -> dict[str, Any]:
+        """Key paths and values that the pipeline lays over the configuration of a stage."""
+        return {"run.output_dir": str(folder)}
+
+    @property
+    def device(self) -> str:
+        """What ``run.device`` asks for."""
+        return "auto"
+
+    @property
+    def sets(self) -> Sequence[str] | None:
+        """Evaluation sets, which its scores' names begin with; None: they have no such names."""
+        return None
+
+    @abstractmethod
+    def problems(self, awaited: Awaited, folder_freed: bool) -> list[str]:
+        """What is wrong with it before it is run, as far as that can be seen.
+
+        Args:
+            awaited: what earlier stages are still to make; nothing is looked for in there.
+            folder_freed: what its folder holds will be moved away.
+        """
+
+    def rehearse(self, awaited: Awaited) -> Report | None:
+        """Do in small what it would do, for ``vlkit check``; None: there is nothing to tell.
+
+        Raises:
+            ConfigError: everything that is wrong.
+        """
+        return None
+
+    def outside(self) -> dict[str, str | None]:
+        """What it depends on besides configuration and earlier stages: name to what identifies the content."""
+        return {}
+
+    @abstractmethod
+    def product(self) -> str:
+        """What identifies the content of its folder, for those that use it; it is finished when this is asked."""
+
+    @abstractmethod
+    def run(self) -> Record:
+        """Do it, going on where an earlier call stopped.
+
+        Returns:
+            ``status`` ("finished", or "interrupted" with ``signal``), ``metrics`` (name to number), and what else is
+            to be recorded; ``picture`` and ``seconds`` where they are not ``samples.png`` and the time of this call.
+        """
+
+    def changes(self, before: Mapping[str, Any]) -> str:
+        """What in the configuration is not as it was ``before`` and matters, in words; empty if nothing is."""
+        return differences(before, plain(self.config.data))
+
+
+def digest(files: Sequence[Path]) -> str:
+    """What identifies these files: names and content."""
+    found = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
