@@ -1,7 +1,36 @@
-"""Reads what CapFilt is to work on, shard by shard: see :func:`find_inputs` and :func:`read_shard`."""
+"""Reads what CapFilt is to work on: the shards of an input, and what each of them holds."""
 
 from __future__ import annotations
 
-from vlkit.capfilt.inputs import REASONS, InputOptions, InputShard, Item, Refused
+from collections.abc import Iterator
 
-__all__ = ["REASONS", "InputOptions", "InputShard", "Item", "Refused"]
+from vlkit.capfilt.fetching import local_copy, reason
+from vlkit.capfilt.finding import find_inputs
+from vlkit.capfilt.inputs import REASONS, InputOptions, InputShard, Item, Refused
+from vlkit.capfilt.row_reading import read_rows
+from vlkit.capfilt.tar_reading import read_tar
+
+__all__ = ["REASONS", "InputOptions", "InputShard", "Item", "Refused", "find_inputs", "read_shard"]
+
+
+def read_shard(shard: InputShard, options: InputOptions) -> Iterator[Item | Refused]:
+    """Everything that a shard holds, in its order; equal files give equal results.
+
+    Whatever a file holds, nothing is raised: what cannot be used is told. A shard that lies elsewhere is copied to
+    this machine first.
+
+    Args:
+        shard: one of those that :func:`find_inputs` gives.
+        options: those that it was found with.
+
+    Raises:
+        VlkitError: this machine has no room for the copy, or lacks the package that reads it.
+    """
+    if shard.kind == "rows":
+        yield from read_rows(shard, options)
+        return
+    try:
+        with local_copy(shard.path) as file:
+            yield from read_tar(shard.name, file, options)
+    except OSError as error:
+        yield Refused(shard.name, "shard", "unreadable shard", reason(error))

@@ -132,7 +132,7 @@ def _members(dataset: VLDataset, index: int, seed: int) -> Iterator[tuple[str, b
         return
     image = sample.get("image")
     extension = _extension(image) if isinstance(image, bytes) else ""
-    if not extension:
+    if not isinstance(image, bytes) or not extension:
         raise DataError(
             f"{type(dataset).__name__}: sample {index} has no encoded image. Shards are made of datasets of images "
             "with texts, such as shapes, image_text, hf_dataset or web_shards."

@@ -16,6 +16,7 @@ from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.caption_table import draw_caption
 from vlkit.datasets.image_files import evenly
+from vlkit.datasets.shard_files import check_found, expand
 from vlkit.datasets.tar_index import TarIndex, index_of
 from vlkit.errors import BadSample, DataError
 from vlkit.registry import DATASETS
@@ -37,7 +38,8 @@ class WebShards(VLDataset):
     ``sample_id`` is ``<name of the shard>:<key>``.
 
     Args:
-        path: a shard, a pattern (``cc3m/{00000..00331}.tar``), a folder of ``*.tar``, or several of these.
+        path: a shard, a pattern (``cc3m/{00000..00331}.tar``, ``cc3m/*.tar``), a folder of ``*.tar`` (of an output of
+            ``vlkit capfilt``: ``OUT/kept``), or several of these.
         split: "train", "val" or "test": how samples are made. It chooses no shards.
         image_processor: called with (encoded image as bytes, generator).
         text_processor: called with ``text_input`` (not with references).
@@ -141,31 +143,13 @@ class WebShards(VLDataset):
 
 
 def find_shards(paths: list[str]) -> list[Path]:
-    """The files that paths, brace patterns and folders name, in order.
+    """The files that paths, patterns and folders name, in order.
 
     Raises:
         DataError: there is none, or one is named twice.
     """
-    from webdataset.shardlists import expand_urls
-
-    shards: list[Path] = []
-    for path in paths:
-        folder = Path(path).expanduser()
-        if folder.is_dir():
-            found = sorted(folder.glob("*.tar"))
-            if not found:
-                raise DataError(f"{folder}: the folder holds no *.tar file. Set 'path' to webdataset shards.")
-        else:
-            # A file may have braces in its name; a pattern names no file.
-            found = [folder] if folder.is_file() else [Path(each) for each in expand_urls(str(folder))]
-        shards += found
-    missing = [str(shard) for shard in shards if not shard.is_file()]
-    if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise DataError(f"shards that do not exist: {', '.join(missing[:3])}{more}. Mend 'path', or fetch them.")
-    if not shards or len(set(shards)) < len(shards):
-        raise DataError(f"path: {paths} names {'a shard twice' if shards else 'no shard'}.")
-    return shards
+    shards = [shard for path in paths for shard in expand(os.fspath(path))]
+    return check_found(paths, shards)
 
 
 def _indices(shards: list[Path]) -> list[TarIndex]:

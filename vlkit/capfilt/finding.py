@@ -1,0 +1,97 @@
+"""Which shards an input consists of."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+
+from vlkit.capfilt.fetching import beside, kept_copy, local_path, reason
+from vlkit.capfilt.inputs import InputOptions, InputShard
+from vlkit.capfilt.lists import SUFFIXES, Damage, cut
+from vlkit.capfilt.names import shard_names
+from vlkit.capfilt.row_reading import suffix_of
+from vlkit.capfilt.stores import store_of
+from vlkit.datasets.shard_files import WILD, check_found, expand
+from vlkit.errors import DataError, VlkitError
+
+
+def find_inputs(options: InputOptions) -> list[InputShard]:
+    """The shards of an input, in its order: every tar, and every stretch of a list.
+
+    They are named after their files, with a number in front if that tells them not apart.
+
+    Raises:
+        DataError: a path means nothing, or something that is neither tar nor list; or a file is named twice.
+        VlkitError: nothing here reads an address of this kind.
+    """
+    paths = options.path if isinstance(options.path, list) else [options.path]
+    files = [file for path in paths for file in _files(path)]
+    if not files or len(set(files)) < len(files):
+        raise DataError(f"path: {paths} names {'a file twice' if files else 'no file'}.")
+    shards, stems = [], []
+    for file in files:
+        stem = os.path.basename(file)[: -len(suffix_of(file))]
+        for shard in _shards(file, options):
+            shards.append(shard)
+            stems.append(stem if shard.kind == "tar" else f"{stem}-{shard.first // options.rows_per_shard:05d}")
+    names = shard_names(stems)
+    return [
+        InputShard(name, each.kind, each.path, each.first, each.count, each.offset) for name, each in zip(names, shards)
+    ]
+
+
+def _files(path: str) -> list[str]:
+    here = local_path(path)
+    files = _far_files(path) if here is None else [str(file) for file in check_found(path, expand(str(here)))]
+    for file in files:
+        if suffix_of(file) not in (".tar", *SUFFIXES):
+            raise DataError(f"{file}: neither a shard (.tar) nor a list ({', '.join(SUFFIXES)}).")
+    return files
+
+
+def _far_files(path: str) -> list[str]:
+    """The files that an address means: a brace pattern, ``*`` in its last part, or a folder."""
+    from webdataset.shardlists import expand_urls
+
+    found: list[str] = []
+    try:
+        urls = expand_urls(path)
+        for url in urls:
+            folder, _, last = url.rpartition("/")
+            if set(WILD) & set(last) and "?" not in last:
+                names = sorted(name for name in store_of(folder).names("") if fnmatch.fnmatchcase(name, last))
+                found += [f"{folder}/{name}" for name in names]
+            elif suffix_of(url) in (".tar", *SUFFIXES):
+                found.append(url)
+            else:
+                found += [
+                    f"{url.rstrip('/')}/{name}" for name in sorted(store_of(url).names("")) if name.endswith(".tar")
+                ]
+        if not found:
+            raise DataError(f"{path}: there is no *.tar file. Set 'path' to webdataset shards.")
+        # One look: a wrong bucket would fail for all, and to look at ten thousand takes minutes.
+        store, name = beside(found[0])
+        if not store.exists(name):
+            raise DataError(f"{found[0]}: there is no such file. Mend 'path'.")
+    except VlkitError:
+        raise
+    except Exception as error:  # of a library of a storage it can be anything
+        raise DataError(f"{path}: cannot be looked up ({type(error).__name__}: {error}).") from error
+    return found
+
+
+def _shards(file: str, options: InputOptions) -> list[InputShard]:
+    """The parts of a file, not yet named."""
+    if suffix_of(file) == ".tar":
+        return [InputShard("", "tar", file)]
+    rows = options.rows_per_shard
+    try:
+        places = cut(kept_copy(file).file, suffix_of(file), rows, options.max_text_bytes)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read ({reason(error)}).") from error
+    except Damage as error:
+        raise DataError(f"{file}: {error}. A list of rows is needed, or a row in each line.") from error
+    if not places:
+        raise DataError(f"{file}: holds no rows.")
+    counts = [*(rows for _ in places[1:]), None]
+    return [InputShard("", "rows", file, place.row, count, place.offset) for place, count in zip(places, counts)]

@@ -1,0 +1,176 @@
+"""The images and texts of a webdataset tar that anyone may have made: in its order, and none of them lost silently."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import IO, Literal, NamedTuple
+
+from vlkit.capfilt.fetching import reason, tried
+from vlkit.capfilt.inputs import InputOptions, Item, Refused
+from vlkit.capfilt.names import escaped, fault, shown
+from vlkit.capfilt.texts import Fault, TextFile, web_text
+from vlkit.datasets.tar_index import IMAGES, TEXTS, entries
+
+OTHER_IMAGES = ("gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "jp2", "jxl")
+"""Suffixes of images that ``web_shards`` would not read, so that they are refused."""
+MOST_MEMBERS = 1_000_000
+"""Of a shard. They are held in memory, at some hundred bytes each; img2dataset writes 30,000."""
+
+
+class _Member(NamedTuple):
+    start: int
+    size: int
+    suffix: str
+    fault: Fault | None
+
+
+@dataclass
+class _Sample:
+    """The members with one key; of those with one kind the first."""
+
+    fault: str
+    parts: dict[str, _Member] = field(default_factory=dict)
+    repeated: list[str] = field(default_factory=list)
+
+
+class _Listing:
+    """The samples of a tar in the order of their first members, by whether the key is safe and how it is written.
+
+    Attributes:
+        damage: why it cannot be read to its end.
+    """
+
+    def __init__(self, file: Path):
+        self.samples: dict[tuple[bool, str], _Sample] = {}
+        self.damage = ""
+        try:
+            for number, (name, start, size, type) in enumerate(entries(file)):
+                if number == MOST_MEMBERS:
+                    self.damage = f"more than {MOST_MEMBERS} members"
+                    break
+                self._add(name, start, size, type)
+        except tarfile.ReadError as error:
+            self.damage = str(error)
+
+    def _add(self, name: str, start: int, size: int, type: bytes) -> None:
+        from webdataset.tariterators import base_plus_ext
+
+        suffix = name.rpartition(".")[2].lower()
+        if suffix not in (*IMAGES, *OTHER_IMAGES, *TEXTS):
+            return
+        kind = suffix if suffix in TEXTS else "image"
+        key, extension = base_plus_ext(name)
+        problem: Fault | None = None
+        if type not in tarfile.REGULAR_TYPES:
+            problem = Fault("unsafe name", "a link or another thing that is no file")
+        elif suffix in OTHER_IMAGES:
+            problem = Fault("undecodable image", f".{suffix} given; shards hold {', '.join(IMAGES)}")
+        if key is None or extension.lower() != suffix:
+            # For webdataset 'a.b.jpg' is a part 'b.jpg' of the sample 'a'.
+            key, wrong = name[: -len(suffix) - 1], "no key: a dot before the suffix"
+        else:
+            key, wrong = escaped(key), fault(escaped(key))
+        sample = self.samples.setdefault((not wrong, shown(key) if wrong else key), _Sample(wrong))
+        if kind in sample.parts:
+            sample.repeated.append(kind)
+        sample.parts.setdefault(kind, _Member(start, size, suffix, problem))
+
+
+def read_tar(name: str, file: Path, options: InputOptions) -> Iterator[Item | Refused]:
+    """Everything that a tar holds.
+
+    Names are keys and nothing more: no file is ever made of them. Nothing is read that is larger than the options
+    allow, whatever headers claim.
+
+    Args:
+        name: of the shard, for what is said about all of it.
+        file: on this machine.
+        options: limits.
+    """
+    try:
+        listing = tried(partial(_Listing, file), name)
+    except OSError as error:
+        yield Refused(name, "shard", "unreadable shard", reason(error))
+        return
+    last = ""
+    try:
+        with open(file, "rb") as stream:
+            for (_, key), sample in listing.samples.items():
+                yield from _SampleReader(key, sample, stream, options).read()
+                last = key
+    except OSError as error:
+        yield _damage(name, f"after {last!r}: {reason(error)}" if last else reason(error), bool(last))
+        return
+    if listing.damage:
+        yield _damage(name, listing.damage, bool(listing.samples))
+
+
+def _damage(name: str, detail: str, begun: bool) -> Refused:
+    return Refused(name, "shard", "truncated shard" if begun else "unreadable shard", detail)
+
+
+@dataclass
+class _SampleReader:
+    """Reads one sample."""
+
+    key: str
+    sample: _Sample
+    stream: IO[bytes]
+    options: InputOptions
+
+    def read(self) -> Iterator[Item | Refused]:
+        parts = self.sample.parts
+        problem = self._image_fault()
+        if problem is None:
+            yield from self._item()
+        else:
+            if "image" in parts:
+                yield Refused(self.key, "image", *problem)
+            if "txt" in parts or "json" in parts:
+                yield Refused(self.key, "text", *(problem if self.sample.fault else Fault("no image", problem.reason)))
+        for kind in self.sample.repeated:
+            beside_text = kind == "json" and "txt" in parts
+            said: Literal["image", "text", "fields"] = "fields" if beside_text else "text"
+            yield Refused(self.key, "image" if kind == "image" else said, "duplicate key", f"another {kind}")
+
+    def _image_fault(self) -> Fault | None:
+        """Why the sample gives no item."""
+        if self.sample.fault:
+            return Fault("unsafe name", self.sample.fault)
+        image = self.sample.parts.get("image")
+        if image is None:
+            return Fault("no file of an image")
+        if image.fault:
+            return image.fault
+        if image.size == 0:
+            return Fault("empty image", "0 bytes")
+        if image.size > self.options.max_image_bytes:
+            return Fault("oversized image", f"{image.size} bytes, {self.options.max_image_bytes} allowed")
+        return None
+
+    def _item(self) -> Iterator[Item | Refused]:
+        image = self.sample.parts["image"]
+        texts = {kind: self.sample.parts[kind] for kind in TEXTS if kind in self.sample.parts}
+        data = self._bytes(image)
+        files = {kind: TextFile(each.size, partial(self._bytes, each)) for kind, each in texts.items()}
+        found = web_text(self.key, files, self.options)
+        yield from found.refused
+        yield Item(self.key, data, image.suffix, found.text, found.fields)
+
+    def _bytes(self, member: _Member) -> bytes:
+        """Raises:
+        OSError: it cannot be read, or is not there any more.
+        """
+
+        def read() -> bytes:
+            self.stream.seek(member.start)
+            data = self.stream.read(member.size)
+            if len(data) < member.size:
+                raise OSError("the file became shorter")
+            return data
+
+        return tried(read, self.key)

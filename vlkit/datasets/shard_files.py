@@ -1,0 +1,63 @@
+"""Which shard files a path means: a file, a brace pattern, a pattern of the shell, a folder."""
+
+from __future__ import annotations
+
+import glob
+import os
+from pathlib import Path
+
+from vlkit.errors import DataError
+
+WILD = "*?["
+CAPFILT_RECORD = "capfilt.json"
+
+
+def expand(path: str) -> list[Path]:
+    """The files that a path on this machine means, in order; of a folder its ``*.tar``.
+
+    Those that a brace pattern or a plain path names need not exist.
+
+    Raises:
+        DataError: a folder or a pattern holds nothing.
+    """
+    from webdataset.shardlists import expand_urls
+
+    place = Path(path).expanduser()
+    if place.is_dir():
+        found = sorted(place.glob("*.tar"))
+        if not found:
+            raise DataError(f"{place}: the folder holds no *.tar file.{_advice(place)}")
+        return found
+    if place.is_file():  # a file may have braces in its name; a pattern names no file
+        return [place]
+    found = []
+    for each in expand_urls(str(place)):
+        matches = sorted(map(Path, glob.glob(each, recursive=True))) if set(WILD) & set(each) else [Path(each)]
+        if not matches:
+            raise DataError(f"{each}: no file is called like that. Mend 'path'.")
+        found += matches
+    return found
+
+
+def check_found(path: object, shards: list[Path]) -> list[Path]:
+    """``shards`` as they are, if all exist and are different.
+
+    Args:
+        path: what was given for them.
+
+    Raises:
+        DataError: one is missing, or named twice, or there is none.
+    """
+    missing = [str(shard) for shard in shards if not os.path.isfile(shard)]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise DataError(f"shards that do not exist: {', '.join(missing[:3])}{more}. Mend 'path', or fetch them.")
+    if not shards or len(set(shards)) < len(shards):
+        raise DataError(f"path: {path} names {'a shard twice' if shards else 'no shard'}.")
+    return shards
+
+
+def _advice(folder: Path) -> str:
+    if (folder / CAPFILT_RECORD).exists():
+        return f" It is an output of vlkit capfilt: what that kept is in {folder / 'kept'}."
+    return " Set 'path' to webdataset shards."
