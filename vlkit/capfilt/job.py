@@ -15,18 +15,17 @@ from vlkit.capfilt.annotator import ModelAnnotator
 from vlkit.capfilt.engine import Worker
 from vlkit.capfilt.inputs import InputShard, Item
 from vlkit.capfilt.job_file import JobFile, check_job
-from vlkit.capfilt.models import build_models, image_processors, weights_of
 from vlkit.capfilt.place import Place
 from vlkit.capfilt.reading import Ready
 from vlkit.capfilt.sources import find_inputs
 from vlkit.capfilt.tables import check_parquet
 from vlkit.config.load import Config, load_config
 from vlkit.config.yamlfile import dump_yaml
-from vlkit.errors import CheckpointError, ConfigError, VlkitError
+from vlkit.errors import ConfigError, VlkitError
 from vlkit.experiment import Problems
+from vlkit.nested_models import build_with_models, image_processors, model_weights
 from vlkit.runner.device import autocast, choose_device
 from vlkit.runner.output import differences, plain
-from vlkit.starting_weights import StartingWeights
 
 RECORD = "capfilt.json"
 """File of the output that says what job it is of."""
@@ -106,7 +105,7 @@ class Job:
         Raises:
             ConfigError: everything that is wrong.
         """
-        shards, weights, record = self._look()
+        shards, record = self._look()
         problems, file = Problems(), self.file
         with problems.of(self._at("run.device")):
             device = choose_device(file.run.device, int(os.environ.get("LOCAL_RANK") or 0))
@@ -114,35 +113,32 @@ class Job:
             task = file.task.build()
         problems.end()
         with problems.of(self._at("model")):
-            try:
-                model = build_models(file.model, weights).to(device)
-            except CheckpointError as error:
-                raise ConfigError(str(error)) from error
-            processors = image_processors(file.model, model)
+            processors = {name: part.build() for name, part in image_processors(file.model).items()}
+            model = build_with_models(file.model).eval().to(device)
             cast = autocast(device, file.run.precision)
             annotator = ModelAnnotator(model, task, processors, device, cast, file.run.seed)
             _rehearse(annotator)
         problems.end()
         return Prepared(annotator, shards, record)
 
-    def _look(self) -> tuple[list[InputShard], dict[str, StartingWeights], dict[str, Any]]:
-        """The input, where weights come from, and what the output says of the job."""
+    def _look(self) -> tuple[list[InputShard], dict[str, Any]]:
+        """The input, and what the output says of the job."""
         problems, file = Problems(), self.file
         with problems.of("tables"):
             check_parquet()
         with problems.of(self._at("input")):
             shards = find_inputs(file.input)
         with problems.of(self._at("model")):
-            weights = weights_of(file.model)
-            prints = {role: each.fingerprint() for role, each in weights.items()}
+            weights = self._weights()
         with problems.of(self._at("run.output_dir")):
             self._check_folder()
         problems.end()
-        record = self._record(shards, prints)
+        inputs = {shard.name: asdict(shard) for shard in shards}
+        record = plain({**file.essential(), "weights": weights, "inputs": inputs})
         with problems.of(self._at("run.output_dir")):
             self._compare(Place(self.output_dir), record)
         problems.end()
-        return shards, weights, record
+        return shards, record
 
     def worker(self, ready: Prepared, place: Place, stop: Callable[[], bool]) -> Worker:
         """One process that works on the job; writes what job it is, unless that is written.
@@ -171,10 +167,23 @@ class Job:
             stop=stop,
         )
 
-    def _record(self, shards: Sequence[InputShard], weights: dict[str, str]) -> dict[str, Any]:
-        """What the output depends on."""
-        inputs = {shard.name: asdict(shard) for shard in shards}
-        return plain({**self.file.essential(), "weights": weights, "inputs": inputs})
+    def _weights(self) -> dict[str, str]:
+        """SHA-256 of the weights of each model."""
+        model = self.file.model
+        if not model.models:
+            raise ConfigError(
+                f"{model.name} has no captioner. Write model: {{name: blip_capfilt, captioner: {{...}}}}."
+            )
+        found = model_weights(model)
+        lacking = [
+            f"{part.origin(f'{part.where}.weights')}: there are no weights: its card names none. Give a file, the folder "
+            "of a run, an address or card:<model>/<type>."
+            for role, part in model.models.items()
+            if role not in found
+        ]
+        if lacking:
+            raise ConfigError(lacking)
+        return {role: each.fingerprint() for role, each in found.items()}
 
     def _check_folder(self) -> None:
         place = Place(self.output_dir)
