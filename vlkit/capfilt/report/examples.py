@@ -1,0 +1,145 @@
+"""Images to look at: some drawn from the whole set, and those whose texts are nearest to the threshold."""
+
+from __future__ import annotations
+
+import heapq
+import io
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vlkit.capfilt.decision import SOURCES, Decision
+from vlkit.capfilt.report.survey import image_starts
+from vlkit.capfilt.stored import DROPPED, KEPT, StoredImage, StoredShard
+from vlkit.errors import BadSample
+from vlkit.processors.open_image import open_image
+
+logger = logging.getLogger(__name__)
+THUMBNAIL = 192  # pixels
+_SHARDS = 8  # that examples come from: on a slow store, finding an image costs as much as reading its shard
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image with its texts.
+
+    Args:
+        shard: that it is in.
+        key: of the sample.
+        picture: at most THUMBNAIL pixels wide and high.
+        texts: as in the image's JSON: text, source, itm, itc, log_prob, kept.
+        border: which of the texts is near the threshold; None: the image was drawn.
+    """
+
+    shard: str
+    key: str
+    picture: Image.Image
+    texts: list[dict[str, Any]]
+    border: int | None = None
+
+
+@dataclass(frozen=True, order=True)
+class _Candidate:
+    rank: float | str
+    shard: int
+    key: str
+    folder: str
+    text: str
+    source: str
+
+
+class ExamplePicker:
+    """Chooses examples while tables go by, then reads them.
+
+    Args:
+        decision: its threshold is the border: that of ITM, or of ITC if there is none of ITM.
+        shards: of the output; a few, spread over all, are chosen from.
+        count: examples of each kind: drawn ones, and ones at the border.
+    """
+
+    def __init__(self, decision: Decision, shards: Sequence[StoredShard], count: int):
+        self.shards, self.count = shards, count
+        places = np.linspace(0, len(shards) - 1, min(len(shards), _SHARDS)).round().astype(int) if shards else []
+        self._open = {int(place) for place in places}
+        self._score = "itm" if decision.threshold is not None or decision.itc_threshold is None else "itc"
+        self._border = decision.threshold if decision.threshold is not None else decision.itc_threshold
+        self._drawn: list[_Candidate] = []
+        self._near: dict[tuple[str, bool], list[_Candidate]] = {(s, k): [] for s in SOURCES for k in (True, False)}
+
+    def add(self, place: int, part: Any) -> None:
+        """Look at rows of the table of shard ``place``: a ``pyarrow.Table`` of whole images."""
+        if place not in self._open or not self.count:
+            return
+        starts, kept = image_starts(part), part["kept"].to_numpy()
+        image_kept = np.logical_or.reduceat(kept, starts)
+        of_row = np.searchsorted(starts, np.arange(len(kept)), side="right") - 1
+        stored = image_kept | self.shards[place].has_dropped
+        # Hashes of images are as good as random numbers, and the same in every call.
+        hashes = [(name.as_py(), int(row)) for name, row in zip(part["image"].take(starts), starts)]
+        drawn = heapq.nsmallest(self.count, (each for each in hashes if stored[of_row[each[1]]]))
+        found = [self._candidate(rank, place, part, row, image_kept[of_row[row]]) for rank, row in drawn]
+        self._drawn = heapq.nsmallest(self.count, {each.rank: each for each in [*found, *self._drawn]}.values())
+        if self._border is None:
+            return
+        scores = part[self._score].to_numpy().astype(np.float64)
+        source, distance = np.array(part["source"].to_pylist()), np.abs(scores - self._border)
+        for (name, stays), near in self._near.items():
+            rows = np.flatnonzero((source == name) & (kept == stays) & stored[of_row] & ~np.isnan(distance))
+            rows = rows[np.argsort(distance[rows], kind="stable")[: self.count]]
+            new = [self._candidate(float(distance[r]), place, part, int(r), image_kept[of_row[r]]) for r in rows]
+            near[:] = heapq.nsmallest(self.count, [*near, *new])
+
+    def read(self) -> tuple[list[Example], list[Example]]:
+        """The drawn ones, and those at the border, each in the order of the set or of the distance."""
+        quarter = -(-self.count // len(self._near))
+        near = [each for group in self._near.values() for each in group[:quarter]][: self.count]
+        wanted = [*self._drawn, *near]
+        images: dict[tuple[int, str], StoredImage] = {}
+        for shard, folder in sorted({(each.shard, each.folder) for each in wanted}):
+            keys = {each.key for each in wanted if (each.shard, each.folder) == (shard, folder)}
+            images |= {(shard, image.key): image for image in self.shards[shard].some_images(folder, keys)}
+        drawn = sorted(self._drawn, key=lambda each: (each.shard, each.key))
+        return self._examples(drawn, images, False), self._examples(near, images, True)
+
+    def _examples(
+        self, chosen: Iterable[_Candidate], images: dict[tuple[int, str], StoredImage], border: bool
+    ) -> list[Example]:
+        found = []
+        for each in chosen:
+            image = images[each.shard, each.key]
+            texts = image.record["texts"]
+            same = [i for i, text in enumerate(texts) if (text["text"], text["source"]) == (each.text, each.source)]
+            picture = thumbnail(image.image)
+            if picture is not None:
+                name = self.shards[each.shard].name
+                found.append(Example(name, each.key, picture, texts, same[0] if border else None))
+        return found
+
+    @staticmethod
+    def _candidate(rank: float | str, place: int, part: Any, row: int, kept: bool) -> _Candidate:
+        key, text, source = (part[name][row].as_py() for name in ("key", "text", "source"))
+        return _Candidate(rank, place, key, KEPT if kept else DROPPED, text, source)
+
+
+def thumbnail(image: bytes) -> Image.Image | None:
+    """A small copy; None if the image cannot be decoded (here, though it could where the job ran)."""
+    try:
+        picture = open_image(image)
+    except BadSample as error:
+        logger.warning("an example is left out: %s", error)
+        return None
+    scale = min(THUMBNAIL / max(picture.size), 1.0)
+    return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+
+
+def encoded(picture: Image.Image) -> tuple[str, bytes]:
+    """Media type and file of a picture, as whichever of PNG and JPEG is smaller."""
+    png, jpeg = io.BytesIO(), io.BytesIO()
+    picture.save(png, "PNG", optimize=True)
+    picture.save(jpeg, "JPEG", quality=85)
+    smaller = png if len(png.getvalue()) <= len(jpeg.getvalue()) else jpeg
+    return ("image/png" if smaller is png else "image/jpeg"), smaller.getvalue()

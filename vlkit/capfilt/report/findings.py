@@ -1,0 +1,172 @@
+"""What a report tells, as numbers, as charts and in words."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from vlkit.capfilt.report.charts import curves, histogram
+from vlkit.capfilt.report.drawing import Drawing
+from vlkit.capfilt.report.examples import Example
+from vlkit.capfilt.report.repeats import Repeated
+from vlkit.capfilt.report.survey import BINS, MOST_WORDS, SourceSurvey, Survey
+from vlkit.capfilt.stored import StoredOutput
+
+_SHOWN_BINS = 40
+_LISTED = np.linspace(0, 1, 21)  # thresholds in the JSON file
+_DRAWN = np.linspace(0, 1, 201)  # and in the chart
+
+
+@dataclass
+class Findings:
+    """All that the report tells.
+
+    Args:
+        output: the output folder.
+        survey: of all tables.
+        repeats: "web", "synthetic" and "images" to how often they occur.
+        purity: shares of right texts; empty where nobody knows.
+        drawn, border: examples.
+    """
+
+    output: StoredOutput
+    survey: Survey
+    repeats: dict[str, Repeated]
+    purity: dict[str, float]
+    drawn: list[Example]
+    border: list[Example]
+
+    @property
+    def sources(self) -> dict[str, SourceSurvey]:
+        """Those that have texts."""
+        return {name: each for name, each in self.survey.sources.items() if each.texts}
+
+
+def numbers(found: Findings) -> dict[str, Any]:
+    """All numbers, as plain data."""
+    counts = found.output.counts
+    at = found.survey.kept_at(_LISTED, counts.annotated)
+    return {
+        "decision": asdict(found.output.decision),
+        "shards": {"done": len(found.output.shards), "missing": found.output.missing},
+        "counts": counts.as_dict(),
+        "images_kept": counts.kept / max(counts.annotated, 1),
+        **{f"{name}_kept": each.kept / each.texts for name, each in found.sources.items()},
+        **found.purity,
+        "kept_at_threshold": {
+            "threshold": [round(float(x), 2) for x in _LISTED],
+            **{name: [round(float(share), 6) for share in shares] for name, shares in at.items()},
+        },
+        "scores": {name: {"itm": _scores(s.itm, 0), "itc": _scores(s.itc, -1)} for name, s in found.sources.items()},
+        "words": {name: {"all": _mean(s.words), "kept": _mean(s.kept_words)} for name, s in found.sources.items()},
+        "repeated": {
+            name: {"all": each.texts, "different": each.different, "share": each.share, "top": each.top}
+            for name, each in found.repeats.items()
+        },
+    }
+
+
+def charts(found: Findings) -> dict[str, Drawing]:
+    """Charts by description."""
+    decision, sources = found.output.decision, found.sources
+    at = found.survey.kept_at(_DRAWN, found.output.counts.annotated)
+    itm = {name: _coarse(each.itm, slice(0, BINS)) for name, each in sources.items()}
+    drawn = {
+        "ITM probability of the texts": histogram(
+            "ITM probability",
+            "probability that text and image match",
+            np.linspace(0, 1, _SHOWN_BINS + 1),
+            itm,
+            decision.threshold,
+        ),
+        "Shares kept at other thresholds": curves(
+            "Kept at other thresholds",
+            "ITM threshold",
+            _DRAWN.tolist(),
+            {name: shares.tolist() for name, shares in at.items()},
+            decision.threshold,
+        ),
+    }
+    if any(each.itc.any() for each in sources.values()):
+        drawn["ITC similarity of the texts"] = _similarities(found)
+    most = max((int(np.flatnonzero(each.words)[-1]) for each in sources.values()), default=1)
+    words = {name: each.words[: most + 1] for name, each in sources.items()}
+    drawn["Lengths of the texts"] = histogram("Length", "words", np.arange(most + 2) - 0.5, words)
+    return drawn
+
+
+def lines(found: Findings) -> list[str]:
+    """The main numbers in words, a few lines."""
+    counts = found.output.counts
+    images = f"{counts.annotated:,} images: {counts.kept:,} kept, {counts.dropped:,} dropped"
+    images += f"; {counts.refused.total():,} refused" if counts.refused else ""
+    kept = [f"{percent(each.kept / each.texts)} of the {name} texts" for name, each in found.sources.items()]
+    told = [images + ".", f"Kept: {' and '.join(kept)}. The rule: {rule(found)}."]
+    right = found.purity
+    if "purity_before" in right and "purity_after" in right:
+        told.append(
+            f"Right texts: {percent(right['purity_before'])} of the web's before, {percent(right['purity_after'])} of "
+            f"those kept" + _by_source(right) + "."
+        )
+    if found.output.missing:
+        told.append(f"The job is not finished: {found.output.missing:,} shards are missing here.")
+    return told
+
+
+def rule(found: Findings) -> str:
+    """The decision in words."""
+    decision = found.output.decision
+    asked = [
+        f"{score} of {least:g} or more"
+        for score, least in (("an ITM probability", decision.threshold), ("an ITC similarity", decision.itc_threshold))
+        if least is not None
+    ]
+    texts = "all texts" if decision.texts == "both" else f"{decision.texts} texts"
+    return f"{texts} with {' and '.join(asked)}" if asked else texts
+
+
+def percent(share: float) -> str:
+    """A share with one place."""
+    return f"{100 * share:.1f}%"
+
+
+def _by_source(right: dict[str, float]) -> str:
+    after = [(name, right.get(f"{name}_purity_after")) for name in ("web", "synthetic")]
+    told = [f"{name} {percent(share)}" for name, share in after if share is not None]
+    return f" ({', '.join(told)})" if len(told) > 1 else ""
+
+
+def _similarities(found: Findings) -> Drawing:
+    """The range that holds scores is shown, not all from -1 to 1."""
+    group = 10  # bins of the survey that make one of the chart
+    used = np.flatnonzero(sum(each.itc for each in found.sources.values()))
+    first, last = used[0] // group * group, (used[-1] // group + 1) * group
+    counts = {name: each.itc[first:last].reshape(-1, group).sum(1) for name, each in found.sources.items()}
+    edges = -1 + 2 * np.arange(first, last + 1, group) / BINS
+    return histogram("ITC similarity", "cosine similarity", edges, counts, found.output.decision.itc_threshold)
+
+
+def _coarse(counts: np.ndarray, part: slice) -> np.ndarray:
+    return counts[part].reshape(_SHOWN_BINS, -1).sum(1)
+
+
+def _scores(counts: np.ndarray, low: int) -> dict[str, float] | None:
+    """Mean and quartiles, as exactly as the bins are; None without scores."""
+    if not counts.sum():
+        return None
+    width = (1 - low) / BINS
+    middles = low + width * (np.arange(BINS) + 0.5)
+    below = np.cumsum(counts) / counts.sum()
+    quartiles = {
+        name: middles[np.searchsorted(below, share)] for name, share in (("25%", 0.25), ("50%", 0.5), ("75%", 0.75))
+    }
+    found = {"mean": float((middles * counts).sum() / counts.sum()), **quartiles}
+    return {name: round(float(value), 4) for name, value in found.items()}
+
+
+def _mean(lengths: np.ndarray) -> float | None:
+    """Mean number of words; None without texts."""
+    total = lengths.sum()
+    return round(float((np.arange(MOST_WORDS + 1) * lengths).sum() / total), 3) if total else None
