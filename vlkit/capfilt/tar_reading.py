@@ -69,12 +69,11 @@ class _Listing:
             problem = Fault("unsafe name", "a link or another thing that is no file")
         elif suffix in OTHER_IMAGES:
             problem = Fault("undecodable image", f".{suffix} given; shards hold {', '.join(IMAGES)}")
-        if key is None or extension.lower() != suffix:
-            # For webdataset 'a.b.jpg' is a part 'b.jpg' of the sample 'a'.
-            key, wrong = name[: -len(suffix) - 1], "no key: a dot before the suffix"
-        else:
-            key, wrong = escaped(key), fault(escaped(key))
-        sample = self.samples.setdefault((not wrong, shown(key) if wrong else key), _Sample(wrong))
+        stem = escaped(name[: -len(suffix) - 1])
+        wrong = fault(stem)
+        if not wrong and (key is None or extension.lower() != suffix):
+            wrong = "no key: a dot before the suffix"  # for webdataset 'a.b.jpg' is a part 'b.jpg' of the sample 'a'
+        sample = self.samples.setdefault((not wrong, shown(stem) if wrong else stem), _Sample(wrong))
         if kind in sample.parts:
             sample.repeated.append(kind)
         sample.parts.setdefault(kind, _Member(start, size, suffix, problem))
