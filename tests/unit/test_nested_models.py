@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,8 @@ def test_weights_of_the_card_and_of_another_card(tmp_path, monkeypatch):
 
 def write(tmp_path: Path, model: dict, **more) -> Path:
     file = tmp_path / "run.yaml"
-    shapes = {"name": "shapes", "split": "val", "size": 12, "captions": "web", "image_size": 16}
+    processor = {"name": "blip_image_eval", "image_size": 16, "mean": 0.5, "std": 0.5}
+    shapes = {"name": "shapes", "split": "val", "size": 12, "captions": "web", "image_processor": processor}
     run = {"model": model, "task": {"name": "matching_of_nobody"}, "datasets": {"eval": {"val": shapes}}, **more}
     file.write_text(yaml.safe_dump(run, sort_keys=False))
     return file
@@ -171,10 +173,21 @@ def test_a_dataset_takes_the_first_models_processors():
     assert part.processors["image_processor"].mapping["name"] == "blip_image_eval"
 
 
-def test_an_experiment_asks_for_no_other_weights(tmp_path):
+def test_an_evaluation_asks_for_no_other_weights_and_records_them(tmp_path):
     files = [tmp_path / "captioner.pth", tmp_path / "filter.pth"]
     expected = [saved(mapping, file, seed) for seed, (mapping, file) in enumerate(zip((CAPTIONER, FILTER), files))]
-    run = write(tmp_path, with_weights(*map(str, files)), task={"name": "captioning"})
-    experiment = Experiment.open(run, [f"run.output_dir={tmp_path / 'out'}"], training=False)
+    generation = {"sample": True, "max_length": 12, "min_length": 6}
+    run = write(tmp_path, with_weights(*map(str, files)), task={"name": "capfilt", "generation": generation})
+    experiment = Experiment.open(run, [f"run.output_dir={tmp_path / 'out'}", "run.device=cpu"], training=False)
     assert experiment.starting_weights() is None
-    assert equal(experiment.prepare().model.filter, expected[1])
+    with pytest.raises(ConfigError, match="48x48 pixels, the model's image encoder takes 16x16"):
+        Experiment.open(run, ["datasets.eval.val.image_processor.image_size=48"], training=False).prepare()
+    runner, step = experiment.evaluator()
+    assert equal(runner.model.filter, expected[1])
+    with runner:
+        scores = runner.evaluate(step)
+    assert 0 <= scores["val/purity_before"] <= 1
+    assert len(json.loads((tmp_path / "out" / "capfilt_val.json").read_text())) == 12
+    record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert (tmp_path / "out" / "samples.png").exists()
+    assert record["metrics"]["val/web_itm"] == scores["val/web_itm"]

@@ -63,7 +63,7 @@ class ModelAnnotator:
         samples = self._samples(images)
         with torch.inference_mode(), self.autocast():
             start = time.monotonic()
-            ends = self.model._encode(samples)  # type: ignore[operator]
+            ends = self.model.encode(samples)  # type: ignore[operator]
             float(ends[-1].flatten()[0])  # waits for the device
         return len(images) / (time.monotonic() - start)
 

@@ -21,21 +21,36 @@ def auc(scores: ArrayLike, labels: ArrayLike) -> float:
     Raises:
         DataError: other shapes, labels or NaN; or only one of the classes is there.
     """
-    values, truth = np.asarray(scores, dtype=np.float64), np.asarray(labels)
-    _check_pair("scores", values, truth)
-    if not np.isin(truth, (0, 1)).all():
-        raise DataError(f"auc: labels must be 0 or 1, got {sorted(set(truth.tolist()))[:5]}.")
-    if np.isnan(values).any():
-        raise DataError(f"auc: {int(np.isnan(values).sum())} of {values.size} scores are NaN.")
-    positive = truth.astype(bool)
+    values, positive = _checked("auc", scores, labels)
     positives, negatives = int(positive.sum()), int((~positive).sum())
-    if not positives or not negatives:
-        raise DataError(f"auc needs both classes, got {positives} positives and {negatives} negatives.")
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     ranks = (last - (counts - 1) / 2)[inverse.reshape(-1)]  # equal scores share their mean rank
     wins = ranks[positive].sum() - positives * (positives + 1) / 2
     return float(wins / (positives * negatives))
+
+
+def best_threshold(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
+    """The threshold from which on a score should count as positive: the one with the best balanced accuracy, half-way
+    between the two scores that it parts; the lowest of equally good ones.
+
+    Args:
+        scores, labels: as for :func:`auc`.
+
+    Returns:
+        The threshold, and the balanced accuracy: the mean of the shares of positives at or above it and of negatives
+        below it, 0.5 to 1.
+
+    Raises:
+        DataError: as :func:`auc`.
+    """
+    values, positive = _checked("best_threshold", scores, labels)
+    edges = np.unique(values)
+    below = np.searchsorted(np.sort(values[positive]), edges), np.searchsorted(np.sort(values[~positive]), edges)
+    balanced = (1 - below[0] / positive.sum() + below[1] / (~positive).sum()) / 2
+    best = int(np.argmax(balanced))
+    lower = edges[best - 1] if best else edges[0]  # nothing is below the lowest
+    return float((lower + edges[best]) / 2), float(balanced[best])
 
 
 def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
@@ -47,6 +62,21 @@ def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
     given, truth = np.asarray(predictions), np.asarray(labels)
     _check_pair("predictions", given, truth)
     return float((given == truth).mean())
+
+
+def _checked(name: str, scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [N], and [N] whether each is a positive's."""
+    values, truth = np.asarray(scores, dtype=np.float64), np.asarray(labels)
+    _check_pair("scores", values, truth)
+    if not np.isin(truth, (0, 1)).all():
+        raise DataError(f"{name}: labels must be 0 or 1, got {sorted(set(truth.tolist()))[:5]}.")
+    if np.isnan(values).any():
+        raise DataError(f"{name}: {int(np.isnan(values).sum())} of {values.size} scores are NaN.")
+    positive = truth.astype(bool)
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    if not positives or not negatives:
+        raise DataError(f"{name} needs both classes, got {positives} positives and {negatives} negatives.")
+    return values, positive
 
 
 def _check_pair(name: str, values: np.ndarray, labels: np.ndarray) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlkit.errors import DataError
-from vlkit.metrics.classification import accuracy, auc
+from vlkit.metrics.classification import accuracy, auc, best_threshold
 
 SCORED = st.lists(st.tuples(st.integers(-4, 4), st.booleans()), min_size=2, max_size=30).filter(
     lambda rows: len({label for _, label in rows}) == 2
@@ -62,3 +62,28 @@ def test_accuracy():
     assert accuracy(["yes", "no"], ["yes", "yes"]) == 0.5
     with pytest.raises(DataError, match="predictions and labels"):
         accuracy([1, 2], [1])
+
+
+def test_the_best_threshold_by_hand():
+    # From .4 on: all positives (2 of 2), and 3 of 4 negatives are below.
+    assert best_threshold([0.1, 0.2, 0.3, 0.4, 0.8, 0.9], [0, 0, 0, 1, 0, 1]) == pytest.approx((0.35, 0.875))
+    assert best_threshold([0.9, 0.8], [0, 1]) == (0.8, 0.5)
+    assert best_threshold([1, 1], [0, 1]) == (1, 0.5)
+
+
+@given(SCORED)
+@settings(deadline=None, max_examples=100)
+def test_no_other_threshold_is_better(rows):
+    scores, labels = np.array([s for s, _ in rows], dtype=float), np.array([label for _, label in rows])
+
+    def balanced(threshold: float) -> float:
+        return ((scores[labels] >= threshold).mean() + (scores[~labels] < threshold).mean()) / 2
+
+    threshold, best = best_threshold(scores, labels)
+    assert balanced(threshold) == pytest.approx(best)
+    assert best == pytest.approx(max(balanced(each) for each in np.arange(-5, 6, 0.5)))
+
+
+def test_a_threshold_needs_both_classes():
+    with pytest.raises(DataError, match="best_threshold needs both classes, got 2 positives and 0 negatives"):
+        best_threshold([0.1, 0.2], [1, 1])

@@ -77,6 +77,11 @@ class BlipCapFilt(nn.Module):
         return self
 
     @property
+    def visual_encoder(self) -> nn.Module:
+        """The captioner's."""
+        return self.captioner.visual_encoder
+
+    @property
     def one_encoder(self) -> bool:
         """Whether captioner and filter see images alike: one image encoder, or two that are equal."""
         if self._one_encoder is None:
@@ -101,7 +106,7 @@ class BlipCapFilt(nn.Module):
             generation: how the captioner writes; None: its paper's beam search.
             seeds: [B] for sampling; see :func:`vlkit.models.generation.generate`.
         """
-        embeds, judged = self._encode(samples)
+        embeds, judged = self.encode(samples)
         if len(web) != len(embeds):
             raise VlkitError(f"annotate needs one web text (or None) an image: {len(web)} for {len(embeds)} images.")
         captions, states = self._write(embeds, judged, generation or GenerationConfig(), seeds)
@@ -109,7 +114,7 @@ class BlipCapFilt(nn.Module):
         itm = self._match(pairs, states)
         return pairs.scored(captions, itm, self._similarity(pairs, judged))
 
-    def _encode(self, samples: Samples) -> tuple[Tensor, Tensor]:
+    def encode(self, samples: Samples) -> tuple[Tensor, Tensor]:
         """Image tokens [B, P, Dv] for the captioner and for the filter; one tensor where they are the same."""
         image = {"image": wanted(samples, "image", "BlipCapFilt")}
         embeds = self.captioner.image_embeds(image)

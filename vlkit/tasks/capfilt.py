@@ -1,0 +1,185 @@
+"""CapFilt (paper, section 4): synthetic texts of images, scores of them and of the web's, and which are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlkit.capfilt.decision import Decision
+from vlkit.errors import ConfigError, DataError
+from vlkit.io import atomic_write
+from vlkit.metrics.classification import auc, best_threshold
+from vlkit.models.blip.capfilt import ScoredText
+from vlkit.models.decoding import GenerationConfig
+from vlkit.processors.text import pre_caption
+from vlkit.registry import TASKS
+from vlkit.tasks.base import Batch, EvalContext, Task
+
+Row = dict[str, Any]
+"""An image: ``index``, ``image_id``, ``texts`` (:class:`ScoredText`), ``kept`` of each, maybe ``correct`` of each."""
+
+
+@TASKS.register("capfilt")
+class CapFiltTask(Task):
+    """Annotates images with ``blip_capfilt``: what the engine does with shards, and its scores on an evaluation set.
+
+    Scores: ``images_kept``, ``web_kept``, ``synthetic_kept`` (shares); means of ``web_itm``, ``web_itc``,
+    ``synthetic_itm``, ``synthetic_itc``, ``synthetic_log_prob``; ``duplicates`` (share of texts that an earlier one of
+    their image equals) and ``distinct`` (share of different texts among all synthetic ones). On scenes of the embedded
+    world, whose checker tells correct texts: ``purity_before`` (correct ones among the web's) and ``purity_after``
+    (among those that are kept), the same of either source (``web_correct``, ``web_correct_kept``, ...), ``auc`` and
+    ``itc_auc`` of the scores against correctness, and ``best_threshold``: the ITM probability with the best
+    ``balanced_accuracy``. Set ``decision.threshold`` to it. The texts go to ``capfilt_<set>.json``.
+
+    Args:
+        generation: how texts are written; None: nucleus sampling of one with p 0.9, 5 to 20 tokens. Paper: 4.3.
+        decision: which texts are kept; None: all that probably match (0.5).
+        max_words: words of a web text that the filter reads, after the preprocessing of captions; None: it reads texts
+            as they are.
+    """
+
+    def __init__(
+        self,
+        generation: GenerationConfig | None = None,
+        decision: Decision | None = None,
+        max_words: int | None = 30,
+    ):
+        if max_words is not None and max_words < 1:
+            raise ConfigError(f"max_words is {max_words}; it must be at least 1, or null.")
+        self.generation = generation or GenerationConfig(max_length=20, min_length=5, num_beams=1, sample=True)
+        self.decision, self.max_words = decision or Decision(), max_words
+
+    def annotate(
+        self, model: Any, samples: dict[str, Any], web: Sequence[str | None], seeds: Tensor
+    ) -> list[list[ScoredText]]:
+        """The texts of B images with their scores; see :meth:`BlipCapFilt.annotate`.
+
+        A web text of which preprocessing leaves nothing is there with an ITM probability of 0.
+
+        Args:
+            model: ``blip_capfilt``.
+            samples: ``image``, maybe ``filter_image``.
+            web: text of each image, or None.
+            seeds: [B] of what is drawn for each image.
+        """
+        read = [text if text is None else self._read(text) for text in web]
+        found = model.annotate(samples, read, self.generation, seeds)
+        return [_with_web(text, texts) if text else texts for text, texts in zip(web, found)]
+
+    def evaluate(self, model: Any, loader: Iterable[Batch], context: EvalContext) -> dict[str, float]:
+        rows: list[Row] = []
+        for batch in loader:
+            rows += self._rows(model, batch, batch["index"], context)
+        rows = sorted(context.gather(rows), key=lambda row: row["index"])
+        if not rows:
+            raise DataError(f"evaluation set {context.name!r}: none of its samples could be used.")
+        if context.rank == 0 and context.output_dir is not None:
+            _write(rows, context)
+        scores = self._scores(rows)
+        if all("correct" in row for row in rows):
+            scores |= _purity(rows)
+        return scores
+
+    def describe(self, model: Any, batch: Batch, context: EvalContext) -> list[str]:
+        """Each text after a + or - (kept or not) and its ITM probability."""
+        rows = self._rows(model, batch, range(len(batch["image"])), context)
+        return [
+            " | ".join(f"{'+' if kept else '-'}{each.itm:.2f} {each.text}" for each, kept in zip(*_of(row)))
+            for row in rows
+        ]
+
+    def _read(self, text: str) -> str:
+        return text if self.max_words is None else pre_caption(text, self.max_words)
+
+    def _rows(self, model: Any, batch: Batch, index: Iterable[int], context: EvalContext) -> list[Row]:
+        web = batch["text_input"] if "text_input" in batch else [texts[0] for texts in batch["references"]]
+        index = list(index)
+        images: dict[str, Any] = {key: batch[key] for key in ("image", "filter_image") if key in batch}
+        with context.autocast():
+            found = self.annotate(model, images, web, torch.tensor(index))
+        rows = []
+        for place, texts in enumerate(found):
+            row: Row = {"index": index[place], "texts": texts, "kept": self.decision.kept(texts)}
+            row["image_id"] = batch["image_id"][place] if "image_id" in batch else index[place]
+            if "scene" in batch:
+                row["correct"] = _correct(texts, batch["scene"][place])
+            rows.append(row)
+        return rows
+
+    def _scores(self, rows: list[Row]) -> dict[str, float]:
+        scores = {"images_kept": float(np.mean([any(row["kept"]) for row in rows]))}
+        for source in ("web", "synthetic"):
+            texts = [(each, kept) for row in rows for each, kept in zip(*_of(row)) if each.source == source]
+            judged = [each for each, _ in texts if each.text.strip()]
+            if texts:
+                scores[f"{source}_kept"] = float(np.mean([kept for _, kept in texts]))
+            for name in ("itm", "itc", "log_prob"):
+                values = [getattr(each, name) for each in judged if getattr(each, name) is not None]
+                if values:
+                    scores[f"{source}_{name}"] = float(np.mean(values))
+        repeated = [len(texts) - len(set(texts)) for texts in ([self._read(t.text) for t in r["texts"]] for r in rows)]
+        synthetic = [each.text for row in rows for each in row["texts"] if each.source == "synthetic"]
+        scores["duplicates"] = sum(repeated) / max(sum(len(row["texts"]) for row in rows), 1)
+        scores["distinct"] = len(set(synthetic)) / max(len(synthetic), 1)
+        return scores
+
+
+def _with_web(text: str, texts: list[ScoredText]) -> list[ScoredText]:
+    """``texts`` whose web text is as the web gave it, not as the filter read it."""
+    if texts and texts[0].source == "web":
+        return [dataclasses.replace(texts[0], text=text), *texts[1:]]
+    return [ScoredText(text, "web", 0.0), *texts]
+
+
+def _of(row: Row) -> tuple[list[ScoredText], list[bool]]:
+    return row["texts"], row["kept"]
+
+
+def _correct(texts: Sequence[ScoredText], scene: Any) -> list[bool]:
+    from vlkit.datasets.shapes.checker import check
+
+    return [check(each.text, scene).strict for each in texts]
+
+
+def _purity(rows: list[Row]) -> dict[str, float]:
+    """What correct texts among all and among kept ones tell of captioner, filter and decision."""
+    flat = [each for row in rows for each in zip(row["texts"], row["kept"], row["correct"])]
+    scores: dict[str, float] = {}
+
+    def share(name: str, chosen: Callable[[ScoredText, bool], bool]) -> None:
+        correct = [right for each, kept, right in flat if chosen(each, kept)]
+        if correct:
+            scores[name] = float(np.mean(correct))
+
+    share("purity_before", lambda each, _: each.source == "web")
+    share("purity_after", lambda _, kept: kept)
+    for source in ("web", "synthetic"):
+        share(f"{source}_correct", lambda each, _, source=source: each.source == source)  # type: ignore[misc]
+        share(f"{source}_correct_kept", lambda each, kept, source=source: kept and each.source == source)  # type: ignore[misc]
+    judged = [(each, right) for each, _, right in flat if each.text.strip()]
+    labels = [right for _, right in judged]
+    if len(set(labels)) == 2:
+        itm = [each.itm for each, _ in judged]
+        scores["auc"] = auc(itm, labels)
+        scores["best_threshold"], scores["balanced_accuracy"] = best_threshold(itm, labels)
+        if all(each.itc is not None for each, _ in judged):
+            scores["itc_auc"] = auc([each.itc for each, _ in judged], labels)
+    return scores
+
+
+def _write(rows: list[Row], context: EvalContext) -> None:
+    assert context.output_dir is not None
+    images = []
+    for row in rows:
+        texts = [{**dataclasses.asdict(each), "kept": kept} for each, kept in zip(*_of(row))]
+        for text, correct in zip(texts, row.get("correct", ())):
+            text["correct"] = correct
+        images.append({"image_id": row["image_id"], "texts": texts})
+    with atomic_write(context.output_dir / f"capfilt_{context.name}.json", "w") as file:
+        json.dump(images, file, ensure_ascii=False, indent=0)
