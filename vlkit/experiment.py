@@ -168,11 +168,12 @@ class Experiment:
             "the model's card has none. Train first, or give --checkpoint FILE."
         )
 
-    def build_model(self, weights: StartingWeights | None = None) -> nn.Module:
+    def build_model(self, weights: StartingWeights | None = None, awaited: Awaited = NOTHING) -> nn.Module:
         """The model on the CPU; what is drawn in it depends on ``run.seed`` alone.
 
         Args:
             weights: what to load into it.
+            awaited: weights of models inside it that are still to be made there are drawn.
 
         Raises:
             VlkitError: the weights cannot be read, or are of another model.
@@ -182,7 +183,8 @@ class Experiment:
             torch.manual_seed(self.parts.run.seed)
             return self.parts.model.build()
 
-        if weights is None and self.parts.model.models:
+        inside = self.parts.model.models
+        if weights is None and inside and not awaited.holds([each.weights for each in inside.values()]):
             torch.manual_seed(self.parts.run.seed)
             return build_with_models(self.parts.model)
         if weights is None:
@@ -214,7 +216,7 @@ class Experiment:
                 weights = self.starting_weights(checkpoint)
         with problems.of(self._at("model")):
             try:
-                model = self.build_model(weights)
+                model = self.build_model(weights, awaited)
             except CheckpointError as error:
                 problems.append(f"{place}: {error}")
         if model is not None:

@@ -64,12 +64,12 @@ def _pipeline(args: argparse.Namespace) -> dict[str, Report | None]:
     if args.checkpoint:
         raise ConfigError(f"--checkpoint: {args.file} is a pipeline; its stages say where their weights come from.")
     file = load_pipeline(args.file, args.overrides, args.variant, args.output)
-    awaited = Awaited([stage.folder for stage in file.stages])
+    folders = {stage.key: stage.folder for stage in file.stages}
     reports: dict[str, Report | None] = {}
     problems: list[str] = []
     for stage in {stage.name: stage for stage in reversed(file.stages)}.values():  # of the first seed
         try:
-            reports[stage.name] = stage.rehearse(awaited)
+            reports[stage.name] = stage.rehearse(Awaited([folders[key] for key in stage.after]))
         except ConfigError as error:
             problems += [f"stage {stage.name}: {problem}" for problem in error.problems]
     if problems:

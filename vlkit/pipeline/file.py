@@ -162,8 +162,8 @@ class _Loader:
         kind, entry = KINDS[self.entries.stages[index].command], self.entries.stages[index]
         written = self.root.value["stages"].value[index].value["config"]
         settings = [(key, Node(value, Place(None))) for key, value in kind.settings(spot.folder).items()]
-        seeded = spot.seed is not None and kind.takes_seed and not _sets_seed(entry)
-        seed = [("run.seed", Node(spot.seed, Place(None)))] if seeded else []
+        key = kind.seed_key if spot.seed is not None and not _sets_seed(entry) else None
+        seed = [(key, Node(spot.seed, Place(None)))] if key else []
         context: dict[str, Any] = {"stages": {name: str(each.folder) for name, each in earlier.items()}}
         if spot.seed is not None:
             context["seed"] = spot.seed

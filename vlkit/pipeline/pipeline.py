@@ -117,7 +117,7 @@ class Pipeline:
             ConfigError: everything that is wrong.
         """
         problems: list[str] = []
-        awaited = Awaited([stage.folder for stage in stages if not is_finished(records[stage.key])])
+        unfinished = {stage.key: stage.folder for stage in stages if not is_finished(records[stage.key])}
         for stage in stages:
             key, record = stage.key, records[stage.key]
             changed = stage.changes(record["config"]) if record else ""
@@ -127,6 +127,7 @@ class Pipeline:
                     f"change, redo it and the stages that use it with --from {key}, or choose another --output."
                 )
             elif not is_finished(record):
+                awaited = Awaited([unfinished[each] for each in stage.after if each in unfinished])
                 found = stage.problems(awaited, key in redone)
                 problems += [f"stage {key}: {problem}" for problem in found]
         if problems:
@@ -141,7 +142,7 @@ class Pipeline:
         if record is None:
             return False
         now = self.world.on_main(lambda: self.inputs(stage))
-        changed = [name for name, before in record["inputs"].items() if name in now and now[name] != before]
+        changed = [name for name, before in record.get("inputs", {}).items() if name in now and now[name] != before]
         if changed:
             raise ConfigError(
                 f"stage {stage.key}: what it uses has changed since it was run: {', '.join(changed)}. Redo it and "

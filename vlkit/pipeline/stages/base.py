@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vlkit.awaited import Awaited
 from vlkit.config.load import Config
+from vlkit.errors import ConfigError, VlkitError
+from vlkit.io import sha256
 from vlkit.runner.output import differences, plain
 
 if TYPE_CHECKING:
@@ -52,8 +54,8 @@ class Stage(ABC):
 
     command: ClassVar[str]
     """What a pipeline file calls it."""
-    takes_seed: ClassVar[bool] = True
-    """Whether the seed of the pipeline is laid over ``run.seed``."""
+    seed_key: ClassVar[str | None] = "run.seed"
+    """Key path over which the seed of the pipeline is laid."""
     in_every_process: ClassVar[bool] = False
     """Whether all processes of ``torchrun`` take part; otherwise the first one does it alone."""
 
@@ -91,6 +93,9 @@ class Stage(ABC):
         Raises:
             ConfigError: everything that is wrong.
         """
+        found = self.problems(awaited, folder_freed=True)
+        if found:
+            raise ConfigError(found)
         return None
 
     def outside(self) -> dict[str, str | None]:
@@ -110,12 +115,21 @@ class Stage(ABC):
             to be recorded; ``picture`` and ``seconds`` where they are not ``samples.png`` and the time of this call.
         """
 
+    def essential(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What of a configuration of such a stage matters to its outcome."""
+        return config
+
     def changes(self, before: Mapping[str, Any]) -> str:
         """What in the configuration is not as it was ``before`` and matters, in words; empty if nothing is."""
-        return differences(before, plain(self.config.data))
+        return differences(self.essential(before), self.essential(plain(self.config.data)))
 
 
-def digest(files: Sequence[Path]) -> str:
-    """What identifies these files: names and content."""
-    found = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+def digest(files: Iterable[Path], more: Any = None) -> str:
+    """What identifies these files (names and content), and ``more``, plain data."""
+    found = {file.name: sha256(file) for file in sorted(files)}
+    return hashlib.sha256(json.dumps([found, more], sort_keys=True).encode()).hexdigest()
+
+
+def problems_of(error: VlkitError) -> list[str]:
+    """The sentences of an error."""
+    return error.problems if isinstance(error, ConfigError) else [str(error)]

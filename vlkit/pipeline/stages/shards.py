@@ -1,0 +1,49 @@
+"""A stage that writes a dataset as web shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vlkit.awaited import Awaited
+from vlkit.config.load import Config
+from vlkit.datasets.shard_writer import RECORD
+from vlkit.errors import VlkitError
+from vlkit.pipeline.stages.base import Record, Spot, Stage, digest, problems_of
+from vlkit.shards import ShardsJob
+
+
+class ShardsStage(Stage):
+    """Does what ``vlkit shards`` does; the shards lie in its folder."""
+
+    command = "shards"
+    seed_key = None
+
+    def __init__(self, spot: Spot, config: Config):
+        super().__init__(spot, config)
+        self.job = ShardsJob.of(config)
+
+    @staticmethod
+    def settings(folder: Path) -> dict[str, Any]:
+        return {"output_dir": str(folder)}
+
+    def problems(self, awaited: Awaited, folder_freed: bool) -> list[str]:
+        if awaited.holds(self.config.data["dataset"]):
+            return []
+        try:
+            self.job.build_dataset()
+        except VlkitError as error:
+            return problems_of(error)
+        return []
+
+    def essential(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {key: value for key, value in config.items() if key != "output_dir"}
+
+    def product(self) -> str:
+        sizes = {shard.name: shard.stat().st_size for shard in self.folder.glob("*.tar")}
+        return digest([self.folder / RECORD], sizes)
+
+    def run(self) -> Record:
+        found = self.job.run()
+        return {"status": "finished", "metrics": {key: found[key] for key in ("shards", "samples", "left_out")}}
