@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import shutil
@@ -24,6 +25,7 @@ TRIES = 3
 PAUSE = 1.0
 """Seconds before the second try; twice that before the third."""
 _LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_LASTING_NUMBERS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
 def local_path(path: str) -> Path | None:
@@ -97,7 +99,8 @@ def tried(action: Callable[[], T], what: str, errors: type[Exception] = OSError)
         except (*_LASTING, VlkitError):
             raise
         except errors as error:
-            if is_full_disk(error) or attempt == TRIES:
+            lasts = is_full_disk(error) or getattr(error, "errno", None) in _LASTING_NUMBERS
+            if lasts or attempt == TRIES:
                 raise error if isinstance(error, OSError) else OSError(type(error).__name__) from error
             logger.warning("%s: %s; trying again", what, error)
             time.sleep(PAUSE * 2 ** (attempt - 1))

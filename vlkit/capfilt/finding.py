@@ -11,6 +11,7 @@ from vlkit.capfilt.lists import SUFFIXES, Damage, cut
 from vlkit.capfilt.names import shard_names
 from vlkit.capfilt.row_reading import suffix_of
 from vlkit.capfilt.stores import store_of
+from vlkit.datasets.image_files import media_root
 from vlkit.datasets.shard_files import WILD, check_found, expand
 from vlkit.errors import DataError, VlkitError
 
@@ -21,9 +22,13 @@ def find_inputs(options: InputOptions) -> list[InputShard]:
     They are named after their files, with a number in front if that tells them not apart.
 
     Raises:
-        DataError: a path means nothing, or something that is neither tar nor list; or a file is named twice.
+        DataError: a path means nothing, or something that is neither tar nor list; or a file is named twice; or
+            ``image_root`` is no folder.
         VlkitError: nothing here reads an address of this kind.
     """
+    if options.image_root is not None:
+        here = local_path(options.image_root)
+        store_of(options.image_root) if here is None else media_root([], str(here))
     paths = options.path if isinstance(options.path, list) else [options.path]
     files = [file for path in paths for file in _files(path)]
     if not files or len(set(files)) < len(files):
