@@ -22,6 +22,7 @@ from vlkit.models.blip.base import Samples, wanted
 from vlkit.models.blip.caption import Captions, decode_captions
 from vlkit.models.decoding import GenerationConfig
 from vlkit.models.med import CrossStates
+from vlkit.models.packing import TextBatch
 from vlkit.registry import MODELS
 
 CAPTIONERS = ("blip_caption", "blip_pretrain")
@@ -111,8 +112,7 @@ class BlipCapFilt(nn.Module):
             raise VlkitError(f"annotate needs one web text (or None) an image: {len(web)} for {len(embeds)} images.")
         captions, states = self._write(embeds, judged, generation or GenerationConfig(), seeds)
         pairs = _Pairs([text if text and text.strip() else None for text in web], captions.texts)
-        itm = self._match(pairs, states)
-        return pairs.scored(captions, itm, self._similarity(pairs, judged))
+        return pairs.scored(captions, *self._scores(pairs, states, judged))
 
     def encode(self, samples: Samples) -> tuple[Tensor, Tensor]:
         """Image tokens [B, P, Dv] for the captioner and for the filter; one tensor where they are the same."""
@@ -135,29 +135,26 @@ class BlipCapFilt(nn.Module):
         captions = decode_captions(writer.text_decoder, states, writer.tokenizer, writer.prompt, generation, seeds)
         return captions, kept or self.filter.text_encoder.project_images(judged)
 
-    def _match(self, pairs: _Pairs, states: CrossStates) -> list[float]:
-        """Probability of a match of each pair."""
-        if not pairs.texts:
-            return []
-        packed, logits = self.filter.tokenize(pairs.texts), []
+    def _scores(self, pairs: _Pairs, states: CrossStates, judged: Tensor) -> tuple[list[float], list[Any]]:
+        """Probability of a match and cosine similarity (or None) of each pair."""
+        if not pairs.count:
+            return [], []
+        packed = self.filter.tokenize(pairs.texts)
+        logits = []
         for some, images in pairs.parts(self.pairs_at_once):
-            part = packed if len(some) == len(packed) else packed.select(some)
             near = CrossStates([tuple(tensor[images] for tensor in layer) for layer in states.layers])
-            logits.append(self.filter.match(part, near, pairs.image[some] - images.start))
-        return torch.cat(logits).float().softmax(-1)[:, 1].tolist()
+            logits.append(self.filter.match(packed.select(pairs.text[some]), near, pairs.image[some] - images.start))
+        itm = torch.cat(logits).float().softmax(-1)[:, 1].tolist()
+        return itm, self._similarity(pairs, packed, judged)
 
-    def _similarity(self, pairs: _Pairs, judged: Tensor) -> list[float] | list[None]:
-        """Cosine similarity of each pair, where the filter has projections. Texts that stand at several images are
-        encoded once."""
-        if not pairs.texts or getattr(self.filter, "vision_proj", None) is None:
-            return [None] * len(pairs.texts)
-        places: dict[str, int] = {}
-        which = [places.setdefault(text, len(places)) for text in pairs.texts]
-        packed = self.filter.tokenize(list(places))
-        parts = np.split(np.arange(len(places)), range(self.pairs_at_once, len(places), self.pairs_at_once))
+    def _similarity(self, pairs: _Pairs, packed: TextBatch, judged: Tensor) -> list[Any]:
+        if getattr(self.filter, "vision_proj", None) is None:
+            return [None] * pairs.count
+        parts = np.split(np.arange(len(packed)), range(self.pairs_at_once, len(packed), self.pairs_at_once))
         feats = torch.cat([self.filter.text_feats(packed.select(part)) for part in parts])
-        image = self.filter.image_feats(judged).index_select(0, torch.from_numpy(pairs.image).to(judged.device))
-        return (image * feats[which]).sum(-1).tolist()
+        image, text = (torch.from_numpy(index).to(judged.device) for index in (pairs.image, pairs.text))
+        image_feats = self.filter.image_feats(judged)
+        return (image_feats.index_select(0, image) * feats.index_select(0, text)).sum(-1).tolist()
 
 
 class _Pairs:
@@ -166,20 +163,30 @@ class _Pairs:
     Args:
         web: of each image, or None.
         synthetic: of each image.
+
+    Attributes:
+        texts: the different texts of all images: each is read once, and encoded once without an image.
+        image, text: [N] image and place in ``texts`` of each pair.
     """
 
     def __init__(self, web: Sequence[str | None], synthetic: Sequence[Sequence[str]]):
         self.web = web
-        self.texts: list[str] = []
         self._place: list[dict[str, int]] = []
-        counts: list[int] = []
+        known: dict[str, int] = {}
+        texts: list[int] = []
         for own, drawn in zip(web, synthetic):
             different = dict.fromkeys(text for text in (own, *drawn) if text)
-            self._place.append({text: len(self.texts) + number for number, text in enumerate(different)})
-            self.texts += different
-            counts.append(len(different))
+            self._place.append({text: len(texts) + number for number, text in enumerate(different)})
+            texts += [known.setdefault(text, len(known)) for text in different]
+        self.texts, self.text = list(known), np.array(texts, np.int64)
+        counts = [len(place) for place in self._place]
         self.starts = np.cumsum([0, *counts])
         self.image = np.repeat(np.arange(len(counts)), counts)
+
+    @property
+    def count(self) -> int:
+        """Number of pairs N."""
+        return len(self.text)
 
     def parts(self, most: int) -> Iterator[tuple[np.ndarray, slice]]:
         """Pairs of whole images, at most ``most`` unless one image has more; and which images."""
@@ -191,9 +198,7 @@ class _Pairs:
                 yield np.arange(self.starts[first], self.starts[last]), slice(first, last)
             first = last
 
-    def scored(
-        self, captions: Captions, itm: Sequence[float], itc: Sequence[float] | Sequence[None]
-    ) -> list[list[ScoredText]]:
+    def scored(self, captions: Captions, itm: Sequence[float], itc: Sequence[float | None]) -> list[list[ScoredText]]:
         """The texts of each image in the order of :meth:`BlipCapFilt.annotate`."""
         found = []
         for own, place, texts, log_probs in zip(self.web, self._place, captions.texts, captions.scores):
