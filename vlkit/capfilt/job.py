@@ -112,7 +112,7 @@ class Job:
         with problems.of(self._at("task")):
             task = file.task.build()
         problems.end()
-        with problems.of(self._at("model")):
+        with problems.of(""):  # these say themselves where
             processors = {name: part.build() for name, part in image_processors(file.model).items()}
             model = build_with_models(file.model).eval().to(device)
             cast = autocast(device, file.run.precision)
@@ -128,7 +128,7 @@ class Job:
             check_parquet()
         with problems.of(self._at("input")):
             shards = find_inputs(file.input)
-        with problems.of(self._at("model")):
+        with problems.of(""):  # these say themselves where
             weights = self._weights()
         with problems.of(self._at("run.output_dir")):
             self._check_folder()
@@ -171,13 +171,11 @@ class Job:
         """SHA-256 of the weights of each model."""
         model = self.file.model
         if not model.models:
-            raise ConfigError(
-                f"{model.name} has no captioner. Write model: {{name: blip_capfilt, captioner: {{...}}}}."
-            )
+            raise ConfigError(f"{model.name} has no captioner. Give model: {{name: blip_capfilt, captioner: {{...}}}}.")
         found = model_weights(model)
         lacking = [
-            f"{part.origin(f'{part.where}.weights')}: there are no weights: its card names none. Give a file, the folder "
-            "of a run, an address or card:<model>/<type>."
+            f"{part.origin(f'{part.where}.weights')}: there are no weights: its card names none. Give a file, the "
+            "folder of a run, an address or card:<model>/<type>."
             for role, part in model.models.items()
             if role not in found
         ]
