@@ -1,4 +1,4 @@
-"""Weights from one library's files to another's: the original's (and LAVIS's) and those of Hugging Face."""
+"""Weights from one library's files to another's: the original's (and LAVIS's), those of Hugging Face, ours."""
 
 from __future__ import annotations
 
@@ -19,30 +19,37 @@ from vlkit.models.weights import LoadReport, fit_weights
 from vlkit.models.weights_files import read_checkpoint
 from vlkit.models.weights_names import (
     HUGGING_FACE_CLASSES,
+    QUEUES,
     describe,
     from_hugging_face,
     model_of,
     to_hugging_face,
 )
+from vlkit.models.weights_precision import check_precision, stored
 from vlkit.runner.checkpoint import save_tensors
 from vlkit.starting_weights import from_path
 
-FORMATS = ("blip", "lavis", "hf")
+FORMATS = ("blip", "lavis", "hf", "vlkit")
 _DEPTHS = {768: 12, 1024: 24}  # ViT-B, ViT-L
+_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _HEAD_WIDTH = 64  # of all released models
 
 
-def convert(source: str | Path, target: str | Path, to: str, model: str | None = None) -> LoadReport:
+def convert(
+    source: str | Path, target: str | Path, to: str, model: str | None = None, precision: str = "fp32"
+) -> LoadReport:
     """Write the weights in ``source`` as another library reads them.
 
     Args:
         source: what :func:`vlkit.models.weights.read_checkpoint` takes, or an address.
         target: "hf": a new folder, which ``from_pretrained`` of ``transformers`` loads. "blip", "lavis": a file, by its
-            suffix of ``torch.save`` (.pth, .pt, .bin; under the key ``model``) or safetensors.
+            suffix of ``torch.save`` (.pth, .pt, .bin; under the key ``model``) or safetensors. "vlkit": a safetensors
+            file without what only training needs (momentum encoders, queues).
         to: one of :data:`FORMATS`.
         model: the model to write, as "name" or "name/type" with the type of a card; it may be a part of what the
             file holds. None: the model that the file is of. Weights of other sizes than the released ones need a
             card, or a run's output folder as ``source``.
+        precision: one of :data:`vlkit.models.weights_precision.PRECISIONS`; "int8" is for "vlkit" alone.
 
     Returns:
         What became of the tensors of ``source``.
@@ -53,7 +60,7 @@ def convert(source: str | Path, target: str | Path, to: str, model: str | None =
     if to not in FORMATS:
         raise VlkitError(f"weights can be written for {', '.join(FORMATS)}; given: {to!r}.")
     target = Path(target)
-    _check_target(target, to)
+    _check_target(target, to, precision)
     file = from_path(source).file()
     part = _part(Path(source), from_hugging_face(read_checkpoint(file)), to, model)
     with torch.device("meta"):
@@ -64,9 +71,9 @@ def convert(source: str | Path, target: str | Path, to: str, model: str | None =
             f"{source} is not all of a {part.name}: {len(report.missing)} tensors are missing in it "
             f"({', '.join(report.missing[:3])}). Train that model, and convert what the run wrote."
         )
-    state = {name: values[name] for name in built.state_dict()}
+    state = stored({name: values[name] for name in built.state_dict() if to != "vlkit" or not _trains(name)}, precision)
     if to == "hf":
-        _write_hugging_face(target, state, built, part.name)
+        _write_hugging_face(target, state, built, part.name, precision)
     else:
         _write_file(target, state)
     return report
@@ -127,11 +134,19 @@ def hugging_face_config(model: BlipBase, name: str) -> dict[str, Any]:
     return config
 
 
-def _check_target(target: Path, to: str) -> None:
+def _trains(name: str) -> bool:
+    """Whether only training needs what has this name: a queue, or a part of a momentum encoder."""
+    return name in QUEUES or name.partition(".")[0].endswith("_m")
+
+
+def _check_target(target: Path, to: str, precision: str) -> None:
     """Raise now what would otherwise be found after minutes."""
+    if precision == "int8" and to != "vlkit":
+        raise VlkitError(f"weights in int8 are read by vlkit alone: write them with --to vlkit. Given: {to!r}.")
+    check_precision(precision)
     if to == "hf" and target.exists():
         raise VlkitError(f"{target} exists already. Give the path of a new folder, or remove it first.")
-    suffixes = (".pth", ".pt", ".bin", ".safetensors")
+    suffixes = (".safetensors",) if to == "vlkit" else (".pth", ".pt", ".bin", ".safetensors")
     if to != "hf" and (target.suffix not in suffixes or target.is_dir()):
         raise VlkitError(f"{target}: a file is written for {to}; its name must end in {' or '.join(suffixes)}.")
 
@@ -178,8 +193,8 @@ def _released_sizes(shapes: Mapping[str, tuple[int, ...]], width: int, name: str
     return sizes
 
 
-def _write_hugging_face(target: Path, state: Mapping[str, Tensor], model: BlipBase, name: str) -> None:
-    config = {**hugging_face_config(model, name), "dtype": "float32"}
+def _write_hugging_face(target: Path, state: Mapping[str, Tensor], model: BlipBase, name: str, precision: str) -> None:
+    config = {**hugging_face_config(model, name), "dtype": _DTYPES[precision]}
     named = to_hugging_face(state, name)
     with atomic_dir(target, need=_bytes(named)) as folder:
         save_tensors(folder / "model.safetensors", named, aliases=False)  # transformers ties them itself

@@ -201,7 +201,7 @@ def _in_package(uri: str) -> Path:
     package, _, inside = uri.partition("://")[2].partition("/")
     found = importlib.util.find_spec(package) if package.isidentifier() else None
     if found is None or not found.submodule_search_locations:
-        raise VlkitError(f"{uri}: no installed package is named {package!r}. Write package://<package>/<path inside it>.")
+        raise VlkitError(f"{uri}: no installed package is named {package!r}. Write package://<package>/<path in it>.")
     return Path(found.submodule_search_locations[0], inside)
 
 

@@ -21,7 +21,8 @@ class Weights:
     """Where released weights are and how to read them.
 
     Args:
-        url, path: one of them; a repository of the Hugging Face hub is ``hf://owner/name``.
+        url, path: one of them; a repository of the Hugging Face hub is ``hf://owner/name``, a file inside an installed
+            package ``package://name/path``.
         sha256, md5: of the file, when known.
         format: of the file ("blip", "hf", "lavis").
         adapter: name of the translation of state-dict names.
@@ -36,6 +37,38 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class Training:
+    """How weights came about.
+
+    Args:
+        config: the run file.
+        seed: of the run.
+        samples: that it trained on.
+        init_from: what it started from; null: random weights.
+        log: where the run is told of.
+    """
+
+    config: str
+    seed: int
+    samples: int
+    init_from: str | None = None
+    log: str | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What weights reach.
+
+    Args:
+        config: a run file for ``vlkit evaluate``, but for the model.
+        metrics: ``<set>/<score>`` to its value there.
+    """
+
+    config: dict[str, Any]
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """What a file ``models/<name>/<type>.yaml`` may hold.
 
@@ -45,6 +78,8 @@ class ModelCard:
         preprocess: kind ("image", "text") to a processor mapping, or to ``{train: ..., eval: ...}`` of them.
         license: of the weights.
         description: one line.
+        training: how the weights were made, where we made them.
+        evaluation: what they reach, where that was measured.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
@@ -52,6 +87,8 @@ class ModelCard:
     preprocess: dict[str, dict[str, Any]] = field(default_factory=dict)
     license: str = ""
     description: str = ""
+    training: Training | None = None
+    evaluation: Evaluation | None = None
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 
 from vlkit.errors import VlkitError
 from vlkit.models.attention import attend, merge_heads, split_heads
+
+_NORM_EPS = 1e-6
 
 
 @dataclass
@@ -55,37 +55,106 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
-        """[B, P, Dv] -> [B, P, Dv]. What else timm's block passes are masks, which images have not."""
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, P, Dv] -> [B, P, Dv]."""
         query, key, value = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, -1))
         return self.proj(merge_heads(attend(query, key, value)))
 
 
-class VisionTransformer(TimmVisionTransformer):
-    """timm's vision transformer without head and pooling: its parameter names are the original's.
+class PatchEmbed(nn.Module):
+    """Patches to tokens.
 
     Args:
         config: sizes.
     """
 
     def __init__(self, config: VitConfig):
-        super().__init__(
-            img_size=config.image_size,
-            patch_size=config.patch_size,
-            embed_dim=config.embed_dim,
-            depth=config.depth,
-            num_heads=config.num_heads,
-            mlp_ratio=config.mlp_ratio,
-            drop_path_rate=config.drop_path_rate,
-            num_classes=0,
-            global_pool="",
-            fc_norm=False,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-            weight_init="skip",
-        )
-        for block in self.blocks:
-            block.attn = SelfAttention(config.embed_dim, config.num_heads)
+        super().__init__()
+        self.img_size = (config.image_size, config.image_size)
+        self.proj = nn.Conv2d(3, config.embed_dim, config.patch_size, stride=config.patch_size)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """[B, 3, S, S] -> [B, P - 1, Dv], row by row."""
+        return self.proj(image).flatten(2).transpose(1, 2)
+
+
+class Mlp(nn.Module):
+    """The feed-forward layer of a block."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, P, Dv] -> [B, P, Dv]."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training the whole branch is left out for some of the images, and scaled up for the rest.
+
+    Args:
+        rate: share of the images, 0..1.
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, P, Dv] -> [B, P, Dv]."""
+        if not self.training or self.rate == 0:
+            return x
+        kept = x.new_empty(len(x), 1, 1).bernoulli_(1 - self.rate)
+        return x * kept.div_(1 - self.rate)
+
+
+class Block(nn.Module):
+    """A layer of the image encoder: self-attention and feed-forward, each after a norm and beside a skip.
+
+    Args:
+        config: sizes.
+        drop_path: share of the images that skip a branch in training, 0..1.
+    """
+
+    def __init__(self, config: VitConfig, drop_path: float):
+        super().__init__()
+        width = config.embed_dim
+        self.norm1 = nn.LayerNorm(width, eps=_NORM_EPS)
+        self.attn = SelfAttention(width, config.num_heads)
+        self.drop_path1 = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(width, eps=_NORM_EPS)
+        self.mlp = Mlp(width, int(width * config.mlp_ratio))
+        self.drop_path2 = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, P, Dv] -> [B, P, Dv]."""
+        x = x + self.drop_path1(self.attn(self.norm1(x)))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+
+class VisionTransformer(nn.Module):
+    """A vision transformer without head and pooling, under timm's parameter names, which are the original's.
+
+    It is written out because timm takes seconds to import.
+
+    Args:
+        config: sizes.
+    """
+
+    def __init__(self, config: VitConfig):
+        super().__init__()
         self.width = config.embed_dim
+        self.patch_embed = PatchEmbed(config)
+        tokens = 1 + (config.image_size // config.patch_size) ** 2
+        self.cls_token = nn.Parameter(torch.empty(1, 1, self.width))
+        self.pos_embed = nn.Parameter(torch.empty(1, tokens, self.width))
+        rates = torch.linspace(0, config.drop_path_rate, config.depth, device="cpu").tolist()
+        self.blocks = nn.Sequential(*[Block(config, rate) for rate in rates])
+        self.norm = nn.LayerNorm(self.width, eps=_NORM_EPS)
+        for block in self.blocks:  # once more, so that a seed draws the weights that it has always drawn
+            block.attn = SelfAttention(self.width, config.num_heads)
         self._init(config.init_std)
 
     def _init(self, std: float) -> None:
@@ -94,13 +163,14 @@ class VisionTransformer(TimmVisionTransformer):
                 nn.init.trunc_normal_(module.weight, std=std)
                 nn.init.zeros_(module.bias)
         for token in (self.pos_embed, self.cls_token):
-            assert token is not None  # timm's models may be without
             nn.init.trunc_normal_(token, std=std)
 
-    def forward(self, image: Tensor) -> Tensor:  # type: ignore[override]  # images have no masks
+    def forward(self, image: Tensor) -> Tensor:
         """[B, 3, S, S] -> [B, P, Dv], normalised."""
         _check_size(image, self.patch_embed.img_size)
-        return self.forward_features(image)
+        patches = self.patch_embed(image)
+        tokens = torch.cat([self.cls_token.expand(len(image), -1, -1), patches], 1) + self.pos_embed
+        return self.norm(self.blocks(tokens))
 
 
 def _check_size(image: Tensor, size: tuple[int, int] | None) -> None:

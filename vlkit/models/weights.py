@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from vlkit.errors import CheckpointError
 from vlkit.io import mismatch
@@ -34,6 +37,7 @@ __all__ = [
     "read_checkpoint",
     "to_hugging_face",
 ]
+_OF_VALUES = (Tensor.normal_, Tensor.uniform_, functional.normalize)
 
 
 def load_weights(
@@ -228,10 +232,23 @@ def _fill(model: nn.Module, own: Mapping[str, Tensor], values: Mapping[str, Tens
                     store[name] = made[id(tensor)]  # type: ignore[assignment]
 
 
+class _Undrawn(TorchFunctionMode):
+    """Leaves out what initial values are drawn by: on the meta device there are none, and torch would import its
+    compiler for it, which takes seconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__ or func in _OF_VALUES:
+            return args[0] if args else next(value for value in given.values() if isinstance(value, Tensor))
+        return (torch.empty if func is torch.randn else func)(*args, **given)
+
+
 def _on_meta(build: Callable[[], nn.Module]) -> nn.Module | None:
     """The model with shapes and no values, or None when its constructor needs values."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Undrawn():
             return build()
     except (RuntimeError, NotImplementedError):
         return None

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vlkit.errors import CheckpointError, did_you_mean
+from vlkit.models.weights_precision import restored
 
 _MODEL, _TRAINER = "model.safetensors", "trainer.json"  # as vlkit.runner.checkpoint writes them
 _FOREIGN = ("pytorch_model.bin",)
@@ -154,7 +155,7 @@ def _load_safetensors(file: Path) -> dict[str, Tensor]:
             tensors.update({name: tensors[kept] for name, kept in aliases.items()})
     except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
         raise _damaged(file, str(error)) from error
-    return _unwrap(tensors, file)
+    return _unwrap(restored(tensors), file)
 
 
 def _unwrap(data: Any, file: Path) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from vlkit.config.cards import list_cards, model_card
 from vlkit.config.parts import model_part
 
 CARDS = [(name, kind) for name, kinds in list_cards().items() for kind in kinds]
-RELEASED = [(name, kind) for name, kind in CARDS if model_card(name, kind).get("weights")]
+RELEASED = [(name, kind) for name, kind in CARDS if (model_card(name, kind).get("weights") or {}).get("url")]
 ORIGINAL = "https://storage.googleapis.com/sfr-vision-language-research/"
 HUB = "hf://Salesforce/"
 # Every released file, its model, and what the original's class for it is called in the manifests.

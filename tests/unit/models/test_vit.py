@@ -101,7 +101,7 @@ def test_attention_equals_timms_own():
 
 def test_stochastic_depth_grows_with_the_blocks():
     encoder = build_image_encoder(vit(depth=3, drop_path_rate=0.2))
-    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in encoder.blocks]
+    rates = [block.drop_path1.rate for block in encoder.blocks]
     assert rates == pytest.approx([0.0, 0.1, 0.2])
 
 
