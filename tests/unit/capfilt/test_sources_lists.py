@@ -81,7 +81,7 @@ def test_names_start_from_the_root(folder):
     path = write_list(folder / "lists" / "list.jsonl", ROWS[:2])
     assert told(read_all(path))[::2] == [(f"{i:09d}", "image", "missing image file") for i in range(2)]
     assert len(items(read_all(path, image_root=str(folder)))) == 2
-    with pytest.raises(DataError, match="image_root: .*nowhere is not a folder"):
+    with pytest.raises(DataError, match=r"image_root: .*nowhere is not a folder"):
         read_all(path, image_root=str(folder / "nowhere"))
     absolute = write_list(folder / "lists" / "list.jsonl", [{"image": str(folder / "1.png"), "caption": "a"}])
     assert items(read_all(absolute))[0].image == picture(1)
