@@ -10,6 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from vlkit.capfilt.inputs import InputShard, Item, Refused
 from vlkit.errors import BadSample
 from vlkit.processors.open_image import check_size, header
@@ -88,6 +90,8 @@ class Decoder:
     def _check_size(self, data: bytes) -> None:
         try:
             image = header(data)
+        except Image.DecompressionBombError as error:  # Pillow's own limit, which is met first
+            raise BadSample("", f"decompression bomb: {error}") from error
         except Exception:  # the processor says it better
             return
         check_size(image, "", self.max_pixels)
