@@ -61,6 +61,12 @@ class Decision:
         if problems:
             raise ConfigError(problems)
 
+    def __str__(self) -> str:
+        scores = (("an ITM probability", self.threshold), ("an ITC similarity", self.itc_threshold))
+        asked = " and ".join(f"{score} of {least:g} or more" for score, least in scores if least is not None)
+        texts = "all texts" if self.texts == "both" else f"{self.texts} texts"
+        return f"{texts} with {asked}" if asked else texts
+
     def kept(self, texts: Sequence[Scored]) -> list[bool]:
         """Whether each text is kept."""
         return [self._keeps(each) for each in texts]

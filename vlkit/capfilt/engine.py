@@ -15,12 +15,11 @@ from vlkit.capfilt.inputs import InputOptions, InputShard
 from vlkit.capfilt.place import Place
 from vlkit.capfilt.progress import Progress
 from vlkit.capfilt.reading import Decoder, Reader, Ready
-from vlkit.capfilt.shard_output import DONE, Decides, ShardOutput, file_name
+from vlkit.capfilt.shard_output import DONE, SUMMARY, Decides, ShardOutput, file_name, write_summary
 from vlkit.capfilt.sources import read_shard
 from vlkit.capfilt.writing import Writer
 
 logger = logging.getLogger(__name__)
-SUMMARY = "summary.json"
 _FIRST_WAIT, _LONGEST_WAIT = 0.2, 5.0  # seconds between looks at what others do
 
 
@@ -183,12 +182,7 @@ class Worker:
     def _summary(self) -> dict[str, Any]:
         """Counts over everything, also written; equal whoever writes it."""
         counts = total(_counts(self.place, file_name(DONE, shard.name)) for shard in self.shards)
-        counts.check(counts.read, counts.web)
-        summary = counts.as_dict()
-        data = json.dumps(summary, indent=1).encode() + b"\n"
-        if not self.place.exists(SUMMARY) or self.place.read_bytes(SUMMARY) != data:
-            self.place.write_bytes(SUMMARY, data)
-        return summary
+        return write_summary(self.place, counts)
 
 
 def summary_of(place: Place) -> dict[str, Any]:

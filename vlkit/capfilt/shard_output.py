@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from vlkit.capfilt import decision
 from vlkit.capfilt.accounting import Counts
 from vlkit.capfilt.inputs import Item, Refused
 from vlkit.capfilt.place import Place
@@ -19,18 +20,16 @@ from vlkit.io import full_disk, is_full_disk
 
 KEPT, DROPPED, TABLES, LEDGER, DONE = "kept", "dropped", "tables", "ledger", "done"
 """Folders of the output; in each, a shard has one file."""
+SUMMARY = "summary.json"
 SUFFIXES = {KEPT: ".tar", DROPPED: ".tar", TABLES: ".parquet", LEDGER: ".jsonl", DONE: ".json"}
 _HASH = 16  # hexadecimal digits that name an image in the table
 
 
-class Scored(Protocol):
+class Scored(decision.Scored, Protocol):
     """A text with its scores, as the model gives it."""
 
-    text: str
-    source: str
-    itm: float
-    itc: float | None
-    log_prob: float | None
+    @property
+    def log_prob(self) -> float | None: ...
 
 
 class Decides(Protocol):
@@ -61,6 +60,21 @@ class RoundedText:
 def file_name(folder: str, shard: str) -> str:
     """Where a shard's file of one kind lies in the output folder."""
     return f"{folder}/{shard}{SUFFIXES[folder]}"
+
+
+def hash_of(image: bytes) -> str:
+    """What the table calls an image."""
+    return hashlib.sha256(image).hexdigest()[:_HASH]
+
+
+def write_summary(place: Place, counts: Counts) -> dict[str, Any]:
+    """Write the counts over everything; equal whoever writes them."""
+    counts.check(counts.read, counts.web)
+    summary = counts.as_dict()
+    data = json.dumps(summary, indent=1).encode() + b"\n"
+    if not place.exists(SUMMARY) or place.read_bytes(SUMMARY) != data:
+        place.write_bytes(SUMMARY, data)
+    return summary
 
 
 class ShardOutput:
@@ -99,8 +113,8 @@ class ShardOutput:
         """An image with all texts that there are for it."""
         texts = [RoundedText.of(text) for text in found]
         kept, captions = self.decision.kept(texts), self.decision.captions(texts)
-        self._tabulate(item, texts, kept)
-        self._count(item, texts, kept, bool(captions))
+        self._tabulate(item.key, hash_of(item.image), texts, kept)
+        self._count(texts, kept, bool(captions), item.text is not None)
         folder = KEPT if captions else DROPPED
         if folder not in self._files:
             return
@@ -109,6 +123,18 @@ class ShardOutput:
         with self._explained():
             self._files[folder].write(*tar_member(f"{item.key}.{item.extension}", item.image))
             self._files[folder].write(*tar_member(f"{item.key}.json", json.dumps(record, default=str).encode()))
+
+    def add_dropped(self, key: str, image: str, found: Sequence[Scored]) -> None:
+        """An image without a kept text that is not at hand any more.
+
+        Args:
+            key: of the sample.
+            image: its hash in the table.
+            found: its texts.
+        """
+        texts = [RoundedText.of(text) for text in found]
+        self._tabulate(key, image, texts, [False] * len(texts))
+        self._count(texts, [False] * len(texts), False, False)
 
     def finish(self, images: int, texts: int) -> Counts:
         """Make the files appear, the manifest last.
@@ -147,23 +173,22 @@ class ShardOutput:
         with contextlib.suppress(OSError):
             self._local(TABLES).unlink()
 
-    def _tabulate(self, item: Item, texts: Sequence[RoundedText], kept: Sequence[bool]) -> None:
+    def _tabulate(self, key: str, image: str, texts: Sequence[RoundedText], kept: Sequence[bool]) -> None:
         index, numbers = self.counts.annotated, dict[str, int]()
-        image = hashlib.sha256(item.image).hexdigest()[:_HASH]
         for text, stays in zip(texts, kept):
             number = numbers[text.source] = numbers.get(text.source, -1) + 1
-            row = (item.key, index, text.source, number, text.text, text.itm, text.itc, text.log_prob, stays, image)
+            row = (key, index, text.source, number, text.text, text.itm, text.itc, text.log_prob, stays, image)
             for column, value in zip(self._columns.values(), row):
                 column.append(value)
 
-    def _count(self, item: Item, texts: Sequence[RoundedText], kept: Sequence[bool], stays: bool) -> None:
+    def _count(self, texts: Sequence[RoundedText], kept: Sequence[bool], stays: bool, has_web: bool) -> None:
         counts = self.counts
         counts.kept += stays
         counts.dropped += not stays
         of_web = [stays for text, stays in zip(texts, kept) if text.source == "web"]
         counts.web_scored += len(of_web)
         counts.web_kept += sum(of_web)
-        counts.web_unasked += item.text is not None and not of_web
+        counts.web_unasked += has_web and not of_web
         counts.synthetic += len(texts) - len(of_web)
         counts.synthetic_kept += sum(kept) - sum(of_web)
 

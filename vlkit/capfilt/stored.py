@@ -124,6 +124,11 @@ class StoredShard:
             if waiting is not None:
                 yield waiting
 
+    def check(self, folder: str) -> None:
+        """Compare the file of ``folder`` with its manifest."""
+        with self._checked(folder):
+            pass
+
     @contextlib.contextmanager
     def _checked(self, folder: str) -> Iterator[IO[bytes]]:
         """A file of the shard, compared with its manifest when it was read to its end without an error."""
@@ -224,7 +229,10 @@ def _pair(name: str, image: bytes, json_name: str, data: bytes) -> StoredImage:
     key = _key(name)
     if json_name != f"{key}.json":
         raise ValueError(f"{json_name!r} follows {name!r}")
-    return StoredImage(key, name[len(key) + 1 :], image, json.loads(data))
+    record = json.loads(data)
+    if not isinstance(record["texts"], list):
+        raise ValueError(f"{json_name!r} has no list of texts")
+    return StoredImage(key, name[len(key) + 1 :], image, record)
 
 
 __all__ = ["DROPPED", "KEPT", "RECORD", "StoredImage", "StoredOutput", "StoredShard"]

@@ -62,7 +62,18 @@ def _slurm(job: Job, args: argparse.Namespace) -> int:
 
 
 def _lines(result: dict[str, Any]) -> list[str]:
-    """What became of everything, for people."""
+    """What became of everything and how fast this process was, for people."""
+    lines, worked = count_lines(result), result["worked"]
+    if worked and worked["images"]:
+        lines.append(
+            f"this process: {worked['images']:,} images in {worked['seconds']:,.0f} s, "
+            f"{worked['images_per_s']:,.0f} images/s; the models worked {100 * worked['model_share']:.0f}% of the time"
+        )
+    return lines
+
+
+def count_lines(result: dict[str, Any]) -> list[str]:
+    """The counts of a summary, for people."""
     images, web, synthetic = result["images"], result["texts"]["web"], result["texts"]["synthetic"]
     lines = [
         f"images: {images['read']:,} read, {images['kept']:,} kept, {images['dropped']:,} dropped{_why(images)}",
@@ -72,12 +83,6 @@ def _lines(result: dict[str, Any]) -> list[str]:
     damaged = result["shards"]["damaged"]
     if damaged:
         lines.append(f"shards: {result['shards']['read']:,} read, of which {_list(damaged)}")
-    worked = result["worked"]
-    if worked and worked["images"]:
-        lines.append(
-            f"this process: {worked['images']:,} images in {worked['seconds']:,.0f} s, "
-            f"{worked['images_per_s']:,.0f} images/s; the models worked {100 * worked['model_share']:.0f}% of the time"
-        )
     return lines
 
 

@@ -27,7 +27,7 @@ class Findings:
         output: the output folder.
         survey: of all tables.
         repeats: "web", "synthetic" and "images" to how often they occur.
-        purity: shares of right texts; empty where nobody knows.
+        purity: shares of correct texts; empty where nobody knows.
         drawn, border: examples.
     """
 
@@ -49,6 +49,7 @@ def numbers(found: Findings) -> dict[str, Any]:
     counts = found.output.counts
     at = found.survey.kept_at(_LISTED, counts.annotated)
     return {
+        "lines": lines(found),
         "decision": asdict(found.output.decision),
         "shards": {"done": len(found.output.shards), "missing": found.output.missing},
         "counts": counts.as_dict(),
@@ -103,28 +104,16 @@ def lines(found: Findings) -> list[str]:
     images = f"{counts.annotated:,} images: {counts.kept:,} kept, {counts.dropped:,} dropped"
     images += f"; {counts.refused.total():,} refused" if counts.refused else ""
     kept = [f"{percent(each.kept / each.texts)} of the {name} texts" for name, each in found.sources.items()]
-    told = [images + ".", f"Kept: {' and '.join(kept)}. The rule: {rule(found)}."]
+    told = [images + ".", f"Kept: {' and '.join(kept)}. The rule: {found.output.decision}."]
     right = found.purity
     if "purity_before" in right and "purity_after" in right:
         told.append(
-            f"Right texts: {percent(right['purity_before'])} of the web's before, {percent(right['purity_after'])} of "
-            f"those kept" + _by_source(right) + "."
+            f"Correct: {percent(right['purity_before'])} of the web texts before, {percent(right['purity_after'])} of "
+            f"the texts kept" + _by_source(right) + "."
         )
     if found.output.missing:
         told.append(f"The job is not finished: {found.output.missing:,} shards are missing here.")
     return told
-
-
-def rule(found: Findings) -> str:
-    """The decision in words."""
-    decision = found.output.decision
-    asked = [
-        f"{score} of {least:g} or more"
-        for score, least in (("an ITM probability", decision.threshold), ("an ITC similarity", decision.itc_threshold))
-        if least is not None
-    ]
-    texts = "all texts" if decision.texts == "both" else f"{decision.texts} texts"
-    return f"{texts} with {' and '.join(asked)}" if asked else texts
 
 
 def percent(share: float) -> str:
@@ -133,7 +122,7 @@ def percent(share: float) -> str:
 
 
 def _by_source(right: dict[str, float]) -> str:
-    after = [(name, right.get(f"{name}_purity_after")) for name in ("web", "synthetic")]
+    after = [(name, right.get(f"{name}_correct_kept")) for name in ("web", "synthetic")]
     told = [f"{name} {percent(share)}" for name, share in after if share is not None]
     return f" ({', '.join(told)})" if len(told) > 1 else ""
 

@@ -1,4 +1,4 @@
-"""How many texts are right, where the images know what they show: scenes of the world ``shapes``."""
+"""How many texts are correct, where the images know what they show: scenes of the world ``shapes``."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ FIELD = "scene"
 
 @dataclass
 class Tally:
-    """Texts and those of them that are right, of all and of the kept ones."""
+    """Texts and those of them that are correct, of all and of the kept ones."""
 
     texts: int = 0
-    right: int = 0
+    correct: int = 0
     kept: int = 0
-    kept_right: int = 0
+    kept_correct: int = 0
 
-    def add(self, right: bool, kept: bool) -> None:
+    def add(self, correct: bool, kept: bool) -> None:
         """Count one text."""
         self.texts += 1
-        self.right += right
+        self.correct += correct
         self.kept += kept
-        self.kept_right += right and kept
+        self.kept_correct += correct and kept
 
 
 def purity(shards: Sequence[StoredShard]) -> dict[str, float]:
-    """Shares of right texts: every claim of such a text is true of the scene, and it makes one.
+    """Shares of correct texts: every claim of such a text is true of the scene, and it makes one.
 
     Returns:
-        Nothing, if the first image has no scene; later images without one do not count. Else ``purity_before``: of the web texts; ``purity_after``: of all texts
-        that are kept; ``web_purity_before``, ``web_purity_after``, ``synthetic_purity_before``,
-        ``synthetic_purity_after``: by source. What is a share of no texts is left out, and so is all of "before" where
-        dropped images were not stored.
+        Nothing, if the first image has no scene; later images without one do not count. Else ``purity_before``: of
+        the web texts; ``purity_after``: of all texts that are kept; ``web_correct``, ``web_correct_kept``,
+        ``synthetic_correct``, ``synthetic_correct_kept``: of each source, all of them and the kept ones. What is a
+        share of no texts is left out, and so is all but the kept ones where dropped images were not stored.
     """
     tallies = {source: Tally() for source in SOURCES}
     if not _has_scenes(shards):
@@ -50,14 +50,14 @@ def purity(shards: Sequence[StoredShard]) -> dict[str, float]:
     found = {}
     for source, tally in tallies.items():
         if tally.texts and all(shard.has_dropped for shard in shards):
-            found[f"{source}_purity_before"] = tally.right / tally.texts
+            found[f"{source}_correct"] = tally.correct / tally.texts
         if tally.kept:
-            found[f"{source}_purity_after"] = tally.kept_right / tally.kept
-    if "web_purity_before" in found:
-        found["purity_before"] = found["web_purity_before"]
+            found[f"{source}_correct_kept"] = tally.kept_correct / tally.kept
+    if "web_correct" in found:
+        found["purity_before"] = found["web_correct"]
     kept = sum(tally.kept for tally in tallies.values())
     if kept:
-        found["purity_after"] = sum(tally.kept_right for tally in tallies.values()) / kept
+        found["purity_after"] = sum(tally.kept_correct for tally in tallies.values()) / kept
     return found
 
 

@@ -14,7 +14,7 @@ from vlkit.capfilt.place import Place
 from vlkit.capfilt.report import page
 from vlkit.capfilt.report.drawing import Drawing
 from vlkit.capfilt.report.examples import ExamplePicker
-from vlkit.capfilt.report.findings import Findings, charts, lines, numbers, percent, rule
+from vlkit.capfilt.report.findings import Findings, charts, lines, numbers, percent
 from vlkit.capfilt.report.picture import draw_report
 from vlkit.capfilt.report.purity import purity
 from vlkit.capfilt.report.repeats import Repeats
@@ -105,7 +105,7 @@ def _page(found: Findings, told: Mapping[str, Any], drawn: Mapping[str, Drawing]
         ]
     parts += [page.heading("Images drawn from the set", _LEGEND), page.examples(found.drawn)] if found.drawn else []
     if found.border:
-        explained = f"The texts on yellow are those nearest to the border. The rule: {rule(found)}."
+        explained = f"The texts on yellow are those nearest to the border. The rule: {found.output.decision}."
         parts += [page.heading("At the border", explained), page.examples(found.border)]
     return page.page("CapFilt report", parts)
 
@@ -118,10 +118,10 @@ def _facts(found: Findings, told: Mapping[str, Any]) -> dict[str, str]:
     shown = {"images": f"{counts.annotated:,}", "images kept": percent(told["images_kept"])}
     shown |= {f"{name} texts kept": percent(told[f"{name}_kept"]) for name in found.sources}
     names = {
-        "purity_before": "web texts right, before",
-        "web_purity_after": "web texts right, kept",
-        "synthetic_purity_before": "synthetic texts right, before",
-        "synthetic_purity_after": "synthetic texts right, kept",
+        "web_correct": "web texts correct",
+        "web_correct_kept": "kept web texts correct",
+        "synthetic_correct": "synthetic texts correct",
+        "synthetic_correct_kept": "kept synthetic texts correct",
     }
     shown |= {name: percent(told[key]) for key, name in names.items() if key in told}
     shown |= {f"{name} texts seen before": percent(repeats[name].share) for name in found.sources}

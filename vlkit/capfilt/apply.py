@@ -1,0 +1,224 @@
+"""Decides anew which texts of a finished output are kept, and writes its shards again, without any model."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlkit.capfilt.accounting import total
+from vlkit.capfilt.decision import Decision
+from vlkit.capfilt.inputs import Item
+from vlkit.capfilt.place import Place
+from vlkit.capfilt.shard_output import DONE, DROPPED, KEPT, TABLES, RoundedText, ShardOutput, write_summary
+from vlkit.capfilt.stored import RECORD, StoredImage, StoredOutput, StoredShard
+from vlkit.capfilt.tables import check_parquet
+from vlkit.errors import ConfigError, DataError
+
+logger = logging.getLogger(__name__)
+
+
+def apply(source: str | Path, output: str | Path, decision: Decision, workers: int = 1) -> dict[str, Any]:
+    """Write the shards of ``source`` as the job would have written them with another decision.
+
+    A second call goes on where the first was stopped, and adds what ``source`` has got since.
+
+    Args:
+        source: output folder of ``vlkit capfilt`` or of an earlier ``apply``; a path or an address.
+        output: another one; it gets the same layout.
+        decision: which texts are kept.
+        workers: processes; with more than 1, a script that calls this needs ``if __name__ == "__main__":``.
+
+    Returns:
+        ``status``: "finished", or "unfinished" where the job of ``source`` is; ``missing``: shards that it has not
+        done; and the counts of what was cut, as in ``summary.json``.
+
+    Raises:
+        ConfigError: ``output`` is ``source`` or holds something else, or ``decision`` needs what was not stored.
+        DataError: ``source`` is no output, or damaged.
+    """
+    check_parquet()
+    if workers < 1:
+        raise ConfigError(f"workers: {workers} given; 1 or more processes allowed.")
+    with Place(source) as place, Place(output) as target:
+        old = StoredOutput.open(place)
+        _check(old, decision, target)
+        _write_record(old, decision, target)
+        done = set(target.list(DONE))
+        todo = [shard.name for shard in old.shards if f"{shard.name}.json" not in done]
+        for count, name in enumerate(_cut_all(place, target, todo, decision, workers), 1):
+            logger.info("shard %s is cut; %d of %d", name, len(old.shards) - len(todo) + count, len(old.shards))
+        counts = total(StoredShard.of(target, shard.name).counts for shard in old.shards)
+        if old.missing:
+            logger.warning("%s: %d shards are not done yet; they are missing here, too.", place, old.missing)
+            return {"status": "unfinished", "missing": old.missing, **counts.as_dict()}
+        return {"status": "finished", "missing": 0, **write_summary(target, counts)}
+
+
+def cut_shard(source: Place, output: Place, name: str, decision: Decision) -> None:
+    """Write the shard ``name`` of one output folder into another, decided anew."""
+    shard = StoredShard.of(source, name)
+    written = ShardOutput(name, output, decision, shard.has_dropped)
+    try:
+        for refused in shard.ledger():
+            written.refuse(refused)
+        # Whether an image came with a text that was not scored is not stored with the image.
+        written.counts.web_unasked = shard.counts.web_unasked
+        images = _all_images(shard) if shard.has_dropped else _kept_images(shard, written)
+        for image in images:
+            # All of the JSON, so that its keys stay in their order; caption and texts are replaced.
+            item = Item(image.key, image.image, image.extension, None, image.record)
+            written.add(item, [_text(each) for each in image.record["texts"]])
+        written.finish(shard.counts.read, shard.counts.web)
+    except BaseException:
+        written.discard()
+        raise
+
+
+def _cut_all(source: Place, output: Place, names: list[str], decision: Decision, workers: int) -> Iterator[str]:
+    """Cuts the shards, in any number of processes; their names as they are done, in order."""
+    if workers == 1 or len(names) < 2:
+        for name in names:
+            cut_shard(source, output, name, decision)
+            yield name
+        return
+    # Not forked: the caller may have threads, of torch for one.
+    pool = ProcessPoolExecutor(min(workers, len(names)), multiprocessing.get_context("spawn"))
+    try:
+        futures = [pool.submit(_cut_elsewhere, source.url, output.url, name, decision) for name in names]
+        for name, future in zip(names, futures):
+            future.result()
+            yield name
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _cut_elsewhere(source: str, output: str, name: str, decision: Decision) -> None:
+    with Place(source) as place, Place(output) as target:
+        cut_shard(place, target, name, decision)
+
+
+def _all_images(shard: StoredShard) -> Iterator[StoredImage]:
+    """Kept and dropped images in the order of the input."""
+    folders = {True: shard.images(KEPT), False: shard.images(DROPPED)}
+    for kept in _kept(shard):
+        yield _next(shard, folders[bool(kept)])
+    _end(shard, folders.values())
+
+
+def _kept_images(shard: StoredShard, written: ShardOutput) -> Iterator[StoredImage]:
+    """Kept images; those that were dropped, and are not stored, go from the old table into the new one."""
+    images, rows = shard.images(KEPT), _Rows(shard)
+    for index, kept in enumerate(_kept(shard)):
+        if kept:
+            yield _next(shard, images)
+        else:
+            written.add_dropped(*rows.image(index))
+    _end(shard, [images])
+
+
+class _Rows:
+    """The table of a shard, image by image."""
+
+    def __init__(self, shard: StoredShard):
+        self._parts = (row for part in shard.table() for row in part.to_pylist())
+        self._row = next(self._parts, None)
+
+    def image(self, index: int) -> tuple[str, str, list[RoundedText]]:
+        """Key, hash and texts of an image; empty ones if it has no texts. Images are asked for in order."""
+        key, image, texts = "", "", []
+        while self._row is not None and self._row["index"] <= index:
+            if self._row["index"] == index:
+                key, image = self._row["key"], self._row["image"]
+                texts.append(_text(self._row))
+            self._row = next(self._parts, None)
+        return key, image, texts
+
+
+def _kept(shard: StoredShard) -> np.ndarray:
+    """[images] whether each was kept. Images without any text are not in the table; they were dropped."""
+    shard.check(TABLES)
+    kept = np.zeros(shard.counts.annotated, bool)
+    for part in shard.table(("index", "kept")):
+        index = part["index"].to_numpy()[part["kept"].to_numpy()]
+        if len(index) and index[-1] >= len(kept):
+            raise DataError(f"{shard.place}: the table of {shard.name} has more images than its manifest counts.")
+        kept[index] = True
+    return kept
+
+
+def _next(shard: StoredShard, images: Iterator[StoredImage]) -> StoredImage:
+    image = next(images, None)
+    if image is None:
+        raise DataError(f"{shard.place}: shard {shard.name} stores fewer images than its table has.")
+    return image
+
+
+def _end(shard: StoredShard, folders: Iterable[Iterator[StoredImage]]) -> None:
+    """Looks whether all was used; only at its end a file is compared with its checksum."""
+    if any(next(images, None) is not None for images in folders):
+        raise DataError(f"{shard.place}: shard {shard.name} stores more images than its table has.")
+
+
+def _text(given: Mapping[str, Any]) -> RoundedText:
+    return RoundedText(*(given[name] for name in ("text", "source", "itm", "itc", "log_prob")))
+
+
+def _check(old: StoredOutput, decision: Decision, target: Place) -> None:
+    """Raises what is wrong with the request."""
+    if _same(old.place, target):
+        raise ConfigError(f"{target}: the output would overwrite what is read. Choose another folder.")
+    lacking = [shard.name for shard in old.shards if not shard.has_dropped]
+    if lacking and not decision.stricter_than(old.decision):
+        raise ConfigError(
+            f"{old.place}: dropped images were not stored (run.store_dropped: false), so texts can only be left out. "
+            f"Asked for: {decision}; the job kept {old.decision}. Allowed: the same sources or one of them, and "
+            f"thresholds as high or higher."
+        )
+    if decision.itc_threshold is not None and not _has_itc(old):
+        raise ConfigError(
+            f"{old.place}: the filter of the job gave no ITC similarities, so itc_threshold would drop everything. "
+            f"Use threshold alone."
+        )
+
+
+def _same(first: Place, second: Place) -> bool:
+    if first.local is not None and second.local is not None:
+        return first.local.resolve() == second.local.resolve()
+    return first.url.rstrip("/") == second.url.rstrip("/")
+
+
+def _has_itc(old: StoredOutput) -> bool:
+    """Whether any text has a similarity; True where there are no texts."""
+    parts = (part["itc"] for shard in old.shards for part in shard.table(("index", "itc")))
+    rows = False
+    for column in parts:
+        if column.null_count < len(column):
+            return True
+        rows = True
+    return not rows
+
+
+def _write_record(old: StoredOutput, decision: Decision, target: Place) -> None:
+    """Says in the output folder what it is, or looks whether it is that."""
+    task = {**old.record["task"], "decision": asdict(decision)}
+    cut_from = {"output": str(old.place), "decision": asdict(old.decision)}
+    record = {**old.record, "task": task, "cut_from": cut_from}
+    if target.create(RECORD, json.dumps(record, indent=1).encode() + b"\n"):
+        return
+    found = StoredOutput.open(target)
+    there = found.record.get("cut_from")
+    if there is None or _without_path(found.record) != _without_path(record):
+        what = "is the output of a job" if there is None else f"was cut from {there['output']}: {found.decision}"
+        raise ConfigError(f"{target} {what}. Asked for: {decision}, from {old.place}. Choose another folder.")
+
+
+def _without_path(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {**record, "cut_from": record["cut_from"]["decision"]}
