@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,8 @@ class JobOptions:
         device: auto takes cuda, then mps, then cpu.
         precision: bf16 is autocast; the weights stay fp32.
         seed: of sampling, together with the key of each image.
+        threads: of a process for computing on the CPU. The last digits of scores depend on it, therefore it belongs to
+            the job; several workers of one thread are faster than one with several.
         readers: threads of a process that decode images.
         shards_at_once: consecutive shards that one process takes as its work; batches are filled over their borders.
         lease: seconds without a sign of life after which the work of a process is free for others.
@@ -38,6 +40,7 @@ class JobOptions:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: WholeNumber = 0
+    threads: PositiveInt = 1
     readers: PositiveInt = 2
     shards_at_once: PositiveInt = 2
     lease: Positive = 600.0
@@ -72,9 +75,14 @@ class JobFile:
 
     def essential(self) -> dict[str, Any]:
         """What of the file the output depends on; weights are told by their content, not by where they are."""
-        data = {key: value for key, value in self.config.data.items() if key != "plugins"}
-        run = {key: value for key, value in (data.pop("run", None) or {}).items() if key not in NEUTRAL}
-        return {**data, "model": _without_weights(data["model"]), "run": run}
+        data = self.config.data
+        run = {key: value for key, value in asdict(self.run).items() if key not in NEUTRAL}
+        return {
+            "model": _without_weights(data["model"]),
+            "task": data["task"],
+            "input": asdict(self.input),
+            "run": run,
+        }
 
 
 def check_job(config: Config) -> JobFile:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from vlkit.capfilt.engine import SUMMARY, summary_of
 from vlkit.capfilt.job import Job
@@ -43,13 +46,24 @@ def run_job(job: Job, workers: int | None = None, show: Callable[[str], object] 
 
 
 def _here(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
-    with StopRequest(_PROMISE) as request, Place(job.output_dir) as place:
+    with StopRequest(_PROMISE) as request, Place(job.output_dir) as place, _threads(job.file.run.threads):
         end_with_parent()
         worker = job.worker(job.prepare(), place, lambda: request.received is not None)
         summary = worker.run()
         if summary is None:
             return {"status": "interrupted", "signal": request.received}, worker.progress.facts()
         return {"status": "finished", **summary}, worker.progress.facts()
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """While entered, torch computes with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _in_others(job: Job, workers: int, show: Callable[[str], object]) -> dict[str, Any]:
