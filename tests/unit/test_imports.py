@@ -13,20 +13,18 @@ import vlkit
 
 PACKAGE = Path(vlkit.__file__).parent
 # A room to the rooms of ours that it must not import, in functions neither.
+_ABOVE = {"capfilt", "tasks", "runner", "cli", "api"}  # nobody below uses them
+_ALL = _ABOVE | {"models", "datasets", "processors", "metrics"}
 FORBIDDEN = {
-    "models": {"tasks", "datasets", "runner", "metrics", "config", "cli", "api"},
-    "processors": {"models", "tasks", "datasets", "runner", "metrics", "cli", "api"},
-    "datasets": {"models", "tasks", "runner", "metrics", "cli", "api"},
-    "metrics": {"models", "tasks", "datasets", "processors", "runner", "config", "cli", "api"},
+    "models": _ABOVE | {"datasets", "metrics", "config"},
+    "processors": _ABOVE | {"models", "datasets", "metrics"},
+    "datasets": _ABOVE | {"models", "metrics"},
+    "metrics": _ALL - {"metrics"} | {"config"},
     "tasks": {"runner", "cli", "api"},
-    "runner": {"models", "cli", "api"},
-    "registry": {"models", "tasks", "datasets", "processors", "runner", "metrics", "config", "cli", "api"},
-    "config": {"models", "tasks", "datasets", "processors", "runner", "metrics", "cli", "api"},
-    "errors": {"models", "tasks", "datasets", "processors", "runner", "metrics", "config", "cli", "api"},
-    "io": {"models", "tasks", "datasets", "processors", "runner", "metrics", "config", "cli", "api"},
-    "foreign_caches": {"models", "tasks", "datasets", "processors", "runner", "metrics", "config", "cli", "api"},
-    "data_folder": {"models", "tasks", "datasets", "processors", "runner", "metrics", "config", "cli", "api"},
-    "download": {"models", "tasks", "datasets", "processors", "runner", "metrics", "config", "cli", "api"},
+    "runner": {"capfilt", "models", "cli", "api"},
+    "capfilt": {"cli", "api"},
+    "config": _ALL,
+    **dict.fromkeys(("registry", "errors", "io", "foreign_caches", "data_folder", "download"), _ALL | {"config"}),
 }
 # Rooms that must not import these libraries.
 FORBIDDEN_LIBRARIES = {
