@@ -203,7 +203,7 @@ def _processes() -> Any:
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "vlkit.pipeline"])
+    context.set_forkserver_preload(["torch._dynamo", "vlkit.pipeline"])  # slow to import, and each stage needs them
     return context
 
 
