@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import os
+from itertools import islice
 
 from vlkit.capfilt.fetching import beside, kept_copy, local_path, reason
 from vlkit.capfilt.inputs import InputOptions, InputShard
-from vlkit.capfilt.lists import SUFFIXES, Damage, cut
+from vlkit.capfilt.lists import SUFFIXES, Damage, Place, Row, cut, read_list
 from vlkit.capfilt.names import shard_names
 from vlkit.capfilt.row_reading import suffix_of
 from vlkit.capfilt.stores import store_of
+from vlkit.datasets.annotation_formats import lacks
 from vlkit.datasets.image_files import media_root
 from vlkit.datasets.shard_files import WILD, check_found, expand
 from vlkit.errors import DataError, VlkitError
+
+_LOOKED_AT = 20  # rows of a list
 
 
 def find_inputs(options: InputOptions) -> list[InputShard]:
@@ -92,6 +97,8 @@ def _shards(file: str, options: InputOptions) -> list[InputShard]:
     rows = options.rows_per_shard
     try:
         places = cut(kept_copy(file).file, suffix_of(file), rows, options.max_text_bytes)
+        if places:
+            _check_keys(file, places[0], options)
     except OSError as error:
         raise DataError(f"{file}: cannot be read ({reason(error)}).") from error
     except Damage as error:
@@ -100,3 +107,17 @@ def _shards(file: str, options: InputOptions) -> list[InputShard]:
         raise DataError(f"{file}: holds no rows.")
     counts = [*(rows for _ in places[1:]), None]
     return [InputShard("", "rows", file, place.row, count, place.offset) for place, count in zip(places, counts)]
+
+
+def _check_keys(file: str, first: Place, options: InputOptions) -> None:
+    """Look whether the first rows name images at all."""
+    local, seen = kept_copy(file).file, list[Row]()
+    with contextlib.suppress(Damage):  # told where the rows are read
+        for _, row in islice(read_list(local, suffix_of(file), first, None, options.max_text_bytes), _LOOKED_AT):
+            seen += [row] if isinstance(row, dict) else []
+    if seen and not any(options.image_key in row for row in seen):
+        raise DataError(
+            f"{file}: its first rows have {lacks(options.image_key, dict.fromkeys(list(seen[0])[:10]))} Set image_key "
+            "to the one that names the image files. (Images behind addresses have to be downloaded: img2dataset does "
+            "that, and its shards are read as they are.)"
+        )

@@ -219,6 +219,8 @@ def test_a_list_that_is_gone_or_shorter(folder):
         ("a.json", b'{"images": [],\n "annotations": []}', "neither a list"),
         ("a.parquet", b"no parquet", "no Parquet file"),
         ("a.json", b"[", "without ]"),
+        ("a.json", b'[{"url": "u", "caption": "a"}]', "no key 'image', only 'url', 'caption'.* img2dataset does"),
+        ("a.jsonl", b'{"images": "a.png"}', "Did you mean 'images'.* Set image_key"),
     ],
 )
 def test_what_is_no_list(tmp_path, name, content, message):
