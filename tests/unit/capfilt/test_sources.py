@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.assets.tars import block, header, picture, write_tar
-from vlkit.capfilt import fetching
+from vlkit.capfilt import fetching, tar_reading
 from vlkit.capfilt.inputs import REASONS, InputOptions, InputShard, Item, Refused
 from vlkit.capfilt.sources import read_shard
 from vlkit.datasets.web_shards import WebShards
@@ -228,6 +228,13 @@ def test_members_of_a_sparse_giant_are_not_read(tmp_path):
         file.write(header("a.png", len(PNG)) + block(PNG) + bytes(1024))
     found = read(tmp_path / "0.tar")
     assert told(found)[:2] == [("b", "image", "oversized image"), ("b", "text", "no image")]
+
+
+def test_a_shard_of_too_many_members_ends_early(tmp_path, monkeypatch):
+    monkeypatch.setattr(tar_reading, "MOST_MEMBERS", 4)
+    found = contents(tmp_path, [(f"{i}.{kind}", PNG) for i in range(9) for kind in ("png", "txt")])
+    assert [item.key for item in items(found)] == ["0", "1"]
+    assert (found[-1].reason, found[-1].detail) == ("truncated shard", "more than 4 members")
 
 
 @pytest.mark.parametrize("content", [b"", b"no tar" * 500, bytes(2 << 20), tarfile.BLOCKSIZE * b"x"])
