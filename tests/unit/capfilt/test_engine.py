@@ -1,0 +1,188 @@
+"""Workers: whatever stops them and however many there are, the output is the same to the byte."""
+
+from __future__ import annotations
+
+import errno
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.unit.capfilt.small import annotator, members, picture, result, worker, write_shards, write_tar
+from vlkit.capfilt.claims import Claims
+from vlkit.capfilt.place import Place
+from vlkit.capfilt.shard_output import HashedFile
+from vlkit.errors import VlkitError
+
+SIZES = (7, 3, 0, 9, 1, 6, 12)  # lots of three: 10, 16 and 12 images in batches of five
+
+
+@pytest.fixture(scope="module")
+def annotate():
+    return annotator()
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return write_shards(tmp_path_factory.mktemp("in"), SIZES)
+
+
+@pytest.fixture(scope="module")
+def whole(shards, annotate, tmp_path_factory):
+    """The result of one worker that nothing stopped."""
+    output = tmp_path_factory.mktemp("out") / "whole"
+    summary = worker(shards, output, annotate).run()
+    assert summary["images"]["read"] == sum(SIZES)
+    return result(output)
+
+
+def test_every_shard_has_its_files(whole):
+    names = [f"{number:05d}" for number in range(len(SIZES))]
+    wanted = {"kept": "tar", "dropped": "tar", "tables": "parquet", "ledger": "jsonl", "done": "json"}
+    assert set(whole) == {"summary.json", *(f"{folder}/{n}.{end}" for folder, end in wanted.items() for n in names)}
+
+
+@pytest.mark.parametrize("stops", [(1,), (2,), (3,), (4,), (5,), (6,), (1, 2, 3, 4, 5, 6), (4, 5)])
+def test_a_worker_that_is_stopped_behind_a_shard_and_goes_on(shards, annotate, whole, tmp_path, stops):
+    for count in stops:
+        first = worker(
+            shards, tmp_path, annotate, lambda count=count: len(list((tmp_path / "done").glob("*"))) >= count
+        )
+        assert first.run() is None
+        assert not list((tmp_path / "claims").glob("*"))
+        assert not (tmp_path / "summary.json").exists()
+    assert worker(shards, tmp_path, annotate).run() is not None
+    assert result(tmp_path) == whole
+
+
+@pytest.mark.parametrize("lost", [("00001",), ("00003", "00005"), ("00000", "00002", "00006")])
+def test_shards_that_are_missing_in_the_middle_are_done_again(shards, annotate, whole, tmp_path, lost):
+    worker(shards, tmp_path, annotate).run()
+    for name in lost:
+        for file in tmp_path.glob(f"*/{name}.*"):
+            file.unlink()
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "done").glob("*")}
+    worker(shards, tmp_path, annotate).run()
+    assert result(tmp_path) == whole
+    assert all(file.stat().st_mtime_ns == written for file, written in before.items())
+
+
+def test_several_workers_share_the_work(shards, annotate, whole, tmp_path):
+    workers = [worker(shards, tmp_path, annotate) for _ in range(3)]
+    summaries = []
+    threads = [threading.Thread(target=lambda each=each: summaries.append(each.run())) for each in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert result(tmp_path) == whole
+    assert summaries[0] == summaries[1] == summaries[2] is not None
+    assert sum(each.progress.images for each in workers) == sum(SIZES)  # nobody did what another one had
+    assert not list((tmp_path / "claims").glob("*"))
+
+
+def test_a_worker_waits_for_what_others_have_and_takes_it_when_they_give_it_back(shards, annotate, whole, tmp_path):
+    with Claims(Place(tmp_path), lease=60.0) as others:
+        assert others.take("00000")
+        late = worker(shards, tmp_path, annotate)
+        thread = threading.Thread(target=late.run)
+        thread.start()
+        while len(list((tmp_path / "done").glob("*"))) < 4:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert thread.is_alive()
+        assert not (tmp_path / "done/00000.json").exists()
+        others.release("00000")
+        thread.join(20)
+    assert result(tmp_path) == whole
+
+
+def test_a_worker_that_waits_can_be_stopped(shards, annotate, tmp_path):
+    with Claims(Place(tmp_path), lease=60.0) as others:
+        assert all(others.take(lot) for lot in ("00000", "00003", "00006"))
+        stopping = time.monotonic() + 0.3
+        assert worker(shards, tmp_path, annotate, lambda: time.monotonic() > stopping).run() is None
+
+
+def test_a_job_that_is_done_is_left_alone(shards, annotate, tmp_path):
+    summary = worker(shards, tmp_path, annotate).run()
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
+    again = worker(shards, tmp_path, annotate)
+    assert again.run() == summary
+    assert again.progress.images == 0
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize("writes", [0, 9, 60])
+def test_a_full_disk_loses_nothing_that_was_done(shards, annotate, whole, tmp_path, monkeypatch, writes):
+    real, left = HashedFile.write, [writes]
+
+    def write(self: HashedFile, *parts: bytes) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, *parts)
+
+    monkeypatch.setattr(HashedFile, "write", write)
+    with pytest.raises(VlkitError, match="no space left on the disk"):
+        worker(shards, tmp_path, annotate).run()
+    done = set(result(tmp_path).items())
+    assert not list(tmp_path.glob("*/.*"))
+    monkeypatch.setattr(HashedFile, "write", real)
+    worker(shards, tmp_path, annotate).run()
+    assert result(tmp_path) == whole
+    assert done <= set(whole.items())
+
+
+def test_everything_that_gives_no_output_is_named_and_counted(annotate, tmp_path):
+    files = members(0, 4)
+    files["0-001.png"] = b"no picture"
+    files["0-002.png"] = picture(0, size=150)  # more pixels than are allowed
+    del files["0-003.txt"], files["0-003.json"]
+    files["0-004.txt"] = b"a text without an image"
+    write_tar(tmp_path / "in/00000.tar", files)
+    summary = worker(tmp_path / "in", tmp_path / "out", annotate).run()
+    lines = [json.loads(line) for line in (tmp_path / "out/ledger/00000.jsonl").read_text().splitlines()]
+    told = {(line["key"], line["kind"], line["reason"]) for line in lines}
+    assert told == {
+        ("0-001", "image", "undecodable image"),
+        ("0-001", "text", "no image"),
+        ("0-002", "image", "oversized image"),
+        ("0-002", "text", "no image"),
+        ("0-003", "text", "no text"),
+        ("0-004", "text", "no image"),
+    }
+    images, web = summary["images"], summary["texts"]["web"]
+    assert images["refused"] == {"oversized image": 1, "undecodable image": 1}
+    assert images["read"] == 4 == images["kept"] + images["dropped"] + 2
+    assert web["refused"] == {"no image": 3, "no text": 1}
+    assert web["scored"] == 1
+    assert summary["texts"]["synthetic"]["scored"] == 2
+
+
+def test_dropped_images_need_not_be_stored(shards, annotate, whole, tmp_path):
+    worker(shards, tmp_path, annotate, store_dropped=False).run()
+    assert not (tmp_path / "dropped").exists()
+    kept = {name: sha for name, sha in whole.items() if name.startswith(("kept/", "tables/"))}
+    assert kept.items() <= result(tmp_path).items()
+
+
+def test_scores_that_are_no_numbers_end_the_job(shards, tmp_path):
+    broken = annotator()
+    broken.model.filter.itm_head.weight.data.fill_(float("nan"))
+    with pytest.raises(VlkitError, match="not finite"):
+        worker(shards, tmp_path, broken).run()
+    assert not list(Path(tmp_path, "done").glob("*"))
+
+
+def test_a_smaller_batch_gives_the_same_texts(shards, annotate, whole, tmp_path):
+    from vlkit.capfilt.tables import read_table
+
+    worker(shards, tmp_path / "one", annotate, batch_size=1).run()
+    worker(shards, tmp_path / "five", annotate).run()
+    for name in ("00000", "00006"):
+        one, five = (read_table(tmp_path / each / f"tables/{name}.parquet") for each in ("one", "five"))
+        assert one["text"] == five["text"]
+        assert one["itm"] == pytest.approx(five["itm"], abs=1e-4)
