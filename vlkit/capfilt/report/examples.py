@@ -20,6 +20,7 @@ from vlkit.processors.open_image import open_image
 
 logger = logging.getLogger(__name__)
 THUMBNAIL = 192  # pixels
+_LARGE = 12_000  # bytes
 _SHARDS = 8  # that examples come from: on a slow store, finding an image costs as much as reading its shard
 
 
@@ -137,9 +138,11 @@ def thumbnail(image: bytes) -> Image.Image | None:
 
 
 def encoded(picture: Image.Image) -> tuple[str, bytes]:
-    """Media type and file of a picture, as whichever of PNG and JPEG is smaller."""
-    png, jpeg = io.BytesIO(), io.BytesIO()
-    picture.save(png, "PNG", optimize=True)
-    picture.save(jpeg, "JPEG", quality=85)
-    smaller = png if len(png.getvalue()) <= len(jpeg.getvalue()) else jpeg
-    return ("image/png" if smaller is png else "image/jpeg"), smaller.getvalue()
+    """Media type and file of a picture: PNG, or JPEG where that would be large."""
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    if file.tell() <= _LARGE:
+        return "image/png", file.getvalue()
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=85)
+    return "image/jpeg", file.getvalue()

@@ -17,15 +17,16 @@ body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:#fff;
   max-width:1200px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.5rem;margin:0}h2{font-size:1.15rem;margin:2.2rem 0 .6rem}p{margin:.3rem 0;color:var(--soft)}
 .facts{display:flex;flex-wrap:wrap;gap:.8rem;margin:1.2rem 0}
-.fact{border:1px solid var(--line);border-radius:8px;padding:.6rem 1rem;min-width:8rem}
+.fact{flex:1 1 9.5rem;border:1px solid var(--line);border-radius:8px;padding:.6rem 1rem}
 .fact b{display:block;font-size:1.4rem;font-weight:600}.fact span{color:var(--soft);font-size:.85rem}
-.charts{display:flex;flex-wrap:wrap;gap:1rem}svg{max-width:100%;height:auto}
+.charts{display:flex;flex-wrap:wrap;gap:1rem 3rem}svg{width:500px;max-width:100%;height:auto}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 td,th{padding:.2rem .9rem .2rem 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}
 td.n,th.n{text-align:right}td.t{overflow-wrap:anywhere}
 .tables{display:flex;flex-wrap:wrap;gap:2.5rem}
-.images{display:grid;grid-template-columns:repeat(auto-fill,minmax(210px,1fr));gap:1rem}
-.image{border:1px solid var(--line);border-radius:8px;padding:.5rem;overflow-wrap:anywhere;font-size:.85rem}
+.images{display:flex;flex-wrap:wrap;gap:1rem;margin-top:.8rem}
+.image{box-sizing:border-box;width:220px;
+  border:1px solid var(--line);border-radius:8px;padding:.5rem;overflow-wrap:anywhere;font-size:.85rem}
 .image img{display:block;width:100%;height:190px;object-fit:contain;background:#f6f6f6;border-radius:4px}
 .image small{color:var(--soft);font-size:.7rem}
 .text{border-left:3px solid;padding-left:.45rem;margin:.35rem 0}

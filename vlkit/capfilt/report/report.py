@@ -53,7 +53,7 @@ def write_report(source: str | Path, output: str | Path | None = None, examples:
         found = look(StoredOutput.open(place), examples)
         told, drawn, picture = numbers(found), charts(found), io.BytesIO()
         two = list(drawn.values())[:2]
-        draw_report("CapFilt", lines(found), two, found.drawn[:_PICTURED]).save(picture, "PNG", optimize=True)
+        draw_report("CapFilt", lines(found), two, found.drawn[:_PICTURED]).save(picture, "PNG")
         target.write_bytes("report.png", picture.getvalue())
         target.write_bytes("report.html", _page(found, told, drawn).encode())
         target.write_bytes("report.json", json.dumps(told, indent=1).encode() + b"\n")
@@ -124,8 +124,8 @@ def _facts(found: Findings, told: Mapping[str, Any]) -> dict[str, str]:
         "synthetic_correct_kept": "kept synthetic texts correct",
     }
     shown |= {name: percent(told[key]) for key, name in names.items() if key in told}
-    shown |= {f"{name} texts seen before": percent(repeats[name].share) for name in found.sources}
-    return shown | {"images seen before": percent(repeats["images"].share)}
+    shown |= {f"{name} texts that repeat another": percent(repeats[name].share) for name in found.sources}
+    return shown | {"images that repeat another": percent(repeats["images"].share)}
 
 
 def _refusals(found: Findings) -> dict[str, list[tuple[str, int]]]:
