@@ -32,8 +32,7 @@ def find_inputs(options: InputOptions) -> list[InputShard]:
         VlkitError: nothing here reads an address of this kind.
     """
     if options.image_root is not None:
-        here = local_path(options.image_root)
-        store_of(options.image_root) if here is None else media_root([], str(here))
+        _check_root(options.image_root)
     paths = options.path if isinstance(options.path, list) else [options.path]
     files = [file for path in paths for file in _files(path)]
     if not files or len(set(files)) < len(files):
@@ -48,6 +47,14 @@ def find_inputs(options: InputOptions) -> list[InputShard]:
     return [
         InputShard(name, each.kind, each.path, each.first, each.count, each.offset) for name, each in zip(names, shards)
     ]
+
+
+def _check_root(folder: str) -> None:
+    here = local_path(folder)
+    if here is None:
+        store_of(folder)
+    else:
+        media_root([], str(here))
 
 
 def _files(path: str) -> list[str]:
