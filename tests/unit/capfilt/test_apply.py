@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.capfilt.outputs import Text, files_of, png, shape_entries, write_output
+from tests.unit.capfilt.small import annotator, members, result, worker, write_shards, write_tar
 from vlkit.capfilt import apply as apply_module
 from vlkit.capfilt.apply import apply
 from vlkit.capfilt.decision import Decision
@@ -38,11 +40,11 @@ def results(folder):
 def test_cut_shards_are_those_of_a_job_with_that_decision(first, second, tmp_path):
     source = write_output(tmp_path / "first", SHARDS, first)
     wanted = write_output(tmp_path / "wanted", SHARDS, second)
-    result = apply(source, tmp_path / "cut", second)
+    told = apply(source, tmp_path / "cut", second)
     assert results(tmp_path / "cut") == results(wanted) != results(source)
-    assert result["status"] == "finished"
+    assert told["status"] == "finished"
     summary = json.loads((tmp_path / "cut" / "summary.json").read_text())
-    assert {key: result[key] for key in summary} == summary
+    assert {key: told[key] for key in summary} == summary
     assert summary["images"]["kept"] + summary["images"]["dropped"] == 17
 
 
@@ -92,6 +94,26 @@ def test_whatever_is_stored_is_cut_to_the_bit(tmp_path_factory, entries, first, 
     assert results(folder / "cut") == results(wanted)
 
 
+@pytest.mark.parametrize("store_dropped", [True, False])
+def test_it_equals_what_the_engine_writes_with_that_decision(store_dropped, tmp_path):
+    write_shards(tmp_path / "in", [7, 4])
+    files = members(2, 6)
+    files |= {"2-001.png": files["2-001.png"][:60], "2-002.txt": b"", "2-003.json": b"{"}
+    write_tar(tmp_path / "in" / "00002.tar", files)
+    second = Decision("both", 0.47, -0.3)
+    for name, decision in (("first", Decision("both", 0.4)), ("wanted", second)):
+        annotate = annotator(decision=decision)
+        assert worker(tmp_path / "in", tmp_path / name, annotate, store_dropped=store_dropped).run()
+        inputs = {shard: {} for shard in ("00000", "00001", "00002")}
+        record = {"task": {"decision": asdict(decision)}, "inputs": inputs}
+        (tmp_path / name / "capfilt.json").write_text(json.dumps(record))
+    apply(tmp_path / "first", tmp_path / "cut", second)
+    wanted, cut = result(tmp_path / "wanted"), result(tmp_path / "cut")
+    assert result(tmp_path / "first")["summary.json"] != cut["summary.json"]
+    assert wanted.pop("capfilt.json") != cut.pop("capfilt.json")
+    assert cut == wanted
+
+
 def test_a_cut_can_be_cut_again(tmp_path):
     source = write_output(tmp_path / "first", SHARDS, LOOSE)
     apply(source, tmp_path / "strict", STRICT)
@@ -137,8 +159,8 @@ def test_several_processes_write_the_same(tmp_path):
 
 def test_an_unfinished_job_is_cut_as_far_as_it_is_and_later_again(tmp_path):
     source = write_output(tmp_path / "first", SHARDS[:2], LOOSE, missing=1)
-    result = apply(source, tmp_path / "cut", STRICT)
-    assert (result["status"], result["missing"], result["shards"]["read"]) == ("unfinished", 1, 2)
+    told = apply(source, tmp_path / "cut", STRICT)
+    assert (told["status"], told["missing"], told["shards"]["read"]) == ("unfinished", 1, 2)
     assert not (tmp_path / "cut" / "summary.json").exists()
     write_output(source, SHARDS, LOOSE)
     assert apply(source, tmp_path / "cut", STRICT)["status"] == "finished"
