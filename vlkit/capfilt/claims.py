@@ -60,6 +60,11 @@ class Claims:
             if self._held.pop(lot, None) is not None and _owner(self._read(_name(lot))) == self.owner:
                 self.place.remove(_name(lot))
 
+    def clear(self) -> None:
+        """Remove what dead workers left, and all other claims: call it when everything is done."""
+        for name in self.place.list(FOLDER):
+            self.place.remove(f"{FOLDER}/{name}")
+
     def close(self) -> None:
         """Give everything back and stop refreshing."""
         self._stop.set()
@@ -114,8 +119,10 @@ class Claims:
         with self._lock:
             if lot not in self._held:
                 return
-            if _owner(self._read(_name(lot))) != self.owner:
-                logger.warning("another worker took over %s; both write the same.", lot)
+            owner = _owner(self._read(_name(lot)))
+            if owner != self.owner:
+                if owner:
+                    logger.warning("another worker took over %s; both write the same.", lot)
                 del self._held[lot]
                 return
             self._held[lot] += 1

@@ -110,6 +110,7 @@ class Worker:
             done = self.done()
             left = [lot for lot in self.lots if any(shard.name not in done for shard in lot.shards)]
             if not left:
+                claims.clear()
                 return
             lot = next((lot for lot in left if self._takes(claims, lot)), None)
             if lot is None:

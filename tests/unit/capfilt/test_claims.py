@@ -94,6 +94,17 @@ def test_the_claim_of_a_dead_process_is_free_at_once(place, caplog):
     assert place.list("claims") == []
 
 
+def test_when_all_is_done_no_claim_stays(place):
+    place.write_bytes("claims/a.json", b'{"owner": "died after its last shard"}')
+    with Claims(place, 60) as claims, Claims(place, 0.2) as other:
+        assert claims.take("b")
+        assert other.take("c")
+        claims.clear()
+        assert place.list("claims") == []
+        time.sleep(0.2)
+    assert place.list("claims") == []
+
+
 def test_who_lost_its_claim_leaves_the_new_owner_alone(place, caplog):
     with Claims(place, 0.2, "slow") as slow:
         assert slow.take("a")
