@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from vlkit.config.load import Config
 from vlkit.config.parts import ModelPart, Part, model_part, task_part
 from vlkit.config.schema import Positive, PositiveInt, WholeNumber
 from vlkit.config.sections import Sections
+from vlkit.data_folder import localise
 from vlkit.errors import ConfigError
 
 SECTIONS = ("plugins", "model", "task", "input", "run")
@@ -100,7 +101,8 @@ def check_job(config: Config) -> JobFile:
     run = found.section("run", JobOptions)
     if model is None or task is None or options is None or run is None or found.problems:
         raise ConfigError(list(dict.fromkeys(found.problems)))
-    return JobFile(model, task, options, run, config)
+    paths = localise({"path": options.path, "image_root": options.image_root}, {})
+    return JobFile(model, task, replace(options, **paths), run, config)
 
 
 def _without_weights(model: Any) -> Any:

@@ -23,6 +23,8 @@ class StageEntry:
         set: key paths of it and values for them. ``${stages.NAME}``, here and in ``config``, is the folder of an
             earlier stage; ``${seed}`` the seed.
         once: with ``seeds``: run it once, for all of them.
+        alone: with ``jobs``: nothing runs beside it, and it has all cores. So it is anyway with a stage that all others
+            use or are used by.
     """
 
     name: str
@@ -30,6 +32,7 @@ class StageEntry:
     config: Any
     set: dict[str, Any] = field(default_factory=dict)
     once: bool = False
+    alone: bool = False
 
 
 @dataclass(frozen=True)

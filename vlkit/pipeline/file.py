@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ class _Loader:
         root = written.value if isinstance(written.value, str) else written
         config = load_nested(root, self.path, [*seed, *layers, *settings], given, context)
         after = tuple(each.key for each in earlier.values() if mentions(config.data, str(each.folder)))
-        return kind(Spot(spot.key, spot.name, spot.seed, spot.folder, after), config)
+        return kind(replace(spot, after=after), config)
 
     def layers(self) -> dict[str, list[Layer]]:
         """What ``set`` and the variant lay over each stage."""
@@ -217,7 +217,7 @@ class _Loader:
 
 def _spot(entry: StageEntry, seed: int | None, folder: Path) -> Spot:
     key = entry.name if seed is None else f"seed_{seed}/{entry.name}"
-    return Spot(key, entry.name, seed, folder / key)
+    return Spot(key, entry.name, seed, folder / key, alone=entry.alone)
 
 
 def _sets_seed(entry: StageEntry) -> bool:

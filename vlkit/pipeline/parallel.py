@@ -87,6 +87,7 @@ class ParallelPipeline:
     def _start(self, waiting: list[Stage], records: dict[str, Record | None]) -> list[Stage]:
         """Start what can be started; the stages that still wait."""
         left: list[Stage] = []
+        held = any(self._alone(each.stage) for each in self.running)  # nothing more may be started
         for stage in waiting:
             key, record = stage.key, records[stage.key]
             if any(each in self.failed for each in stage.after):
@@ -95,10 +96,12 @@ class ParallelPipeline:
                 left.append(stage)
             elif self._skipped(stage, record):
                 continue
-            elif len(self.running) < self.jobs:
-                self._begin(stage, record is not None)
-            else:
+            elif held or len(self.running) >= self.jobs or (stage.alone and self.running):
                 left.append(stage)
+                held |= stage.alone  # its turn comes when those that run have ended
+            else:
+                self._begin(stage, record is not None)
+                held = self._alone(stage)
         return left
 
     def _skipped(self, stage: Stage, record: Record | None) -> bool:
@@ -128,9 +131,11 @@ class ParallelPipeline:
         logger.info("%s: %s, in %s", stage.key, "continued" if continued else "started", folder / LOG)
 
     def _alone(self, stage: Stage) -> bool:
-        """Whether no stage can run beside this one: each is used by it or uses it."""
+        """Whether no stage may run beside this one, or none can: each is used by it or uses it."""
         key = stage.key
-        return all(each in self.above[key] or key in self.above[each] or each == key for each in self.above)
+        return stage.alone or all(
+            each in self.above[key] or key in self.above[each] or each == key for each in self.above
+        )
 
     def _wait(self) -> None:
         """Wait until a stage ends."""

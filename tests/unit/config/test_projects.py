@@ -1,4 +1,4 @@
-"""Every run file and pipeline of ``projects`` names things that exist, with arguments that they take."""
+"""Every run file, job file and pipeline of ``projects`` names things that exist, with arguments that they take."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from vlkit.capfilt.job import Job
 from vlkit.config.load import load_config
 from vlkit.experiment import Experiment
 from vlkit.pipeline import is_pipeline, load_pipeline
@@ -21,6 +22,11 @@ def test_it_can_be_built(file):
         assert load_pipeline(file).stages
         return
     config = load_config(file)
+    if "input" in config.data:
+        job = Job.of(config)
+        assert list(job.file.model.models) == ["captioner", "filter"]
+        assert job.file.task.build().decision.threshold == 0.5
+        return
     experiment = Experiment.of(config, training="train" in config.data["datasets"])
     with torch.device("meta"):
         model = experiment.parts.model.build()

@@ -32,6 +32,7 @@ class Spot:
         seed: of a pipeline with seeds; None: of one without, or for all of them.
         folder: where it writes.
         after: keys of the earlier stages whose folders its configuration names.
+        alone: whether nothing is to run beside it.
     """
 
     key: str
@@ -39,13 +40,14 @@ class Spot:
     seed: int | None
     folder: Path
     after: tuple[str, ...] = ()
+    alone: bool = False
 
 
 class Stage(ABC):
     """One stage; a kind of stage is a subclass.
 
     Args:
-        spot: where it stands; its key, name, folder and ``after`` are attributes.
+        spot: where it stands; its key, name, folder, ``after`` and ``alone`` are attributes.
         config: its configuration.
 
     Raises:
@@ -62,6 +64,7 @@ class Stage(ABC):
     def __init__(self, spot: Spot, config: Config):
         self.config = config
         self.key, self.name, self.folder, self.after = spot.key, spot.name, spot.folder, spot.after
+        self.alone = spot.alone
 
     @staticmethod
     def settings(folder: Path) -> dict[str, Any]:
