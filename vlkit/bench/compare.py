@@ -74,7 +74,7 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def write_json(rows: Sequence[Row], path: str) -> None:
-    """The rows as a JSON list."""
+def write_json(rows: Sequence[Any], path: str) -> None:
+    """Rows (dataclasses) as a JSON list."""
     with atomic_write(path, "w") as file:
         json.dump([asdict(row) for row in rows], file, indent=1)
