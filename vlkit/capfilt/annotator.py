@@ -58,8 +58,10 @@ class ModelAnnotator:
                 )
         return found
 
-    def encoder_speed(self, images: Sequence[Ready]) -> float:
-        """Images a second that the image encoder (both, where there are two) alone takes."""
+    def encoder_speed(self, images: Sequence[Ready]) -> float | None:
+        """Images a second that the image encoder (both, where there are two) alone takes; None: the model has none."""
+        if not hasattr(self.model, "encode"):
+            return None
         samples = self._samples(images)
         with torch.inference_mode(), self.autocast():
             start = time.monotonic()

@@ -38,8 +38,8 @@ class Annotator(Protocol):
         """The texts of each image with their scores."""
         ...
 
-    def encoder_speed(self, images: Sequence[Ready]) -> float:
-        """Images a second that the image encoders alone take."""
+    def encoder_speed(self, images: Sequence[Ready]) -> float | None:
+        """Images a second that the image encoders alone take; None: unknown."""
         ...
 
 
@@ -182,6 +182,8 @@ class Worker:
 
     def _summary(self) -> dict[str, Any]:
         """Counts over everything, also written; equal whoever writes it."""
+        if self.place.exists(SUMMARY):
+            return summary_of(self.place)
         counts = total(_counts(self.place, file_name(DONE, shard.name)) for shard in self.shards)
         return write_summary(self.place, counts)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 
 from vlkit.capfilt.engine import SUMMARY, summary_of
 from vlkit.capfilt.job import Job
-from vlkit.capfilt.launch import end_with_parent, launch
+from vlkit.capfilt.launch import cores, end_with_parent, launch
 from vlkit.capfilt.place import Place
 from vlkit.errors import VlkitError
 from vlkit.runner.signals import StopRequest
@@ -25,13 +26,19 @@ LOGS = "log"
 _PROMISE = "the worker stops after this batch; the same command goes on behind the last finished shard"
 
 
-def run_job(job: Job, workers: int | None = None, show: Callable[[str], object] = logger.info) -> dict[str, Any]:
+def run_job(
+    job: Job,
+    workers: int | None = None,
+    show: Callable[[str], object] = logger.info,
+    arguments: Sequence[str] | None = None,
+) -> dict[str, Any]:
     """Do what is left of a job.
 
     Args:
         job: what to do.
         workers: processes to start on this machine; None: this process does it.
         show: given each line that the first of several processes prints.
+        arguments: of ``vlkit capfilt`` that give this job, for several processes; None: it is written to a file.
 
     Returns:
         ``status``: "finished" with the counts of the whole job, or "interrupted" with ``signal``; ``seconds`` of this
@@ -41,14 +48,18 @@ def run_job(job: Job, workers: int | None = None, show: Callable[[str], object] 
         VlkitError: everything that is wrong with the job, or the output cannot be written.
     """
     start = time.monotonic()
-    result, worked = (_in_others(job, workers, show), None) if workers else _here(job)
+    result, worked = (_in_others(job, workers, show, arguments), None) if workers is not None else _here(job)
     return {**result, "seconds": time.monotonic() - start, "worked": worked}
 
 
 def _here(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     with StopRequest(_PROMISE) as request, Place(job.output_dir) as place, _threads(job.file.run.threads):
         end_with_parent()
-        worker = job.worker(job.prepare(), place, lambda: request.received is not None)
+        ready = job.prepare()
+        free = cores() // job.file.run.threads
+        if ready.annotator.device.type == "cpu" and free > 1 and "LOCAL_RANK" not in os.environ:
+            logger.info("one process with %d of %d cores; --workers %d uses all", job.file.run.threads, cores(), free)
+        worker = job.worker(ready, place, lambda: request.received is not None)
         summary = worker.run()
         if summary is None:
             return {"status": "interrupted", "signal": request.received}, worker.progress.facts()
@@ -66,13 +77,17 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _in_others(job: Job, workers: int, show: Callable[[str], object]) -> dict[str, Any]:
+def _in_others(
+    job: Job, workers: int, show: Callable[[str], object], arguments: Sequence[str] | None
+) -> dict[str, Any]:
     job.check()
     with Place(job.output_dir) as place, tempfile.TemporaryDirectory(prefix="vlkit-") as folder:
-        file = Path(folder, "job.yaml")
-        file.write_text(job.as_yaml(), encoding="utf-8")
+        if arguments is None:
+            file = Path(folder, "job.yaml")
+            file.write_text(job.as_yaml(), encoding="utf-8")
+            arguments = [str(file)]
         log_folder = place.local / LOGS if place.local is not None else Path(folder)
-        code = launch(workers, [str(file)], log_folder, show)
+        code = launch(workers, arguments, log_folder, show)
         if code in (128 + signal.SIGTERM, 128 + signal.SIGINT):
             return {"status": "interrupted", "signal": code - 128}
         if code or not place.exists(SUMMARY):

@@ -34,13 +34,13 @@ def run(args: argparse.Namespace) -> int:
         job = Job.open(args.file, overrides_of(args))
         if args.slurm is not None and args.workers is not None:
             raise ConfigError("--slurm and --workers are given; with --slurm write workers_per_node=N in it.")
-        return _slurm(job, args) if args.slurm is not None else _run(job, args.workers)
+        return _slurm(job, args) if args.slurm is not None else _run(job, args)
 
 
-def _run(job: Job, workers: int | None) -> int:
+def _run(job: Job, args: argparse.Namespace) -> int:
     from vlkit.capfilt.run import run_job
 
-    result = run_job(job, workers, say)
+    result = run_job(job, args.workers, say, _arguments(args))
     if result["status"] == "interrupted":
         say(f"interrupted; the same command goes on in {job.output_dir}")
         return 128 + int(result["signal"])
@@ -58,7 +58,12 @@ def _slurm(job: Job, args: argparse.Namespace) -> int:
     job.check()
     local = Place(job.output_dir).local
     log_folder = Path(local, "log") if local is not None else None
-    return wait(submit(parse_slurm(args.slurm), [args.file, *overrides_of(args)], log_folder))
+    return wait(submit(parse_slurm(args.slurm), _arguments(args), log_folder))
+
+
+def _arguments(args: argparse.Namespace) -> list[str]:
+    """Those of a worker."""
+    return [args.file, *overrides_of(args)]
 
 
 def _lines(result: dict[str, Any]) -> list[str]:
