@@ -77,7 +77,8 @@ def fails(capsys: Any, *arguments: Any) -> str:
 def start_cli(*arguments: Any, environment: dict[str, Any] | None = None, printed: Path = Path("printed")) -> Any:
     """``vlkit`` in a process of its own and in this folder; what it prints goes to the file ``printed``."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "vlkit.pipeline", __name__])  # imports are slow; done once
+    modules = ["torch._dynamo", "vlkit.pipeline", "vlkit.capfilt.run", "pandas", "pyarrow.parquet", __name__]
+    context.set_forkserver_preload(modules)  # imports are slow; done once
     texts = [str(argument) for argument in arguments]
     process = context.Process(target=_cli, args=(os.getcwd(), texts, environment or {}, printed))
     process.start()

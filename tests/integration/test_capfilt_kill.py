@@ -1,0 +1,264 @@
+"""CapFilt on 20 shards of 500 scenes, killed again and again: the output is that of a run which nobody disturbed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.assets.run_files import SIZES, snapshot, start_cli, write
+from vlkit.config.parts import model_part
+from vlkit.datasets.shapes.dataset import Shapes
+from vlkit.datasets.shard_writer import add_member, encoded_picture
+from vlkit.runner.checkpoint import save_tensors
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+SHARDS, SCENES = 20, 500
+KILLS = 10
+SEED = 4
+ROOT = Path(__file__).parents[2]
+RESULT = ("kept", "dropped", "tables", "ledger", "done", "summary.json", "capfilt.json")
+BROKEN, NO_TEXT = 97, 41  # every so manieth
+
+
+def write_shard(file: Path) -> None:
+    """A shard of scenes with web texts, some without a text and some whose picture is cut off."""
+    first = int(file.stem) * SCENES
+    world = Shapes("train", SHARDS * SCENES, captions="web", image_size=16, image_processor=encoded_picture)
+    with tarfile.open(file, "w") as tar:
+        for number in range(first, first + SCENES):
+            sample = world[number]
+            picture = sample["image"][: 40 if number % BROKEN == 0 else None]
+            fields = {"scene": sample["scene"], "url": f"https://example.org/{number}"}
+            if number % NO_TEXT:
+                fields["caption"] = sample["text_input"]
+            add_member(tar, f"{number:06d}.png", picture)
+            add_member(tar, f"{number:06d}.json", json.dumps(fields).encode())
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory) -> str:
+    """The job file; shards and models of random weights are beside it."""
+    folder = tmp_path_factory.mktemp("capfilt")
+    (folder / "shards").mkdir()
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        pool.map(write_shard, [folder / f"shards/{number:05d}.tar" for number in range(SHARDS)], chunksize=1)
+    models = {}
+    for role, name in (("captioner", "blip_caption"), ("filter", "blip_image_text_matching")):
+        sizes = {**SIZES, "vit": {**SIZES["vit"], "image_size": 16, "patch_size": 8}}
+        torch.manual_seed(len(models))
+        models[role] = {"name": name, "type": "tiny", **sizes}
+        save_tensors(folder / f"{role}.safetensors", model_part(models[role]).build().state_dict())
+        models[role]["weights"] = str(folder / f"{role}.safetensors")
+    return write(
+        folder / "job.yaml",
+        {
+            "model": {"name": "blip_capfilt", **models},
+            "task": {
+                "name": "capfilt",
+                "generation": {"sample": True, "top_p": 0.9, "max_length": 8, "min_length": 2},
+                "decision": {"texts": "both", "threshold": 0.485},
+            },
+            "input": {"path": str(folder / "shards")},
+            "run": {"output_dir": str(folder / "reference"), "batch_size": 64, "device": "cpu", "shards_at_once": 2},
+        },
+    )
+
+
+def capfilt(job: str, out: Path, *options: str, **more: Any) -> Any:
+    """A process of ``vlkit capfilt``; see :func:`start_cli`."""
+    out.mkdir(exist_ok=True)
+    process = start_cli("capfilt", job, "--output", out, *options, printed=out / "printed", **more)
+    process.printed = out / "printed"
+    return process
+
+
+def finish(process: Any) -> None:
+    process.join(300)
+    assert process.exitcode == 0, process.printed.read_text()
+
+
+def result(out: Path) -> dict[str, str]:
+    """Checksums of what the job is about."""
+    return {name: digest for name, digest in snapshot(out).items() if name.split("/")[0] in RESULT}
+
+
+def left_over(out: Path) -> list[str]:
+    """What workers left behind besides the result."""
+    return [name for name in snapshot(out) if name.split("/")[0] not in (*RESULT, "log", "printed")]
+
+
+@pytest.fixture(scope="module")
+def reference(job) -> tuple[dict[str, str], float]:
+    """The result of one process that nobody disturbs, and how long it works in seconds of CPU."""
+    out = Path(job).parent / "reference"
+    process = capfilt(job, out)
+    wait_for(lambda: claims_of(out, process), process)
+    start = end = cpu_seconds(process)
+    while process.is_alive():
+        end = max(end, cpu_seconds(process))
+        time.sleep(0.02)
+    finish(process)
+    assert left_over(out) == []
+    return result(out), end - start
+
+
+def claims_of(out: Path, process: Any) -> list[str]:
+    """Lots that a process has now."""
+    found = []
+    for file in (out / "claims").glob("*.json"):
+        with contextlib.suppress(FileNotFoundError):  # given back meanwhile
+            if f"-{process.pid}-" in json.loads(file.read_bytes())["owner"]:
+                found.append(file.stem)
+    return found
+
+
+def cpu_seconds(process: Any) -> float:
+    """What a process has used: unlike those of the clock, they tell how far it is also on a busy machine."""
+    try:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_for(condition: Callable[[], Any], process: Any, seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not condition() and process.is_alive():
+        assert time.monotonic() < until, process.printed.read_text()
+        time.sleep(0.005)
+
+
+def test_the_reference_adds_up(job, reference):
+    out = Path(job).parent / "reference"
+    summary = json.loads((out / "summary.json").read_text())
+    images, texts = summary["images"], summary["texts"]
+    total = SHARDS * SCENES
+    broken = len(range(0, total, BROKEN))
+    without = len(range(0, total, NO_TEXT))
+    assert images["read"] == total == images["kept"] + images["dropped"] + broken
+    assert images["refused"] == {"undecodable image": broken}
+    assert min(images["kept"], images["dropped"]) > total / 20
+    assert texts["synthetic"]["scored"] == total - broken
+    assert texts["web"]["read"] == total - without + texts["web"]["refused"].get("no text", 0)
+    lines = [json.loads(line) for file in sorted(out.glob("ledger/*")) for line in file.read_text().splitlines()]
+    told = sorted(line["key"] for line in lines if line["kind"] == "image")
+    assert told == [f"{number:06d}" for number in range(0, total, BROKEN)]
+    members: list[str] = []
+    for file in out.glob("*/*.tar"):
+        with tarfile.open(file) as tar:
+            members += tar.getnames()
+    assert len(members) == len(set(members)) == 2 * (total - broken)
+
+
+def killed_again_and_again(job: str, out: Path, workers: int, seconds: float, moments: random.Random) -> list[str]:
+    """Starts ``workers`` processes, kills all of them at a random moment of their work, ``KILLS`` times over.
+
+    Args:
+        seconds: of CPU that the first of them works at most.
+
+    Returns:
+        For each kill what was going on.
+    """
+    return [killed_once(job, out, workers, moments.uniform(0, seconds)) for _ in range(KILLS)]
+
+
+def killed_once(job: str, out: Path, workers: int, seconds: float) -> str:
+    processes = [capfilt(job, out) for _ in range(workers)]
+    first = processes[0]
+    wait_for(lambda: claims_of(out, first), first)
+    moment = cpu_seconds(first) + seconds
+    wait_for(lambda: cpu_seconds(first) >= moment, first)
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.join()
+    done = len(list((out / "done").glob("*")))
+    written = sum(file.stat().st_size for file in out.glob(".unfinished/*/*"))
+    claims = sum(len(claims_of(out, process)) for process in processes)
+    return f"{done} shards done, {claims} claims, {written} bytes unfinished"
+
+
+@pytest.mark.parametrize(("workers", "share", "then"), [(1, 0.17, 1), (2, 0.15, 3)])
+def test_killed_ten_times(job, reference, tmp_path, capsys, workers, share, then):
+    """Each time within a ``share`` of the whole work; ``then`` so many processes finish it."""
+    expected, seconds = reference
+    seen = killed_again_and_again(job, tmp_path / "out", workers, share * seconds, random.Random(SEED + workers))
+    with capsys.disabled():
+        told = "\n".join([f"\nseed {SEED + workers}, {seconds:.1f} s of work, killed at:", *seen])
+        print(told)  # noqa: T201  (a failure is repeated with it)
+    assert len([line for line in seen if " 0 claims" not in line]) >= 6, seen
+    assert len({line.split()[0] for line in seen}) > 3, seen  # there was progress between the kills
+    processes = [capfilt(job, tmp_path / "out") for _ in range(then)]
+    for process in processes:
+        finish(process)
+    assert result(tmp_path / "out") == expected
+    assert left_over(tmp_path / "out") == []
+
+
+def start(*arguments: str, module: str = "vlkit") -> Any:
+    """A command as people give it."""
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+
+
+def owners(out: Path) -> set[int]:
+    """The processes that have a lot."""
+    found = set()
+    for file in (out / "claims").glob("*.json"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add(int(json.loads(file.read_bytes())["owner"].rsplit("-", 3)[1]))
+    return found
+
+
+def wait_until(condition: Callable[[], Any], process: Any) -> None:
+    until = time.monotonic() + 240
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_a_killed_launcher_takes_its_workers_along_and_others_finish(job, reference, tmp_path):
+    out = tmp_path / "out"
+    launcher = start("capfilt", job, "--output", str(out), "--workers", "2")
+    wait_until(lambda: len(owners(out)) == 2 and list(out.glob("done/*")), launcher)
+    workers = owners(out)
+    launcher.kill()
+    launcher.communicate()
+    left = SHARDS - len(list(out.glob("done/*")))
+    again = start("capfilt", job, "--output", str(out), "--workers", "3")
+    printed = again.communicate(timeout=300)[0]
+    assert again.returncode == 0, printed
+    assert left > 5
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    assert result(out) == reference[0]
+    assert left_over(out) == []
+
+
+def test_torchrun_starts_killed_workers_again(job, reference, tmp_path):
+    out = tmp_path / "out"
+    options = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "2", "-m", "vlkit"]
+    launcher = start(*options, "capfilt", job, "--output", str(out), module="torch.distributed.run")
+    wait_until(lambda: len(owners(out)) == 2 and list(out.glob("done/*")), launcher)
+    left = SHARDS - len(list(out.glob("done/*")))
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(max(owners(out)), signal.SIGKILL)
+    printed = launcher.communicate(timeout=300)[0]
+    assert launcher.returncode == 0, printed
+    assert left > 5
+    assert result(out) == reference[0]
+    assert left_over(out) == []
