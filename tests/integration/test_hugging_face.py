@@ -21,6 +21,7 @@ from vlkit.models.blip.vqa import BlipVqa
 from vlkit.models.packing import TextBatch
 from vlkit.models.weights import build_with_weights, load_weights, read_checkpoint, to_hugging_face
 from vlkit.models.weights_names import HUGGING_FACE_CLASSES
+from vlkit.models.weights_precision import PRECISIONS
 
 SMALL = {
     "blip_caption": lambda: BlipCaption(vit(), med(), tokenizer="shapes"),
@@ -232,6 +233,8 @@ def small_file(tmp_path):
         ("there", ["--to", "hf", "--model", "blip_caption/tinny"], "no card of model 'blip_caption' is named 'tinny'"),
         ("there.h5", ["--to", "blip"], "its name must end in .pth or "),
         (".", ["--to", "hf"], "exists already"),
+        ("there.pth", ["--to", "vlkit"], "its name must end in .safetensors."),
+        ("there.pth", ["--to", "blip", "--precision", "int8"], "weights in int8 are read by vlkit alone"),
         ("there", ["--to", "onnx"], "invalid choice: 'onnx'"),
     ],
 )
@@ -247,7 +250,7 @@ def test_a_file_that_lacks_a_head_is_not_converted(tmp_path):
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match=r"is not all of a blip_nlvr: \d+ tensors are missing"):
         convert(tmp_path / "w.pth", tmp_path / "out.pth", "blip", "blip_nlvr/tiny")
-    with pytest.raises(VlkitError, match="blip, lavis, hf; given: 'tf'"):
+    with pytest.raises(VlkitError, match="blip, lavis, hf, vlkit; given: 'tf'"):
         convert(tmp_path / "w.pth", tmp_path / "out.pth", "tf")
     assert not (tmp_path / "out.pth").exists()
 
@@ -269,3 +272,33 @@ def test_the_command_offers_what_there_is():
     from vlkit.conversion import FORMATS
 
     assert command.FORMATS == FORMATS
+    assert command.PRECISIONS == PRECISIONS
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_small_file_for_vlkit(tmp_path, precision):
+    """Without momentum encoders and queues, which start anew; every head that could read the whole one reads it."""
+    model = model_part({"name": "blip_retrieval", "type": "tiny"}).build()
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    small = tmp_path / "small.safetensors"
+    arguments = ["--to", "vlkit", "--precision", precision, "--model", "blip_retrieval/tiny"]
+    assert main(["convert", str(tmp_path / "w.pth"), str(small), *arguments]) == 0
+    numbers = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert small.stat().st_size < numbers * {"fp32": 4, "int8": 1}.get(precision, 2) * 1.15
+    atol = {"fp32": 0, "fp16": 1e-3, "bf16": 4e-3, "int8": 4e-3}[precision]
+    for name in ("blip_retrieval", "blip_image_text_matching"):
+        loaded, _ = build_with_weights(model_part({"name": name, "type": "tiny"}).build, small)
+        for key, value in loaded.state_dict().items():
+            if not key.startswith(("image_queue", "text_queue", "idx_queue", "ptr_queue")):
+                expected = model.state_dict()[key.replace("_m.", ".", 1)]
+                torch.testing.assert_close(value, expected, atol=atol * float(expected.abs().max()), rtol=0, msg=key)
+                assert value.dtype == expected.dtype
+
+
+def test_half_precision_for_transformers(tmp_path):
+    model = model_part({"name": "blip_caption", "type": "tiny"}).build()
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    convert(tmp_path / "w.pth", tmp_path / "there", "hf", "blip_caption/tiny", precision="fp16")
+    assert json.loads((tmp_path / "there" / "config.json").read_text())["dtype"] == "float16"
+    stored = read_checkpoint(tmp_path / "there")
+    assert {value.dtype for value in stored.values()} == {torch.float16}

@@ -363,6 +363,19 @@ def test_local_files_are_found_and_checked(tmp_path):
         fetch(tmp_path)
 
 
+def test_files_of_installed_packages(tmp_path, monkeypatch):
+    (tmp_path / "brings").mkdir()
+    (tmp_path / "brings" / "__init__.py").write_text("raise ImportError('it is found, not imported')")
+    (tmp_path / "brings" / "m.pth").write_bytes(CONTENT)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert fetch("package://brings/m.pth", sha256=SUM) == tmp_path / "brings" / "m.pth"
+    with pytest.raises(VlkitError, match=r"Did you mean 'm.pth'"):
+        fetch("package://brings/mm.pth")
+    for nowhere in ("package://brings_nothing/m.pth", "package://../m.pth", "package://"):
+        with pytest.raises(VlkitError, match="no installed package is named"):
+            fetch(nowhere)
+
+
 def test_other_schemes_go_through_iopath(tmp_path, monkeypatch):
     from iopath.common.file_io import PathHandler
 
