@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,16 @@ def test_slurm_on_this_machine(job):
     printed = [path.read_text() for path in sorted(Path("jobs/log/local").glob("*_log.out"))]
     assert len(printed) == 2
     assert all("3 of 3 shards are done" in text or "images: 20 read" in text for text in printed)
+
+
+def test_a_cluster_is_not_waited_for(job, tmp_path, monkeypatch, capsys):
+    for name in ("sbatch", "srun"):
+        (tmp_path / name).write_text("#!/bin/sh\necho Submitted batch job 4711\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert main(["capfilt", write(Path("job.yaml"), job), "--slurm", "partition=gpu,nodes=2"]) == 0
+    assert f"submitted: 4711_0, 4711_1; logs are in {tmp_path}/out/log/slurm" in capsys.readouterr().out
+    assert not Path("out/summary.json").exists()
 
 
 def test_a_wrong_option_of_slurm_is_told_before_anything_is_done(job, capsys):

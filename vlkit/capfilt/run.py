@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from vlkit.capfilt.engine import SUMMARY, summary_of
-from vlkit.capfilt.job import Job
+from vlkit.capfilt.job import Job, Looked
 from vlkit.capfilt.launch import cores, end_with_parent, launch
 from vlkit.capfilt.place import Place
 from vlkit.errors import VlkitError
@@ -42,20 +42,26 @@ def run_job(
 
     Returns:
         ``status``: "finished" with the counts of the whole job, or "interrupted" with ``signal``; ``seconds`` of this
-        call. ``worked``: of this process alone its images, images a second and so on; None where others worked.
+        call. ``worked``: of this process alone its images, images a second and so on; None where it did nothing.
 
     Raises:
         VlkitError: everything that is wrong with the job, or the output cannot be written.
     """
-    start = time.monotonic()
-    result, worked = (_in_others(job, workers, show, arguments), None) if workers is not None else _here(job)
+    start, worked = time.monotonic(), None
+    looked = job.check()
+    if looked.summary is not None:
+        result = {"status": "finished", **looked.summary}
+    elif workers is not None:
+        result = _in_others(job, workers, show, arguments)
+    else:
+        result, worked = _here(job, looked)
     return {**result, "seconds": time.monotonic() - start, "worked": worked}
 
 
-def _here(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+def _here(job: Job, looked: Looked) -> tuple[dict[str, Any], dict[str, Any]]:
     with StopRequest(_PROMISE) as request, Place(job.output_dir) as place, _threads(job.file.run.threads):
         end_with_parent()
-        ready = job.prepare()
+        ready = job.prepare(looked)
         free = cores() // job.file.run.threads
         if ready.annotator.device.type == "cpu" and free > 1 and "LOCAL_RANK" not in os.environ:
             logger.info("one process with %d of %d cores; --workers %d uses all", job.file.run.threads, cores(), free)
@@ -80,13 +86,16 @@ def _threads(count: int) -> Iterator[None]:
 def _in_others(
     job: Job, workers: int, show: Callable[[str], object], arguments: Sequence[str] | None
 ) -> dict[str, Any]:
-    job.check()
     with Place(job.output_dir) as place, tempfile.TemporaryDirectory(prefix="vlkit-") as folder:
         if arguments is None:
             file = Path(folder, "job.yaml")
             file.write_text(job.as_yaml(), encoding="utf-8")
             arguments = [str(file)]
-        log_folder = place.local / LOGS if place.local is not None else Path(folder)
+        if place.local is not None:
+            log_folder = place.local / LOGS
+        else:
+            log_folder = Path(tempfile.mkdtemp(prefix="vlkit-log-"))
+            logger.info("the workers' logs are in %s", log_folder)
         code = launch(workers, arguments, log_folder, show)
         if code in (128 + signal.SIGTERM, 128 + signal.SIGINT):
             return {"status": "interrupted", "signal": code - 128}

@@ -55,10 +55,12 @@ def _slurm(job: Job, args: argparse.Namespace) -> int:
     from vlkit.capfilt.place import Place
     from vlkit.capfilt.slurm import parse_slurm, submit, wait
 
+    options = parse_slurm(args.slurm)
     job.check()
     local = Place(job.output_dir).local
     log_folder = Path(local, "log") if local is not None else None
-    return wait(submit(parse_slurm(args.slurm), _arguments(args), log_folder))
+    jobs = submit(options, _arguments(args), log_folder)
+    return wait(jobs) if options.get("local") else 0  # on a cluster it may take days
 
 
 def _arguments(args: argparse.Namespace) -> list[str]:
