@@ -25,6 +25,9 @@ class GenerationConfig:
         repetition_penalty: above 1, tokens that were used already (prompt included) become less likely.
         length_penalty: exponent of the length that beam scores are divided by.
         num_return_sequences: texts returned for each image: the best beams, or so many samples.
+        num_beam_groups: diverse beam search: the beams are in so many groups, each of which avoids the words that
+            earlier groups take in the same step.
+        diversity_penalty: what a word's log-probability loses for each beam that has taken it so; above 0 with groups.
 
     Raises:
         ConfigError: values that contradict each other.
@@ -40,9 +43,11 @@ class GenerationConfig:
     repetition_penalty: float = 1.0
     length_penalty: float = 1.0
     num_return_sequences: int = 1
+    num_beam_groups: int = 1
+    diversity_penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("max_length", "num_beams", "num_return_sequences"):
+        for name in ("max_length", "num_beams", "num_return_sequences", "num_beam_groups"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"generation: {name} is {getattr(self, name)}; it must be at least 1.")
         if not 0 < self.top_p <= 1:
@@ -56,10 +61,24 @@ class GenerationConfig:
             raise ConfigError(
                 f"generation: min_length {self.min_length} is above max_length {self.max_length}; lower it."
             )
+        self._check_groups()
         if not self.sample and self.num_return_sequences > self.num_beams:
             raise ConfigError(
                 f"generation: {self.num_return_sequences} sequences cannot come from {self.num_beams} beams: raise "
                 f"num_beams, or sample."
+            )
+
+    def _check_groups(self) -> None:
+        groups, penalty = self.num_beam_groups, self.diversity_penalty
+        if (groups > 1) != (penalty > 0) or penalty < 0:
+            raise ConfigError(
+                f"generation: num_beam_groups is {groups} and diversity_penalty {penalty}; diverse beam search needs "
+                f"groups and a penalty above 0, other decoding 1 group and none."
+            )
+        if groups > 1 and (self.sample or self.num_beams % groups):
+            given = "sample is true" if self.sample else f"num_beams is {self.num_beams}"
+            raise ConfigError(
+                f"generation: num_beam_groups is {groups} and {given}; groups divide the beams of a beam search evenly."
             )
 
 

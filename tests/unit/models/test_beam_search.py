@@ -89,6 +89,71 @@ def naive_beam_search(model, embeds, prompt, config: GenerationConfig):
     return sorted(closed, reverse=True)[: config.num_return_sequences]
 
 
+def naive_diverse_search(model, embeds, prompt, config: GenerationConfig):
+    """Groups of beams for one image, one group after the other in each step."""
+    groups, beams = config.num_beam_groups, config.num_beams // config.num_beam_groups
+    opens, closed, done = [[(0.0, prompt)] for _ in range(groups)], [[] for _ in range(groups)], [False] * groups
+    for length in range(len(prompt), config.max_length):
+        norm, taken = length**config.length_penalty, []
+        for group in range(groups):
+            if done[group]:
+                continue
+            candidates = []
+            for total, text in opens[group]:
+                for token, value in enumerate(decoders.log_probs(model, embeds, text)[-1].tolist()):
+                    if token != EOS or length >= config.min_length:
+                        cost = config.diversity_penalty * taken.count(token)
+                        candidates.append((total + value - cost, text, token))
+            candidates = sorted(candidates, reverse=True)[: 2 * beams]
+            closed[group] += [(s / norm, [*text, EOS]) for s, text, token in candidates[:beams] if token == EOS]
+            closed[group] = sorted(closed[group], reverse=True)[:beams]
+            follow = [(s, [*text, token]) for s, text, token in candidates if token != EOS][:beams]
+            opens[group] = follow
+            taken += [text[-1] for _, text in follow]
+            done[group] = len(closed[group]) == beams and closed[group][-1][0] >= candidates[0][0] / norm
+    for group in range(groups):
+        if not done[group]:
+            closed[group] += [(s / config.max_length**config.length_penalty, text) for s, text in opens[group]]
+            closed[group] = sorted(closed[group], reverse=True)[:beams]
+    return sorted((each for group in closed for each in group), reverse=True)[: config.num_return_sequences]
+
+
+@settings(deadline=None, max_examples=25, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    groups=st.integers(2, 3),
+    beams=st.integers(1, 2),
+    penalty=st.sampled_from([0.2, 1.0, 5.0]),
+    min_length=st.integers(0, 5),
+    length_penalty=st.sampled_from([0.0, 1.0]),
+    eos_bias=st.sampled_from([-1.0, 1.0, 2.0]),
+)
+def test_diverse_beams_against_a_naive_search(seed, groups, beams, penalty, min_length, length_penalty, eos_bias):
+    model = decoders.decoder(9, seed, eos_bias)
+    embeds = decoders.image_embeds(3, seed)
+    config = GenerationConfig(
+        num_beams=groups * beams,
+        num_beam_groups=groups,
+        diversity_penalty=penalty,
+        num_return_sequences=groups * beams,
+        max_length=7,
+        min_length=min_length,
+        length_penalty=length_penalty,
+    )
+    found = generate(model, decoders.states(model, embeds), torch.tensor([[BOS, 3]]), EOS, config)
+    for image in range(3):
+        expected = naive_diverse_search(model, embeds[image], [BOS, 3], config)
+        assert found.scores[image] == pytest.approx([score for score, _ in expected], abs=1e-4)
+        assert sorted(found.sequences[image]) == sorted(text for _, text in expected)
+
+
+def test_a_high_penalty_makes_the_first_words_of_all_groups_differ():
+    model, embeds = decoders.decoder(9, 3, -1.0), decoders.image_embeds(2, 3)
+    groups = {"num_beams": 4, "num_beam_groups": 4, "diversity_penalty": 50.0}
+    found = search(model, embeds, [BOS], num_return_sequences=4, max_length=5, min_length=3, **groups)
+    assert all(len({text[1] for text in texts}) == 4 for texts in found.sequences)
+
+
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(
     seed=st.integers(0, 10**6),

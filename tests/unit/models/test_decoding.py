@@ -25,6 +25,11 @@ from vlkit.models.generation import generate
         ({"repetition_penalty": -1.0}, "repetition_penalty is -1.0"),
         ({"min_length": 31}, "min_length 31 is above max_length 30"),
         ({"num_return_sequences": 4}, "4 sequences cannot come from 3 beams"),
+        ({"num_beam_groups": 0}, "num_beam_groups is 0"),
+        ({"num_beam_groups": 3}, "num_beam_groups is 3 and diversity_penalty 0.0"),
+        ({"diversity_penalty": 1.0}, "num_beam_groups is 1 and diversity_penalty 1.0"),
+        ({"num_beam_groups": 2, "diversity_penalty": 1.0}, "num_beam_groups is 2 and num_beams is 3"),
+        ({"num_beam_groups": 3, "diversity_penalty": 1.0, "sample": True}, "num_beam_groups is 3 and sample is true"),
     ],
 )
 def test_contradictory_settings(wrong, message):

@@ -25,8 +25,9 @@ CONFIGS = [
     *NUCLEUS,
     GenerationConfig(num_beams=1, **LENGTH),
     GenerationConfig(num_beams=3, num_return_sequences=2, **LENGTH),
+    GenerationConfig(num_beams=4, num_beam_groups=2, diversity_penalty=1.0, num_return_sequences=4, **LENGTH),
 ]
-NAMES = ["nucleus 1", "nucleus 2", "nucleus 3", "greedy", "beam"]
+NAMES = ["nucleus 1", "nucleus 2", "nucleus 3", "greedy", "beam", "diverse beam"]
 
 
 def decides(model):
@@ -245,3 +246,15 @@ def test_copies_of_one_model_are_found_to_see_alike():
         model.annotate({"image": images()}, WEB, NUCLEUS[1], SEEDS),
         BlipCapFilt(pretrainer()).eval().annotate({"image": images()}, WEB, NUCLEUS[1], SEEDS),
     )
+
+
+@pytest.mark.parametrize("name", ["two encoders", "one model"])
+def test_bf16_autocast_changes_scores_a_little(name):
+    model = PAIRS[name]().eval()
+    given = ({"image": images()}, WEB, GenerationConfig(num_beams=1, max_length=6, min_length=5), SEEDS)
+    exact = model.annotate(*given)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.annotate(*given)
+    for rows, others in zip(found, exact):
+        assert rows[0].itm == pytest.approx(others[0].itm, abs=0.05)
+        assert rows[0].itc == pytest.approx(others[0].itc, abs=0.05)
