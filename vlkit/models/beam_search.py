@@ -24,8 +24,8 @@ _NO_BEAM = -1e9
 
 
 class BeamSearch:
-    """State of ``A`` images with ``G`` searches of ``K`` beams; an image leaves when no open beam of any search can beat
-    the finished ones of its search."""
+    """State of ``A`` images with ``G`` searches of ``K`` beams; an image leaves when no open beam of a search can beat
+    the finished ones of that search."""
 
     def __init__(self, decoder: TextDecoder, images: CrossStates, prompt: Tensor, eos: int, config: GenerationConfig):
         self.decoder, self.images, self.eos, self.config = decoder, images, eos, config
