@@ -15,8 +15,9 @@ from vlkit.capfilt.inputs import InputOptions, InputShard
 from vlkit.capfilt.place import Place
 from vlkit.capfilt.progress import Progress
 from vlkit.capfilt.reading import Decoder, Reader, Ready
-from vlkit.capfilt.shard_output import DONE, SUMMARY, Decides, ShardOutput, file_name, write_summary
+from vlkit.capfilt.shard_output import DONE, SUFFIXES, SUMMARY, Decides, ShardOutput, file_name, write_summary
 from vlkit.capfilt.sources import read_shard
+from vlkit.capfilt.stored import StoredShard
 from vlkit.capfilt.writing import Writer
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class Worker:
         self.shards, self.options, self.place, self.annotator = shards, options, place, annotator
         self.batch_size, self.readers, self.lease, self.store_dropped = batch_size, readers, lease, store_dropped
         self.lots = lots_of(shards, shards_at_once)
-        self.progress = Progress(len(shards), len(self.done()))
+        self.progress = Progress(len(shards), len(self._done()))
         self._decode = Decoder(annotator.processors, int(options.max_pixels))
         self._stop = stop
 
@@ -99,20 +100,18 @@ class Worker:
             return None
         return self._summary()
 
-    def done(self) -> set[str]:
-        """Names of the shards that are done."""
-        found = {name.removesuffix(".json") for name in self.place.list(DONE)}
-        return found & {shard.name for shard in self.shards}
+    def _done(self) -> set[str]:
+        return done_shards(self.place) & {shard.name for shard in self.shards}
 
     def _work(self, claims: Claims) -> None:
         wait = _FIRST_WAIT
         while True:
-            done = self.done()
-            left = [lot for lot in self.lots if any(shard.name not in done for shard in lot.shards)]
+            done = self._done()
+            left = {lot.name: lot for lot in self.lots if any(shard.name not in done for shard in lot.shards)}
             if not left:
                 claims.clear()
                 return
-            lot = next((lot for lot in left if self._takes(claims, lot)), None)
+            lot = next((left[name] for name in claims.order(list(left)) if self._takes(claims, left[name])), None)
             if lot is None:
                 self._sleep(wait)
                 wait = min(2 * wait, _LONGEST_WAIT)
@@ -153,8 +152,9 @@ class Worker:
 
     def _annotated(self, shard: InputShard) -> int | None:
         """Images of a shard that went through the models; None: it is not done."""
-        name = file_name(DONE, shard.name)
-        return _counts(self.place, name).annotated if self.place.exists(name) else None
+        if not self.place.exists(file_name(DONE, shard.name)):
+            return None
+        return StoredShard.of(self.place, shard.name).counts.annotated
 
     def _read(self, shard: InputShard) -> Iterator[Any]:
         return read_shard(shard, self.options)
@@ -164,7 +164,7 @@ class Worker:
 
     def _finished(self, lot: Lot) -> Callable[[int, Counts], None]:
         def finished(place: int, counts: Counts) -> None:
-            self.progress.shard(lot.shards[place].name, counts, len(self.done()))
+            self.progress.shard(lot.shards[place].name, counts, len(self._done()))
 
         return finished
 
@@ -184,14 +184,15 @@ class Worker:
         """Counts over everything, also written; equal whoever writes it."""
         if self.place.exists(SUMMARY):
             return summary_of(self.place)
-        counts = total(_counts(self.place, file_name(DONE, shard.name)) for shard in self.shards)
+        counts = total(StoredShard.of(self.place, shard.name).counts for shard in self.shards)
         return write_summary(self.place, counts)
+
+
+def done_shards(place: Place) -> set[str]:
+    """Names of the shards that are done."""
+    return {name.removesuffix(SUFFIXES[DONE]) for name in place.list(DONE)}
 
 
 def summary_of(place: Place) -> dict[str, Any]:
     """What :meth:`Worker.run` returned when the job was finished."""
     return json.loads(place.read_bytes(SUMMARY))
-
-
-def _counts(place: Place, manifest: str) -> Counts:
-    return Counts.from_dict(json.loads(place.read_bytes(manifest))["counts"])

@@ -12,11 +12,12 @@ from typing import Any
 from PIL import Image
 
 from vlkit.capfilt.annotator import ModelAnnotator
-from vlkit.capfilt.engine import Worker
+from vlkit.capfilt.engine import Worker, done_shards, summary_of
 from vlkit.capfilt.inputs import InputShard, Item
 from vlkit.capfilt.job_file import JobFile, check_job
 from vlkit.capfilt.place import Place
 from vlkit.capfilt.reading import Ready
+from vlkit.capfilt.shard_output import SUMMARY
 from vlkit.capfilt.sources import find_inputs
 from vlkit.capfilt.tables import check_parquet
 from vlkit.config.load import Config, load_config
@@ -29,6 +30,21 @@ from vlkit.runner.output import differences, plain
 
 RECORD = "capfilt.json"
 """File of the output that says what job it is of."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a job needs, looked at.
+
+    Args:
+        shards: of the input.
+        record: what the output says of the job.
+        summary: of the output, if nothing is left to do.
+    """
+
+    shards: list[InputShard]
+    record: dict[str, Any]
+    summary: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -91,21 +107,16 @@ class Job:
             ]
         return dump_yaml(data)
 
-    def check(self) -> None:
-        """Look at everything that the job needs without building its models. Nothing is written.
-
-        Raises:
-            ConfigError: everything that is wrong.
-        """
-        self._look()
-
-    def prepare(self) -> Prepared:
+    def prepare(self, looked: Looked | None = None) -> Prepared:
         """Build everything and look at it: one image goes through the models. Nothing is written.
 
+        Args:
+            looked: what :meth:`check` gave a moment ago; None: look.
+
         Raises:
             ConfigError: everything that is wrong.
         """
-        shards, record = self._look()
+        looked = looked or self.check()
         problems, file = Problems(), self.file
         with problems.of(self._at("run.device")):
             device = choose_device(file.run.device, int(os.environ.get("LOCAL_RANK") or 0))
@@ -119,10 +130,14 @@ class Job:
             annotator = ModelAnnotator(model, task, processors, device, cast, file.run.seed)
             _rehearse(annotator)
         problems.end()
-        return Prepared(annotator, shards, record)
+        return Prepared(annotator, looked.shards, looked.record)
 
-    def _look(self) -> tuple[list[InputShard], dict[str, Any]]:
-        """The input, and what the output says of the job."""
+    def check(self) -> Looked:
+        """Look at everything that the job needs without building its models. Nothing is written.
+
+        Raises:
+            ConfigError: everything that is wrong.
+        """
         problems, file = Problems(), self.file
         with problems.of("tables"):
             check_parquet()
@@ -135,10 +150,12 @@ class Job:
         problems.end()
         inputs = {shard.name: asdict(shard) for shard in shards}
         record = plain({**file.essential(), "weights": weights, "inputs": inputs})
+        place = Place(self.output_dir)
         with problems.of(self._at("run.output_dir")):
-            self._compare(Place(self.output_dir), record)
+            self._compare(place, record)
         problems.end()
-        return shards, record
+        finished = place.exists(SUMMARY) and done_shards(place).issuperset(shard.name for shard in shards)
+        return Looked(shards, record, summary_of(place) if finished else None)
 
     def worker(self, ready: Prepared, place: Place, stop: Callable[[], bool]) -> Worker:
         """One process that works on the job; writes what job it is, unless that is written.
