@@ -41,7 +41,7 @@ class ParallelPipeline:
 
     Args:
         pipeline: whose stages are run.
-        jobs: how many at the same time; the cores of the machine are divided among so many.
+        jobs: how many at the same time; the machine's cores (or ``OMP_NUM_THREADS`` of them) are divided among them.
         arguments: of ``vlkit run`` that load the same pipeline, without options of its own.
     """
 
@@ -120,7 +120,7 @@ class ParallelPipeline:
     def _begin(self, stage: Stage, continued: bool) -> None:
         folder = stage.folder
         folder.mkdir(parents=True, exist_ok=True)
-        threads = max(1, cores() // (1 if self._alone(stage) else self.jobs))
+        threads = max(1, threads_at_most() // (1 if self._alone(stage) else self.jobs))
         context = _processes()
         arguments = [*self.arguments, "--only", stage.key]
         process = context.Process(target=_work, args=(arguments, threads, str(folder / LOG), os.getcwd()))
@@ -196,11 +196,11 @@ def _above(stages: Sequence[Stage]) -> dict[str, set[str]]:
     return found
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def threads_at_most() -> int:
+    """Threads that compute at the same time: one for each CPU core, unless ``OMP_NUM_THREADS`` says fewer."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(asked)) if asked.isdigit() and int(asked) else cores
 
 
 def _processes() -> Any:
