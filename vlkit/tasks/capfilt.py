@@ -1,4 +1,4 @@
-"""CapFilt (paper, section 4): synthetic texts of images, scores of them and of the web's, and which are kept."""
+"""CapFilt (paper, section 3.3): synthetic texts of images, scores of them and of the web's, and which are kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CapFilt (paper, section 4): a captioner writes texts of images, a filter judges them and the texts of the web.
+"""CapFilt (paper, section 3.3): a captioner writes texts of images, a filter judges them and the texts of the web.
 
 An image is encoded once where captioner and filter see alike, and its keys and values are projected once for all of
 its texts.
