@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import threading
+from collections.abc import Sequence
 
 from vlkit.capfilt.owner import is_dead, owner_name
 from vlkit.capfilt.place import Place
@@ -44,6 +45,19 @@ class Claims:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def order(self, lots: Sequence[str]) -> list[str]:
+        """In which order to try ``lots``: those that nobody has first.
+
+        Where creating a file is not exclusive each worker begins with another one, lest all that start together take
+        the same.
+        """
+        claimed = {name.removesuffix(".json") for name in self.place.list(FOLDER)}
+        free = [lot for lot in lots if lot not in claimed]
+        if free and self.place.local is None:
+            first = int(hashlib.sha256(self.owner.encode()).hexdigest(), 16) % len(free)
+            free = free[first:] + free[:first]
+        return free + [lot for lot in lots if lot in claimed]
+
     def take(self, lot: str) -> bool:
         """Claim a lot unless another living worker has it; whether this worker has it now."""
         name = _name(lot)
@@ -51,6 +65,8 @@ class Claims:
             if lot not in self._held:
                 if not (self.place.create(name, self._content(0)) or self._take_over(name)):
                     return False
+                if self.place.local is None and _owner(self._read(name)) != self.owner:
+                    return False  # another wrote at the same moment, and last
                 self._held[lot] = 0
             return True
 

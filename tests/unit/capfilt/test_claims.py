@@ -94,6 +94,40 @@ def test_the_claim_of_a_dead_process_is_free_at_once(place, caplog):
     assert place.list("claims") == []
 
 
+def test_what_nobody_has_comes_first(place):
+    with Claims(place, 60) as claims:
+        claims.take("b")
+        assert claims.order(["a", "b", "c"]) == ["a", "c", "b"]
+        assert claims.order([]) == []
+
+
+def test_on_an_object_store_workers_begin_with_different_lots():
+    firsts = set()
+    with Place("memory://order/out") as far:
+        for number in range(30):
+            with Claims(far, 60, f"worker {number}") as claims:
+                order = claims.order(LOTS)
+            assert sorted(order) == sorted(LOTS)
+            firsts.add(order[0])
+    assert len(firsts) > 6
+
+
+def test_of_two_that_write_at_once_on_an_object_store_the_last_has_it(monkeypatch):
+    with Place("memory://at_once/out") as far, Claims(far, 60, "first") as first, Claims(far, 60, "last") as last:
+        create = far.create
+
+        def beaten(name, data):
+            created = create(name, data)
+            monkeypatch.setattr(far, "create", create)
+            far.remove(name)  # as if both had found nothing there
+            assert last.take("a")
+            return created
+
+        monkeypatch.setattr(far, "create", beaten)
+        assert not first.take("a")
+        assert json.loads(far.read_bytes("claims/a.json"))["owner"] == "last"
+
+
 def test_when_all_is_done_no_claim_stays(place):
     place.write_bytes("claims/a.json", b'{"owner": "died after its last shard"}')
     with Claims(place, 60) as claims, Claims(place, 0.2) as other:
