@@ -16,6 +16,7 @@ from vlkit.capfilt import apply as apply_module
 from vlkit.capfilt.apply import apply
 from vlkit.capfilt.decision import Decision
 from vlkit.capfilt.inputs import Item, Refused
+from vlkit.capfilt.place import Place
 from vlkit.cli import main
 from vlkit.errors import ConfigError, DataError
 
@@ -155,6 +156,16 @@ def test_several_processes_write_the_same(tmp_path):
     source = write_output(tmp_path / "first", SHARDS, LOOSE)
     apply(source, tmp_path / "cut", STRICT, workers=2)
     assert results(tmp_path / "cut") == results(write_output(tmp_path / "wanted", SHARDS, STRICT))
+
+
+def test_outputs_may_lie_on_an_object_store(tmp_path):
+    write_output("memory://apply_test/first", SHARDS, LOOSE)
+    apply("memory://apply_test/first", "memory://apply_test/cut", STRICT)
+    with pytest.raises(ConfigError, match="would overwrite"):
+        apply("memory://apply_test/first", "memory://apply_test/first/", STRICT)
+    wanted = results(write_output(tmp_path, SHARDS, STRICT))
+    with Place("memory://apply_test/cut") as place:
+        assert {name: place.read_bytes(name) for name in wanted} == wanted
 
 
 def test_an_unfinished_job_is_cut_as_far_as_it_is_and_later_again(tmp_path):

@@ -153,6 +153,22 @@ def test_examples_are_drawn_and_from_the_border_with_kept_and_dropped_ones(tmp_p
     assert (tmp_path / "report" / "report.html").read_text() == before
 
 
+def test_at_the_border_are_texts_that_the_threshold_decides(tmp_path):
+    shards = [[image(f"{n}", [n / 20, n / 20], (n, 0, 0)) for n in range(20)]]
+    write_report(write_output(tmp_path, shards, Decision("web", 0.52)), examples=4)
+    border = (tmp_path / "report" / "report.html").read_text().split("<h2>At the border</h2>")[1]
+    assert border.count(' border"') == border.count('class="text web') == 4
+    assert border.count('class="text synthetic dropped"') == 4
+
+
+def test_an_image_that_its_table_only_has_is_told(tmp_path):
+    out = write_output(tmp_path / "out", [[image("a", [0.9])]])
+    other = write_output(tmp_path / "other", [[image("b", [0.9])]])
+    (other / "kept" / "part-000.tar").replace(out / "kept" / "part-000.tar")
+    with pytest.raises(DataError, match="'a' of part-000 is in its table, but not in kept"):
+        write_report(out)
+
+
 def test_the_picture_is_one_and_as_large_as_its_examples_need(tmp_path):
     few = write_output(tmp_path / "few", [shape_entries(0, 2)])
     many = write_output(tmp_path / "many", [shape_entries(0, 9)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import io
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from PIL import Image
 from vlkit.capfilt.decision import SOURCES, Decision
 from vlkit.capfilt.report.survey import image_starts
 from vlkit.capfilt.stored import DROPPED, KEPT, StoredImage, StoredShard
-from vlkit.errors import BadSample
+from vlkit.errors import BadSample, DataError
 from vlkit.processors.open_image import open_image
 
 logger = logging.getLogger(__name__)
@@ -69,35 +69,43 @@ class ExamplePicker:
         self._score = "itm" if decision.threshold is not None or decision.itc_threshold is None else "itc"
         self._border = decision.threshold if decision.threshold is not None else decision.itc_threshold
         self._drawn: list[_Candidate] = []
-        self._near: dict[tuple[str, bool], list[_Candidate]] = {(s, k): [] for s in SOURCES for k in (True, False)}
+        sources = SOURCES if decision.texts == "both" else (decision.texts,)
+        self._near: dict[tuple[str, bool], list[_Candidate]] = {(s, k): [] for s in sources for k in (True, False)}
 
     def add(self, place: int, part: Any) -> None:
         """Look at rows of the table of shard ``place``: a ``pyarrow.Table`` of whole images."""
         if place not in self._open or not self.count:
             return
         starts, kept = image_starts(part), part["kept"].to_numpy()
-        image_kept = np.logical_or.reduceat(kept, starts)
-        of_row = np.searchsorted(starts, np.arange(len(kept)), side="right") - 1
+        image = np.searchsorted(starts, np.arange(len(kept)), side="right") - 1  # of each row
+        image_kept = np.logical_or.reduceat(kept, starts)[image]
         stored = image_kept | self.shards[place].has_dropped
-        # Hashes of images are as good as random numbers, and the same in every call.
-        hashes = [(name.as_py(), int(row)) for name, row in zip(part["image"].take(starts), starts)]
-        drawn = heapq.nsmallest(self.count, (each for each in hashes if stored[of_row[each[1]]]))
-        found = [self._candidate(rank, place, part, row, image_kept[of_row[row]]) for rank, row in drawn]
-        self._drawn = heapq.nsmallest(self.count, {each.rank: each for each in [*found, *self._drawn]}.values())
-        if self._border is None:
-            return
-        scores = part[self._score].to_numpy().astype(np.float64)
-        source, distance = np.array(part["source"].to_pylist()), np.abs(scores - self._border)
-        for (name, stays), near in self._near.items():
-            rows = np.flatnonzero((source == name) & (kept == stays) & stored[of_row] & ~np.isnan(distance))
-            rows = rows[np.argsort(distance[rows], kind="stable")[: self.count]]
-            new = [self._candidate(float(distance[r]), place, part, int(r), image_kept[of_row[r]]) for r in rows]
-            near[:] = heapq.nsmallest(self.count, [*near, *new])
+
+        def candidate(rank: float | str, row: int) -> _Candidate:
+            key, text, source = (part[name][row].as_py() for name in ("key", "text", "source"))
+            return _Candidate(rank, place, key, KEPT if image_kept[row] else DROPPED, text, source)
+
+        self._draw(part["image"], starts[stored[starts]], candidate)
+        if self._border is not None:
+            distance = np.abs(part[self._score].to_numpy().astype(np.float64) - self._border)
+            source = np.array(part["source"].to_pylist())
+            for (name, stays), near in self._near.items():
+                rows = np.flatnonzero((source == name) & (kept == stays) & stored & ~np.isnan(distance))
+                nearest = rows[np.argsort(distance[rows], kind="stable")[: self.count]]
+                new = [candidate(float(distance[row]), int(row)) for row in nearest]
+                near[:] = heapq.nsmallest(self.count, [*near, *new])
+
+    def _draw(self, hashes: Any, rows: np.ndarray, candidate: Callable[[str, int], _Candidate]) -> None:
+        """The images with the least hashes: these are as good as random numbers, and the same in every call."""
+        ranked = zip(hashes.take(rows).to_pylist(), rows.tolist())
+        found = [candidate(rank, row) for rank, row in heapq.nsmallest(self.count, ranked)]
+        once = {each.rank: each for each in [*found, *self._drawn]}
+        self._drawn = heapq.nsmallest(self.count, once.values())
 
     def read(self) -> tuple[list[Example], list[Example]]:
         """The drawn ones, and those at the border, each in the order of the set or of the distance."""
-        quarter = -(-self.count // len(self._near))
-        near = [each for group in self._near.values() for each in group[:quarter]][: self.count]
+        share = -(-self.count // len(self._near))
+        near = [each for group in self._near.values() for each in group[:share]][: self.count]
         wanted = [*self._drawn, *near]
         images: dict[tuple[int, str], StoredImage] = {}
         for shard, folder in sorted({(each.shard, each.folder) for each in wanted}):
@@ -111,7 +119,12 @@ class ExamplePicker:
     ) -> list[Example]:
         found = []
         for each in chosen:
-            image = images[each.shard, each.key]
+            image = images.get((each.shard, each.key))
+            if image is None:
+                shard = self.shards[each.shard]
+                raise DataError(
+                    f"{shard.place}: {each.key!r} of {shard.name} is in its table, but not in {each.folder}."
+                )
             texts = image.record["texts"]
             same = [i for i, text in enumerate(texts) if (text["text"], text["source"]) == (each.text, each.source)]
             picture = thumbnail(image.image)
@@ -119,11 +132,6 @@ class ExamplePicker:
                 name = self.shards[each.shard].name
                 found.append(Example(name, each.key, picture, texts, same[0] if border else None))
         return found
-
-    @staticmethod
-    def _candidate(rank: float | str, place: int, part: Any, row: int, kept: bool) -> _Candidate:
-        key, text, source = (part[name][row].as_py() for name in ("key", "text", "source"))
-        return _Candidate(rank, place, key, KEPT if kept else DROPPED, text, source)
 
 
 def thumbnail(image: bytes) -> Image.Image | None:
