@@ -1,6 +1,6 @@
 """The calls for BLIP that LAVIS documents (its README, docstrings and notebooks), unchanged but for the import: what
 comes from ``lavis.models``, ``lavis.processors``, ``lavis.datasets.builders`` or ``lavis.common.registry`` there comes
-from ``vlkit`` here. Models are small and random, of the type ``tiny`` or ``shapes`` where LAVIS's text has a released
+from ``vlkit`` here. Models are of the type ``tiny_shapes``, data of ``shapes``, where LAVIS's text has a released
 type or COCO."""
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def seeded():
 
 def test_image_captioning(raw_image):
     model, vis_processors, _ = load_model_and_preprocess(
-        name="blip_caption", model_type="tiny", is_eval=True, device=device
+        name="blip_caption", model_type="tiny_shapes", is_eval=True, device=device
     )
     image = vis_processors["eval"](raw_image).unsqueeze(0).to(device)
     assert [type(caption) for caption in model.generate({"image": image})] == [str]
@@ -49,7 +49,7 @@ def test_image_captioning(raw_image):
 
 
 def test_training_a_captioner(raw_image):
-    model, vis_processors, txt_processors = load_model_and_preprocess("blip_caption", "tiny")
+    model, vis_processors, txt_processors = load_model_and_preprocess("blip_caption", "tiny_shapes")
     image = vis_processors["train"](raw_image).unsqueeze(0)
     text_input = txt_processors["train"]("a large statue of a person spraying water from a fountain")
     output = model({"image": image, "text_input": [text_input]})
@@ -59,7 +59,7 @@ def test_training_a_captioner(raw_image):
 
 def test_visual_question_answering(raw_image):
     model, vis_processors, txt_processors = load_model_and_preprocess(
-        name="blip_vqa", model_type="tiny", is_eval=True, device=device
+        name="blip_vqa", model_type="tiny_shapes", is_eval=True, device=device
     )
     question = "Which city is this photo taken?"
     image = vis_processors["eval"](raw_image).unsqueeze(0).to(device)
@@ -76,7 +76,7 @@ def test_visual_question_answering(raw_image):
 
 
 def test_training_question_answering(raw_image):
-    model, vis_processors, _ = load_model_and_preprocess("blip_vqa", "tiny")
+    model, vis_processors, _ = load_model_and_preprocess("blip_vqa", "tiny_shapes")
     image = torch.stack([vis_processors["train"](raw_image)] * 2)
     samples = {
         "image": image,
@@ -90,7 +90,7 @@ def test_training_question_answering(raw_image):
 
 def test_feature_extraction(raw_image):
     model, vis_processors, txt_processors = load_model_and_preprocess(
-        name="blip_feature_extractor", model_type="tiny", is_eval=True, device=device
+        name="blip_feature_extractor", model_type="tiny_shapes", is_eval=True, device=device
     )
     caption = "a large fountain spewing water into the air"
     image = vis_processors["eval"](raw_image).unsqueeze(0).to(device)
@@ -112,7 +112,9 @@ def test_feature_extraction(raw_image):
 
 
 def test_zero_shot_classification(raw_image):
-    model, vis_processors, _ = load_model_and_preprocess("blip_feature_extractor", model_type="tiny", is_eval=True)
+    model, vis_processors, _ = load_model_and_preprocess(
+        "blip_feature_extractor", model_type="tiny_shapes", is_eval=True
+    )
     text_processor = load_processor("blip_caption", cfg={"prompt": "a picture of "})
     cls_names = ["merlion", "sky", "giraffe"]
     cls_prompt = [text_processor(cls_nm) for cls_nm in cls_names]
@@ -126,7 +128,7 @@ def test_zero_shot_classification(raw_image):
 
 def test_image_text_matching(raw_image):
     model, vis_processors, text_processors = load_model_and_preprocess(
-        "blip_image_text_matching", "tiny", device=device, is_eval=True
+        "blip_image_text_matching", "tiny_shapes", device=device, is_eval=True
     )
     img = vis_processors["eval"](raw_image).unsqueeze(0).to(device)
     txt = text_processors["eval"]("merlion in Singapore")
@@ -139,7 +141,7 @@ def test_image_text_matching(raw_image):
 
 
 def test_reasoning_over_two_images(raw_image):
-    model, vis_processors, _ = load_model_and_preprocess("blip_nlvr", "tiny", is_eval=True)
+    model, vis_processors, _ = load_model_and_preprocess("blip_nlvr", "tiny_shapes", is_eval=True)
     image = vis_processors["eval"](raw_image).unsqueeze(0)
     samples = {
         "image0": image,
@@ -155,7 +157,7 @@ def test_reasoning_over_two_images(raw_image):
 
 
 def test_training_retrieval(raw_image):
-    model, vis_processors, txt_processors = load_model_and_preprocess("blip_retrieval", "tiny")
+    model, vis_processors, txt_processors = load_model_and_preprocess("blip_retrieval", "tiny_shapes")
     images = torch.stack([vis_processors["train"](raw_image)] * 3)
     text_input = [txt_processors["train"](text) for text in ("a red circle", "a blue square", "a circle")]
     samples = {"image": images, "text_input": text_input, "image_id": torch.tensor([1, 1, 2])}
@@ -178,7 +180,7 @@ class Captioned(torch.utils.data.Dataset):
 
 
 def test_retrieval_evaluation():
-    model = load_model("blip_retrieval", "tiny", is_eval=True)
+    model = load_model("blip_retrieval", "tiny_shapes", is_eval=True)
     dataset = Captioned()
     data_loader = torch.utils.data.DataLoader(dataset, batch_size=2)
     score_i2t, score_t2i = model.compute_sim_matrix(data_loader, task_cfg=SimpleNamespace(k_test=2))
@@ -225,7 +227,7 @@ def test_datasets(tmp_path):
     (tmp_path / "pictures").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "pictures" / "one.png")
     (tmp_path / "captions.json").write_text('[{"image": "one.png", "caption": "a black square"}]')
-    _, vis_processors, _ = load_model_and_preprocess("blip_caption", "tiny")
+    _, vis_processors, _ = load_model_and_preprocess("blip_caption", "tiny_shapes")
     dataset = load_dataset(
         "image_text",
         vis_path=tmp_path / "pictures",

@@ -102,11 +102,11 @@ def test_caption_and_filter_of_one_scene():
 ELSEWHERE = """
 import time
 import torch
-started = time.perf_counter()
+started = time.process_time()
 from vlkit import load_dataset, load_model_and_preprocess
 import vlkit, json, sys
 model, image_processors, _ = load_model_and_preprocess("blip_caption", "tiny_shapes")
-seconds = time.perf_counter() - started
+seconds = time.process_time() - started
 scene = load_dataset("shapes", split="test", size=3, image_processor=image_processors["eval"])[2]
 slow = sorted({"timm", "torchvision", "transformers", "torch._dynamo"} & set(sys.modules))
 print(json.dumps([vlkit.__file__, model.generate({"image": scene["image"][None]}), slow, seconds]))
@@ -135,4 +135,4 @@ def test_from_a_wheel_elsewhere(tmp_path):
     assert Path(file).is_relative_to(unpacked)
     assert captions == [CAPTION]
     assert slow == []  # what takes seconds to import
-    assert seconds < 60  # half a second where nothing else runs
+    assert seconds < 2  # after torch; of the processor, so that other work does not count

@@ -99,6 +99,28 @@ def test_attention_equals_timms_own():
     torch.testing.assert_close(ours(x), theirs(x), atol=1e-6, rtol=1e-5)
 
 
+def test_the_whole_equals_timms_own():
+    from timm.models.vision_transformer import VisionTransformer as Timms
+
+    torch.manual_seed(0)
+    ours = build_image_encoder(vit(depth=3, init_std=0.2))
+    theirs = Timms(16, 8, embed_dim=24, depth=3, num_heads=2, num_classes=0, global_pool="", weight_init="skip")
+    theirs.load_state_dict(ours.state_dict())
+    image = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(ours(image), theirs(image), atol=1e-5, rtol=1e-5)
+
+
+def test_stochastic_depth_leaves_out_whole_images():
+    torch.manual_seed(0)
+    path = build_image_encoder(vit(depth=2, drop_path_rate=0.4)).blocks[1].drop_path1
+    x = torch.randn(4000, 3, 2)
+    ratio = (path(x) / x).flatten(1)
+    kept = ratio[:, 0] != 0
+    assert float(kept.float().mean()) == pytest.approx(0.6, abs=0.03)
+    torch.testing.assert_close(ratio, kept[:, None].expand(-1, 6) / 0.6)
+    assert torch.equal(path.eval()(x), x)
+
+
 def test_stochastic_depth_grows_with_the_blocks():
     encoder = build_image_encoder(vit(depth=3, drop_path_rate=0.2))
     rates = [block.drop_path1.rate for block in encoder.blocks]
