@@ -60,11 +60,13 @@ class BlipCapFilt(nn.Module):
         pairs_at_once: bound on the memory of one pass of the filter, in pairs of image and text.
 
     Raises:
-        VlkitError: one of the models cannot do its part.
+        VlkitError: one of the models cannot do its part, or ``pairs_at_once`` is below 1.
     """
 
     def __init__(self, captioner: nn.Module, filter: nn.Module | None = None, pairs_at_once: int = 1024):
         super().__init__()
+        if pairs_at_once < 1:
+            raise VlkitError(f"pairs_at_once is {pairs_at_once}; it must be at least 1.")
         self.captioner: Any = captioner
         self.filter: Any = captioner if filter is None else filter
         self.pairs_at_once = pairs_at_once
@@ -104,7 +106,7 @@ class BlipCapFilt(nn.Module):
         Args:
             samples: ``image`` [B, 3, S, S], and ``filter_image`` [B, 3, S', S'] where the filter reads other pixels.
             web: text of each image; None or an empty one: it has none.
-            generation: how the captioner writes; None: its paper's beam search.
+            generation: how the captioner writes; None: the paper's beam search of captioning.
             seeds: [B] for sampling; see :func:`vlkit.models.generation.generate`.
         """
         embeds, judged = self.encode(samples)

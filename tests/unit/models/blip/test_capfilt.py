@@ -235,6 +235,8 @@ def test_models_that_cannot_do_it_are_named():
         BlipCapFilt(judge(), judge())
     with pytest.raises(VlkitError, match=r"BlipCaption cannot be the filter: it has no text_encoder .*blip_retrieval"):
         BlipCapFilt(captioner())
+    with pytest.raises(VlkitError, match=r"pairs_at_once is 0"):
+        BlipCapFilt(captioner(), judge(), pairs_at_once=0)
     with pytest.raises(VlkitError, match=r"2 for 3 images"):
         BlipCapFilt(captioner(), judge()).annotate({"image": images(3)}, ["a", "b"])
 
