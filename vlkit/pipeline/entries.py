@@ -20,7 +20,8 @@ class StageEntry:
         name: also of its folder.
         command: what it does.
         config: the file of a run or job, relative to the pipeline file, or its content.
-        set: key paths of it and values for them. ``${stages.NAME}``, here and in ``config``, is the folder of an
+        set: key paths of it and what is laid over them: a mapping key by key, anything else instead of what was there;
+            null takes it away. ``${stages.NAME}``, here and in ``config``, is the folder of an
             earlier stage; ``${seed}`` the seed.
         once: with ``seeds``: run it once, for all of them.
         alone: with ``jobs``: nothing runs beside it, and it has all cores. So it is anyway with a stage that all others
