@@ -82,6 +82,15 @@ class Batch:
         """Those that the models are to see."""
         return [event for event in self.events if isinstance(event, Ready)]
 
+    @property
+    def image_bytes(self) -> int:
+        """Size of the encoded images."""
+        return sum(len(ready.item.image) for ready in self.images)
+
+    def without_pixels(self) -> Batch:
+        """The same for somebody who needs the encoded images alone: the pixels are many times as large."""
+        return Batch([Ready(each.shard, each.item, {}) if isinstance(each, Ready) else each for each in self.events])
+
 
 def batches(events: Iterable[Event], plan: Plan, batch_size: int) -> Iterator[Batch]:
     """The batches that the shards of ``plan`` need, up to the end of the last of them.

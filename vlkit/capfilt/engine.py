@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-import logging
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from vlkit.capfilt.accounting import Counts, total
 from vlkit.capfilt.batches import Batch, Lot, Plan, batches, lots_of
 from vlkit.capfilt.claims import Claims
+from vlkit.capfilt.hand_out import HandOut, done_shards
 from vlkit.capfilt.inputs import InputOptions, InputShard
 from vlkit.capfilt.place import Place
 from vlkit.capfilt.progress import Progress
 from vlkit.capfilt.reading import Decoder, Reader, Ready
-from vlkit.capfilt.shard_output import DONE, SUFFIXES, SUMMARY, Decides, ShardOutput, file_name, write_summary
+from vlkit.capfilt.shard_output import DONE, SUMMARY, Decides, ShardOutput, file_name, write_summary
 from vlkit.capfilt.sources import read_shard
 from vlkit.capfilt.stored import StoredShard
-from vlkit.capfilt.writing import Writer
-
-logger = logging.getLogger(__name__)
-_FIRST_WAIT, _LONGEST_WAIT = 0.2, 5.0  # seconds between looks at what others do
+from vlkit.capfilt.writing import LotOutput, Writer
 
 
 class Annotator(Protocol):
@@ -46,6 +43,15 @@ class Annotator(Protocol):
 
 class Stopped(Exception):
     """Somebody asked to stop."""
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A lot that is being read."""
+
+    plan: Plan
+    reader: Reader
+    output: LotOutput
 
 
 class Worker:
@@ -94,51 +100,57 @@ class Worker:
             VlkitError: the output cannot be written, or the models refuse the input.
         """
         try:
-            with Claims(self.place, self.lease) as claims:
-                self._work(claims)
+            with Claims(self.place, self.lease) as claims, Writer() as writer:
+                self._work(HandOut(self.lots, self.place, claims, lambda: self._look(writer)), writer)
         except Stopped:
             return None
         return self._summary()
 
-    def _done(self) -> set[str]:
-        return done_shards(self.place) & {shard.name for shard in self.shards}
-
-    def _work(self, claims: Claims) -> None:
-        wait = _FIRST_WAIT
-        while True:
-            done = self._done()
-            left = {lot.name: lot for lot in self.lots if any(shard.name not in done for shard in lot.shards)}
-            if not left:
-                claims.clear()
-                return
-            lot = next((left[name] for name in claims.order(list(left)) if self._takes(claims, left[name])), None)
-            if lot is None:
-                self._sleep(wait)
-                wait = min(2 * wait, _LONGEST_WAIT)
-                continue
-            wait = _FIRST_WAIT
+    def _work(self, lots: HandOut, writer: Writer) -> None:
+        """Does one lot after the other. While the models see the end of one, the next is read already."""
+        started = self._start(lots, lots.next)
+        while started is not None:
+            following = None
             try:
-                self._do(lot)
+                for batch in batches(started.reader, started.plan, self.batch_size):
+                    self._look(writer)
+                    if following is None and started.reader.all_read:
+                        following = self._start(lots, lots.next_free)
+                    writer.put(started.output, batch, self._annotate(batch))
+                writer.end(started.output)
+            except BaseException:
+                if following is not None:
+                    following.reader.close()
+                raise
             finally:
-                claims.release(lot.name)
+                started.reader.close()
+            started = following or self._start(lots, lots.next)
 
-    def _takes(self, claims: Claims, lot: Lot) -> bool:
-        self._look()
-        return claims.take(lot.name)
+    def _start(self, lots: HandOut, take: Callable[[], Lot | None]) -> _Started | None:
+        """Begins to read a lot, as far as it is not done."""
+        while (lot := take()) is not None:
+            plan = Plan.of([self._annotated(shard) for shard in lot.shards], self.batch_size)
+            if plan.todo:
+                reader = Reader(
+                    list(enumerate(lot.shards))[plan.first :],
+                    lambda shard: read_shard(shard, self.options),
+                    self._decode,
+                    self.readers,
+                    self._look,
+                )
+                return _Started(plan, reader, self._output(lots, lot, plan))
+            lots.give_back(lot)
+        return None
 
-    def _do(self, lot: Lot) -> None:
-        """All that is missing of a lot."""
-        plan = Plan.of([self._annotated(shard) for shard in lot.shards], self.batch_size)
-        if not plan.todo:
-            return
-        read = list(enumerate(lot.shards))[plan.first :]
-        with (
-            Reader(read, self._read, self._decode, self.readers, self._look) as reader,
-            Writer(plan.todo, lambda place: self._output(lot.shards[place]), self._finished(lot)) as writer,
-        ):
-            for batch in batches(reader, plan, self.batch_size):
-                self._look()
-                writer.put(batch, self._annotate(batch))
+    def _output(self, lots: HandOut, lot: Lot, plan: Plan) -> LotOutput:
+        def opened(place: int) -> ShardOutput:
+            name = lot.shards[place].name
+            return ShardOutput(name, self.place, self.annotator.decision, self.store_dropped)
+
+        def finished(place: int, counts: Counts) -> None:
+            self.progress.shard(lot.shards[place].name, counts, len(self._done()))
+
+        return LotOutput(plan.todo, opened, finished, lambda: lots.give_back(lot))
 
     def _annotate(self, batch: Batch) -> list[list[Any]]:
         images = batch.images
@@ -156,29 +168,14 @@ class Worker:
             return None
         return StoredShard.of(self.place, shard.name).counts.annotated
 
-    def _read(self, shard: InputShard) -> Iterator[Any]:
-        return read_shard(shard, self.options)
+    def _done(self) -> set[str]:
+        return done_shards(self.place) & {shard.name for shard in self.shards}
 
-    def _output(self, shard: InputShard) -> ShardOutput:
-        return ShardOutput(shard.name, self.place, self.annotator.decision, self.store_dropped)
-
-    def _finished(self, lot: Lot) -> Callable[[int, Counts], None]:
-        def finished(place: int, counts: Counts) -> None:
-            self.progress.shard(lot.shards[place].name, counts, len(self._done()))
-
-        return finished
-
-    def _look(self) -> None:
+    def _look(self, writer: Writer | None = None) -> None:
         if self._stop():
             raise Stopped
-
-    def _sleep(self, seconds: float) -> None:
-        """Waits, in short pieces because a signal only sets a flag."""
-        pause = threading.Event()
-        while seconds > 0:
-            self._look()
-            pause.wait(min(_FIRST_WAIT, seconds))
-            seconds -= _FIRST_WAIT
+        if writer is not None:
+            writer.check()
 
     def _summary(self) -> dict[str, Any]:
         """Counts over everything, also written; equal whoever writes it."""
@@ -186,11 +183,6 @@ class Worker:
             return summary_of(self.place)
         counts = total(StoredShard.of(self.place, shard.name).counts for shard in self.shards)
         return write_summary(self.place, counts)
-
-
-def done_shards(place: Place) -> set[str]:
-    """Names of the shards that are done."""
-    return {name.removesuffix(SUFFIXES[DONE]) for name in place.list(DONE)}
 
 
 def summary_of(place: Place) -> dict[str, Any]:

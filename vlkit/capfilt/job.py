@@ -12,7 +12,8 @@ from typing import Any
 from PIL import Image
 
 from vlkit.capfilt.annotator import ModelAnnotator
-from vlkit.capfilt.engine import Worker, done_shards, summary_of
+from vlkit.capfilt.engine import Worker, summary_of
+from vlkit.capfilt.hand_out import done_shards
 from vlkit.capfilt.inputs import InputShard, Item
 from vlkit.capfilt.job_file import JobFile, check_job
 from vlkit.capfilt.place import Place

@@ -114,6 +114,9 @@ class Reader:
         decode: makes events of an item.
         threads: that decode.
         stopped: asked again and again while waiting; may raise.
+
+    Attributes:
+        all_read: whether only what is decoded or about to be is still to come.
     """
 
     def __init__(
@@ -125,6 +128,7 @@ class Reader:
         stopped: Callable[[], None],
     ):
         self._shards, self._read, self._decode, self._stopped = shards, read, decode, stopped
+        self.all_read = False
         self._closing = threading.Event()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._queue: queue.Queue[Future[list[Event]] | BaseException | None] = queue.Queue(threads + 2)
@@ -177,6 +181,7 @@ class Reader:
                 for chunk in self._chunks(place, shard):
                     if not self._put(self._pool.submit(self._decoded, chunk)):
                         return
+            self.all_read = True
             self._put(None)
         except BaseException as error:  # raised where the events are taken
             self._put(error)

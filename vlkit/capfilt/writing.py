@@ -1,4 +1,4 @@
-"""Writes what the models said while they work on the next batch."""
+"""Writes what the models said while they work on the next batch, also on that of the next lot."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from vlkit.capfilt.batches import Batch
 from vlkit.capfilt.reading import End, Ready, Turned
 from vlkit.capfilt.shard_output import ShardOutput
 
-_BATCHES = 2  # that wait to be written
+_BATCHES, _BYTES = 16, 256_000_000  # that wait to be written, at most; one batch may have more
 _LOOK_SECONDS = 0.2  # between looks whether the other side has failed
 
 
-class Writer:
-    """Takes annotated batches of one lot and makes the files of its shards, in a thread of its own.
+class LotOutput:
+    """The files of one lot.
 
     Args:
         todo: places of the shards that are to be written.
         open_output: makes the output of the shard at a place.
         finished: told the place and the counts of each shard whose manifest is written.
+        ended: called when the lot is written.
     """
 
     def __init__(
@@ -30,10 +31,44 @@ class Writer:
         todo: Iterable[int],
         open_output: Callable[[int], ShardOutput],
         finished: Callable[[int, Counts], None],
+        ended: Callable[[], None],
     ):
+        self.ended = ended
         self._todo, self._open, self._finished = frozenset(todo), open_output, finished
         self._outputs: dict[int, ShardOutput] = {}
-        self._queue: queue.Queue[tuple[Batch, Sequence[Any]] | None] = queue.Queue(_BATCHES)
+
+    def write(self, batch: Batch, texts: Sequence[Any], aborted: Callable[[], bool]) -> None:
+        """Write what of a batch belongs to these files, until ``aborted``."""
+        found = iter(texts)
+        for event in batch.events:
+            own = next(found) if isinstance(event, Ready) else ()
+            if event.shard not in self._todo or aborted():
+                continue
+            output = self._outputs.get(event.shard)
+            if output is None:
+                output = self._outputs[event.shard] = self._open(event.shard)
+            if isinstance(event, Ready):
+                output.add(event.item, own)
+            elif isinstance(event, Turned):
+                output.refuse(event.refused)
+            elif isinstance(event, End):
+                self._finished(event.shard, output.finish(event.images, event.texts))
+                del self._outputs[event.shard]
+
+    def discard(self) -> None:
+        """Remove what is not finished."""
+        for output in self._outputs.values():
+            output.discard()
+
+
+class Writer:
+    """A thread that writes the batches of one lot after the other."""
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[tuple[LotOutput, Batch | None, Sequence[Any]] | None] = queue.Queue(_BATCHES)
+        self._open: list[LotOutput] = []
+        self._waiting = 0  # bytes of images
+        self._less = threading.Condition()
         self._error: BaseException | None = None
         self._aborted = threading.Event()
         self._thread = threading.Thread(target=self._run, name="write", daemon=True)
@@ -48,56 +83,64 @@ class Writer:
             self._aborted.set()
         self._put(None)
         self._thread.join()
-        for output in self._outputs.values():
-            output.discard()
+        for lot in self._open:
+            lot.discard()
         if kind is None:
-            self._raise()
+            self.check()
 
-    def put(self, batch: Batch, texts: Sequence[Any]) -> None:
+    def put(self, lot: LotOutput, batch: Batch, texts: Sequence[Any]) -> None:
         """Write a batch, soon.
 
         Args:
+            lot: that it belongs to.
             batch: in the order of the input.
             texts: of each of its images.
 
         Raises:
             VlkitError: an earlier batch could not be written.
         """
-        self._put((batch, texts))
-        self._raise()
+        size = batch.image_bytes
+        with self._less:
+            while self._waiting and self._waiting + size > _BYTES and self._thread.is_alive():
+                self._less.wait(_LOOK_SECONDS)
+            self._waiting += size
+        self._put((lot, batch.without_pixels(), texts))
+        self.check()
 
-    def _put(self, entry: tuple[Batch, Sequence[Any]] | None) -> None:
+    def end(self, lot: LotOutput) -> None:
+        """There are no more batches of this lot."""
+        self._put((lot, None, ()))
+
+    def check(self) -> None:
+        """Look whether all could be written so far.
+
+        Raises:
+            VlkitError: it could not.
+        """
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _put(self, entry: tuple[LotOutput, Batch | None, Sequence[Any]] | None) -> None:
         while self._thread.is_alive():
             try:
                 return self._queue.put(entry, timeout=_LOOK_SECONDS)
             except queue.Full:
                 continue
 
-    def _raise(self) -> None:
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-
     def _run(self) -> None:
         try:
             while (entry := self._queue.get()) is not None and not self._aborted.is_set():
-                self._write(*entry)
+                lot, batch, texts = entry
+                if lot not in self._open:
+                    self._open.append(lot)
+                if batch is not None:
+                    lot.write(batch, texts, self._aborted.is_set)
+                    with self._less:
+                        self._waiting -= batch.image_bytes
+                        self._less.notify()
+                else:
+                    self._open.remove(lot)
+                    lot.ended()
         except BaseException as error:  # raised where batches are put
             self._error = error
-
-    def _write(self, batch: Batch, texts: Sequence[Any]) -> None:
-        found = iter(texts)
-        for event in batch.events:
-            own = next(found) if isinstance(event, Ready) else ()
-            if event.shard not in self._todo or self._aborted.is_set():
-                continue
-            output = self._outputs.get(event.shard)
-            if output is None:
-                output = self._outputs[event.shard] = self._open(event.shard)
-            if isinstance(event, Ready):
-                output.add(event.item, own)
-            elif isinstance(event, Turned):
-                output.refuse(event.refused)
-            elif isinstance(event, End):
-                self._finished(event.shard, output.finish(event.images, event.texts))
-                del self._outputs[event.shard]
