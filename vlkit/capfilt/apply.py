@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -90,7 +92,8 @@ def _cut_all(source: Place, output: Place, names: list[str], decision: Decision,
             yield name
         return
     # Not forked: the caller may have threads, of torch for one.
-    pool = ProcessPoolExecutor(min(workers, len(names)), multiprocessing.get_context("spawn"))
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(names)), spawn, initializer=_end_with_parent)
     try:
         futures = [pool.submit(_cut_elsewhere, source.url, output.url, name, decision) for name in names]
         for name, future in zip(names, futures):
@@ -98,6 +101,18 @@ def _cut_all(source: Place, output: Place, names: list[str], decision: Decision,
             yield name
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """The processes of a pool would wait for work for ever if the one that started them was killed."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 def _cut_elsewhere(source: str, output: str, name: str, decision: Decision) -> None:

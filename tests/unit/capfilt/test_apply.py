@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from dataclasses import asdict
 
 import pytest
@@ -156,6 +158,20 @@ def test_several_processes_write_the_same(tmp_path):
     source = write_output(tmp_path / "first", SHARDS, LOOSE)
     apply(source, tmp_path / "cut", STRICT, workers=2)
     assert results(tmp_path / "cut") == results(write_output(tmp_path / "wanted", SHARDS, STRICT))
+
+
+def test_killed_it_leaves_no_process_and_goes_on(tmp_path):
+    source = write_output(tmp_path / "first", [shape_entries(n, 40) for n in range(8)], LOOSE)
+    command = [sys.executable, "-m", "vlkit", "capfilt", "apply", str(source), "--output", str(tmp_path / "cut")]
+    process = subprocess.Popen([*command, "--threshold", "0.8", "--workers", "2"], stdout=subprocess.PIPE)
+    assert b"shard part-000 is cut" in process.stdout.readline()
+    process.kill()
+    process.stdout.read()  # ends when the last process ends that could write to it
+    process.wait()
+    assert not (tmp_path / "cut" / "summary.json").exists()
+    assert main([*command[3:], "--threshold", "0.8"]) == 0
+    apply(source, tmp_path / "wanted", Decision(threshold=0.8))
+    assert results(tmp_path / "cut") == results(tmp_path / "wanted")
 
 
 def test_outputs_may_lie_on_an_object_store(tmp_path):
