@@ -168,7 +168,6 @@ def test_killed_it_leaves_no_process_and_goes_on(tmp_path):
     process.kill()
     process.stdout.read()  # ends when the last process ends that could write to it
     process.wait()
-    assert not (tmp_path / "cut" / "summary.json").exists()
     assert main([*command[3:], "--threshold", "0.8"]) == 0
     apply(source, tmp_path / "wanted", Decision(threshold=0.8))
     assert results(tmp_path / "cut") == results(tmp_path / "wanted")
