@@ -108,7 +108,8 @@ def _known(done: Mapping[str, Record]) -> dict[str, dict[str | None, float]]:
 def _cell(value: str | None, known: Mapping[str, dict[str | None, float]]) -> dict[str, Any]:
     found = known.get(value or "", {})
     scores = [score for score in found.values() if score is not None]
-    cell: dict[str, Any] = {"value": value, "score": statistics.fmean(scores) if scores else None}
+    mean = statistics.fmean(scores) if len(scores) > 1 else next(iter(scores), None)
+    cell: dict[str, Any] = {"value": value, "score": mean}
     if found and None not in found:
         cell["deviation"] = statistics.stdev(scores) if len(scores) > 1 else None
         cell["seeds"] = dict(found)
@@ -121,7 +122,9 @@ def _mean(cell: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Four places, or more digits for what is large."""
+    """Four places, or more digits for what is large; numbers of things as they are."""
     if value is None:
         return "-"
+    if isinstance(value, int):
+        return str(value)
     return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.6g}"

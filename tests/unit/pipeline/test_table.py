@@ -45,7 +45,7 @@ def test_the_grid_says_it_in_words():
         ["t", "R", "C"],
         ["first", "0.3000 ± 0.1414", "25000 ± 7071.0678"],
         ["second", "0.5000", "-"],
-        ["data", "7.0000", "-"],
+        ["data", "7", "-"],
     ]
     assert TABLE.seeds_grid("t", rows) == [
         ["t", "R, seed 0", "R, seed 1", "C, seed 0", "C, seed 1"],
