@@ -135,14 +135,16 @@ class Claims:
         with self._lock:
             if lot not in self._held:
                 return
-            owner = _owner(self._read(_name(lot)))
-            if owner != self.owner:
-                if owner:
-                    logger.warning("another worker took over %s; both write the same.", lot)
+            name = _name(lot)
+            if not self.place.exists(name):  # all is done, and somebody cleared up
+                del self._held[lot]
+                return
+            if _owner(self.place.read_bytes(name)) != self.owner:
+                logger.warning("another worker took over %s; both write the same.", lot)
                 del self._held[lot]
                 return
             self._held[lot] += 1
-            self.place.write_bytes(_name(lot), self._content(self._held[lot]))
+            self.place.write_bytes(name, self._content(self._held[lot]))
 
 
 def _name(lot: str) -> str:

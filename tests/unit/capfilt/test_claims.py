@@ -43,19 +43,19 @@ def test_taken_and_given_back(place):
 
 
 def test_on_an_object_store(tmp_path):
-    with Place("memory://claims/out") as place, Claims(place, 0.4) as first, Claims(place, 0.4) as second:
+    with Place("memory://claims/out") as place, Claims(place, 1.0) as first, Claims(place, 1.0) as second:
         assert first.take("a")
         assert not second.take("a")
-        time.sleep(0.8)
+        time.sleep(1.3)
         assert not second.take("a")  # it was refreshed
         first.release("a")
         assert second.take("a")
 
 
 def test_a_living_owner_keeps_its_claim_longer_than_the_lease(place):
-    with Claims(place, 0.4) as first, Claims(place, 0.4) as second:
+    with Claims(place, 1.0) as first, Claims(place, 1.0) as second:
         assert first.take("a")
-        until = time.monotonic() + 1.2
+        until = time.monotonic() + 1.5
         while time.monotonic() < until:
             assert not second.take("a")
             time.sleep(0.05)
@@ -151,19 +151,20 @@ def test_who_lost_its_claim_leaves_the_new_owner_alone(place, caplog):
     assert place.read_bytes("claims/a.json") == content
 
 
-def test_refreshing_survives_a_failing_storage(place, caplog, monkeypatch):
+@pytest.mark.parametrize("failing", ["read_bytes", "write_bytes"])
+def test_refreshing_survives_a_failing_storage(place, caplog, monkeypatch, failing):
     with Claims(place, 0.4) as claims:
         assert claims.take("a")
-        write, failures = place.write_bytes, []
+        works, failures = getattr(place, failing), []
 
-        def fail(name, data):
+        def fail(name, *data):
             failures.append(name)
             raise RuntimeError("503 slow down")
 
-        monkeypatch.setattr(place, "write_bytes", fail)
+        monkeypatch.setattr(place, failing, fail)
         while len(failures) < 2:
             time.sleep(0.01)
-        monkeypatch.setattr(place, "write_bytes", write)
+        monkeypatch.setattr(place, failing, works)
         time.sleep(0.3)
         assert place.age("claims/a.json") < 0.25
     assert "the claim on a could not be refreshed (503 slow down)" in caplog.text
