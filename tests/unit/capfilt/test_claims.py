@@ -166,7 +166,7 @@ def test_refreshing_survives_a_failing_storage(place, caplog, monkeypatch, faili
             time.sleep(0.01)
         monkeypatch.setattr(place, failing, works)
         time.sleep(0.3)
-        assert place.age("claims/a.json") < 0.25
+        assert place.age("claims/a.json") < 0.45
     assert "the claim on a could not be refreshed (503 slow down)" in caplog.text
 
 
