@@ -81,5 +81,5 @@ def test_the_calls_of_all_heads():
 def test_commands_named_are_there():
     from vlkit.cli import COMMANDS
 
-    named = set(re.findall(r"vlkit ((?:capfilt )?[a-z]+)\b", README))
-    assert set(COMMANDS) <= named
+    missing = [name for name in COMMANDS if not re.search(rf"\bvlkit {name}\b", README)]
+    assert not missing
