@@ -72,7 +72,7 @@ def test_the_calls_of_all_heads():
     for code in (block("python", "load_model_and_preprocess("), block("python", "vqa.predict_answers")):
         exec(code, known)
         for line in code.splitlines():
-            call, _, told = line.partition("  # [\"")
+            call, _, told = line.partition('  # ["')
             if told:
                 assert eval(call, known) == json.loads(f'["{told}'), line
     assert len(known["session"].history) == 1

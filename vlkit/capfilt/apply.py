@@ -21,7 +21,6 @@ from vlkit.capfilt.inputs import Item
 from vlkit.capfilt.place import Place
 from vlkit.capfilt.shard_output import DONE, DROPPED, KEPT, TABLES, RoundedText, ShardOutput, write_summary
 from vlkit.capfilt.stored import RECORD, StoredImage, StoredOutput, StoredShard
-from vlkit.capfilt.tables import check_parquet
 from vlkit.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -46,7 +45,6 @@ def apply(source: str | Path, output: str | Path, decision: Decision, workers: i
         ConfigError: ``output`` is ``source`` or holds something else, or ``decision`` needs what was not stored.
         DataError: ``source`` is no output, or damaged.
     """
-    check_parquet()
     if workers < 1:
         raise ConfigError(f"workers: {workers} given; 1 or more processes allowed.")
     with Place(source) as place, Place(output) as target:

@@ -20,7 +20,6 @@ from vlkit.capfilt.place import Place
 from vlkit.capfilt.reading import Ready
 from vlkit.capfilt.shard_output import SUMMARY
 from vlkit.capfilt.sources import find_inputs
-from vlkit.capfilt.tables import check_parquet
 from vlkit.config.load import Config, load_config
 from vlkit.config.yamlfile import dump_yaml
 from vlkit.errors import ConfigError, VlkitError
@@ -140,8 +139,6 @@ class Job:
             ConfigError: everything that is wrong.
         """
         problems, file = Problems(), self.file
-        with problems.of("tables"):
-            check_parquet()
         with problems.of(self._at("input")):
             shards = find_inputs(file.input)
         with problems.of(""):  # these say themselves where

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from vlkit.capfilt.texts import Fault, parsed
-from vlkit.errors import MissingDependency
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
 _BLOCK = 1 << 16  # bytes read at once
@@ -150,10 +149,8 @@ def _elements(stream: IO[bytes], place: int, limit: int) -> Iterator[tuple[int, 
 
 
 def _parquet(stream: IO[bytes]) -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingDependency("pyarrow", "a list in Parquet", "capfilt") from error
+    import pyarrow.parquet
+
     try:
         return pyarrow.parquet.ParquetFile(stream)
     except Exception as error:  # on a damaged file pyarrow raises nearly everything

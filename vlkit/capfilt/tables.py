@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from vlkit.errors import MissingDependency
-
 COLUMNS = {
     "key": "string",
     "index": "int64",
@@ -38,11 +36,10 @@ def write_table(file: str | Path | IO[bytes], columns: Mapping[str, Sequence[Any
     Args:
         file: where to.
         columns: of equal length, those of :data:`COLUMNS`.
-
-    Raises:
-        MissingDependency: pyarrow is not installed.
     """
-    pyarrow, parquet = _arrow()
+    import pyarrow
+    from pyarrow import parquet
+
     fields = [pyarrow.field(name, getattr(pyarrow, kind + "_" * (kind == "bool"))()) for name, kind in COLUMNS.items()]
     arrays = [pyarrow.array(columns[field.name], field.type) for field in fields]
     table = pyarrow.Table.from_arrays(arrays, schema=pyarrow.schema(fields))
@@ -50,29 +47,8 @@ def write_table(file: str | Path | IO[bytes], columns: Mapping[str, Sequence[Any
 
 
 def read_table(file: str | Path | IO[bytes]) -> dict[str, list[Any]]:
-    """The columns of a table, scores as they were compared with thresholds when it was written.
+    """The columns of a table, scores as they were compared with thresholds when it was written."""
+    from pyarrow import parquet
 
-    Raises:
-        MissingDependency: pyarrow is not installed.
-    """
-    _, parquet = _arrow()
     columns = parquet.read_table(file, columns=list(COLUMNS)).to_pydict()
     return columns | {name: [rounded(score) for score in columns[name]] for name in SCORES}
-
-
-def check_parquet() -> None:
-    """Look whether tables can be written here.
-
-    Raises:
-        MissingDependency: pyarrow is not installed.
-    """
-    _arrow()
-
-
-def _arrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingDependency("pyarrow", "the tables of CapFilt", "capfilt") from error
-    return pyarrow, parquet

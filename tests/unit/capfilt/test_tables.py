@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
 import io
 
-import pytest
-
-from vlkit.capfilt.tables import COLUMNS, check_parquet, read_table, rounded, write_table
-from vlkit.errors import MissingDependency
+from vlkit.capfilt.tables import COLUMNS, read_table, rounded, write_table
 
 
 def rows() -> dict[str, list]:
@@ -47,16 +43,3 @@ def test_an_empty_table_has_its_columns():
     file = io.BytesIO()
     write_table(file, {name: [] for name in COLUMNS})
     assert read_table(file) == {name: [] for name in COLUMNS}
-
-
-def test_without_pyarrow_the_extra_is_named(monkeypatch):
-    real = builtins.__import__
-
-    def refuse(name, *args, **kwargs):
-        if name == "pyarrow":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(MissingDependency, match=r"pip install 'vlkit\[capfilt\]'"):
-        check_parquet()

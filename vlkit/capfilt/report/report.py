@@ -20,7 +20,6 @@ from vlkit.capfilt.report.purity import purity
 from vlkit.capfilt.report.repeats import Repeats
 from vlkit.capfilt.report.survey import COLUMNS, Survey, image_starts
 from vlkit.capfilt.stored import StoredOutput
-from vlkit.capfilt.tables import check_parquet
 from vlkit.errors import ConfigError, DataError
 
 FOLDER = "report"
@@ -48,7 +47,6 @@ def write_report(source: str | Path, output: str | Path | None = None, examples:
     """
     if examples < 0:
         raise ConfigError(f"examples: {examples} given; 0 or more allowed.")
-    check_parquet()
     with Place(source) as place, Place(f"{place}/{FOLDER}" if output is None else output) as target:
         found = look(StoredOutput.open(place), examples)
         told, drawn, picture = numbers(found), charts(found), io.BytesIO()

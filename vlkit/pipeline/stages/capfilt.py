@@ -11,7 +11,6 @@ from vlkit.capfilt.job import Job
 from vlkit.capfilt.job_file import NEUTRAL
 from vlkit.capfilt.run import run_job
 from vlkit.capfilt.sources import find_inputs
-from vlkit.capfilt.tables import check_parquet
 from vlkit.config.load import Config
 from vlkit.errors import ConfigError
 from vlkit.experiment import Problems
@@ -59,8 +58,6 @@ class CapFiltStage(Stage):
     def _look(self, awaited: Awaited, problems: Problems) -> None:
         """Look at what is there already."""
         file, origin = self.job.file, self.config.origin
-        with problems.of("tables"):
-            check_parquet()
         if not awaited.holds(self.config.data["input"]):
             with problems.of(origin("input")):
                 find_inputs(file.input)
