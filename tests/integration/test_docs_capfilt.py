@@ -62,6 +62,17 @@ def test_the_folders_are_those_of_the_page(folder):
     assert names == {*SUFFIXES, *re.findall(r"^      (\w+\.json) ", PAGE, re.MULTILINE)}
 
 
+def test_a_job_is_checked_without_writing(folder, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(folder)
+    job, out = "docs/examples/capfilt/job.yaml", tmp_path / "out"
+    assert main(["check", job, "--output", str(out)]) == 0
+    assert "nothing wrong was found" in capsys.readouterr().out
+    assert not out.exists()
+    for wrong in (["--variant", "short"], ["--checkpoint", "x"], ["model.captioner.weights=nowhere.pth"]):
+        assert main(["check", job, *wrong]) == 2
+    assert "nowhere.pth" in capsys.readouterr().err
+
+
 def test_the_python_of_the_page(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     (code,) = BLOCKS["python"]

@@ -20,6 +20,7 @@ from vlkit.capfilt.place import Place
 from vlkit.capfilt.reading import Ready
 from vlkit.capfilt.shard_output import SUMMARY
 from vlkit.capfilt.sources import find_inputs
+from vlkit.capfilt.stored import RECORD
 from vlkit.config.load import Config, load_config
 from vlkit.config.yamlfile import dump_yaml
 from vlkit.errors import ConfigError, VlkitError
@@ -27,9 +28,6 @@ from vlkit.experiment import Problems
 from vlkit.nested_models import build_with_models, image_processors, model_weights
 from vlkit.runner.device import autocast, choose_device
 from vlkit.runner.output import differences, plain
-
-RECORD = "capfilt.json"
-"""File of the output that says what job it is of."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlkit.capfilt.inputs import InputOptions
-from vlkit.config.load import Config
+from vlkit.config.load import Config, read_tree
 from vlkit.config.parts import ModelPart, Part, model_part, task_part
 from vlkit.config.schema import Positive, PositiveInt, WholeNumber
 from vlkit.config.sections import Sections
@@ -84,6 +84,15 @@ class JobFile:
             "input": asdict(self.input),
             "run": run,
         }
+
+
+def is_job(path: str | Path) -> bool:
+    """Whether the file is of a CapFilt job rather than of a run.
+
+    Raises:
+        ConfigError: it is missing or not YAML.
+    """
+    return "input" in read_tree(path)[1].data
 
 
 def check_job(config: Config) -> JobFile:

@@ -5,12 +5,11 @@ backward, a batch of each evaluation set. Also says how much memory and disk spa
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from typing import TYPE_CHECKING
 
 from vlkit.cli.terminal import log_lines, say
-from vlkit.cli.train import add_run_file
+from vlkit.cli.train import add_run_file, overrides_of
 
 if TYPE_CHECKING:
     from vlkit.rehearsal import Report
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The file and what is changed in it."""
-    add_run_file(parser, "run file or pipeline file")
+    add_run_file(parser, "run file, pipeline file or job file of vlkit capfilt")
     parser.add_argument("--checkpoint", metavar="PATH", help="weights to evaluate")
     parser.add_argument("--variant", metavar="NAME", help="of a pipeline")
     parser.add_argument("--output", metavar="DIR", help="where the run would write")
@@ -26,11 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a short report, or raise all problems."""
+    from vlkit.capfilt.job_file import is_job
     from vlkit.pipeline import is_pipeline
 
     with log_lines():
         if is_pipeline(args.file):
             reports = _pipeline(args)
+        elif is_job(args.file):
+            reports = _job(args)
         else:
             reports = {"": _run_file(args)}
     for name, report in reports.items():
@@ -42,18 +44,33 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_file(args: argparse.Namespace) -> Report:
     from vlkit.config.load import load_config
-    from vlkit.errors import ConfigError
     from vlkit.experiment import Experiment
     from vlkit.rehearsal import rehearse
 
-    if args.variant:
-        raise ConfigError(f"--variant {args.variant}: {args.file} is a run file; only pipelines have variants.")
-    output = [f"run.output_dir={json.dumps(args.output)}"] if args.output else []
-    config = load_config(args.file, [*args.overrides, *output])
+    _refuse_variant(args)
+    config = load_config(args.file, overrides_of(args))
     datasets = config.data.get("datasets")
     training = "optim" in config.data or not isinstance(datasets, dict) or "train" in datasets
     experiment = Experiment.of(config, training and args.checkpoint is None)
     return rehearse(experiment, args.checkpoint, world_size=int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def _job(args: argparse.Namespace) -> dict[str, Report | None]:
+    from vlkit.capfilt.job import Job
+    from vlkit.errors import ConfigError
+
+    _refuse_variant(args)
+    if args.checkpoint:
+        raise ConfigError("--checkpoint: the models of a job name their weights themselves, model.captioner.weights.")
+    Job.open(args.file, overrides_of(args)).prepare()
+    return {"": None}
+
+
+def _refuse_variant(args: argparse.Namespace) -> None:
+    from vlkit.errors import ConfigError
+
+    if args.variant:
+        raise ConfigError(f"--variant {args.variant}: only pipelines have variants, and {args.file} is none.")
 
 
 def _pipeline(args: argparse.Namespace) -> dict[str, Report | None]:
