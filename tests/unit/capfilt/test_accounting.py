@@ -37,6 +37,7 @@ def example() -> Counts:
 
 def test_what_adds_up_is_accepted():
     example().check(images=6, texts=4)
+    assert example().annotated == 4  # 3 kept and 1 dropped
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.assets.tars import write_tar
 from vlkit.datasets.loading import BAD, TrainLoader
 from vlkit.datasets.mixture import Mixture
 from vlkit.datasets.tar_index import index_of, scan
@@ -52,12 +53,7 @@ def shard(path: Path, samples: list[dict]) -> Path:
 
 
 def plain_tar(path: Path, members: list[tuple[str, bytes]], format: int = tarfile.USTAR_FORMAT) -> Path:
-    with tarfile.open(path, "w", format=format) as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
+    return write_tar(path, members, format)
 
 
 def captioned(first: int, count: int) -> list[dict]:
