@@ -16,9 +16,10 @@ from vlkit.capfilt.inputs import Refused
 from vlkit.capfilt.place import Place
 from vlkit.capfilt.shard_output import DONE, DROPPED, KEPT, LEDGER, SUFFIXES, TABLES, file_name
 from vlkit.capfilt.tables import COLUMNS
+from vlkit.datasets.shard_files import CAPFILT_RECORD
 from vlkit.errors import DataError
 
-RECORD = "capfilt.json"
+RECORD = CAPFILT_RECORD
 _BATCH_ROWS = 1 << 15
 
 

@@ -161,14 +161,14 @@ class _Loader:
     def stage(self, index: int, spot: Spot, earlier: dict[str, Spot], layers: list[Layer], given: list[str]) -> Stage:
         kind, entry = KINDS[self.entries.stages[index].command], self.entries.stages[index]
         written = self.root.value["stages"].value[index].value["config"]
-        settings = [(key, Node(value, Place(None))) for key, value in kind.settings(spot.folder).items()]
+        folder = (kind.folder_key, Node(str(spot.folder), Place(None)))
         key = kind.seed_key if spot.seed is not None and not _sets_seed(entry) else None
         seed = [(key, Node(spot.seed, Place(None)))] if key else []
         context: dict[str, Any] = {"stages": {name: str(each.folder) for name, each in earlier.items()}}
         if spot.seed is not None:
             context["seed"] = spot.seed
         root = written.value if isinstance(written.value, str) else written
-        config = load_nested(root, self.path, [*seed, *layers, *settings], given, context)
+        config = load_nested(root, self.path, [*seed, *layers, folder], given, context)
         after = tuple(each.key for each in earlier.values() if mentions(config.data, str(each.folder)))
         return kind(replace(spot, after=after), config)
 

@@ -71,7 +71,7 @@ class BlipPretrain(BlipContrastive):
         gather: contrast with the pairs of all processes, so that a run does not depend on their number. False: only
             with this process's and the queue, as the original.
         share: what text encoder and decoder have in common: "all_but_self_attention", "all_but_cross_attention", "all"
-            or "none" (Paper: table 3). Whatever is shared, embeddings and feed-forward layers are.
+            or "none" (Paper: table 3). All but "none" share embeddings and feed-forward layers.
     """
 
     prompt = ""  # captions begin with none

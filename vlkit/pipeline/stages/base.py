@@ -56,6 +56,8 @@ class Stage(ABC):
 
     command: ClassVar[str]
     """What a pipeline file calls it."""
+    folder_key: ClassVar[str] = "run.output_dir"
+    """Key path over which the stage's folder is laid."""
     seed_key: ClassVar[str | None] = "run.seed"
     """Key path over which the seed of the pipeline is laid."""
     in_every_process: ClassVar[bool] = False
@@ -65,11 +67,6 @@ class Stage(ABC):
         self.config = config
         self.key, self.name, self.folder, self.after = spot.key, spot.name, spot.folder, spot.after
         self.alone = spot.alone
-
-    @staticmethod
-    def settings(folder: Path) -> dict[str, Any]:
-        """Key paths and values that the pipeline lays over the configuration of a stage."""
-        return {"run.output_dir": str(folder)}
 
     @property
     def device(self) -> str:

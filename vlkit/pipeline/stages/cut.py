@@ -39,15 +39,12 @@ class CutStage(Stage):
     """Does what ``vlkit capfilt apply`` does; ``kept/`` in its folder holds the shards."""
 
     command = "cut"
+    folder_key = "output_dir"
     seed_key = None
 
     def __init__(self, spot: Spot, config: Config):
         super().__init__(spot, config)
         self.entries: CutEntries = build(CutEntries, config.data, "", config.origin)
-
-    @staticmethod
-    def settings(folder: Path) -> dict[str, Any]:
-        return {"output_dir": str(folder)}
 
     def problems(self, awaited: Awaited, folder_freed: bool) -> list[str]:
         return source_problems(self.entries.source, self.config, awaited)

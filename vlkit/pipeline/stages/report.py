@@ -35,15 +35,12 @@ class ReportStage(Stage):
     """Does what ``vlkit capfilt report`` does; numbers, page and picture lie in its folder."""
 
     command = "report"
+    folder_key = "output_dir"
     seed_key = None
 
     def __init__(self, spot: Spot, config: Config):
         super().__init__(spot, config)
         self.entries: ReportEntries = build(ReportEntries, config.data, "", config.origin)
-
-    @staticmethod
-    def settings(folder: Path) -> dict[str, Any]:
-        return {"output_dir": str(folder)}
 
     def problems(self, awaited: Awaited, folder_freed: bool) -> list[str]:
         return source_problems(self.entries.source, self.config, awaited)

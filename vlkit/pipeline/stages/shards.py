@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from vlkit.awaited import Awaited
@@ -18,15 +17,12 @@ class ShardsStage(Stage):
     """Does what ``vlkit shards`` does; the shards lie in its folder."""
 
     command = "shards"
+    folder_key = "output_dir"
     seed_key = None
 
     def __init__(self, spot: Spot, config: Config):
         super().__init__(spot, config)
         self.job = ShardsJob.of(config)
-
-    @staticmethod
-    def settings(folder: Path) -> dict[str, Any]:
-        return {"output_dir": str(folder)}
 
     def problems(self, awaited: Awaited, folder_freed: bool) -> list[str]:
         if awaited.holds(self.config.data["dataset"]):
