@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
+from vlkit.bench.memory import measure_peak
 from vlkit.io import atomic_write
 
 
@@ -18,12 +21,17 @@ class Row:
 
     Args:
         work: what was done.
-        dtype: fp32 or bf16.
+        dtype: of ours, fp32 or bf16.
         ours_s: seconds, median.
         peer: the other implementation and its version.
         peer_s: its seconds, median.
         ratio: ``peer_s / ours_s``.
         outputs_equal: whether both gave the same.
+        wanted: least ratio; None: any.
+        ours_mib: peak memory of ours over what was in use before, as :func:`vlkit.bench.memory.measure_peak` says.
+        peer_mib: that of the other.
+        gflops: GFLOP/s of ours; None: not counted.
+        note: what else there is to say.
     """
 
     work: str
@@ -33,6 +41,11 @@ class Row:
     peer_s: float
     ratio: float
     outputs_equal: bool
+    wanted: float | None = None
+    ours_mib: float | None = None
+    peer_mib: float | None = None
+    gflops: float | None = None
+    note: str = ""
 
 
 def compare(
@@ -43,38 +56,95 @@ def compare(
     theirs: Callable[[], Any],
     equal: Callable[[Any, Any], bool],
     repeat: int = 3,
+    *,
+    wanted: float | None = None,
+    flop: float | None = None,
 ) -> Row:
-    """Run both once to warm up and to check their outputs, then ``repeat`` times in turn, so that a machine whose speed
-    drifts slows both.
+    """Run both once to warm up, to check their outputs and for their peak memory; then ``repeat`` times in turn, so
+    that a machine whose speed drifts slows both.
 
     Args:
         work, dtype, peer: for the row.
         ours, theirs: what to time; each returns its output.
         equal: compares the outputs.
         repeat: timed runs of each.
+        wanted: least ratio, for the row.
+        flop: floating-point operations of one run of ours.
     """
-    same = equal(ours(), theirs())
-    times: dict[Callable[[], Any], list[float]] = {ours: [], theirs: []}
-    for _ in range(repeat):
-        for run, taken in times.items():
-            start = time.perf_counter()
-            run()
-            taken.append(time.perf_counter() - start)
-    mine, other = statistics.median(times[ours]), statistics.median(times[theirs])
-    return Row(work, dtype, round(mine, 4), peer, round(other, 4), round(other / mine, 2), same)
+    mine, ours_mib = measure_peak(ours)
+    other, peer_mib = measure_peak(theirs)
+    same = bool(equal(mine, other))
+    del mine, other
+    taken: list[tuple[float, float]] = [(seconds(ours), seconds(theirs)) for _ in range(repeat)]
+    ours_s, peer_s = (statistics.median(times) for times in zip(*taken, strict=True))
+    return Row(
+        work,
+        dtype,
+        round(ours_s, 4),
+        peer,
+        round(peer_s, 4),
+        round(peer_s / ours_s, 2),
+        same,
+        wanted,
+        None if ours_mib is None else round(ours_mib, 1),
+        None if peer_mib is None else round(peer_mib, 1),
+        None if flop is None else round(flop / ours_s / 1e9, 1),
+    )
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    """How long ``run`` takes, until the GPU (where there is one at work) has done it all."""
+    _finish()
+    start = time.perf_counter()
+    run()
+    _finish()
+    return time.perf_counter() - start
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as Markdown."""
-    lines = ["| work | dtype | vlkit (s) | peer | peer (s) | ratio | outputs |", "|---|---|---|---|---|---|---|"]
-    for row in rows:
-        outputs = "equal" if row.outputs_equal else "DIFFER"
-        cells = (row.work, row.dtype, f"{row.ours_s:.3f}", row.peer, f"{row.peer_s:.3f}", f"{row.ratio:.2f}", outputs)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    """The rows as Markdown; a ratio below what is wanted says so. Columns that are empty in all rows are left out."""
+    columns: dict[str, Callable[[Row], str]] = {
+        "work": lambda row: row.work,
+        "dtype": lambda row: row.dtype,
+        "vlkit (s)": lambda row: f"{row.ours_s:.3f}",
+        "peer": lambda row: row.peer,
+        "peer (s)": lambda row: f"{row.peer_s:.3f}",
+        "ratio": _ratio,
+        "wanted": lambda row: _number(row.wanted, 2),
+        "GFLOP/s": lambda row: _number(row.gflops, 0),
+        "vlkit (MiB)": lambda row: _number(row.ours_mib, 0),
+        "peer (MiB)": lambda row: _number(row.peer_mib, 0),
+        "outputs": lambda row: "equal" if row.outputs_equal else "DIFFER",
+        "note": lambda row: row.note,
+    }
+    cells = {name: [cell(row) for row in rows] for name, cell in columns.items()}
+    cells = {name: column for name, column in cells.items() if any(column)}
+    lines = [f"| {' | '.join(cells)} |", "|---" * len(cells) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in zip(*cells.values(), strict=True))])
 
 
-def write_json(rows: Sequence[Any], path: str) -> None:
-    """Rows (dataclasses) as a JSON list."""
+def write_json(rows: Sequence[Any], path: str, machine: Mapping[str, Any] | None = None) -> None:
+    """Rows (dataclasses) as a JSON list.
+
+    Args:
+        rows: what to write.
+        path: of the file.
+        machine: stands in every row, so that a row out of a file says where it was measured.
+    """
+    told = {} if machine is None else {"machine": dict(machine)}
     with atomic_write(path, "w") as file:
-        json.dump([asdict(row) for row in rows], file, indent=1)
+        json.dump([asdict(row) | told for row in rows], file, indent=1)
+
+
+def _finish() -> None:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def _ratio(row: Row) -> str:
+    below = row.wanted is not None and row.ratio < row.wanted
+    return f"{row.ratio:.2f} (< {row.wanted:.2f})" if below else f"{row.ratio:.2f}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
