@@ -12,7 +12,7 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from vlkit.bench.compare import Row
 from vlkit.capfilt.batches import Batch, Plan, batches, lots_of
 from vlkit.capfilt.job import Job
 from vlkit.capfilt.place import Place
@@ -94,6 +95,24 @@ def capfilt_speeds(images: int = 4096, repeat: int = 3, model: Mapping[str, Any]
             each.two = max(mine[1], other[1]) - min(mine[0], other[0])
         outputs = {_digest(output) for output in Path(folder).glob("output-*")}
     return _speeds(images, rounds, texts_equal, len(outputs) == 1)
+
+
+def capfilt_rows(images: int = 4096, repeat: int = 3) -> Iterator[Row]:
+    """The figures that are compared with others, as rows of the whole table: seconds for all the images."""
+    for speed in capfilt_speeds(images, repeat):
+        if speed.ratio is not None:
+            ours_s = images / speed.images_per_s
+            peer_s = round(ours_s * speed.ratio, 4)
+            yield Row(
+                f"CapFilt, {images} images: {speed.work}",
+                "fp32",
+                round(ours_s, 4),
+                speed.beside,
+                peer_s,
+                round(speed.ratio, 2),
+                speed.outputs_equal,
+                speed.wanted,
+            )
 
 
 def report(speeds: Sequence[Speed]) -> str:

@@ -42,6 +42,8 @@ def on_cuda() -> bool:
 
 def _set_back() -> float | None:
     """Set the high-water mark to what is resident now, and say what that is."""
+    if not _CLEAR.exists():
+        return None
     try:
         _return_unused()
         _CLEAR.write_text(_RESET_PEAK)

@@ -1,6 +1,6 @@
-"""Measure speed beside another implementation: same weights, same run, outputs compared.
+"""Measure speed beside other implementations: same weights, same run, outputs compared.
 
-`capfilt` compares the engine of CapFilt with its own models alone, and two processes with one.
+Without a name the whole table. `growth` stands apart: how time and memory grow with the work, as plots.
 """
 
 from __future__ import annotations
@@ -8,42 +8,160 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from vlkit.errors import VlkitError, did_you_mean
 
 if TYPE_CHECKING:
     from vlkit.bench.compare import Row
 
-WORKS = ("caption", "retrieval", "vqa", "video")
-CAPFILT = "capfilt"
+PARTS = {
+    "encoder": "the image encoder",
+    "caption": "captioning by beam search",
+    "retrieval": "re-ranking of images and texts",
+    "evaluation": "a whole evaluation of retrieval",
+    "vqa": "ranking the answers to questions",
+    "video": "re-ranking of videos",
+    "pretrain": "a step of pre-training",
+    "data": "augmentation and rendering",
+    "capfilt": "the engine of CapFilt, beside its models alone and in two processes (on the CPU)",
+}
+"""Parts of the whole table, in its order."""
+GROWTH = "growth"
+_BATCHES = {"cpu": (1, 4), "cuda": (1, 64)}
+_DTYPES = {"cpu": ("fp32", "bf16"), "cuda": ("bf16",)}
+_CAPFILT_IMAGES = {"base": 4096, "tiny": 64}
+# Where the package has another name than its module, or an extra brings it.
+_INSTALL = {"cv2": "'vlkit[bench]'", "PIL": "pillow"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to measure."""
-    parser.add_argument("work", nargs="?", choices=[*WORKS, CAPFILT], help=f"one part; default: all but {CAPFILT}")
+    parts = "; ".join(f"{name}: {told}" for name, told in PARTS.items())
+    parser.add_argument("work", nargs="?", metavar="NAME", help=f"one part ({parts}), or {GROWTH}; default: all parts")
     parser.add_argument("--json", metavar="FILE", help="write the rows as a JSON list too")
     parser.add_argument("--size", choices=["base", "tiny"], default="base", help="tiny only shows that it runs")
-    parser.add_argument("--dtype", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 4], help="images at a time, for caption")
+    parser.add_argument("--dtype", nargs="+", choices=["fp32", "bf16"], help="default: both; on a GPU bf16")
+    parser.add_argument(
+        "--batch", nargs="+", type=int, help="images at a time, for encoder and caption; default: 1 4; on a GPU 1 64"
+    )
     parser.add_argument("--repeat", type=int, default=3, help="timed runs of each; the median counts")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--images", type=int, default=4096, help="in the shards, for capfilt")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--threads", type=int, help="of torch, on the CPU; default: its own choice")
+    parser.add_argument("--images", type=int, help="in the shards, for capfilt; default: 4096")
+    parser.add_argument("--out", metavar="FOLDER", default=GROWTH, help=f"for {GROWTH}: where plots and JSON go")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table; 1 when outputs differ."""
-    from vlkit.bench.compare import table, write_json
-
-    if args.work == CAPFILT:
+    if args.work is not None and args.work not in (*PARTS, GROWTH):
+        known = (*PARTS, GROWTH)
+        raise VlkitError(
+            f"there is no benchmark {args.work!r}.{did_you_mean(args.work, known)} Benchmarks: {', '.join(known)}."
+        )
+    _prepare(args)
+    if args.work == GROWTH:
+        return _growth(args)
+    if args.work == "capfilt":
         return _capfilt(args)
-    rows = []
-    for work in [args.work] if args.work else WORKS:
-        for row in _rows(work, args):
-            rows.append(row)
-            print(f"{row.work}, {row.dtype}: {row.ratio:.2f} times as fast", file=sys.stderr, flush=True)
+    return _table([args.work] if args.work else list(PARTS), args)
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    """Fill in what depends on the device, which must be there."""
+    import torch
+
+    for name in ("repeat", "threads", "images"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise VlkitError(f"--{name}: {getattr(args, name)} given; it must be 1 or more.")
+    if args.batch and min(args.batch) < 1:
+        raise VlkitError(f"--batch: {min(args.batch)} given; it must be 1 or more.")
+    kind = args.device.partition(":")[0]
+    if kind not in _BATCHES:
+        raise VlkitError(f"--device: {args.device!r} given; cpu, cuda and cuda:N can be measured.")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise VlkitError(f"--device: {args.device!r} given, but torch finds no GPU; --device cpu measures the CPU.")
+    if kind == "cuda":
+        torch.cuda.set_device(args.device if ":" in args.device else 0)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    args.batch = args.batch or _BATCHES[kind]
+    args.dtype = args.dtype or _DTYPES[kind]
+    args.images = args.images or _CAPFILT_IMAGES[args.size]
+
+
+def _table(parts: list[str], args: argparse.Namespace) -> int:
+    from vlkit.bench.compare import table, write_json
+    from vlkit.bench.limits import headline, measure_machine, with_share
+
+    machine = measure_machine(args.device, args.dtype, args.size)
+    print(headline(machine), end="\n\n", flush=True)
+    rows: list[Row] = []
+    for part in parts:
+        try:
+            for row in _rows(part, args):
+                rows.append(with_share(row, machine))
+                print(f"{row.work}, {row.dtype}: {row.ratio:.2f} times as fast", file=sys.stderr, flush=True)
+        except (ImportError, VlkitError) as error:
+            missing = _missing(part, error)
+            if len(parts) == 1:
+                raise missing from error
+            print(f"skipped {part}: {missing}", file=sys.stderr, flush=True)
     print(table(rows))
     if args.json:
-        write_json(rows, args.json)
+        write_json(rows, args.json, machine)
     return 0 if all(row.outputs_equal for row in rows) else 1
+
+
+def _missing(part: str, error: ImportError | VlkitError) -> VlkitError:
+    """What to install for a part of the table; an error of the package's own is raised."""
+    if isinstance(error, VlkitError):
+        return error
+    name = (error.name or "").partition(".")[0]
+    if name in ("", "vlkit"):
+        raise error
+    install = _INSTALL.get(name, name)
+    return VlkitError(f"{part} is measured with {name!r}, which is not installed: pip install {install}")
+
+
+def _rows(part: str, args: argparse.Namespace) -> Iterator[Row]:
+    common: dict[str, Any] = {
+        "size": args.size,
+        "dtypes": args.dtype,
+        "repeat": args.repeat,
+        "device": args.device,
+    }
+    if part == "encoder":
+        from vlkit.bench.encoder import encoder_rows
+
+        return encoder_rows(batches=args.batch, **common)
+    if part == "caption":
+        from vlkit.bench.caption import caption_rows
+
+        return caption_rows(batches=args.batch, **common)
+    if part == "evaluation":
+        from vlkit.bench.retrieval_eval import evaluation_rows
+
+        return evaluation_rows(**common)
+    if part == "vqa":
+        from vlkit.bench.vqa import vqa_rows
+
+        return vqa_rows(**common)
+    if part == "pretrain":
+        from vlkit.bench.pretrain import pretrain_rows
+
+        return pretrain_rows(**common)
+    if part == "data":
+        from vlkit.bench.data import data_rows
+
+        return data_rows(**common)
+    if part == "capfilt":
+        from vlkit.bench.capfilt import capfilt_rows
+
+        return capfilt_rows(args.images, args.repeat)
+    from vlkit.bench.rerank import IMAGES, VIDEOS, rerank_rows
+
+    return rerank_rows(IMAGES if part == "retrieval" else VIDEOS, **common)
 
 
 def _capfilt(args: argparse.Namespace) -> int:
@@ -57,16 +175,11 @@ def _capfilt(args: argparse.Namespace) -> int:
     return 0 if all(each.outputs_equal for each in speeds) else 1
 
 
-def _rows(work: str, args: argparse.Namespace) -> Iterator[Row]:
-    if work == "caption":
-        from vlkit.bench.caption import caption_rows
+def _growth(args: argparse.Namespace) -> int:
+    from pathlib import Path
 
-        return caption_rows(args.size, args.batch, args.dtype, repeat=args.repeat, device=args.device)
-    if work == "vqa":
-        from vlkit.bench.vqa import vqa_rows
+    from vlkit.bench.growth import grow
 
-        return vqa_rows(args.size, args.dtype, args.repeat, args.device)
-    from vlkit.bench.rerank import IMAGES, VIDEOS, rerank_rows
-
-    works = IMAGES if work == "retrieval" else VIDEOS
-    return rerank_rows(works, args.size, args.dtype, args.repeat, args.device)
+    for line in grow(Path(args.out), args.size, args.repeat):
+        print(line, flush=True)
+    return 0
