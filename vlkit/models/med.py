@@ -18,11 +18,11 @@ from typing import cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlkit.errors import VlkitError
 from vlkit.models.attention import attend, merge_heads, split_heads
+from vlkit.models.linear import Linear, together
 from vlkit.models.packing import CrossPlan, Segments, TextBatch
 from vlkit.models.self_cache import SelfCache
 
@@ -116,9 +116,9 @@ class Projections(nn.Module):
 
     def __init__(self, config: MedConfig, source_width: int):
         super().__init__()
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(source_width, config.hidden_size)
-        self.value = nn.Linear(source_width, config.hidden_size)
+        self.query = Linear(config.hidden_size, config.hidden_size)
+        self.key = Linear(source_width, config.hidden_size)
+        self.value = Linear(source_width, config.hidden_size)
 
 
 class ResidualOutput(nn.Module):
@@ -126,7 +126,7 @@ class ResidualOutput(nn.Module):
 
     def __init__(self, config: MedConfig, width: int):
         super().__init__()
-        self.dense = nn.Linear(width, config.hidden_size)
+        self.dense = Linear(width, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -150,7 +150,7 @@ class Attention(nn.Module):
 
     def project(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B, H, P, d] of ``source`` [B, P, Dv]."""
-        key, value = split_heads(self.self.key(source), self.heads), split_heads(self.self.value(source), self.heads)
+        key, value = (split_heads(x, self.heads) for x in together(source, self.self.key, self.self.value))
         if torch.is_grad_enabled():
             return key, value
         # Decoding reads them at every step: the copy pays for itself at the second.
@@ -159,7 +159,7 @@ class Attention(nn.Module):
     def among_texts(self, hidden: Tensor, plan: TextPlan, cache: SelfCache | None, layer: int) -> Tensor:
         """Self-attention of packed rows [T, D] within their texts."""
         pad = plan.segments.pad
-        projections = (self.self.query(hidden), self.self.key(hidden), self.self.value(hidden))
+        projections = together(hidden, self.self.query, self.self.key, self.self.value)
         query, key, value = (split_heads(pad(x), self.heads) for x in projections)
         causal = plan.causal and query.shape[2] > 1
         if cache is not None:
@@ -174,7 +174,7 @@ class Attention(nn.Module):
         first = hidden.index_select(0, first_rows)
         query = split_heads(self.self.query(first)[:, None], self.heads)
         key, value = (
-            split_heads(plan.segments.pad(x), self.heads) for x in (self.self.key(hidden), self.self.value(hidden))
+            split_heads(plan.segments.pad(x), self.heads) for x in together(hidden, self.self.key, self.self.value)
         )
         mixed = attend(query, key, value, plan.segments.key_mask(), dropout=self.dropout_now)
         return self.output(merge_heads(mixed).squeeze(1), first)
@@ -222,10 +222,10 @@ class Intermediate(nn.Module):
 
     def __init__(self, config: MedConfig):
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.dense = Linear(config.hidden_size, config.intermediate_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.dense(x))
+        return self.dense.gelu(x)
 
 
 class Layer(nn.Module):
@@ -391,11 +391,11 @@ class HeadTransform(nn.Module):
 
     def __init__(self, config: MedConfig):
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = Linear(config.hidden_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.LayerNorm(F.gelu(self.dense(x)))
+        return self.LayerNorm(self.dense.gelu(x))
 
 
 class Predictions(nn.Module):
@@ -405,7 +405,7 @@ class Predictions(nn.Module):
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings))
         self.transform = HeadTransform(config)
-        self.decoder = nn.Linear(config.hidden_size, embedding.num_embeddings)
+        self.decoder = Linear(config.hidden_size, embedding.num_embeddings)
         self.decoder.weight = embedding.weight
         self.decoder.bias = self.bias
 

@@ -1,0 +1,162 @@
+"""Linear layers whose weights are laid out beforehand give what torch's own give."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlkit.models import linear
+from vlkit.models.linear import Linear, plain_linear, together
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
+DTYPES = st.sampled_from(list(TOLERANCE))
+
+
+@pytest.fixture(autouse=True)
+def small_weights_too(monkeypatch):
+    monkeypatch.setattr(linear, "_LEAST_WEIGHTS", 1)
+
+
+@pytest.fixture
+def layer():
+    torch.manual_seed(0)
+    return Linear(24, 16).eval()
+
+
+def laid_out(layer):
+    return bool(layer._laid_out)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=st.lists(st.integers(0, 5), min_size=0, max_size=3),
+    sizes=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    bias=st.booleans(),
+    dtype=DTYPES,
+    transposed=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_equals_torch(shape, sizes, bias, dtype, transposed, seed):
+    torch.manual_seed(seed)
+    layer = Linear(*sizes, bias=bias).to(dtype).eval()
+    x = torch.randn(*shape, sizes[0]).to(dtype)
+    if transposed and x.ndim > 2:
+        x = x.transpose(0, 1)
+    with torch.no_grad():
+        for found, with_plain in ((layer(x), lambda: layer(x)), (layer.gelu(x), lambda: layer.gelu(x))):
+            with plain_linear():
+                expected = with_plain()
+            assert found.dtype == expected.dtype
+            assert found.shape == expected.shape
+            torch.testing.assert_close(found, expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    assert not linear._supported(dtype) or laid_out(layer)
+
+
+@settings(max_examples=20, deadline=None)
+@given(count=st.integers(1, 4), rows=st.integers(1, 9), dtype=DTYPES, bias=st.booleans())
+def test_together_equals_each_alone(count, rows, dtype, bias):
+    torch.manual_seed(count)
+    layers = [Linear(20, 12, bias=bias).to(dtype).eval() for _ in range(count)]
+    x = torch.randn(rows, 20).to(dtype)
+    with torch.no_grad():
+        found = together(x, *layers)
+        with plain_linear():
+            expected = [layer(x) for layer in layers]
+    for mine, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, other, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@torch.no_grad()
+def test_a_changed_weight_is_seen(layer):
+    x = torch.randn(3, 24)
+    layer(x)
+    changes = [
+        lambda: layer.weight.mul_(2),
+        lambda: layer.bias.add_(1),
+        lambda: torch._foreach_lerp_([layer.weight.detach()], [torch.ones_like(layer.weight)], 0.5),
+        lambda: layer.load_state_dict({"weight": torch.randn(16, 24), "bias": torch.randn(16)}),
+        lambda: layer.load_state_dict({"weight": torch.randn(16, 24), "bias": torch.randn(16)}, assign=True),
+        lambda: setattr(layer, "weight", torch.nn.Parameter(torch.randn(16, 24))),
+        lambda: (layer.weight.data.zero_(), layer.eval()),
+    ]
+    for change in changes:
+        change()
+        torch.testing.assert_close(layer(x), F.linear(x, layer.weight, layer.bias), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_change_of_one_of_several_is_seen(layer):
+    other, x = Linear(24, 16), torch.randn(3, 24)
+    together(x, layer, other)
+    other.weight.add_(1)
+    torch.testing.assert_close(together(x, layer, other)[1], F.linear(x, other.weight, other.bias))
+
+
+def test_gradients_go_the_usual_way(layer):
+    x = torch.randn(3, 24, requires_grad=True)
+    with torch.no_grad():
+        layer(x)
+    layer.gelu(x).sum().backward()
+    assert x.grad is not None
+    assert layer.weight.grad is not None
+    assert layer.bias.grad is not None
+
+
+@torch.no_grad()
+def test_another_type_replaces_what_is_laid_out(layer):
+    x = torch.randn(3, 24)
+    layer(x)
+    layer.to(torch.bfloat16)
+    assert not laid_out(layer)
+    assert layer(x.bfloat16()).dtype == torch.bfloat16
+    with pytest.raises(RuntimeError, match="dtype"):
+        layer(x)
+
+
+@torch.no_grad()
+def test_autocast_computes_in_its_type(layer):
+    x = torch.randn(3, 24)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = layer(x)
+        with plain_linear():
+            expected = layer(x)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(found, expected, atol=3e-2, rtol=3e-2)
+    assert layer(x).dtype == torch.float32
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_copies_and_messages_leave_it_out(layer, copied):
+    x = torch.randn(3, 24)
+    expected = layer(x)
+    twin = copied(layer)
+    assert not laid_out(twin)
+    assert torch.equal(twin(x), expected)
+    layer.weight.zero_()
+    assert torch.equal(twin(x), expected)
+
+
+@torch.no_grad()
+def test_small_weights_stay_as_they_are(layer, monkeypatch):
+    monkeypatch.setattr(linear, "_LEAST_WEIGHTS", layer.weight.numel() + 1)
+    layer(torch.randn(3, 24))
+    assert not laid_out(layer)
+
+
+@torch.no_grad()
+def test_a_torch_without_the_operators(layer, monkeypatch):
+    def missing(*_):
+        raise AttributeError("'_OpNamespace' 'mkldnn' object has no attribute '_reorder_linear_weight'")
+
+    linear._supported.cache_clear()
+    monkeypatch.setattr(linear, "_pointwise", missing)
+    x = torch.randn(3, 24)
+    try:
+        assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+    finally:
+        linear._supported.cache_clear()
