@@ -1,8 +1,9 @@
-"""What all ways of decoding share: their configuration, their result, and the repetition penalty."""
+"""What all ways of decoding share: their configuration, their result, the repetition penalty, the best few scores."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -96,8 +97,88 @@ class Generated:
     scores: list[list[float]]
 
 
+S = TypeVar("S", bound="State")
+
+
+@dataclass
+class State:
+    """Tensors that tell where the texts of some images stand; each holds as many entries of its first dimension for
+    every image, one image after the other."""
+
+    def tensors(self) -> list[Tensor]:
+        """All of them, always in the same order."""
+        return [getattr(self, field.name) for field in fields(self)]
+
+    def of_images(self: S, index: Tensor, count: int) -> S:
+        """The images ``index`` of all ``count``."""
+        return type(self)(*(x.unflatten(0, (count, -1))[index].flatten(0, 1) for x in self.tensors()))
+
+
+class Rules(Protocol[S]):
+    """A way of decoding as steps that no host decides in.
+
+    Attributes:
+        rows: texts that are open for an image at a time.
+        config: how to decode.
+    """
+
+    rows: int
+    config: GenerationConfig
+
+    def advance(self, state: S, logits: Tensor, length: Tensor, places: Tensor | None = None) -> tuple[S, Tensor]:
+        """The state after one step.
+
+        Args:
+            state: before it.
+            logits: [R, V] of the next token of the open texts.
+            length: [1] int64, tokens that the open texts have.
+            places: [., K] which of an image's rows each open text has; None: they are in order.
+
+        Returns:
+            The state, and which open text [., K] each one now continues.
+        """
+
+    def close_open(self, state: S, length: Tensor) -> S:
+        """What is open at the greatest ``length`` [1] ends there."""
+
+    def finished(self, state: S) -> Tensor:
+        """[A] images that nothing more will change."""
+
+    def file(self, state: S) -> Generated:
+        """The texts that images ended with."""
+
+
+# Scores are searched in parts of so many.
+_PART = 128
+
+
+def largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` largest of the last dimension, descending, and their places: what topk gives, in a fraction of its
+    time where many are to be looked at. Of equal ones any may be given."""
+    size = scores.shape[-1]
+    parts = size // _PART
+    if parts <= 2 * count:
+        return scores.topk(count)
+    # They are in the parts with the largest maxima (or behind the last whole part).
+    cut = parts * _PART
+    whole = scores[..., :cut].unflatten(-1, (parts, _PART))
+    chosen = whole.amax(-1).topk(count, sorted=False)[1]
+    places = (chosen[..., None] * _PART + torch.arange(_PART, device=scores.device)).flatten(-2)
+    behind = torch.arange(cut, size, device=scores.device).expand(*scores.shape[:-1], -1)
+    places = torch.cat([places, behind], -1)
+    values, index = scores.gather(-1, places).topk(count)
+    return values, places.gather(-1, index)
+
+
+def penalize_used(scores: Tensor, tokens: Tensor, length: Tensor, penalty: float) -> Tensor:
+    """:func:`penalize_repetition` of ``scores`` [..., V] for the first ``length`` [1] of ``tokens`` [..., L]."""
+    behind = torch.arange(tokens.shape[-1], device=tokens.device) >= length
+    used = torch.where(behind, tokens[..., :1], tokens)  # naming one twice changes nothing
+    return penalize_repetition(scores, used, penalty)
+
+
 def penalize_repetition(scores: Tensor, used: Tensor, penalty: float) -> Tensor:
-    """Make the tokens ``used`` [R, t] less likely in ``scores`` [R, V]: positive ones are divided, negative multiplied
-    (log-probabilities, which are negative, are therefore multiplied)."""
-    values = scores.gather(1, used)
-    return scores.scatter(1, used, torch.where(values < 0, values * penalty, values / penalty))
+    """Make the tokens ``used`` [..., t] less likely in ``scores`` [..., V]: positive ones are divided, negative
+    multiplied (log-probabilities, which are negative, are therefore multiplied)."""
+    values = scores.gather(-1, used)
+    return scores.scatter(-1, used, torch.where(values < 0, values * penalty, values / penalty))

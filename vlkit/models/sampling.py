@@ -1,16 +1,20 @@
 """Greedy search and nucleus sampling.
 
-Shapes: ``B`` images, ``K`` samples of an image, ``R`` live rows (texts), ``C`` tokens to draw from, ``V`` vocabulary.
+Shapes: ``B`` images, ``K`` samples of an image, ``R`` rows (texts), ``L`` most tokens of a text, ``C`` tokens to draw
+from, ``V`` vocabulary.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.models.decoding import Generated, GenerationConfig, penalize_repetition
-from vlkit.models.med import CrossStates, SelfCache, TextDecoder, moved_order
+from vlkit.models.decoding import Generated, GenerationConfig, State, penalize_used
+from vlkit.models.med import CrossStates, TextDecoder, moved_order
+from vlkit.models.self_cache import SelfCache
 
 
 def draw_uniform(seeds: Tensor | None, count: int, config: GenerationConfig) -> Tensor:
@@ -22,12 +26,17 @@ def draw_uniform(seeds: Tensor | None, count: int, config: GenerationConfig) -> 
     return torch.stack([torch.rand(shape, generator=generator) for generator in generators])
 
 
-def nucleus(logits: Tensor, config: GenerationConfig) -> tuple[Tensor, Tensor]:
+# So many of the likeliest tokens mostly hold enough.
+_HEAD = 256
+
+
+def nucleus(logits: Tensor, config: GenerationConfig, ask: bool = True) -> tuple[Tensor, Tensor]:
     """Probabilities to draw from, after temperature, top-k and top-p, in this order.
 
     Args:
         logits: [R, V].
         config: temperature, top_k, top_p.
+        ask: sort the whole vocabulary only where its head holds too little, which the host asks for; False: always.
 
     Returns:
         probabilities [R, C], descending, 0 outside of the nucleus, sum 1, and their token ids [R, C].
@@ -38,9 +47,8 @@ def nucleus(logits: Tensor, config: GenerationConfig) -> tuple[Tensor, Tensor]:
         top, ids = logits.topk(min(config.top_k, size))
         probs = top.softmax(-1)
     else:
-        # Sorting the whole vocabulary is only needed when its head holds too little.
         lse = logits.logsumexp(-1, keepdim=True)
-        top, ids = logits.topk(min(256, size))
+        top, ids = logits.topk(min(_HEAD, size)) if ask else logits.sort(descending=True)
         probs = (top - lse).exp()
         if top.shape[-1] < size and bool((probs.sum(-1) <= config.top_p).any()):
             top, ids = logits.sort(descending=True)
@@ -53,8 +61,102 @@ def nucleus(logits: Tensor, config: GenerationConfig) -> tuple[Tensor, Tensor]:
     return probs / probs.sum(-1, keepdim=True), ids
 
 
+@dataclass
+class WalkState(State):
+    """Where R texts stand.
+
+    Args:
+        tokens: [R, L].
+        scores: [R] sums of their log-probabilities.
+        lengths: [R] of those that are done.
+        done: [R] they have ended.
+        uniform: [R, L] numbers that decide what is drawn; [R, 0] in greedy search.
+    """
+
+    tokens: Tensor
+    scores: Tensor
+    lengths: Tensor
+    done: Tensor
+    uniform: Tensor
+
+
+class Walks:
+    """The rules of greedy search and of sampling, without a decision of the host.
+
+    Args:
+        config: how to decode.
+        eos: id of [SEP].
+        device: where the states live.
+    """
+
+    def __init__(self, config: GenerationConfig, eos: int, device: torch.device):
+        self.config, self.eos = config, eos
+        # Asking a CPU whether the head of a distribution is enough costs less than sorting all of it.
+        self.asks = device.type == "cpu"
+        self.rows = config.num_return_sequences if config.sample else 1
+
+    def start(self, prompt: Tensor, uniform: Tensor | None) -> WalkState:
+        """Texts that begin with ``prompt`` [B, t], ``uniform`` [B, K, L] as :func:`draw_uniform` gives it (None: greedy
+        search)."""
+        rows = len(prompt) * self.rows
+        tokens = prompt.new_zeros((rows, self.config.max_length))
+        tokens[:, : prompt.shape[1]] = prompt.repeat_interleave(self.rows, 0)
+        scores = torch.zeros(rows, device=prompt.device)
+        lengths = torch.zeros(rows, dtype=torch.long, device=prompt.device)
+        drawn = scores.new_zeros(rows, 0) if uniform is None else uniform.flatten(0, 1).to(prompt.device)
+        return WalkState(tokens, scores, lengths, torch.zeros_like(lengths, dtype=torch.bool), drawn)
+
+    def advance(
+        self, state: WalkState, logits: Tensor, length: Tensor, places: Tensor | None = None
+    ) -> tuple[WalkState, Tensor]:
+        """See :meth:`~vlkit.models.decoding.Rules.advance`; every text continues itself, so nobody moves rows."""
+        logits = logits.float()
+        token = self._choose(state, logits, length)
+        score = logits.gather(1, token[:, None]).squeeze(1) - logits.logsumexp(-1)
+        walked = WalkState(
+            tokens=state.tokens.index_copy(1, length, token[:, None]),
+            scores=torch.where(state.done, state.scores, state.scores + score),
+            lengths=torch.where(state.done, state.lengths, length + 1),
+            done=state.done | (token == self.eos),
+            uniform=state.uniform,
+        )
+        return walked, torch.arange(self.rows, device=logits.device).expand(len(logits) // self.rows, -1)
+
+    def _choose(self, state: WalkState, logits: Tensor, length: Tensor) -> Tensor:
+        config = self.config
+        if config.repetition_penalty != 1.0:
+            logits = penalize_used(logits, state.tokens, length, config.repetition_penalty)
+        if config.min_length > 0:
+            too_short = length < config.min_length
+            eos = torch.arange(logits.shape[1], device=logits.device) == self.eos
+            logits = logits.masked_fill(eos & too_short, -torch.inf)
+        if not config.sample:
+            return logits.argmax(-1)
+        probs, ids = nucleus(logits, config, self.asks)
+        # Inverse of the cumulative distribution; the clamp is for sums that rounding left below 1.
+        reached = (probs.cumsum(-1) <= state.uniform.index_select(1, length)).sum(-1, keepdim=True)
+        last = (probs > 0).sum(-1, keepdim=True) - 1
+        return ids.gather(1, torch.minimum(reached, last)).squeeze(1)
+
+    def close_open(self, state: WalkState, length: Tensor) -> WalkState:
+        """Texts that go on end at the greatest ``length`` [1]."""
+        lengths = torch.where(state.done, state.lengths, length)
+        return WalkState(state.tokens, state.scores, lengths, torch.ones_like(state.done), state.uniform)
+
+    def finished(self, state: WalkState) -> Tensor:
+        """[B] images whose texts have all ended."""
+        return state.done.view(-1, self.rows).all(1)
+
+    def file(self, state: WalkState) -> Generated:
+        """The texts of images, as they were drawn."""
+        ids, lengths, scores = state.tokens.tolist(), state.lengths.tolist(), state.scores.tolist()
+        texts = [row[:length] for row, length in zip(ids, lengths)]
+        cut = range(0, len(texts), self.rows)
+        return Generated([texts[i : i + self.rows] for i in cut], [scores[i : i + self.rows] for i in cut])
+
+
 class Walk:
-    """Greedy search and sampling: every row goes its own way until [SEP]."""
+    """Greedy search and sampling step by step: every row goes its own way until [SEP] and leaves."""
 
     def __init__(
         self,
@@ -65,68 +167,50 @@ class Walk:
         config: GenerationConfig,
         uniform: Tensor | None,
     ):
-        self.decoder, self.images, self.eos, self.config = decoder, images, eos, config
+        self.decoder, self.images, self.rules = decoder, images, Walks(config, eos, prompt.device)
         count, self.length = prompt.shape
-        self.samples = config.num_return_sequences if config.sample else 1
-        rows = count * self.samples
-        self.device = prompt.device
+        samples = self.rules.rows
+        self.state = self.rules.start(prompt, uniform)
+        self.row_ids = np.arange(count * samples)  # which text each live row is
+        self.image_of_row = np.repeat(np.arange(count), samples)  # place of its image in self.images
+        self.sequences: list[list[int]] = [[] for _ in self.row_ids]
+        self.scores = [0.0] * len(self.row_ids)
         self.cache = SelfCache(decoder.bert.config.num_hidden_layers, count, config.max_length)
         self.logits = decoder.next_logits(prompt, images, self.cache)
-        self.tokens = prompt.new_zeros((rows, config.max_length))
-        self.tokens[:, : self.length] = prompt.repeat_interleave(self.samples, 0)
-        self.uniform = uniform.flatten(0, 1).to(self.device) if uniform is not None else None
-        self.score = torch.zeros(rows, device=self.device)
-        self.row_ids = np.arange(rows)  # which text each live row is
-        self.image_of_row = np.repeat(np.arange(count), self.samples)  # place of its image in self.images
-        self.sequences: list[list[int]] = [[] for _ in range(rows)]
-        self.scores = [0.0] * rows
-        if self.samples > 1:
-            index = torch.from_numpy(self.image_of_row).to(self.device)
-            self.logits = self.logits.index_select(0, index)
-            self.cache.reorder(index)
+        if samples > 1:
+            self.logits = self.logits.repeat_interleave(samples, 0)
+            self.cache.reorder(self.image_of_row)
 
     def run(self) -> Generated:
+        device = self.logits.device
         while True:
-            token = self._choose()
-            self.tokens[:, self.length] = token
+            length = torch.tensor([self.length], device=device)
+            self.state, _ = self.rules.advance(self.state, self.logits, length)
             self.length += 1
-            self._leave((token == self.eos).cpu().numpy() | (self.length >= self.config.max_length))
+            if self.length >= self.rules.config.max_length:
+                self.state = self.rules.close_open(self.state, length + 1)
+            done = self.state.done.cpu().numpy()
+            if done.any():
+                self._leave(done)
             if not len(self.row_ids):
                 break
-            step = self.tokens[:, self.length - 1 : self.length]
-            index = self.image_of_row if self.samples > 1 else None
+            step = self.state.tokens[:, self.length - 1 : self.length]
+            index = self.image_of_row if self.rules.rows > 1 else None
             self.logits = self.decoder.next_logits(step, self.images, self.cache, index)
-        n = self.samples
+        n = self.rules.rows
         cut = range(0, len(self.sequences), n)
         return Generated([self.sequences[i : i + n] for i in cut], [self.scores[i : i + n] for i in cut])
 
-    def _choose(self) -> Tensor:
-        logits, config = self.logits.float(), self.config
-        log_norm = logits.logsumexp(-1)
-        changed = logits
-        if config.repetition_penalty != 1.0:
-            changed = penalize_repetition(changed, self.tokens[:, : self.length], config.repetition_penalty)
-        if self.length < config.min_length:
-            changed = changed.index_fill(1, torch.tensor([self.eos], device=self.device), -torch.inf)
-        if self.uniform is None:
-            token = changed.argmax(-1)
-        else:
-            probs, ids = nucleus(changed, config)
-            # Inverse of the cumulative distribution; the clamp is for sums that rounding left below 1.
-            reached = (probs.cumsum(-1) <= self.uniform[:, self.length, None]).sum(-1, keepdim=True)
-            last = (probs > 0).sum(-1, keepdim=True) - 1
-            token = ids.gather(1, torch.minimum(reached, last)).squeeze(1)
-        self.score += logits.gather(1, token[:, None]).squeeze(1) - log_norm
-        return token
-
-    def _leave(self, finished: np.ndarray) -> None:
+    def _leave(self, done: np.ndarray) -> None:
         """File the texts that are complete and drop their rows, and the images that no row looks at any more."""
-        if not finished.any():
-            return
-        for row in np.flatnonzero(finished):
-            self.sequences[self.row_ids[row]] = self.tokens[row, : self.length].tolist()
-            self.scores[self.row_ids[row]] = float(self.score[row])
-        live = np.flatnonzero(~finished)
+        device = self.logits.device
+        leaving = np.flatnonzero(done)
+        left = self.state.of_images(torch.from_numpy(leaving).to(device), len(done))
+        for text, ids, length, score in zip(
+            self.row_ids[leaving], left.tokens.tolist(), left.lengths.tolist(), left.scores.tolist()
+        ):
+            self.sequences[text], self.scores[text] = ids[:length], score
+        live = np.flatnonzero(~done)
         self.row_ids = self.row_ids[live]
         if not len(live):
             return
@@ -144,8 +228,5 @@ class Walk:
             self.row_ids[by_image],
             self.image_of_row[by_image],
         )
-        index = torch.from_numpy(live).to(self.device)
-        self.tokens, self.score = self.tokens[index], self.score[index]
-        if self.uniform is not None:
-            self.uniform = self.uniform[index]
-        self.cache.reorder(index)
+        self.state = self.state.of_images(torch.from_numpy(live).to(device), len(done))
+        self.cache.reorder(live)

@@ -1,7 +1,14 @@
-"""The cache of self-attention while decoding."""
+"""The cache of self-attention while decoding.
+
+Shapes: ``R`` rows (texts being decoded), ``H`` heads, ``t`` tokens of a call, ``C`` most tokens, ``d`` width of a head.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+import torch
 from torch import Tensor
 
 
@@ -15,39 +22,86 @@ class SelfCache:
     """
 
     def __init__(self, layers: int, rows: int, capacity: int):
-        self.rows, self.capacity, self.length = rows, capacity, 0
-        self._store: list[tuple[Tensor, Tensor] | None] = [None] * layers
+        self.layers, self.rows, self.capacity, self.length = layers, rows, capacity, 0
+        self._store: Tensor | None = None  # [layers, 2, R, H, C, d]
+        # Which row wrote what stands in a place: where two rows have the same writer they hold the same.
+        self._writer = np.zeros((rows, capacity), dtype=np.int64)
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write [rows, H, t, d] behind what is there; returns all keys and values so far, as views."""
-        if self._store[layer] is None:
-            shape = (*key.shape[:2], self.capacity, key.shape[3])
-            self._store[layer] = (key.new_empty(shape), value.new_empty(shape))
-        keys, values = self._store[layer]  # type: ignore[misc]
+        """Write [R, H, t, d] behind what is there; returns all keys and values so far, as views."""
+        if self._store is None:
+            self._store = key.new_empty((self.layers, 2, *key.shape[:2], self.capacity, key.shape[3]))
         end = self.length + key.shape[2]
+        keys, values = self._store[layer]
         keys[:, :, self.length : end] = key
         values[:, :, self.length : end] = value
+        self._writer[:, self.length : end] = np.arange(self.rows)[:, None]
         return keys[:, :, :end], values[:, :, :end]
 
     def filled(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values so far, [rows, H, length, d], as views."""
-        keys, values = self._store[layer]  # type: ignore[misc]
-        return keys[:, :, : self.length], values[:, :, : self.length]
+        """Keys and values so far, [R, H, length, d], as views."""
+        assert self._store is not None
+        keys, values = self._store[layer, :, :, :, : self.length]
+        return keys, values
 
-    def reorder(self, index: Tensor) -> None:
-        """Row i becomes what row ``index[i]`` was; the number of rows may change."""
-        filled = self.length
-        for layer, pair in enumerate(self._store):
-            if pair is None:
-                continue
-            fresh = []
-            for old in pair:
-                if len(index) == len(old):
-                    old[:, :, :filled] = old[:, :, :filled].index_select(0, index)
-                    fresh.append(old)
-                else:
-                    new = old.new_empty((len(index), *old.shape[1:]))
-                    new[:, :, :filled] = old[:, :, :filled].index_select(0, index)
-                    fresh.append(new)
-            self._store[layer] = (fresh[0], fresh[1])
-        self.rows = len(index)
+    def reorder(self, index: Sequence[int] | np.ndarray) -> None:
+        """Row i becomes what row ``index[i]`` was; the number of rows may change.
+
+        Only rows that change are copied, from the first token on that differs: beams share most of what they read.
+        """
+        rows = np.asarray(index, dtype=np.int64)
+        writer = self._writer[rows]
+        if self._store is not None:
+            if len(rows) > self.rows:
+                self._grow(rows)
+            else:
+                differs = writer[:, : self.length] != self._writer[: len(rows), : self.length]
+                moved = np.flatnonzero(differs.any(1))
+                if len(moved):
+                    self._copy(moved, rows[moved], differs[moved].argmax(1))
+                self._store = self._store[:, :, : len(rows)]
+        self._writer, self.rows = writer, len(rows)
+
+    def _grow(self, rows: np.ndarray) -> None:
+        assert self._store is not None
+        store, index = self._store, torch.from_numpy(rows).to(self._store.device)
+        self._store = store.new_empty((*store.shape[:2], len(rows), *store.shape[3:]))
+        self._store[..., : self.length, :] = store[..., : self.length, :].index_select(2, index)
+
+    def _copy(self, targets: np.ndarray, sources: np.ndarray, begins: np.ndarray) -> None:
+        """Copy the places from ``begins`` on of rows ``sources`` to rows ``targets``."""
+        assert self._store is not None
+        if self._store.device.type != "cpu":
+            filled = self._store[..., begins.min() : self.length, :]
+            source, target = (torch.from_numpy(each).to(self._store.device) for each in (sources, targets))
+            filled.index_copy_(2, target, filled.index_select(2, source))
+            return
+        # On CPU copies of whole rows are many times faster than gathers along an inner dimension.
+        overlap = bool(np.isin(sources, targets).any())
+        parts = [
+            self._store[:, :, source, :, begin : self.length]
+            for source, begin in zip(sources.tolist(), begins.tolist())
+        ]
+        for target, begin, part in zip(targets, begins, [part.clone() for part in parts] if overlap else parts):
+            self._store[:, :, target, :, begin : self.length] = part
+
+
+def place_rows(parents: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Places of new beams such that as few rows of a cache as possible change.
+
+    Args:
+        parents: [S, K] which of its search's K beams each new beam continues.
+        places: [S, K] the place, 0 <= place < K, of each old beam's row among the K rows of its search.
+
+    Returns:
+        [S, K] the place of each new beam: its parent's for the first of a parent's children, those of beams that
+        nobody continues for the others.
+    """
+    placed = np.empty_like(places)
+    for mine, wanted in zip(placed, np.take_along_axis(places, parents, 1).tolist()):
+        free = sorted(set(range(len(wanted))).difference(wanted))
+        taken = set()
+        for beam, place in enumerate(wanted):
+            mine[beam] = free.pop() if place in taken else place
+            taken.add(place)
+    return placed
