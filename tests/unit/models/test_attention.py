@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from unittest import mock
 
 import pytest
 import torch
@@ -43,16 +44,17 @@ def random_mask(n: int, keys: int) -> torch.Tensor:
 @given(
     seed=st.integers(0, 10**6),
     n=st.integers(1, 3),
-    queries=st.integers(1, 20),
+    queries=st.one_of(st.integers(1, 20), st.integers(30, 70)),
     more=st.integers(0, 6),
     kind=st.sampled_from(["all", "mask", "causal"]),
     dtype=st.sampled_from(list(LIMITS)),
     grad=st.booleans(),
+    part=st.sampled_from([1, 4000, 2**22]),
 )
-def test_every_path_is_softmax_attention(seed, n, queries, more, kind, dtype, grad):
+def test_every_path_is_softmax_attention(seed, n, queries, more, kind, dtype, grad, part):
     query, key, value = tensors(n, queries, queries + more, dtype, seed)
     mask = random_mask(n, queries + more) if kind == "mask" else None
-    with torch.set_grad_enabled(grad):
+    with torch.set_grad_enabled(grad), mock.patch.object(attention, "_PART_BYTES", part):
         got = attend(query, key, value, mask, causal=kind == "causal")
     expected = naive(query, key, value, mask, kind == "causal")
     assert got.dtype == dtype
@@ -61,20 +63,21 @@ def test_every_path_is_softmax_attention(seed, n, queries, more, kind, dtype, gr
 
 @pytest.mark.parametrize("dtype", LIMITS)
 @pytest.mark.parametrize("kind", ["all", "mask", "causal", "causal behind a cache"])
-def test_plain_and_fused_agree(dtype, kind, monkeypatch):
+def test_all_ways_agree(dtype, kind, monkeypatch):
     query, key, value = tensors(queries=3, keys=5 if "cache" in kind else 3, dtype=dtype)
     mask = random_mask(2, key.shape[2]) if kind == "mask" else None
     results = []
-    for plain in (True, False):
-        monkeypatch.setattr(attention, "_plain_is_faster", lambda query, plain=plain: plain)
+    for way in ("plain", "parts", "fused"):
+        monkeypatch.setattr(attention, "_fastest", lambda *_, way=way: way)
         results.append(attend(query, key, value, mask, causal=kind.startswith("causal")))
-    torch.testing.assert_close(*results, atol=LIMITS[dtype], rtol=LIMITS[dtype])
+    for other in results[1:]:
+        torch.testing.assert_close(results[0], other, atol=LIMITS[dtype], rtol=LIMITS[dtype])
 
 
 def test_plain_and_fused_have_equal_gradients(monkeypatch):
     gradients = []
-    for plain in (True, False):
-        monkeypatch.setattr(attention, "_plain_is_faster", lambda query, plain=plain: plain)
+    for way in ("plain", "fused"):
+        monkeypatch.setattr(attention, "_fastest", lambda *_, way=way: way)
         inputs = [x.requires_grad_() for x in tensors(queries=6, keys=6)]
         output = attend(*inputs, causal=True)
         gradients.append(torch.autograd.grad((output * torch.arange(3.0)).sum(), inputs))
@@ -107,7 +110,8 @@ def test_bf16_training_on_a_cpu_does_without_the_fused_kernel(kernel_calls, quer
 def test_where_the_fused_kernel_is_used(kernel_calls):
     attend(*(x.requires_grad_() for x in tensors(queries=4)))  # training in fp32
     with torch.no_grad():
-        attend(*tensors(queries=40, dtype=torch.bfloat16))  # many queries of an evaluation
+        attend(*tensors(queries=40))  # many queries of an evaluation
+        attend(*tensors(queries=40, dtype=torch.bfloat16))
         attend(*tensors(queries=16))  # few, as when decoding
         attend(*tensors(queries=1, dtype=torch.bfloat16))
     assert kernel_calls == [4, 40]
@@ -126,9 +130,9 @@ def test_a_whole_model_trained_in_bf16_on_a_cpu_never_calls_the_fused_kernel(ker
     assert kernel_calls
 
 
-@pytest.mark.parametrize("plain", [True, False])
-def test_dropout_drops_weights_and_keeps_their_mean(plain, monkeypatch):
-    monkeypatch.setattr(attention, "_plain_is_faster", lambda query: plain)
+@pytest.mark.parametrize("way", ["plain", "fused"])
+def test_dropout_drops_weights_and_keeps_their_mean(way, monkeypatch):
+    monkeypatch.setattr(attention, "_fastest", lambda *_: way)
     query = key = torch.zeros(1, 1, 4, 2)
     torch.manual_seed(0)
     outputs = torch.stack([attend(query, key, torch.ones(1, 1, 4, 2), dropout=0.25) for _ in range(500)])
