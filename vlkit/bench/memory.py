@@ -35,6 +35,15 @@ def measure_peak(run: Callable[[], Any]) -> tuple[Any, float | None]:
     return output, None if start is None else max(0.0, _field("VmHWM") - start)
 
 
+def resident() -> float | None:
+    """MiB that are resident now, without what the allocator holds unused; None where the system does not tell."""
+    try:
+        _return_unused()
+        return _field("VmRSS")
+    except (OSError, ValueError):
+        return None
+
+
 def on_cuda() -> bool:
     """Whether this process has tensors on a GPU."""
     return torch.cuda.is_available() and torch.cuda.is_initialized() and torch.cuda.memory_allocated() > 0
@@ -47,8 +56,8 @@ def _set_back() -> float | None:
     try:
         _return_unused()
         _CLEAR.write_text(_RESET_PEAK)
-        resident = _field("VmRSS")
-        return resident if _field("VmHWM") <= resident + _SLACK_MIB else None
+        now = _field("VmRSS")
+        return now if _field("VmHWM") <= now + _SLACK_MIB else None
     except (OSError, ValueError):
         return None
 
