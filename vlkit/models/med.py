@@ -106,6 +106,24 @@ class TextPlan:
     cross_mask: Tensor | None = None
 
 
+@dataclass
+class BegunTexts:
+    """Texts up to where they first look at an image, which is the same for all images.
+
+    Args:
+        texts: N texts.
+        hidden: [T, D] behind the first layer's self-attention.
+    """
+
+    texts: TextBatch
+    hidden: Tensor
+
+    def select(self, index: Sequence[int] | np.ndarray) -> BegunTexts:
+        """The texts ``index``, in that order; one may be named several times."""
+        rows, lengths = self.texts.rows_of(index)
+        return BegunTexts(TextBatch(self.texts.ids.index_select(0, rows), lengths), self.hidden.index_select(0, rows))
+
+
 class Projections(nn.Module):
     """Query, key and value projections of one attention.
 
@@ -252,12 +270,20 @@ class Layer(nn.Module):
         cache: SelfCache | None = None,
         index: int = 0,
         first_rows: Tensor | None = None,
+        begun: bool = False,
+        begin: bool = False,
     ) -> Tensor:
+        """[T, D] -> [T, D], or [N, D] of the ``first_rows`` alone; ``begin``: up to the end of self-attention, and
+        ``begun``: from there."""
         # States are single arguments, not one tuple: activation checkpointing of fairscale looks into none.
-        if first_rows is not None:
+        if begun:
+            hidden = hidden if first_rows is None else hidden.index_select(0, first_rows)
+        elif first_rows is not None:
             hidden = self.attention.first_among_texts(hidden, plan, first_rows)
         else:
             hidden = self.attention.among_texts(hidden, plan, cache, index)
+        if begin:
+            return hidden
         if states:
             hidden = self.crossattention.to_images(hidden, plan, *states)
         return self.output(self.intermediate(hidden), hidden)
@@ -319,9 +345,16 @@ class TextTransformer(nn.Module):
         ]
         return CrossStates(layers, mask.bool() if mask is not None else None)
 
+    def begin(self, texts: TextBatch) -> BegunTexts:
+        """What of ``texts`` needs no image: with it :meth:`forward` computes no text's beginning twice, however many
+        images the text is compared with."""
+        plan = TextPlan(Segments(texts.lengths, texts.ids.device), causal=False)
+        hidden = self.embeddings(texts.ids, texts.positions)
+        return BegunTexts(texts, self.encoder.layer[0](hidden, plan, begin=True))
+
     def forward(
         self,
-        texts: TextBatch,
+        texts: TextBatch | BegunTexts,
         images: CrossStates | None = None,
         image_index: Sequence[int] | np.ndarray | None = None,
         causal: bool = False,
@@ -331,7 +364,7 @@ class TextTransformer(nn.Module):
         """Hidden states of all tokens.
 
         Args:
-            texts: N texts with T tokens.
+            texts: N texts with T tokens; or what :meth:`begin` gave for them, not with ``cache`` or ``causal``.
             images: what cross-attention sees; None skips cross-attention.
             image_index: for each text the image it looks at; None: text i looks at image i, or, when there are
                 fewer images than texts, the texts are in groups of equal number, one image after the other.
@@ -343,11 +376,13 @@ class TextTransformer(nn.Module):
         Returns:
             [T, D] packed, or [N, D] with ``first_only``.
         """
-        positions = texts.positions
-        if cache is not None:
-            positions = positions + cache.length
+        begun = isinstance(texts, BegunTexts)
+        if isinstance(texts, BegunTexts):
+            hidden, texts = texts.hidden, texts.texts
+        else:
+            positions = texts.positions if cache is None else texts.positions + cache.length
+            hidden = self.embeddings(texts.ids, positions)
         plan = self._plan(texts, images, image_index, causal, split=cache is None)
-        hidden = self.embeddings(texts.ids, positions)
         last = len(self.encoder.layer) - 1
         for index, layer in enumerate(self.encoder.layer):
             states = images.layers[index] if images is not None else ()
@@ -355,7 +390,9 @@ class TextTransformer(nn.Module):
             if first_only and index == last:
                 first_rows = texts.first_rows()
                 plan = self._plan(texts, images, image_index, causal, split=True, rows=(1,) * len(texts))
-            hidden = layer(hidden, plan, *states, cache=cache, index=index, first_rows=first_rows)
+            hidden = layer(
+                hidden, plan, *states, cache=cache, index=index, first_rows=first_rows, begun=begun and index == 0
+            )
         if cache is not None:
             cache.length += texts.lengths[0]
         return hidden

@@ -71,11 +71,16 @@ class TextBatch:
 
     def select(self, index: Sequence[int] | np.ndarray) -> TextBatch:
         """The texts ``index``, in that order; one may be named several times."""
+        rows, lengths = self.rows_of(index)
+        return TextBatch(self.ids.index_select(0, rows), lengths)
+
+    def rows_of(self, index: Sequence[int] | np.ndarray) -> tuple[Tensor, tuple[int, ...]]:
+        """Rows of all tokens of the texts ``index``, in that order, on the device; and the tokens of each text."""
         index = np.asarray(index, dtype=np.int64)
         lengths = np.asarray(self.lengths)[index]
         starts = np.cumsum(lengths) - lengths
         rows = np.arange(lengths.sum()) + np.repeat(self.starts[index] - starts, lengths)
-        return TextBatch(self.ids[torch.from_numpy(rows).to(self.ids.device)], tuple(lengths.tolist()))
+        return torch.from_numpy(rows).to(self.ids.device), tuple(lengths.tolist())
 
     def to(self, device: torch.device | str) -> TextBatch:
         """The same texts on ``device``."""

@@ -122,6 +122,23 @@ def test_packed_equals_one_text_at_a_time(model, case, causal, masked, seed):
         assert_gradients(gradients(model, first), gradients(model, expected[batch.first_rows()]))
 
 
+@settings(deadline=None, max_examples=20)
+@given(case=lengths_and_images, layers=st.integers(1, 2), first_only=st.booleans(), seed=st.integers(0, 999))
+def test_texts_begun_once_equal_texts_read_anew(case, layers, first_only, seed):
+    images, described = case
+    torch.manual_seed(seed)
+    config = MedConfig(vocab_size=VOCAB, hidden_size=8, num_hidden_layers=layers, num_attention_heads=2)
+    model = TextTransformer(config, encoder_width=6).eval()
+    texts = TextBatch.from_lists([torch.randint(1, VOCAB, (length,)).tolist() for length, _ in described])
+    chosen = torch.randint(0, len(texts), (5,)).numpy()
+    index = [described[i][1] for i in chosen]
+    with torch.no_grad():
+        states = model.project_images(torch.randn(images, 4, 6))
+        got = model(model.begin(texts).select(chosen), states, index, first_only=first_only)
+        expected = model(texts.select(chosen), states, index, first_only=first_only)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
 @settings(deadline=None, max_examples=10)
 @given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5), causal=st.booleans())
 def test_texts_without_images(model, lengths, causal):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vlkit.errors import VlkitError
 from vlkit.models.attention import split_heads
 from vlkit.models.blip.base import BlipBase, Samples, wanted
+from vlkit.models.linear import Linear, together
 from vlkit.models.med import (
     CrossStates,
     MedConfig,
@@ -64,9 +65,9 @@ class TwinOutput(nn.Module):
         width = config.hidden_size
         self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.dense0 = nn.Linear(width, width)
-        self.dense1 = nn.Linear(width, width)
-        self.merge_layer = nn.Linear(2 * width, width) if merge else None
+        self.dense0 = Linear(width, width)
+        self.dense1 = Linear(width, width)
+        self.merge_layer = Linear(2 * width, width) if merge else None
 
     def forward(self, left: Tensor, right: Tensor, residual: Tensor) -> Tensor:
         left, right = self.dense0(left), self.dense1(right)
@@ -94,9 +95,9 @@ class TwinAttention(nn.Module):
     def project(self, pairs: Tensor) -> tuple[Tensor, ...]:
         """Keys and values of the left images, then of the right ones, each [B, H, P, d]; ``pairs`` [2, B, P, Dv]."""
         return tuple(
-            split_heads(layer(images), self.heads)
+            split_heads(x, self.heads)
             for twin, images in zip((self.self0, self.self1), pairs)
-            for layer in (twin.key, twin.value)
+            for x in together(images, twin.key, twin.value)
         )
 
     def to_images(self, hidden: Tensor, plan: TextPlan, *states: Tensor) -> Tensor:
