@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from vlkit.errors import ConfigError, did_you_mean
+from vlkit.processors.tables import apply_tables, value_counts
 from vlkit.processors.warp import rotation, warp_affine
 
 Fill = Sequence[int]
@@ -38,11 +39,6 @@ _LUMA_RGB = (0.299, 0.587, 0.114)  # ITU-R 601
 _BLACK = (0, 0, 0)
 
 
-def _apply_table(image: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """One table of 256 values for all channels; fractions are cut off."""
-    return table.clip(0, 255).astype(np.uint8)[image]
-
-
 def _luma(original: bool) -> tuple[float, ...]:
     return _LUMA_RGB[::-1] if original else _LUMA_RGB
 
@@ -60,45 +56,39 @@ def auto_contrast(image: np.ndarray, cutoff: float = 0, *, original: bool = Fals
         cutoff: percent of a channel's darkest and of its brightest pixels that may saturate.
         original: a channel whose minimum is above 0 turns 255 everywhere (when nothing is cut off).
     """
-    out = np.empty_like(image)
-    for i in range(image.shape[2]):
-        channel = image[..., i]
-        cut = int(cutoff * channel.size // 100)
-        if cut == 0:
-            low, high = int(channel.min()), int(channel.max())
-        else:
-            count = np.bincount(channel.ravel(), minlength=256)
-            low = int(np.argmax(np.cumsum(count) > cut))
-            high = 255 - int(np.argmax(np.cumsum(count[::-1]) > cut))
-        if high <= low:
-            out[..., i] = channel
-            continue
-        scale = 255 / (high - low)
-        # The original negates an unsigned byte, so that -low becomes 256 - low.
-        offset = (256 - low) % 256 * scale if original and cut == 0 else -low * scale
-        out[..., i] = _apply_table(channel, np.arange(256) * scale + offset)
-    return out
+    tables = [_stretch(count, cutoff, original) for count in value_counts(image)]
+    return apply_tables(image, np.stack(tables))
+
+
+def _stretch(count: np.ndarray, cutoff: float, original: bool) -> np.ndarray:
+    """The table for a channel whose values occur ``count`` times."""
+    values = np.arange(256)
+    cut = int(cutoff * count.sum() // 100)
+    low, high = int(np.argmax(np.cumsum(count) > cut)), 255 - int(np.argmax(np.cumsum(count[::-1]) > cut))
+    if high <= low:
+        return values
+    scale = 255 / (high - low)
+    # The original negates an unsigned byte, so that -low becomes 256 - low.
+    offset = (256 - low) % 256 * scale if original and cut == 0 else -low * scale
+    return values * scale + offset
 
 
 def equalize(image: np.ndarray) -> np.ndarray:
     """Flatten the histogram of each channel."""
-    out = np.empty_like(image)
-    for i in range(image.shape[2]):
-        channel = image[..., i]
-        count = np.bincount(channel.ravel(), minlength=256)
-        step = (channel.size - count[channel.max()]) // 255
-        if step == 0:
-            out[..., i] = channel
-        else:
-            below = np.cumsum(count) - count
-            out[..., i] = _apply_table(channel, (step // 2 + below) // step)
-    return out
+    return apply_tables(image, np.stack([_flatten(count) for count in value_counts(image)]))
+
+
+def _flatten(count: np.ndarray) -> np.ndarray:
+    """The table for a channel whose values occur ``count`` times."""
+    total = np.cumsum(count)
+    step = int(total[-1] - count[np.flatnonzero(count)[-1]]) // 255
+    return (step // 2 + total - count) // step if step else np.arange(256)
 
 
 def solarize(image: np.ndarray, threshold: int = 128) -> np.ndarray:
     """Invert the values from ``threshold`` (0..256) on."""
     values = np.arange(256)
-    return _apply_table(image, np.where(values < threshold, values, 255 - values))
+    return apply_tables(image, np.where(values < threshold, values, 255 - values))
 
 
 def posterize(image: np.ndarray, bits: int) -> np.ndarray:
@@ -127,13 +117,14 @@ def contrast(image: np.ndarray, factor: float, *, original: bool = False) -> np.
         factor: at least 0.
         original: the mean has the weights of red and blue exchanged.
     """
-    mean = np.sum(image.mean(axis=(0, 1)) * np.array(_luma(original)))
-    return _apply_table(image, (np.arange(256) - mean) * factor + mean)
+    means = value_counts(image) @ np.arange(256) / (image.shape[0] * image.shape[1])
+    mean = np.sum(means * np.array(_luma(original)))
+    return apply_tables(image, (np.arange(256) - mean) * factor + mean)
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
     """Multiply every value: 0 is black, 1 the image."""
-    return _apply_table(image, np.arange(256, dtype=np.float32) * np.float32(factor))
+    return apply_tables(image, np.arange(256, dtype=np.float32) * np.float32(factor))
 
 
 def sharpness(image: np.ndarray, factor: float, *, original: bool = False) -> np.ndarray:

@@ -6,8 +6,11 @@ whose later versions round differently.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -42,22 +45,9 @@ def warp_affine(image: np.ndarray, matrix: Matrix, fill: Sequence[int] = (0, 0, 
     Returns:
         uint8 [H, W, 3].
     """
-    height, width = image.shape[:2]
-    x, x_fraction, y, y_fraction = _source_positions(_inverse(matrix), height, width)
-
-    # Two pixels of fill on every side: a neighbourhood that is wholly outside has somewhere to point.
-    stride = width + 4
-    padded = np.full((height + 4, stride), _pack(np.array(fill)), dtype=np.int64)
-    padded[2:-2, 2:-2] = _pack(image)
-    padded = padded.ravel()
-    corner = (np.clip(y, -2, height) + 2) * stride + (np.clip(x, -2, width) + 2)
-
-    # The three channels of a pixel travel in one integer: each neighbour is fetched and weighted once.
-    top = padded[corner] * (_STEPS - x_fraction) + padded[corner + 1] * x_fraction
-    corner += stride
-    bottom = padded[corner] * (_STEPS - x_fraction) + padded[corner + 1] * x_fraction
-    half = 1 << (2 * _FRACTION_BITS - 1)
-    return _unpack(top * (_STEPS - y_fraction) + bottom * y_fraction + _pack(np.full(3, half)))
+    inverse = _inverse(matrix)
+    slide = _slide_of(inverse, *image.shape[:2])
+    return _gather(image, inverse, fill) if slide is None else _slid(image, slide, fill)
 
 
 def _inverse(matrix: Matrix) -> tuple[float, ...]:
@@ -68,19 +58,116 @@ def _inverse(matrix: Matrix) -> tuple[float, ...]:
     return a, b, -a * c - b * f, d, e, -d * c - e * f
 
 
-def _source_positions(inverse: tuple[float, ...], height: int, width: int) -> tuple[np.ndarray, ...]:
-    """Whole pixel and fraction (1/32 pixel) of x and of y, each [H, W]: the origin of each target pixel."""
+def _summands(inverse: tuple[float, ...], height: int, width: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For x and for y of a target pixel's origin: what its column [W] and its row [H] add, in 1/1024 pixel."""
     a, b, c, d, e, f = inverse
     unit = 1 << _POSITION_BITS
-    to_fraction = _POSITION_BITS - _FRACTION_BITS
     columns, rows = np.arange(width), np.arange(height)
-    positions = []
-    for per_column, per_row, shift in ((a, b, c), (d, e, f)):
-        along = np.rint(per_column * columns * unit).astype(np.int64)
-        down = np.rint((per_row * rows + shift) * unit).astype(np.int64) + (1 << (to_fraction - 1))
-        fixed = (down[:, None] + along) >> to_fraction
-        positions += [fixed >> _FRACTION_BITS, fixed & (_STEPS - 1)]
-    return tuple(positions)
+    half = 1 << (_POSITION_BITS - _FRACTION_BITS - 1)
+    return [
+        (
+            np.rint(per_column * columns * unit).astype(np.int64),
+            np.rint((per_row * rows + shift) * unit).astype(np.int64) + half,
+        )
+        for per_column, per_row, shift in ((a, b, c), (d, e, f))
+    ]
+
+
+def _split(fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whole pixels, and the rest in 1/32 pixel, of positions in 1/1024 pixel."""
+    fixed = fixed >> (_POSITION_BITS - _FRACTION_BITS)
+    return fixed >> _FRACTION_BITS, fixed & (_STEPS - 1)
+
+
+class _Slide(NamedTuple):
+    """A warp that moves each line of pixels along itself, as shears and shifts by whole pixels do.
+
+    Args:
+        along: the axis along which lines move: 1 for rows.
+        lines: which line of the source each target line shows, [lines].
+        whole, fraction: by how much the origin lies further along, in pixels and 1/32 pixel, [lines].
+    """
+
+    along: int
+    lines: np.ndarray
+    whole: np.ndarray
+    fraction: np.ndarray
+
+
+def _slide_of(inverse: tuple[float, ...], height: int, width: int) -> _Slide | None:
+    """The warp as a slide; None: it is none."""
+    (x_column, x_row), (y_column, y_row) = _summands(inverse, height, width)
+    unit = 1 << _POSITION_BITS
+    if not y_column.any() and (x_column == np.arange(width) * unit).all():
+        along, across, fixed = 1, y_row, x_row
+    elif np.ptp(x_row) == 0 and (np.diff(y_row) == unit).all():
+        along, across, fixed = 0, x_column + x_row[0], y_column + y_row[0]
+    else:
+        return None
+    lines, beside = _split(across)
+    return None if beside.any() else _Slide(along, lines, *_split(fixed))
+
+
+def _slid(image: np.ndarray, slide: _Slide, fill: Sequence[int]) -> np.ndarray:
+    """``image`` moved by ``slide``. Lines that move equally far are copied together."""
+    along = slide.along
+    length, count = image.shape[along], image.shape[1 - along]
+    shape = list(image.shape)
+    shape[along] += 1  # each pixel has a neighbour further on
+    near = np.empty(shape, np.uint8)
+    near.reshape(shape[0], -1)[:] = np.tile(np.array(fill, np.uint8), shape[1])
+    whole = slide.whole.clip(-length - 1, length)
+    step = np.stack([whole, slide.lines - np.arange(count)])
+    starts = [0, *(np.flatnonzero(np.diff(step).any(axis=0)) + 1).tolist(), count]
+    for start, stop in itertools.pairwise(starts):
+        shift, across = step[:, start].tolist()
+        first, last = max(start, -across), min(stop, count - across)
+        begin, end = max(0, -shift), min(length + 1, length - shift)
+        if first < last and begin < end:
+            source = _part(along, begin + shift, end + shift, first + across, last + across)
+            near[_part(along, begin, end, first, last)] = image[source]
+    here, there = near[_part(along, 0, length, 0, count)], near[_part(along, 1, length + 1, 0, count)]
+    if not slide.fraction.any():
+        return np.ascontiguousarray(here)
+    weight = slide.fraction.astype(np.uint16)
+    weight = weight[:, None, None] if along else weight[None, :, None]
+    # In 16 bits: differences may wrap around, their weighted sum comes out right.
+    wide = here.astype(np.uint16)
+    total = (there - wide) * weight + (wide << _FRACTION_BITS) + np.uint16(_STEPS // 2)
+    return (total >> _FRACTION_BITS).astype(np.uint8)
+
+
+def _part(along: int, begin: int, end: int, first: int, last: int) -> tuple[slice, slice]:
+    """Places ``begin`` to ``end`` of lines ``first`` to ``last``."""
+    return (slice(first, last), slice(begin, end)) if along else (slice(begin, end), slice(first, last))
+
+
+def _gather(image: np.ndarray, inverse: tuple[float, ...], fill: Sequence[int]) -> np.ndarray:
+    """``image`` under any warp: four neighbours of each origin, weighted."""
+    height, width = image.shape[:2]
+    corner, weights = _neighbours(inverse, height, width)
+    stride = width + 4
+    # Two pixels of fill on every side: a neighbourhood that is wholly outside has somewhere to point.
+    padded = np.full((height + 4, stride), _pack(np.array(fill)), dtype=np.int64)
+    padded[2:-2, 2:-2] = _pack(image)
+    # The three channels of a pixel travel in one integer: each neighbour is fetched and weighted once.
+    flat = padded.ravel()
+    total = _pack(np.full(3, 1 << (2 * _FRACTION_BITS - 1)))
+    for offset, weight in zip((0, 1, stride, stride + 1), weights):
+        total = total + flat[offset:].take(corner) * weight
+    return _unpack(total)
+
+
+@lru_cache(maxsize=4)  # training turns by two angles only; each entry holds 40 bytes a pixel
+def _neighbours(inverse: tuple[float, ...], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the upper left neighbour of each origin is in the padded image, int64 [H, W], and the weights of the four
+    neighbours, int64 [4, H, W]."""
+    (x_column, x_row), (y_column, y_row) = _summands(inverse, height, width)
+    x, x_fraction = _split(x_row[:, None] + x_column)
+    y, y_fraction = _split(y_row[:, None] + y_column)
+    corner = (np.clip(y, -2, height) + 2) * (width + 4) + (np.clip(x, -2, width) + 2)
+    weights = [v * h for v in (_STEPS - y_fraction, y_fraction) for h in (_STEPS - x_fraction, x_fraction)]
+    return corner, np.stack(weights)
 
 
 def _pack(pixels: np.ndarray) -> np.ndarray:
