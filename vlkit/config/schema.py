@@ -88,7 +88,9 @@ class RunOptions:
         init_from: from where the model's weights start: a checkpoint, a run's folder, an address, ``card`` (the
             released weights of the model's card) or ``card:<model>/<type>`` (those of another card).
         sample_images: how many images the picture of samples shows; 0: no picture.
-        compile: torch.compile the model.
+        compile: torch.compile what of the model gains by it; needs a C++ compiler.
+        parallel: how several processes share the model. ddp: a copy each; fsdp: weights, gradients and optimiser state
+            cut up among them (FSDP2); oss: ddp with the optimiser's state cut up (fairscale). The steps are the same.
     """
 
     duration: Duration | None = None
@@ -116,6 +118,7 @@ class RunOptions:
     init_from: str | None = None
     sample_images: WholeNumber = 8
     compile: bool = False
+    parallel: Literal["ddp", "fsdp", "oss"] = "ddp"
 
     def __post_init__(self) -> None:
         given = self._lengths()

@@ -8,7 +8,8 @@ Shapes: ``B`` pairs of this process, ``A`` all candidates (pairs of all processe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,38 +44,81 @@ def soft_contrast(logits: Tensor, teacher_logits: Tensor | None, alpha: float, t
     return (alpha * soft + (1 - alpha) * hard).mean()
 
 
+class _Differentiated(torch.autograd.Function):
+    """A scalar whose gradients are known."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, count: int, *inputs_and_gradients: Tensor | None) -> Tensor:
+        ctx.save_for_backward(*inputs_and_gradients[count:])
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        known = [gradient * grads[0] if gradient is not None else None for gradient in ctx.saved_tensors]
+        return (None, None, *known, *[None] * len(known))
+
+
+def differentiate_now(compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
+    """``compute(*inputs)``, whose first result, a scalar, is differentiated at once.
+
+    The backward pass needs nothing of what ``compute`` read then: queues may be overwritten, and wide logits are gone.
+    The other results carry no gradient.
+    """
+    if not torch.is_grad_enabled():
+        return compute(*inputs)
+    leaves = [x.detach().requires_grad_(x.requires_grad) for x in inputs]
+    value, *others = compute(*leaves)
+    gradients: list[Tensor | None] = [None] * len(inputs)
+    wanted = [i for i, leaf in enumerate(leaves) if leaf.requires_grad]
+    if wanted:
+        found = torch.autograd.grad(value, [leaves[i] for i in wanted], allow_unused=True)
+        for i, gradient in zip(wanted, found):
+            gradients[i] = gradient
+    value = _Differentiated.apply(value.detach(), len(inputs), *inputs, *gradients)
+    return (value, *[other.detach() for other in others])
+
+
 def draw_index(weights: Tensor) -> Tensor:
     """[B, C] weights -> [B] one index a row, drawn in proportion."""
     return torch.multinomial(weights, 1).squeeze(1)
 
 
 def hard_negatives(
-    similarity: Tensor, same: Tensor, floor: float = 0.0, draw: Callable[[Tensor], Tensor] = draw_index
+    similarity: Tensor | Sequence[Tensor],
+    same: Tensor,
+    floor: float = 0.0,
+    draw: Callable[[Tensor], Tensor] = draw_index,
 ) -> np.ndarray:
     """For each row a column that is no match, the likelier the more similar it is.
 
     Args:
-        similarity: [B, C] logits of this process's pairs with its own (C = B) or with those of all processes.
+        similarity: [B, C] logits of this process's pairs with its own (C = B) or with those of all processes; or
+            several of them, for which the device is waited for once.
         same: [B, C] bool, True where a column matches the row.
         floor: added to every probability, so that no negative is out of reach (1e-4 in pre-training).
         draw: takes weights [B, C], gives [B].
 
     Returns:
-        [B] on the host: the index plans of attention are made there. Where a row has only matches (a batch of one, or
-        of one image), the next row is taken: there is nothing better to learn from.
+        [B] on the host, or as many rows [n, B] as were given: the index plans of attention are made there. Where a row
+        has only matches (a batch of one, or of one image), the next row is taken: there is nothing better to learn
+        from.
     """
+    if isinstance(similarity, Tensor):
+        return draw(_negative_weights(similarity, same, floor)).cpu().numpy()
+    return torch.stack([draw(_negative_weights(each, same, floor)) for each in similarity]).cpu().numpy()
+
+
+def _negative_weights(similarity: Tensor, same: Tensor, floor: float) -> Tensor:
     # A diverged model must reach its non-finite loss, which the runner reports, rather than fail in the draw.
     logits = similarity.detach().float().nan_to_num()
     weights = (logits.softmax(-1) + floor).masked_fill(same, 0.0)
-    empty = weights.sum(1) < torch.finfo(weights.dtype).tiny
-    if bool(empty.any()):
-        # The matches hold all of the probability: share it out among the others, which leaves their order.
-        others = logits.masked_fill(same, -torch.inf).softmax(-1)
-        rows, columns = weights.shape
-        neighbour = F.one_hot((torch.arange(rows, device=weights.device) + 1) % columns, columns).float()
-        others = torch.where(same.all(1, keepdim=True), neighbour, others)
-        weights[empty] = others[empty]
-    return draw(weights).cpu().numpy()
+    # Where the matches hold all of the probability, it is shared out among the others, which leaves their order.
+    empty = weights.sum(1, keepdim=True) < torch.finfo(weights.dtype).tiny
+    others = logits.masked_fill(same, -torch.inf).softmax(-1)
+    rows, columns = weights.shape
+    neighbour = F.one_hot((torch.arange(rows, device=weights.device) + 1) % columns, columns).float()
+    others = torch.where(same.all(1, keepdim=True), neighbour, others)
+    return torch.where(empty, others, weights)
 
 
 def itm_loss(logits: Tensor, matched: int) -> Tensor:

@@ -22,9 +22,15 @@ def momentum_copy(module: nn.Module) -> nn.Module:
 @torch.no_grad()
 def update_momentum(pairs: Sequence[tuple[nn.Module, nn.Module]], momentum: float) -> None:
     """Move each second module towards its first: ``m <- momentum * m + (1 - momentum) * p``, in a few kernels."""
-    online = [p.detach() for module, _ in pairs for p in module.parameters()]
-    slow = [p.detach() for _, module in pairs for p in module.parameters()]
+    online = [_own_part(p) for module, _ in pairs for p in module.parameters()]
+    slow = [_own_part(p) for _, module in pairs for p in module.parameters()]
     torch._foreach_lerp_(slow, online, 1 - momentum)
+
+
+def _own_part(parameter: Tensor) -> Tensor:
+    """What this process holds of a weight, which under FSDP is a part; both modules are cut alike."""
+    parameter = parameter.detach()
+    return parameter.to_local() if hasattr(parameter, "to_local") else parameter
 
 
 def random_queue(width: int, size: int) -> Tensor:
@@ -45,15 +51,15 @@ def enqueue(queues: Sequence[tuple[Tensor, Tensor]], pointer: Tensor) -> None:
     kept = min(count, size)  # a batch larger than the queue: only its newest part can stay
     if not kept:
         return
-    start = int(pointer) + count - kept
-    first = start % size
+    place = int(pointer)
+    first = (place + count - kept) % size
     wrap = max(first + kept - size, 0)
     for queue, entries in queues:
         columns = entries[count - kept :].reshape(kept, -1).T.to(queue.dtype)
         queue[:, first : first + kept - wrap] = columns[:, : kept - wrap]
         if wrap:
             queue[:, :wrap] = columns[:, kept - wrap :]
-    pointer[0] = (int(pointer) + count) % size
+    pointer.fill_((place + count) % size)
 
 
 def world_size() -> int:

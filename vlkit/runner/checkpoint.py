@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from vlkit.errors import CheckpointError, VlkitError
 from vlkit.io import atomic_dir, atomic_write
-from vlkit.runner.optimiser import restore_by_name, state_by_name
+from vlkit.runner.optimiser import cut_like, restore_by_name, state_by_name
 
 logger = logging.getLogger(__name__)
 
@@ -63,21 +63,30 @@ class Checkpoints:
         return None
 
     def save(self, model: nn.Module, optimiser: torch.optim.Optimizer, trainer: dict[str, Any]) -> Path:
+        """:meth:`write` the state of a model and an optimiser that are whole in this process."""
+        return self.write(model.state_dict(keep_vars=True), state_by_name(optimiser), trainer)
+
+    def write(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], trainer: dict[str, Any]) -> Path:
         """Write the checkpoint of ``trainer["step"]``. Killed, it leaves nothing that looks complete.
+
+        Args:
+            weights: the model's state by name, tied tensors as the same object.
+            moments: the optimiser's tensors, see :func:`~vlkit.runner.optimiser.state_by_name`.
+            trainer: the rest.
 
         Raises:
             CheckpointError: a weight is not finite.
             VlkitError: the disk is full or the folder cannot be written; earlier checkpoints are untouched.
         """
-        _check_finite(model, trainer["step"])
+        _check_finite(weights, trainer["step"])
         path = self.path(trainer["step"])
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if path.exists() and self._renew(path, trainer):
                 return path
             with atomic_dir(path) as folder:
-                save_tensors(folder / MODEL, model.state_dict(keep_vars=True))
-                save_tensors(folder / OPTIMISER, state_by_name(optimiser))
+                save_tensors(folder / MODEL, weights)
+                save_tensors(folder / OPTIMISER, moments)
                 sizes = {name: (folder / name).stat().st_size for name in (MODEL, OPTIMISER)}
                 (folder / TRAINER).write_text(json.dumps({**trainer, "files": sizes}, indent=1))
         except (OSError, SafetensorError) as error:
@@ -124,7 +133,9 @@ def restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer | Non
     """
     trainer = read_trainer(path)
     try:
-        missing, unexpected = model.load_state_dict(load_tensors(path / MODEL), strict=False)
+        own = model.state_dict()
+        found = {name: cut_like(tensor, own.get(name, tensor)) for name, tensor in load_tensors(path / MODEL).items()}
+        missing, unexpected = model.load_state_dict(found, strict=False)
     except RuntimeError as error:  # sizes differ
         raise CheckpointError(f"{path / MODEL} is of another model: {error}") from error
     if missing or unexpected:
@@ -202,9 +213,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return {**tensors, **{name: tensors[kept] for name, kept in aliases.items()}}
 
 
-def _check_finite(model: nn.Module, step: int) -> None:
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
+def _check_finite(weights: Mapping[str, Tensor], step: int) -> None:
+    for name, tensor in weights.items():
+        if isinstance(tensor, nn.Parameter) and not torch.isfinite(tensor).all():
             raise CheckpointError(
                 f"after step {step} the weight {name} is not finite, so no checkpoint is written. Lower "
                 "optim.lr or set optim.grad_clip, and start again from the newest checkpoint."

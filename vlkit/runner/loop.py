@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from vlkit.datasets.loading import BAD, TrainLoader
 from vlkit.errors import VlkitError
 from vlkit.runner.device import seed_all
 from vlkit.runner.distributed import World
 from vlkit.runner.optimiser import set_rate
+from vlkit.runner.parallel import Parallel
 from vlkit.runner.window import Window
 from vlkit.tasks.base import Batch, Progress, StepOutput, Task
 
@@ -27,7 +26,8 @@ class TrainStep:
     """Makes optimiser steps that do not depend on how their global batch is cut up.
 
     Args:
-        model: on its device; wrapped in DDP when there are several processes.
+        parallel: how the processes share the model.
+        model: what ``parallel`` made of it, to be called.
         task: what a batch means.
         loader: where batches come from.
         optimiser: from :func:`~vlkit.runner.optimiser.build_optimiser`.
@@ -41,6 +41,7 @@ class TrainStep:
 
     def __init__(
         self,
+        parallel: Parallel,
         model: nn.Module,
         task: Task,
         loader: TrainLoader,
@@ -52,11 +53,11 @@ class TrainStep:
         seed: int,
         grad_clip: float | None,
     ):
-        self.model, self.task, self.loader, self.optimiser = model, task, loader, optimiser
+        self.parallel, self.task, self.loader, self.optimiser = parallel, task, loader, optimiser
         self.window, self.world, self.device, self.autocast = window, world, device, autocast
         self.seed, self.grad_clip = seed, grad_clip
         self.bad: list[tuple[str, str, int]] = []
-        self._bare = model.module if isinstance(model, DistributedDataParallel) else model
+        self.model = model
         self._count_names: list[str] | None = None
 
     def __call__(self, progress: Progress, rate: float, signals: list[float]) -> list[float]:
@@ -76,7 +77,7 @@ class TrainStep:
         totals, signals = self._reduce(counts, signals)
         values: dict[str, Tensor] = {}
         for micro, (each, count) in enumerate(zip(inputs, counts)):
-            with self._sync(last=micro == len(inputs) - 1):
+            with self.parallel.exchange(self.model, last=micro == len(inputs) - 1):
                 self._forward_backward(each, count, totals, progress, micro, values)
         values["grad_norm"] = self._update(rate) / self.world.size
         self.window.add(progress.step + 1, values, _sample_ids(batches, progress.step))
@@ -90,7 +91,7 @@ class TrainStep:
 
     def _prepare(self, batch: Batch, step: int, micro: int) -> Batch:
         seed_all(self.seed, step, micro, self.world.rank, _PREPARE)
-        return self.task.prepare(self._bare, batch, self.device)
+        return self.task.prepare(self.parallel.model, batch, self.device)
 
     def _counts(self, inputs: Batch) -> dict[str, float]:
         return {SAMPLES: float(self.loader.per_process), **self.task.counts(inputs)}
@@ -110,12 +111,6 @@ class TrainStep:
         sums = self.world.sum(own + signals)
         return dict(zip(names, sums)), sums[len(names) :]
 
-    def _sync(self, last: bool) -> Any:
-        """Gradients are exchanged once a step, in the backward pass of the last micro-batch."""
-        if last or not isinstance(self.model, DistributedDataParallel):
-            return contextlib.nullcontext()
-        return self.model.no_sync()
-
     def _forward_backward(
         self,
         inputs: Batch,
@@ -131,7 +126,7 @@ class TrainStep:
         shares = {name: _share(name, counts, totals) for name in output.losses}
         parts = {name: loss.float() * shares[name] for name, loss in output.losses.items()}
         total = torch.stack(list(parts.values())).sum()
-        # DDP takes the mean over processes where the sum of all parts is wanted.
+        # The exchange takes the mean over processes where the sum of all parts is wanted.
         (total * self.world.size).backward()
         self._note(values, parts, total, output, counts[SAMPLES] / totals[SAMPLES])
 
@@ -152,9 +147,7 @@ class TrainStep:
     def _update(self, rate: float) -> Tensor:
         """Clip, step, and forget the gradients; the norm of the gradient before clipping."""
         parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.grad_clip:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.grad_clip, norm)
+        norm = self.parallel.clip(parameters, self.grad_clip)
         set_rate(self.optimiser, rate)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)

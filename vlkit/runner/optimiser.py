@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -61,17 +61,23 @@ def parameter_groups(
     return list(groups.values())
 
 
-def build_optimiser(model: nn.Module, optim: OptimConfig, device: torch.device) -> torch.optim.AdamW:
+def build_optimiser(
+    model: nn.Module,
+    optim: OptimConfig,
+    device: torch.device,
+    make: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
+) -> torch.optim.Optimizer:
     """AdamW over the parameter groups of ``model``, fused where torch can.
 
     Args:
         model: already on ``device``.
         optim: the ``optim`` section.
         device: of the run.
+        make: takes groups and AdamW's arguments.
     """
     groups = parameter_groups(model, optim.weight_decay, optim.decay_norm_and_bias, optim.lr_scale)
     fused = bool(optim.fused) and device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused)
+    return make(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused)
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
@@ -96,17 +102,27 @@ def restore_by_name(optimiser: torch.optim.Optimizer, tensors: Mapping[str, torc
     Raises:
         KeyError: a tensor belongs to no parameter of this optimiser.
     """
-    content = optimiser.state_dict()
-    numbers = {
-        name: number
-        for group, numbered in zip(optimiser.param_groups, content["param_groups"])
-        for name, number in zip(group["names"], numbered["params"])
-    }
+    groups, numbers, parameters = [], {}, []
+    for group in optimiser.param_groups:
+        places = range(len(numbers), len(numbers) + len(group["names"]))
+        numbers.update(zip(group["names"], places))
+        parameters += group["params"]
+        groups.append({**group, "params": list(places)})
     state: dict[int, dict[str, torch.Tensor]] = {}
     for full, tensor in tensors.items():
         key, _, name = full.partition(":")
-        state.setdefault(numbers[name], {})[key] = tensor
-    optimiser.load_state_dict({"state": state, "param_groups": content["param_groups"]})
+        number = numbers[name]
+        state.setdefault(number, {})[key] = cut_like(tensor, parameters[number])
+    optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+def cut_like(tensor: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """``tensor`` of a checkpoint, cut up among the processes if ``own`` is and they have the same shape."""
+    if not hasattr(own, "device_mesh"):
+        return tensor
+    from vlkit.runner.fsdp import part_of  # only a run that shards has paid for its import
+
+    return part_of(tensor, own)
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

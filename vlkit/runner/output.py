@@ -32,6 +32,8 @@ NEUTRAL = (
     "keep_checkpoints",
     "device",
     "activation_checkpointing",
+    "compile",
+    "parallel",
     "monitor",
     "mode",
     "tensorboard",

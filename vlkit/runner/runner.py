@@ -14,10 +14,12 @@ from vlkit.datasets.base import VLDataset
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import ConfigError, did_you_mean
 from vlkit.runner.activation_checkpointing import checkpoint_activations
+from vlkit.runner.compilation import compile_model
 from vlkit.runner.device import autocast, choose_device
 from vlkit.runner.distributed import World
 from vlkit.runner.evaluation import Evaluator
 from vlkit.runner.output import OutputFolder, environment
+from vlkit.runner.parallel import share_model
 from vlkit.runner.signals import StopRequest
 from vlkit.runner.trainer import Trainer
 from vlkit.tasks.base import Task
@@ -72,8 +74,10 @@ class Runner:
         else:
             self.mixture = Mixture(train, seed=run.seed)
         self.output = OutputFolder(Path(output_dir or run.output_dir or "output"), config or {})
+        self.parallel = share_model(run.parallel, self.model, self.world, self.device)
         if run.compile:
-            model.compile()
+            for each in self.parallel.models:
+                compile_model(each, self.device)
         self.evaluator = self._evaluator() if self.evals else None
 
     def train(self) -> dict[str, Any]:
@@ -98,7 +102,7 @@ class Runner:
         self._record_environment("environment.json")
         checkpoint_activations(self.model, self.run.activation_checkpointing)
         trainer = Trainer(
-            self.model,
+            self.parallel,
             self.task,
             self.mixture,
             self.evaluator,
@@ -111,7 +115,7 @@ class Runner:
         with StopRequest() as stop:
             result = trainer.train(stop)
         if result["status"] == "finished":
-            self.world.on_main(lambda: self._picture(trainer.step))
+            self._picture(trainer.step)
             self.world.on_main(lambda: self.output.write_json("result.json", result))
         return result
 
@@ -127,11 +131,12 @@ class Runner:
         if self.evaluator is None:
             raise ConfigError("there is nothing to evaluate on: name a dataset under 'datasets.eval'.")
         self._record_environment("evaluation_environment.json")
-        scores = self.evaluator(self.model, step)
+        with self.parallel.whole_model() as model:
+            scores = self.evaluator(model, step)
         bad = [{"source": s, "reason": r, "where": w} for s, r, w in self.world.gather(self.evaluator.bad)]
         content = {"step": step, "metrics": scores, "bad_samples": bad}
         self.world.on_main(lambda: self.output.write_json("evaluation.json", content))
-        self.world.on_main(lambda: self._picture(step))
+        self._picture(step)
         return scores
 
     def close(self) -> None:
@@ -172,10 +177,12 @@ class Runner:
         self.world.on_main(record)
 
     def _picture(self, step: int) -> None:
-        if self.evaluator is None or not self.run.sample_images:
+        evaluator = self.evaluator
+        if evaluator is None or not self.run.sample_images:
             return
         name = (self.run.monitor or next(iter(self.evals))).partition("/")[0]
-        self.evaluator.picture(self.model, self.run.sample_images, name, step, self.normalisation)
+        with self.parallel.whole_model() as model:
+            self.world.on_main(lambda: evaluator.picture(model, self.run.sample_images, name, step, self.normalisation))
 
 
 def _check_monitor(monitor: str | None, evals: Mapping[str, VLDataset]) -> None:

@@ -7,8 +7,7 @@ import time
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from vlkit.config.schema import OptimConfig, RunOptions
 from vlkit.datasets.loading import TrainLoader
@@ -20,8 +19,8 @@ from vlkit.runner.device import autocast
 from vlkit.runner.distributed import World
 from vlkit.runner.evaluation import Evaluator, Interrupted
 from vlkit.runner.loop import TrainStep
-from vlkit.runner.optimiser import build_optimiser
 from vlkit.runner.output import OutputFolder
+from vlkit.runner.parallel import Parallel
 from vlkit.runner.plan import Plan
 from vlkit.runner.reporter import Reporter
 from vlkit.runner.schedules import learning_rate
@@ -36,7 +35,7 @@ class Trainer:
     """Trains a model; see :class:`~vlkit.runner.runner.Runner`, which makes it.
 
     Args:
-        model: on its device, not wrapped.
+        parallel: the model, on its device, and how the processes share it.
         task: what a batch means.
         mixture: training data.
         evaluator: scores during training, or None.
@@ -48,7 +47,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: nn.Module,
+        parallel: Parallel,
         task: Task,
         mixture: Mixture,
         evaluator: Evaluator | None,
@@ -58,7 +57,8 @@ class Trainer:
         device: torch.device,
         output: OutputFolder,
     ):
-        self.model, self.evaluator, self.optim, self.run = model, evaluator, optim, run
+        self.parallel, self.model = parallel, parallel.model
+        self.evaluator, self.optim, self.run = evaluator, optim, run
         self.world, self.output = world, output
         self.plan = Plan.resolve(optim, run, len(mixture))
         self.loader = TrainLoader(
@@ -70,7 +70,8 @@ class Trainer:
             run.num_workers,
             pin_memory=device.type == "cuda",
         )
-        self.optimiser = build_optimiser(model, optim, device)
+        wrapped = parallel.wrap()
+        self.optimiser = parallel.optimiser(optim)
         self.window = Window(world)
         self.best = Best(run.monitor, run.mode)
         self.checkpoints = Checkpoints(output.path / "checkpoints", run.keep_checkpoints)
@@ -81,7 +82,8 @@ class Trainer:
         self._evaluated: int | None = None
         self._scores: dict[str, float] = {}
         self.train_step = TrainStep(
-            _wrap(model, world, device),
+            parallel,
+            wrapped,
             task,
             self.loader,
             self.optimiser,
@@ -160,7 +162,8 @@ class Trainer:
         self.window.settle()
         alone = self.world.size == 1  # several processes would have to agree before each batch
         try:
-            scores = self.evaluator(self.model, self.step, lambda: alone and stop.received is not None)
+            with self.parallel.whole_model() as model:
+                scores = self.evaluator(model, self.step, lambda: alone and stop.received is not None)
         except Interrupted:
             stop.adopt(stop.flags())
             return
@@ -182,10 +185,11 @@ class Trainer:
             return
         self.window.settle()
         self._report_bad_samples()
-        self.world.on_main(self._write_checkpoint)
+        weights, moments = self.parallel.weights(), self.parallel.moments(self.optimiser)
+        self.world.on_main(lambda: self._write_checkpoint(weights, moments))
         self._saved = self.step
 
-    def _write_checkpoint(self) -> None:
+    def _write_checkpoint(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
         self.reporter.metrics.sync()
         trainer = {
             "version": 1,
@@ -201,7 +205,7 @@ class Trainer:
             "batch_size": self.run.batch_size,
             "config_hash": self.output.config_hash,
         }
-        self.checkpoints.save(self.model, self.optimiser, trainer)
+        self.checkpoints.write(weights, moments, trainer)
         self.checkpoints.prune(self.step, self.best.step)
 
     def _find(self) -> int | None:
@@ -259,16 +263,3 @@ class Trainer:
             "bad_samples": self.reporter.ledger.count,
             **more,
         }
-
-
-def _wrap(model: nn.Module, world: World, device: torch.device) -> nn.Module:
-    """DDP for several processes. Buffers (queues, running means) are the model's own care."""
-    if world.size == 1:
-        return model
-    return DistributedDataParallel(
-        model,
-        device_ids=[device.index] if device.type == "cuda" else None,
-        broadcast_buffers=False,
-        find_unused_parameters=bool(getattr(model, "find_unused_parameters", False)),
-        gradient_as_bucket_view=True,
-    )

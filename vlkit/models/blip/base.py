@@ -105,6 +105,11 @@ class BlipBase(nn.Module):
                 blocks.append(module)
         return [block for block in blocks if any(id(p) in trained for p in block.parameters())]
 
+    def image_blocks(self) -> list[nn.Module]:
+        """The blocks of the image encoders, momentum encoders included: the same code on the same shapes in every step,
+        used through ``forward`` alone, no weight in two of them. Compilation and sharding go by them."""
+        return [block for m in self.modules() if isinstance(m, VisionTransformer) for block in m.blocks]
+
 
 def frames_of(samples: Samples) -> int:
     """F, the frames of each ``video`` of the samples; 1 where they are images."""

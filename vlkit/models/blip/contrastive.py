@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from vlkit.errors import VlkitError
 from vlkit.models.blip.aligned import BlipAligned
 from vlkit.models.blip.base import Samples
-from vlkit.models.losses import draw_index, soft_contrast
+from vlkit.models.linear import plain_linear
+from vlkit.models.losses import differentiate_now, draw_index, soft_contrast
 from vlkit.models.med import MedConfig
 from vlkit.models.momentum import gather_batch, momentum_copy, random_queue, update_momentum, world_size
 from vlkit.models.packing import TextBatch
@@ -69,6 +70,11 @@ class BlipContrastive(BlipAligned):
         self.register_buffer("image_queue", random_queue(embed_dim, queue_size))
         self.register_buffer("text_queue", random_queue(embed_dim, queue_size))
 
+    @torch.no_grad()
+    def move_momentum(self) -> None:
+        """Move the momentum encoders towards the trained ones, once per optimiser step."""
+        update_momentum(self._momentum_pairs(), self.momentum)
+
     def pairs_of(self, samples: Samples) -> tuple[Tensor, TextBatch]:
         """``image`` [B, 3, S, S] and the B texts of the samples."""
         texts, image = self.texts_of(samples), self.images_of(samples)
@@ -84,10 +90,9 @@ class BlipContrastive(BlipAligned):
         online = Features(self.image_feats(image_embeds), self.text_feats(texts))
         with torch.no_grad():
             self.temp.clamp_(*self.temperature_range)
-            if update:
-                update_momentum(self._momentum_pairs(), self.momentum)
-            slow = self._momentum_feats(image, texts)
-        return image_embeds, online, slow
+        if update:
+            self.move_momentum()
+        return image_embeds, online, self._momentum_feats(image, texts)
 
     def contrast(
         self, online: Features, slow: Features, everyone: Features, alpha: float, targets: Tensor
@@ -101,16 +106,26 @@ class BlipContrastive(BlipAligned):
             alpha: share of the momentum teacher in the targets, 0..1.
             targets: see :func:`~vlkit.models.losses.soft_contrast`.
         """
+
+        def similar(features: Tensor, others: Tensor, queue: Tensor) -> Tensor:
+            # Apart, because a queue is wide: to join the two would copy it.
+            return torch.cat([features @ others.T, features @ queue], 1)
+
+        def compute(image: Tensor, text: Tensor, temp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            losses, sims = [], []
+            for mine, teacher, others, queue in (
+                (image, slow.image, everyone.text, self.text_queue),
+                (text, slow.text, everyone.image, self.image_queue),
+            ):
+                soft = similar(teacher, others, queue) / temp.detach() if alpha else None
+                sims.append(similar(mine, others, queue) / temp)
+                losses.append(soft_contrast(sims[-1], soft, alpha, targets))
+            return (losses[0] + losses[1]) / 2, sims[0], sims[1]
+
         with torch.autocast(online.image.device.type, enabled=False):
-            image_bank = torch.cat([everyone.image.T, self.image_queue], 1)
-            text_bank = torch.cat([everyone.text.T, self.text_queue], 1)
-            teacher_i2t = slow.image @ text_bank / self.temp.detach() if alpha else None
-            teacher_t2i = slow.text @ image_bank / self.temp.detach() if alpha else None
-            sim_i2t = online.image @ text_bank / self.temp
-            sim_t2i = online.text @ image_bank / self.temp
-            loss_i2t = soft_contrast(sim_i2t, teacher_i2t, alpha, targets)
-            loss_t2i = soft_contrast(sim_t2i, teacher_t2i, alpha, targets)
-        return (loss_i2t + loss_t2i) / 2, sim_i2t.detach(), sim_t2i.detach()
+            # At once: the batch joins the queues before the backward pass.
+            loss, sim_i2t, sim_t2i = differentiate_now(compute, online.image, online.text, self.temp)
+        return loss, sim_i2t.detach(), sim_t2i.detach()
 
     def queue_age(self, batch: int) -> float:
         """Steps that the oldest entry of the queues has waited, when every process brings ``batch`` pairs a step."""
@@ -121,14 +136,20 @@ class BlipContrastive(BlipAligned):
         return [(getattr(self, name), getattr(self, f"{name}_m")) for name in names]
 
     def _momentum_feats(self, image: Tensor, texts: TextBatch) -> Features:
-        image_embeds = self.visual_encoder_m(image)[:, 0]
-        text_embeds = self.text_encoder_m(texts, first_only=True)
-        return Features(
-            F.normalize(self.vision_proj_m(image_embeds).float(), dim=-1),
-            F.normalize(self.text_proj_m(text_embeds).float(), dim=-1),
-        )
+        # The weights move in every step: laying them out for one product would cost more than it brings.
+        with torch.inference_mode(), plain_linear():
+            image_embeds = self.visual_encoder_m(image)[:, 0]
+            text_embeds = self.text_encoder_m(texts, first_only=True)
+            image_feats = F.normalize(self.vision_proj_m(image_embeds).float(), dim=-1)
+            text_feats = F.normalize(self.text_proj_m(text_embeds).float(), dim=-1)
+        # Copies, made outside: what the contrast computes from them is kept for its backward pass.
+        return Features(image_feats.clone(), text_feats.clone())
 
 
 def gather_features(features: Features) -> Features:
-    """Those of all processes, in rank order, without gradient."""
-    return Features(gather_batch(features.image), gather_batch(features.text))
+    """Those of all processes, in rank order, without gradient, in one message."""
+    if world_size() == 1:
+        return Features(features.image.detach(), features.text.detach())
+    width = features.image.shape[1]
+    both = gather_batch(torch.cat([features.image, features.text], 1))
+    return Features(both[:, :width], both[:, width:])

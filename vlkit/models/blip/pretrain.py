@@ -143,8 +143,7 @@ class BlipPretrain(BlipContrastive):
     def _match_with_negatives(self, texts: TextBatch, states: CrossStates, sim_i2t: Tensor, sim_t2i: Tensor) -> Tensor:
         size = len(texts)
         same = torch.eye(size, dtype=torch.bool, device=sim_i2t.device)
-        negative_image = hard_negatives(sim_t2i, same, floor=1e-4, draw=self.draw_negative)
-        negative_text = hard_negatives(sim_i2t, same, floor=1e-4, draw=self.draw_negative)
+        negative_image, negative_text = hard_negatives([sim_t2i, sim_i2t], same, floor=1e-4, draw=self.draw_negative)
         own = np.arange(size)
         pairs = texts.select(np.concatenate([own, own, negative_text]))
         return self.match(pairs, states, np.concatenate([own, negative_image, own]))

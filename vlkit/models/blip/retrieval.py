@@ -172,8 +172,7 @@ class BlipRetrieval(BlipContrastive):
             with torch.autocast(ids.device.type, enabled=False):
                 sim_i2t = online.image.detach() @ features.text.T / self.temp
                 sim_t2i = online.text.detach() @ features.image.T / self.temp
-            negative_image = hard_negatives(sim_t2i, same, draw=self.draw_negative)
-            negative_text = hard_negatives(sim_i2t, same, draw=self.draw_negative)
+            negative_image, negative_text = hard_negatives([sim_t2i, sim_i2t], same, draw=self.draw_negative)
             text_index = np.concatenate([own, own, negative_text])
             image_index = np.concatenate([own, negative_image, own])
         # Of all processes' images only those that are looked at are projected.
