@@ -81,6 +81,7 @@ class Linear(nn.Linear):
         weight = self.weight
         if (
             not _laid_out_allowed
+            or self.training  # momentum encoders change at every step
             or torch.is_grad_enabled()
             or weight.device.type != "cpu"
             or x.device.type != "cpu"

@@ -90,7 +90,7 @@ def test_a_changed_weight_is_seen(layer):
 
 @torch.no_grad()
 def test_a_change_of_one_of_several_is_seen(layer):
-    other, x = Linear(24, 16), torch.randn(3, 24)
+    other, x = Linear(24, 16).eval(), torch.randn(3, 24)
     together(x, layer, other)
     other.weight.add_(1)
     torch.testing.assert_close(together(x, layer, other)[1], F.linear(x, other.weight, other.bias))
@@ -104,6 +104,13 @@ def test_gradients_go_the_usual_way(layer):
     assert x.grad is not None
     assert layer.weight.grad is not None
     assert layer.bias.grad is not None
+
+
+@torch.no_grad()
+def test_training_weights_are_not_laid_out(layer):
+    layer.train()
+    layer(torch.randn(3, 24))
+    assert not laid_out(layer)
 
 
 @torch.no_grad()
