@@ -51,7 +51,8 @@ class BeamSearch:
             self.logits = self.decoder.next_logits(step.view(-1, 1), self.images, self.cache)
 
     def _place(self, parents: np.ndarray) -> None:
-        """Rows of the cache follow the beams."""
+        """Rows of the cache follow the beams, which continue ``parents`` [A, G * K] of their images."""
+        parents = parents.reshape(self.places.shape) % self.rules.beams
         placed = place_rows(parents, self.places)
         rows = np.empty_like(placed)
         np.put_along_axis(rows, placed, np.take_along_axis(self.places, parents, 1), 1)

@@ -1,4 +1,4 @@
-"""The bookkeeping of beam search, without a decision of the host: the same code runs step by step and in a CUDA graph.
+"""The bookkeeping of beam search, the same for steps that the host looks at and for those of a CUDA graph.
 
 A hypothesis scores the sum of its log-probabilities over its length, and the length counts the prompt but not the final
 [SEP]. At each step the 2K best continuations are looked at; [SEP] closes a hypothesis only among the first K.
@@ -36,7 +36,6 @@ class BeamState(State):
         done: [S] no open beam can beat those that ended.
     """
 
-    tokens: Tensor
     open_scores: Tensor
     closed_scores: Tensor
     closed_tokens: Tensor
@@ -51,13 +50,12 @@ class Beams:
         config: how to decode.
         eos: id of [SEP].
         device: where the states live.
+        ask: let the host look whether work can be skipped.
     """
 
-    def __init__(self, config: GenerationConfig, eos: int, device: torch.device):
-        self.config, self.eos = config, eos
+    def __init__(self, config: GenerationConfig, eos: int, device: torch.device, ask: bool = True):
+        self.config, self.eos, self._ask = config, eos, ask
         self.groups, self.beams = config.num_beam_groups, config.num_beams // config.num_beam_groups
-        # Asking a CPU whether a hypothesis ends costs less than closing none.
-        self.asks = device.type == "cpu"
         self.rows = config.num_beams
         lengths = torch.arange(config.max_length + 1, dtype=torch.float64)
         self._norms = (lengths**config.length_penalty).float().to(device)
@@ -82,17 +80,19 @@ class Beams:
     def advance(
         self, state: BeamState, logits: Tensor, length: Tensor, places: Tensor | None = None
     ) -> tuple[BeamState, Tensor]:
-        """See :meth:`~vlkit.models.decoding.Rules.advance`; ``places`` and what is continued are [S, K]."""
+        """See :meth:`~vlkit.models.decoding.Rules.advance`; ``places`` are [S, K], those of a search among its own."""
         top, beam, token = self._continuations(state, logits, length, places)
         ends = token == self.eos
         norm, k = self._norms.index_select(0, length), self.beams
         # Only an end among the first K closes a hypothesis; the next beams are the K best that do not end.
         closing = ends[:, :k] & ~state.done[:, None]
         closed = state
-        if not self.asks or bool(closing.any()):
+        if not self._ask or bool(closing.any()):
             closed = _close(state, (top[:, :k] / norm).masked_fill(~closing, -torch.inf), beam[:, :k], length)
         keep = self._open_first(ends)
         beam, token = beam.gather(1, keep), token.gather(1, keep)
+        first_of_group = torch.arange(self.groups, device=beam.device)[:, None] * k
+        parents = (beam.unflatten(0, (-1, self.groups)) + first_of_group).flatten(1)
         return BeamState(
             tokens=_gather(state.tokens, beam).index_copy_(2, length, token[:, :, None]),
             open_scores=top.gather(1, keep),
@@ -101,7 +101,7 @@ class Beams:
             closed_length=closed.closed_length,
             # A search ends when not even its best continuation, at today's length, beats the worst finished one.
             done=state.done | (closed.closed_scores[:, -1] >= top[:, 0] / norm),
-        ), beam
+        ), parents
 
     def close_open(self, state: BeamState, length: Tensor) -> BeamState:
         """The open beams of searches that go on are offered as hypotheses."""

@@ -103,7 +103,13 @@ S = TypeVar("S", bound="State")
 @dataclass
 class State:
     """Tensors that tell where the texts of some images stand; each holds as many entries of its first dimension for
-    every image, one image after the other."""
+    every image, one image after the other.
+
+    Args:
+        tokens: [..., L] of the open texts.
+    """
+
+    tokens: Tensor
 
     def tensors(self) -> list[Tensor]:
         """All of them, always in the same order."""
@@ -115,14 +121,16 @@ class State:
 
 
 class Rules(Protocol[S]):
-    """A way of decoding as steps that no host decides in.
+    """A way of decoding, step by step.
 
     Attributes:
-        rows: texts that are open for an image at a time.
+        rows: texts K that are open for an image at a time.
+        eos: id of [SEP].
         config: how to decode.
     """
 
     rows: int
+    eos: int
     config: GenerationConfig
 
     def advance(self, state: S, logits: Tensor, length: Tensor, places: Tensor | None = None) -> tuple[S, Tensor]:
@@ -132,10 +140,10 @@ class Rules(Protocol[S]):
             state: before it.
             logits: [R, V] of the next token of the open texts.
             length: [1] int64, tokens that the open texts have.
-            places: [., K] which of an image's rows each open text has; None: they are in order.
+            places: which of the rows of ``logits`` each open text has; None: they are in order.
 
         Returns:
-            The state, and which open text [., K] each one now continues.
+            The state, and which open text of its image [A, K] each one now continues.
         """
 
     def close_open(self, state: S, length: Tensor) -> S:

@@ -1,7 +1,8 @@
 """Decoding texts for images: beam search, greedy search, nucleus sampling.
 
 An image's keys and values are never repeated: all its beams or samples attend to its one copy. A prompt is read once
-per image, not once per beam. Images that are finished leave the batch.
+per image, not once per beam. Images that are finished leave the batch. On CUDA steps have fixed shapes, so that each is
+one graph (static_decoding.py); elsewhere they have those of what is left (beam_search.py, sampling.py).
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor
 
 from vlkit.errors import VlkitError
+from vlkit.models import static_decoding
 from vlkit.models.beam_search import BeamSearch
-from vlkit.models.decoding import Generated, GenerationConfig
+from vlkit.models.beams import Beams
+from vlkit.models.decoding import Generated, GenerationConfig, Rules, State
 from vlkit.models.med import CrossStates, TextDecoder
-from vlkit.models.sampling import Walk, draw_uniform
+from vlkit.models.sampling import Walk, Walks, draw_uniform
 
 __all__ = ["Generated", "GenerationConfig", "generate"]
 
@@ -53,7 +56,40 @@ def generate(
     if seeds is not None and len(seeds) != images.count:
         raise VlkitError(f"generation: {len(seeds)} seeds were given for {images.count} images; give one each.")
     prompt = prompt.expand(images.count, -1)
+    uniform = draw_uniform(seeds, images.count, config) if config.sample else None
+    if prompt.is_cuda and _fits(decoder, prompt, config):
+        return generate_statically(decoder, images, prompt, eos, config, uniform)
     if config.sample or config.num_beams == 1:
-        uniform = draw_uniform(seeds, images.count, config) if config.sample else None
         return Walk(decoder, images, prompt, eos, config, uniform).run()
     return BeamSearch(decoder, images, prompt, eos, config).run()
+
+
+def _fits(decoder: TextDecoder, prompt: Tensor, config: GenerationConfig) -> bool:
+    rows = config.num_return_sequences if config.sample else config.num_beams
+    return static_decoding.can_be_static(decoder, rows, prompt.shape[1], config.max_length)
+
+
+@torch.no_grad()
+def generate_statically(
+    decoder: TextDecoder,
+    images: CrossStates,
+    prompt: Tensor,
+    eos: int,
+    config: GenerationConfig,
+    uniform: Tensor | None,
+) -> Generated:
+    """What :func:`generate` does on CUDA, on any device.
+
+    Args:
+        prompt: [B, t].
+        uniform: what :func:`~vlkit.models.sampling.draw_uniform` gives; None: search.
+    """
+    rules: Rules
+    state: State
+    if config.sample or config.num_beams == 1:
+        rules = Walks(config, eos, prompt.device, ask=False)
+        state = rules.start(prompt, uniform)
+    else:
+        rules = Beams(config, eos, prompt.device, ask=False)
+        state = rules.start(prompt)
+    return static_decoding.decode(decoder, images, prompt, rules, state)

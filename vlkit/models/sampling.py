@@ -73,7 +73,6 @@ class WalkState(State):
         uniform: [R, L] numbers that decide what is drawn; [R, 0] in greedy search.
     """
 
-    tokens: Tensor
     scores: Tensor
     lengths: Tensor
     done: Tensor
@@ -81,18 +80,17 @@ class WalkState(State):
 
 
 class Walks:
-    """The rules of greedy search and of sampling, without a decision of the host.
+    """The rules of greedy search and of sampling.
 
     Args:
         config: how to decode.
         eos: id of [SEP].
         device: where the states live.
+        ask: let the host look whether work can be skipped.
     """
 
-    def __init__(self, config: GenerationConfig, eos: int, device: torch.device):
-        self.config, self.eos = config, eos
-        # Asking a CPU whether the head of a distribution is enough costs less than sorting all of it.
-        self.asks = device.type == "cpu"
+    def __init__(self, config: GenerationConfig, eos: int, device: torch.device, ask: bool = True):
+        self.config, self.eos, self._ask = config, eos, ask
         self.rows = config.num_return_sequences if config.sample else 1
 
     def start(self, prompt: Tensor, uniform: Tensor | None) -> WalkState:
@@ -132,7 +130,7 @@ class Walks:
             logits = logits.masked_fill(eos & too_short, -torch.inf)
         if not config.sample:
             return logits.argmax(-1)
-        probs, ids = nucleus(logits, config, self.asks)
+        probs, ids = nucleus(logits, config, self._ask)
         # Inverse of the cumulative distribution; the clamp is for sums that rounding left below 1.
         reached = (probs.cumsum(-1) <= state.uniform.index_select(1, length)).sum(-1, keepdim=True)
         last = (probs > 0).sum(-1, keepdim=True) - 1

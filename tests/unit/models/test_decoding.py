@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.unit.models import decoders
 from tests.unit.models.decoders import BOS, EOS
 from vlkit.errors import ConfigError, VlkitError
-from vlkit.models.decoding import GenerationConfig, penalize_repetition
+from vlkit.models.decoding import GenerationConfig, largest, penalize_repetition, penalize_used
 from vlkit.models.generation import generate
 
 
@@ -111,3 +111,39 @@ def test_images_do_finish_at_different_times(config):
     config = GenerationConfig(max_length=12, min_length=0, **config)
     found = generate(model, images, torch.tensor([[BOS]]), EOS, config, torch.arange(8))
     assert len({len(group[0]) for group in found.sequences}) >= 3
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 10**6),
+    size=st.sampled_from([5, 128, 700, 1000, 3333]),
+    count=st.integers(1, 12),
+    equal=st.booleans(),
+    infinite=st.booleans(),
+)
+def test_the_largest_are_those_of_topk(seed, size, count, equal, infinite):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(2, 3, size, generator=generator)
+    if equal:
+        scores = scores.round()
+    if infinite:
+        scores[..., ::2] = -torch.inf
+    count = min(count, size)
+    values, places = largest(scores, count)
+    assert torch.equal(values, scores.topk(count)[0])
+    assert torch.equal(scores.gather(-1, places), values)
+    assert all(len(set(row)) == count for row in places.flatten(0, 1).tolist())
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10**6), length=st.integers(1, 6), penalty=st.sampled_from([0.5, 1.0, 1.7]))
+def test_penalties_of_the_tokens_so_far(seed, length, penalty):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(2, 3, 9, generator=generator)
+    tokens = torch.randint(0, 9, (2, 3, 6), generator=generator)
+    found = penalize_used(scores, tokens, torch.tensor([length]), penalty)
+    expected = scores.clone()
+    for row, used in zip(expected.flatten(0, 1), tokens[..., :length].flatten(0, 1).tolist()):
+        for token in set(used):
+            row[token] = row[token] * penalty if row[token] < 0 else row[token] / penalty
+    assert torch.equal(found, expected)

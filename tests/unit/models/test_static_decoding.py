@@ -1,0 +1,261 @@
+"""Decoding in fixed shapes equals decoding step by step. Everything but the capture as a CUDA graph runs here."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.unit.models import decoders
+from tests.unit.models.decoders import BOS, EOS
+from vlkit.models import static_decoding
+from vlkit.models.decoding import Generated, GenerationConfig
+from vlkit.models.generation import generate, generate_statically
+from vlkit.models.med import CrossStates, TextDecoder
+from vlkit.models.sampling import draw_uniform
+from vlkit.models.static_decoding import bucket_of, can_be_static
+
+VOCAB = 300  # large enough that the best few are searched in parts, and the head of a distribution is not all
+
+
+def both(model: TextDecoder, embeds, prompt, config: GenerationConfig, mask=None) -> tuple[Generated, Generated]:
+    """What decoding step by step and decoding in fixed shapes give."""
+
+    def states() -> CrossStates:
+        with torch.no_grad():
+            return model.bert.project_images(embeds, mask)
+
+    seeds = torch.arange(len(embeds)) * 7
+    plain = generate(model, states(), prompt, EOS, config, seeds)
+    uniform = draw_uniform(seeds, len(embeds), config) if config.sample else None
+    return plain, generate_statically(model, states(), prompt.expand(len(embeds), -1), EOS, config, uniform)
+
+
+def assert_equal(plain: Generated, static: Generated) -> None:
+    assert static.sequences == plain.sequences
+    for mine, other in zip(static.scores, plain.scores):
+        assert mine == pytest.approx(other, abs=1e-4)
+
+
+def prompts(count: int, length: int, shared: bool) -> torch.Tensor:
+    rows = [[BOS, *((3 + i * j) % VOCAB for j in range(1, length))] for i in range(1 if shared else count)]
+    return torch.tensor(rows)
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    count=st.integers(1, 7),
+    beams=st.integers(2, 5),
+    groups=st.sampled_from([1, 1, 2, 3]),
+    prompt_length=st.integers(1, 3),
+    shared=st.booleans(),
+    min_length=st.integers(0, 8),
+    more=st.integers(1, 9),
+    repetition_penalty=st.sampled_from([1.0, 1.5]),
+    length_penalty=st.sampled_from([0.0, 1.0, 2.0]),
+    eos_bias=st.sampled_from([0.0, 4.0, 7.0]),
+    masked=st.booleans(),
+)
+def test_beam_search_in_fixed_shapes(
+    seed,
+    count,
+    beams,
+    groups,
+    prompt_length,
+    shared,
+    min_length,
+    more,
+    repetition_penalty,
+    length_penalty,
+    eos_bias,
+    masked,
+):
+    model = decoders.decoder(VOCAB, seed, eos_bias)
+    max_length = prompt_length + more
+    config = GenerationConfig(
+        num_beams=beams * groups,
+        num_beam_groups=groups,
+        diversity_penalty=1.0 if groups > 1 else 0.0,
+        num_return_sequences=beams,
+        min_length=min(min_length, max_length),
+        max_length=max_length,
+        repetition_penalty=repetition_penalty,
+        length_penalty=length_penalty,
+    )
+    mask = torch.rand(count, 4, generator=torch.Generator().manual_seed(seed)) < 0.6 if masked else None
+    if mask is not None:
+        mask[:, 0] = True
+    embeds = decoders.image_embeds(count, seed, tokens=4)
+    assert_equal(*both(model, embeds, prompts(count, prompt_length, shared), config, mask))
+
+
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    count=st.integers(1, 7),
+    samples=st.integers(1, 4),
+    greedy=st.booleans(),
+    top_p=st.sampled_from([0.3, 0.9, 1.0]),
+    top_k=st.sampled_from([0, 5]),
+    temperature=st.sampled_from([0.7, 3.0]),
+    min_length=st.integers(0, 8),
+    repetition_penalty=st.sampled_from([1.0, 1.5]),
+    eos_bias=st.sampled_from([0.0, 4.0, 7.0]),
+)
+def test_walks_in_fixed_shapes(
+    seed, count, samples, greedy, top_p, top_k, temperature, min_length, repetition_penalty, eos_bias
+):
+    model = decoders.decoder(VOCAB, seed, eos_bias)
+    how = {"num_beams": 1} if greedy else {"sample": True, "num_return_sequences": samples}
+    config = GenerationConfig(
+        top_p=top_p,
+        top_k=top_k,
+        temperature=temperature,
+        min_length=min_length,
+        max_length=9,
+        repetition_penalty=repetition_penalty,
+        **how,
+    )
+    assert_equal(*both(model, decoders.image_embeds(count, seed), prompts(count, 2, False), config))
+
+
+@pytest.fixture
+def steps(monkeypatch) -> list[int]:
+    """Buckets of the steps that are taken."""
+    taken = []
+    step = static_decoding.Buffers.step
+
+    def noted(self, decoder, rules, images):
+        taken.append(images)
+        step(self, decoder, rules, images)
+
+    monkeypatch.setattr(static_decoding.Buffers, "step", noted)
+    return taken
+
+
+def test_finished_images_make_buckets_smaller(steps):
+    model, embeds = decoders.decoder(VOCAB, 5, 6.0), decoders.image_embeds(7, 5)
+    config = GenerationConfig(num_beams=2, max_length=20, min_length=0)
+    plain, static = both(model, embeds, prompts(7, 1, True), config)
+    assert_equal(plain, static)
+    assert steps[0] == 8
+    assert steps == sorted(steps, reverse=True)
+    assert len(set(steps)) >= 3
+
+
+def test_decoding_ends_a_step_after_all_images_are_finished(steps, monkeypatch):
+    model, embeds = decoders.decoder(VOCAB, 5, 9.0), decoders.image_embeds(3, 5)
+    calls = []
+    forward = TextDecoder.next_logits
+    monkeypatch.setattr(TextDecoder, "next_logits", lambda *given: calls.append(0) or forward(*given))
+    config = GenerationConfig(num_beams=2, max_length=20, min_length=0)
+    generate(model, decoders.states(model, embeds), prompts(3, 1, True), EOS, config)
+    needed = len(calls)  # tokens that were chosen
+    assert needed < 10
+    both(model, embeds, prompts(3, 1, True), config)
+    assert len(steps) == needed + 1
+
+
+@pytest.mark.parametrize("mask", [False, True], ids=["all_seen", "masked"])
+def test_buffers_serve_the_next_batches(mask):
+    """Smaller ones, larger ones, and ones after the weights have changed."""
+    model = decoders.decoder(VOCAB, 1, 5.0)
+    config = GenerationConfig(num_beams=3, max_length=8, min_length=2)
+    for number, count in enumerate([5, 2, 6, 3]):
+        tokens = 3 + number if mask else 3
+        embeds = decoders.image_embeds(count, number, tokens)
+        seen = torch.arange(tokens) < torch.tensor([2 + i % 2 for i in range(count)])[:, None] if mask else None
+        assert_equal(*both(model, embeds, prompts(count, 1, True), config, seen))
+        with torch.no_grad():
+            model.cls.predictions.bias.add_(torch.randn(VOCAB))
+    kept = static_decoding._decoders[model]
+    assert [each.images for each in kept.values()] == [6]  # 6 replaced 5's
+
+
+def test_few_kinds_of_batches_are_kept_and_none_for_a_model_that_is_gone():
+    model, embeds = decoders.decoder(VOCAB, 1), decoders.image_embeds(1)
+    for beams in (2, 3, 4):
+        both(model, embeds, prompts(1, 1, True), GenerationConfig(num_beams=beams, max_length=4, min_length=0))
+    assert [kind[0][4] for kind in static_decoding._decoders[model]] == [3, 4]
+    before = len(static_decoding._decoders)
+    del model
+    gc.collect()
+    assert len(static_decoding._decoders) == before - 1
+
+
+def test_inside_and_outside_of_inference_mode():
+    """Buffers that were made within are written outside, and the other way round."""
+    model, embeds = decoders.decoder(VOCAB, 2, 3.0), decoders.image_embeds(2)
+    config = GenerationConfig(num_beams=2, max_length=6, min_length=0)
+    with torch.inference_mode():
+        first = both(model, embeds, prompts(2, 1, True), config)
+    second = both(model, embeds, prompts(2, 1, True), config)
+    assert_equal(*first)
+    assert_equal(*second)
+
+
+def test_weights_that_move_need_new_steps():
+    model, embeds = decoders.decoder(VOCAB, 2, 3.0), decoders.image_embeds(2)
+    config = GenerationConfig(num_beams=2, max_length=6, min_length=0)
+
+    def steps():
+        assert_equal(*both(model, embeds, prompts(2, 1, True), config))
+        (kept,) = static_decoding._decoders[model].values()
+        return kept._steps
+
+    first = steps()
+    assert steps() is first
+    bias = model.cls.predictions.transform.dense.bias
+    bias.data = bias.data.clone()
+    assert steps() is not first
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_other_types(dtype):
+    model, embeds = decoders.decoder(VOCAB, 2, 3.0).to(dtype), decoders.image_embeds(3).to(dtype)
+    config = GenerationConfig(sample=True, max_length=8, min_length=0, top_p=0.5)
+    plain, static = both(model, embeds, prompts(3, 1, True), config)
+    if dtype == torch.float64:
+        assert_equal(plain, static)
+    for texts, scores in zip(static.sequences, static.scores):
+        assert texts[0][0] == BOS
+        assert scores[0] < 0
+
+
+def test_under_autocast():
+    model, embeds = decoders.decoder(VOCAB, 2, 3.0), decoders.image_embeds(3)
+    config = GenerationConfig(num_beams=1, max_length=8, min_length=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        plain, static = both(model, embeds, prompts(3, 1, True), config)
+    for mine, other in zip(static.scores, plain.scores):
+        assert mine == pytest.approx(other, abs=0.3)
+
+
+def test_buckets():
+    assert [bucket_of(n) for n in (1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 17, 24, 25, 33, 48, 49, 64)] == (
+        [1, 2, 3, 4, 6, 6, 8, 12, 12, 16, 24, 24, 32, 48, 48, 64, 64]
+    )
+
+
+@settings(deadline=None)
+@given(images=st.integers(1, 10**4))
+def test_a_bucket_is_large_enough_and_not_much_more(images):
+    assert images <= bucket_of(images) <= max(1.5 * images, images + 1)
+    assert bucket_of(bucket_of(images)) == bucket_of(images)
+
+
+def test_what_is_decoded_step_by_step():
+    model = decoders.decoder(VOCAB)
+    assert can_be_static(model, 3, 4, 30)
+    assert not can_be_static(model, 40, 4, 30)  # too many texts to attend to all of them
+    assert not can_be_static(model.train(), 3, 4, 30)  # dropout
+
+    class Sharded(torch.nn.Parameter):
+        pass
+
+    model.eval().cls.predictions.bias.__class__ = Sharded
+    assert not can_be_static(model, 3, 4, 30)

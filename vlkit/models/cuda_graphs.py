@@ -1,0 +1,64 @@
+"""Steps captured as CUDA graphs: all kernels of a step started by one call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+# Libraries set up workspaces when they are first called, which a capture must not see.
+_WARM_UPS = 2
+
+
+class CapturedSteps:
+    """Steps of one owner, each a graph of its own in one memory pool.
+
+    A step reads and writes tensors that stay where they are, asks the device nothing, and leaves nothing else behind:
+    graphs that share a pool overwrite each other's intermediate results. Its first calls run uncaptured.
+
+    Args:
+        device: where the steps run; on another device than CUDA they are called as they are.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._enabled = device.type == "cuda"
+        self._graphs: dict[Hashable, torch.cuda.CUDAGraph] = {}
+        self._calls: dict[Hashable, int] = {}
+        self._pool = torch.cuda.graph_pool_handle() if self._enabled else None
+
+    def run(self, key: Hashable, step: Callable[[], None]) -> None:
+        """Run ``step``; calls with one ``key`` do the same work on the same tensors."""
+        if not self._enabled:
+            step()
+        elif key in self._graphs:
+            self._graphs[key].replay()
+        elif self._calls.get(key, 0) < _WARM_UPS:
+            self._calls[key] = self._calls.get(key, 0) + 1
+            self._beside(step)
+        else:
+            self._capture(key, step)
+
+    def _beside(self, step: Callable[[], None]) -> None:
+        """On a stream of its own, as a capture does it."""
+        current, side = torch.cuda.current_stream(self._device), torch.cuda.Stream(self._device)
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            step()
+        current.wait_stream(side)
+
+    def _capture(self, key: Hashable, step: Callable[[], None]) -> None:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.device(self._device), torch.cuda.graph(graph, pool=self._pool):
+                step()
+        except RuntimeError as error:
+            self._enabled = False
+            logger.warning("A decoding step could not be captured as a CUDA graph and runs without: %s", error)
+            step()
+        else:
+            self._graphs[key] = graph
+            graph.replay()
