@@ -24,6 +24,7 @@ from vlkit.errors import DataError
 from vlkit.metrics.retrieval import right_ranks
 from vlkit.tasks.base import EvalContext
 from vlkit.tasks.image_tokens import Encoded
+from vlkit.tasks.passes import PairScorer
 from vlkit.tasks.pool import Pool, Side, different_texts
 
 logger = logging.getLogger(__name__)
@@ -32,8 +33,6 @@ UNSEEN = -100.0
 pair is behind every seen one, and among themselves unseen pairs are equal."""
 # Seconds between messages of a long re-ranking.
 _REPORT_EVERY = 60.0
-# Bytes of activations of one pass of matching, on a CPU and at most on a GPU.
-_CPU_BYTES, _GPU_BYTES = 2**28, 2**31
 
 
 @dataclass
@@ -175,67 +174,23 @@ def _score(
 def _score_own(
     model: Any, index: Sequence[int], texts: Sequence[str], tokens: Encoded, pairs: np.ndarray, context: EvalContext
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Places of this process's pairs in ``pairs``, and their logits, in several parts."""
+    """Places of this process's pairs in ``pairs`` and their logits, or nothing where it has none."""
     starts = np.searchsorted(pairs, np.arange(len(index) + 1) * len(texts))
     rows = {image: row for row, image in enumerate(index)}
-    packed = model.tokenize(texts)
-    found: list[tuple[np.ndarray, np.ndarray]] = []
+    scorer = PairScorer(model, texts, context)
+    places: list[np.ndarray] = []
+    found: list[Tensor] = []
     done, reported = 0, time.monotonic()
     for images, embeds in tokens:
-        known = [(place, rows[image]) for place, image in enumerate(images) if image in rows]
-        spans = {place: np.arange(starts[row], starts[row + 1]) for place, row in known}
-        cost = _Cost.of(model, embeds, max(packed.lengths))
-        for group in cost.groups({place: len(span) for place, span in spans.items()}):
-            own = np.concatenate([spans[place] for place in group])
-            which = np.repeat(np.arange(len(group)), [len(spans[place]) for place in group])
-            with context.autocast():
-                states = model.text_encoder.project_images(embeds[group])
-                for at in range(0, len(own), cost.pairs_at_once):
-                    part = slice(at, at + cost.pairs_at_once)
-                    logits = model.match(packed.select(pairs[own[part]] % len(texts)), states, which[part])
-                    found.append((own[part], logits[:, 1].float().cpu().numpy()))
-            done += len(own)
+        known = [rows.get(image) for image in images]
+        spans = [np.arange(0 if row is None else starts[row], 0 if row is None else starts[row + 1]) for row in known]
+        own = np.concatenate(spans)
+        for part, logits in scorer.passes(embeds, [pairs[span] % len(texts) for span in spans]):
+            # They stay on the device until all are there: reading them would make it wait for the next pass's tables.
+            places.append(own[part])
+            found.append(logits.float())
+            done += len(part)
             if time.monotonic() - reported > _REPORT_EVERY:
                 reported = time.monotonic()
                 logger.info("re-ranking: %d pairs done in this process, %d in all to do", done, len(pairs))
-    return found
-
-
-@dataclass
-class _Cost:
-    """How much goes through the model at once.
-
-    Args:
-        pairs_at_once: pairs of one pass.
-        image: what an image costs besides (its keys and values in every layer), in pairs.
-    """
-
-    pairs_at_once: int
-    image: int
-
-    @classmethod
-    def of(cls, model: Any, embeds: Tensor, longest: int) -> _Cost:
-        """For images like ``embeds`` [b, P, Dv] and texts of up to ``longest`` tokens."""
-        med = model.med_config
-        pair = 8 * longest * (med.hidden_size + med.intermediate_size)
-        image = 8 * med.num_hidden_layers * embeds.shape[1] * med.hidden_size
-        limit = _CPU_BYTES
-        if embeds.is_cuda:
-            limit = min(_GPU_BYTES, torch.cuda.mem_get_info(embeds.device)[0] // 4)
-        return cls(max(limit // pair, 1), image // pair)
-
-    def groups(self, counts: dict[int, int]) -> list[list[int]]:
-        """The images ``counts`` (place to number of pairs) in runs that go through together; an image with more pairs
-        than that is alone."""
-        groups: list[list[int]] = []
-        used = 0
-        for place, count in counts.items():
-            if not count:
-                continue
-            cost = count + self.image
-            if not groups or used + cost > self.pairs_at_once:
-                groups.append([])
-                used = 0
-            groups[-1].append(place)
-            used += cost
-        return groups
+    return [(np.concatenate(places), torch.cat(found).cpu().numpy())] if found else []

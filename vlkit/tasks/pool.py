@@ -18,11 +18,10 @@ from vlkit.models.blip.base import frames_of
 from vlkit.processors.text import pre_caption
 from vlkit.tasks.base import Batch, EvalContext
 from vlkit.tasks.image_tokens import ImageTokens
+from vlkit.tasks.passes import Bounds, cut
 
 # Scores held at once while similarities are searched.
 _BLOCK = 2**22
-# Texts that are encoded at once.
-_TEXTS_AT_ONCE = 256
 
 
 @dataclass
@@ -158,16 +157,20 @@ def encoded(model: Any, loader: Iterable[Batch], context: EvalContext) -> Iterat
 
 
 def text_feats(model: Any, texts: Sequence[str], context: EvalContext) -> Tensor:
-    """[T, E] features of ``texts``, which are the same in every process; each encodes a share of the different ones."""
+    """[T, E] features of ``texts``, which are the same in every process. Each encodes a share of the different ones,
+    all of about as many tokens, in order of length: self-attention pads to the longest that it sees at once."""
     different, index = different_texts(texts)
+    packed = model.tokenize(different)
+    lengths = np.asarray(packed.lengths, np.int64)
     world = len(context.gather([context.rank]))
-    share = different[context.rank * len(different) // world : (context.rank + 1) * len(different) // world]
-    feats = []
-    for start in range(0, len(share), _TEXTS_AT_ONCE):
+    found = []
+    for part in cut(np.argsort(lengths, kind="stable")[context.rank :: world], lengths, Bounds.of(context.device).most):
         with context.autocast():
-            found = model.text_feats(model.tokenize(share[start : start + _TEXTS_AT_ONCE]))
-        feats.append(found.cpu().numpy())
-    return torch.from_numpy(np.concatenate(context.gather(feats))[index]).to(context.device)
+            feats = model.text_feats(packed.select(part))
+        found.append((part, feats.cpu().numpy()))
+    everything = context.gather(found)
+    place = np.argsort(np.concatenate([part for part, _ in everything]))
+    return torch.from_numpy(np.concatenate([feats for _, feats in everything])[place[index]]).to(context.device)
 
 
 def different_texts(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:

@@ -12,7 +12,7 @@ from tests.unit.models import small
 from tests.unit.tasks.shares import context, evaluate_in_shares, parts
 from vlkit.errors import DataError
 from vlkit.models.blip.pretrain import BlipPretrain
-from vlkit.tasks import matching, pool
+from vlkit.tasks import matching, passes, pool
 from vlkit.tasks.matching import UNSEEN, Ranking, most_similar, retrieve, search
 from vlkit.tasks.pool import Pool
 
@@ -84,21 +84,28 @@ def test_most_similar_are_the_first_of_a_stable_sort(seed, rows, columns, k, val
 
 
 @settings(deadline=None, max_examples=25)
-@given(seed=st.integers(0, 10**6), k=st.integers(1, 9), block=st.integers(1, 40), limit=st.integers(1, 200_000))
-def test_reranking_is_the_plain_loop(model, embeds, logits, seed, k, block, limit):
+@given(
+    seed=st.integers(0, 10**6),
+    k=st.integers(1, 9),
+    block=st.integers(1, 40),
+    limit=st.integers(1, 10_000),
+    tokens=st.tuples(st.integers(1, 60), st.integers(1, 120)),
+)
+def test_reranking_is_the_plain_loop(model, embeds, logits, seed, k, block, limit, tokens):
     """Whatever the features, the candidates, and the sizes of what is computed at once."""
     found = make_pool(seed)
     found.text_feats[6] = found.text_feats[3]  # of equal texts
     similarity = (found.image_feats[:, None] * found.text_feats).sum(-1).numpy()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pool, "_BLOCK", block)
-        patch.setattr(matching, "_CPU_BYTES", limit)
+        patch.setattr(passes, "_CPU_BYTES", limit)
+        patch.setattr(passes, "_CPU_TOKENS", tokens)
         result = run(model, embeds, found, k)
     np.testing.assert_allclose(result.to_texts.matrix(), by_hand(similarity, logits, k), atol=2e-5)
     np.testing.assert_allclose(result.to_images.matrix(), by_hand(similarity.T, logits.T, k), atol=2e-5)
 
 
-@pytest.mark.parametrize("limit", [1, 30_000, 10**9])
+@pytest.mark.parametrize("limit", [1, 30, 10**9])
 @pytest.mark.parametrize("k", [1, 3, 100])
 def test_each_pair_is_scored_once_and_each_image_projected_once(model, embeds, k, limit, monkeypatch):
     asked, projected = [], []
@@ -110,7 +117,8 @@ def test_each_pair_is_scored_once_and_each_image_projected_once(model, embeds, k
         asked.extend((tuple(row.tolist()), key.sum().item()) for row, key in zip(rows, keys))
         return match(texts, states, image_index)
 
-    monkeypatch.setattr(matching, "_CPU_BYTES", limit)
+    monkeypatch.setattr(passes, "_CPU_BYTES", limit)
+    monkeypatch.setattr(passes, "_CPU_TOKENS", (limit, 2 * limit))
     monkeypatch.setattr(model, "match", watched)
     monkeypatch.setattr(model.text_encoder, "project_images", lambda e: projected.append(len(e)) or project(e))
     found = make_pool(1)
