@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import statistics
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from vlkit.bench.compare import Row, seconds
 from vlkit.bench.memory import measure_peak
 from vlkit.errors import VlkitError
 
+logger = logging.getLogger(__name__)
 NAME = "original's loops, fp32"
 """What a row calls the reference."""
 _PACKAGE = "vlkit_original"
@@ -28,6 +30,14 @@ _PACKAGE = "vlkit_original"
 def folder() -> Path:
     """Where the reference lies in a checkout."""
     return Path(vlkit.__file__).parents[1] / "benchmarks" / "original"
+
+
+def in_checkout() -> bool:
+    """Whether the reference is there; else a message says what is left out of the table."""
+    found = folder().is_dir()
+    if not found:
+        logger.warning("rows beside the original's loops are left out: %s is part of a checkout only", folder())
+    return found
 
 
 def load(name: str) -> ModuleType:

@@ -1,11 +1,13 @@
-"""Ranking the answers to visual questions beside the original's loop over ``transformers``' modules: the question's
-states are repeated for each candidate and projected again, answers are padded to the longest of the list.
+"""Ranking the answers to visual questions beside the original's loop: the question's states are repeated for each
+candidate and projected again, answers are padded to the longest of the list. The loop runs over ``transformers``'
+modules at equal precision, and as the reference in fp32.
 
 Shapes: ``B`` questions, ``A`` answers, ``K`` candidates.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +18,12 @@ import torch
 from torch import Tensor
 
 from vlkit.bench.compare import Row, compare
+from vlkit.bench.original import in_checkout, load, measure, row
 from vlkit.bench.peers import DTYPES, peer_of, sizes
 from vlkit.models.blip.vqa import Answers, BlipVqa
 from vlkit.models.med import CrossStates
 
-PIXELS = 480
+PIXELS, READ = 480, "questions already read"
 # With the same number of tokens: cross-attention in transformers sees the padding of shorter questions.
 QUESTIONS = ("what color is the dog on the left", "how many people are near the old train")
 # Answers to choose from, and candidates.
@@ -28,6 +31,8 @@ _COUNTS = {"base": (3128, 128), "tiny": (200, 16)}
 # Largest difference of two losses, in standard deviations of the losses; and share of the candidates that may differ:
 # bf16 rounds first tokens of nearly equal probability across the cut.
 _TOLERANCE = {"fp32": (1e-4, 0.0), "bf16": (0.1, 0.1)}
+WANTED = 5.0
+"""Least ratio of the ranking part to the reference, at size "base" on a CPU."""
 
 
 @dataclass
@@ -45,7 +50,8 @@ def vqa_rows(
     repeat: int = 3,
     device: str = "cpu",
 ) -> Iterator[Row]:
-    """Two rows per dtype: from pixels to answers, and from questions that have been read to answers.
+    """Two rows per dtype beside ``transformers``: from pixels to answers, and from questions that have been read to
+    answers; before them, the latter beside the reference.
 
     Args:
         size: "base" (ViT-B/16 at 480 pixels) or "tiny" (to see that it runs).
@@ -59,19 +65,20 @@ def vqa_rows(
     with torch.no_grad():
         # Words of very different frequency, as in any language: otherwise rounding decides what is kept.
         ours.text_decoder.cls.predictions.bias.exponential_(1 / 3)
-    peer, name = peer_of(ours, "blip_vqa")
     count, candidates = _COUNTS[size]
     answers = answer_list(ours, count)
+    work = f"VQA ranking, {size}, {candidates} of {count} answers, batch {len(QUESTIONS)}"
+    wanted = WANTED if (size, device) == ("base", "cpu") else None
+    if in_checkout():
+        yield from _beside_original(f"{work}, {READ}", ours.to(device), answers, candidates, dtypes, repeat, wanted)
+    peer, name = peer_of(ours, "blip_vqa")
     for dtype in dtypes:
         ours, peer = ours.to(device, DTYPES[dtype]), peer.to(device, DTYPES[dtype])
-        side = ours.vit_config.image_size
-        image = torch.randn(len(QUESTIONS), 3, side, side, generator=torch.Generator().manual_seed(0))
-        samples = {"image": image.to(device, DTYPES[dtype]), "text_input": list(QUESTIONS)}
-        inputs = Inputs(samples, answers, candidates)
-        work = f"VQA ranking, {size}, {candidates} of {count} answers, batch {len(QUESTIONS)}"
+        inputs = _inputs(ours, answers, candidates)
+        samples = inputs.samples
         equal = partial(_close, tolerance=_TOLERANCE[dtype])
         ids, mask = ours.tokenize_answers(answers).padded()
-        for part in ("from pixels", "questions already read"):
+        for part in ("from pixels", READ):
             questions, states = None, None
             if part != "from pixels":
                 with torch.inference_mode():
@@ -79,6 +86,42 @@ def vqa_rows(
             mine = partial(_ours, ours, inputs, questions)
             theirs = partial(_peer, ours, peer, inputs, (ids, mask), states)
             yield compare(f"{work}, {part}", dtype, name, mine, theirs, equal, repeat)
+
+
+def _beside_original(
+    work: str,
+    ours: BlipVqa,
+    answers: list[str],
+    candidates: int,
+    dtypes: Sequence[str],
+    repeat: int,
+    wanted: float | None,
+) -> Iterator[Row]:
+    """One row per dtype; the reference is timed once for all."""
+    original, weights = load("vqa"), load("weights")
+    model = weights.share_weights(original.Answerer(ours.vit_config, ours.med_config), ours)
+    samples = _inputs(ours, answers, candidates).samples
+    ids, seen = ours.tokenize(samples["text_input"]).padded()
+    states = original.read_questions(model, samples["image"], ids, seen)
+    answer_ids, mask = ours.tokenize_answers(answers).padded()
+    theirs = measure(partial(original.rank_answers, model, states, seen, answer_ids, mask, candidates), repeat)
+    chosen, losses = theirs.output
+    expected = Answers([[answers[i] for i in each] for each in chosen.tolist()], (-losses).tolist())
+    for dtype in dtypes:
+        converted = ours if dtype == "fp32" else copy.deepcopy(ours).to(DTYPES[dtype])
+        inputs = _inputs(converted, answers, candidates)
+        with torch.inference_mode():
+            questions = converted.read_questions(inputs.samples)
+        mine = measure(partial(_ours, converted, inputs, questions), repeat)
+        yield row(work, dtype, mine, theirs, _close(mine.output, expected, _TOLERANCE[dtype]), wanted)
+
+
+def _inputs(model: BlipVqa, answers: list[str], candidates: int) -> Inputs:
+    """Images of noise in the precision of ``model``, and their questions."""
+    side = model.vit_config.image_size
+    image = torch.randn(len(QUESTIONS), 3, side, side, generator=torch.Generator().manual_seed(0))
+    image = image.to(model.device, next(model.parameters()).dtype)
+    return Inputs({"image": image, "text_input": list(QUESTIONS)}, answers, candidates)
 
 
 def answer_list(model: BlipVqa, count: int) -> list[str]:
