@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,9 +83,14 @@ class ImageTokens:
         if self.keep == "recompute":
             yield from self.again()
             return
-        for index, kept in self._kept:
-            embeds = kept if isinstance(kept, Tensor) else self._read(kept)
-            yield index, embeds.to(self.device)
+        with ThreadPoolExecutor(1) as reader:
+            ahead: Future[Tensor] | None = None
+            for number, (index, kept) in enumerate(self._kept):
+                embeds = ahead.result() if ahead else self._get(kept)
+                # The next batch is read while this one is used.
+                following = self._kept[number + 1 : number + 2]
+                ahead = reader.submit(self._get, following[0][1]) if following else None
+                yield index, embeds.to(self.device, non_blocking=True)
 
     @property
     def _where(self) -> Path:
@@ -112,11 +117,16 @@ class ImageTokens:
             ) from error
         return place
 
-    def _read(self, place: _Place) -> Tensor:
+    def _get(self, kept: Tensor | _Place) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
         assert self._file is not None
-        self._file.seek(place.offset)
-        data = np.frombuffer(bytearray(self._file.read(place.bytes)), np.uint8)
-        return torch.from_numpy(data).view(place.dtype).reshape(place.shape)
+        # Pinned memory can be copied to a GPU while that computes.
+        data = torch.empty(kept.bytes, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        self._file.seek(kept.offset)
+        if self._file.readinto(data.numpy()) != kept.bytes:  # type: ignore[attr-defined]
+            raise VlkitError(f"image tokens kept on disk in {self._where} are no longer complete.")
+        return data.view(kept.dtype).reshape(kept.shape)
 
     def _clear(self) -> None:
         self._kept.clear()

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlkit.models.med import BegunTexts
+from vlkit.models.packing import TextBatch
 from vlkit.tasks.base import EvalContext
 
 # Tokens of a pass. On a CPU (ViT-B and a third of it, float32 and bfloat16) the time of a pair is the same to 3 % from
@@ -58,49 +60,67 @@ def cut(order: np.ndarray, lengths: np.ndarray, most: int) -> list[np.ndarray]:
 class PairScorer:
     """Matching logits of images with texts.
 
-    An image's keys and values are made once for all of its texts. Its texts are taken in order of length, since
-    self-attention pads to the longest of a pass; images with few texts go through together with those that have about
-    as many, since cross-attention pads to the largest.
+    An image's keys and values are made once for all of its texts, and what of a text needs no image is computed once
+    for all images, where there is room to keep it. An image's texts are taken in order of length, since self-attention
+    pads to the longest of a pass; images with few texts go through together with those that have about as many, since
+    cross-attention pads to the largest.
 
     Args:
-        model: with ``tokenize``, ``text_encoder`` and ``match``.
+        model: with ``tokenize``, ``begin_match``, ``text_encoder`` and ``match``.
         texts: U texts.
         context: of the evaluation.
+
+    Attributes:
+        lengths: [U] tokens of each text, ascending.
+        place: [U] where each text stands among them.
     """
 
     def __init__(self, model: Any, texts: Sequence[str], context: EvalContext):
         self.model, self.context = model, context
-        self.texts = model.tokenize(texts)
-        self.lengths = np.asarray(self.texts.lengths, np.int64)
+        packed = model.tokenize(texts)
+        lengths = np.asarray(packed.lengths, np.int64)
+        order = np.argsort(lengths, kind="stable")
+        self.place, self.lengths = np.argsort(order), lengths[order]
+        self.texts = self._begin(packed.select(order))
+
+    def _begin(self, texts: TextBatch) -> TextBatch | BegunTexts:
+        """``texts``, or their beginnings where these are few enough to keep."""
+        bounds = Bounds.of(texts.ids.device)
+        if not len(texts) or 4 * len(texts.ids) * self.model.med_config.hidden_size > bounds.bytes:
+            return texts
+        found = []
+        for part in cut(np.arange(len(texts)), self.lengths, bounds.most):
+            with self.context.autocast():
+                found.append(self.model.begin_match(texts.select(part)).hidden)
+        return BegunTexts(texts, torch.cat(found))
 
     def passes(self, embeds: Tensor, wanted: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Score each image with its own texts.
 
         Args:
             embeds: [B, P, Dv].
-            wanted: of each image the places of its texts; may be empty.
+            wanted: of each image the texts, 0 <= text < U; may be empty.
 
         Yields:
             Of each pass places [n] in the concatenation of ``wanted``, and their logits [n] on the model's device.
         """
         bounds = Bounds.of(embeds.device)
-        everything = np.concatenate(wanted)
-        ends = np.cumsum([len(each) for each in wanted])
-        for group in self._groups(wanted, bounds, self._state_bytes(embeds)):
-            places = [ends[i] - len(wanted[i]) + np.argsort(self.lengths[wanted[i]], kind="stable") for i in group]
-            image_index = np.repeat(np.arange(len(group)), [len(each) for each in places])
-            own = np.concatenate(places)
+        texts = [self.place[each] for each in wanted]
+        everything, starts = np.concatenate(texts), np.cumsum([0, *map(len, texts)])
+        for group in self._groups(texts, bounds, self._state_bytes(embeds)):
+            own = np.concatenate([starts[image] + np.argsort(texts[image]) for image in group])
+            image_index = np.repeat(np.arange(len(group)), [len(texts[image]) for image in group])
             with self.context.autocast():
                 states = self.model.text_encoder.project_images(embeds[group])
             for part in cut(np.arange(len(own)), self.lengths[everything[own]], bounds.most):
-                texts = self.texts.select(everything[own[part]])
+                chosen = self.texts.select(everything[own[part]])
                 with self.context.autocast():
-                    logits = self.model.match(texts, states, image_index[part])
+                    logits = self.model.match(chosen, states, image_index[part])
                 yield own[part], logits[:, 1]
 
-    def _groups(self, wanted: Sequence[np.ndarray], bounds: Bounds, image_bytes: int) -> Iterator[list[int]]:
+    def _groups(self, texts: Sequence[np.ndarray], bounds: Bounds, image_bytes: int) -> Iterator[list[int]]:
         """Images that go through together, fewest tokens first; one with more than a pass takes is alone."""
-        tokens = np.array([self.lengths[each].sum() for each in wanted], np.int64)
+        tokens = np.array([self.lengths[each].sum() for each in texts], np.int64)
         images_at_once = max(bounds.bytes // image_bytes, 1)
         group: list[int] = []
         held = 0

@@ -55,6 +55,14 @@ def test_the_file_is_gone_afterwards(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_lost_its_end_is_named(tmp_path):
+    with filled("disk", folder=tmp_path) as tokens:
+        next(iter(tokens))  # written to the end
+        tokens._file.truncate(ONE + 1)
+        with pytest.raises(VlkitError, match="no longer complete"):
+            list(tokens)
+
+
 def test_auto_recomputes_where_the_disk_has_no_room(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "free")(2**31))
     with filled("auto", limit=ONE, folder=tmp_path) as tokens:

@@ -104,7 +104,7 @@ def test_what_goes_through_together(models, monkeypatch):
     match = model.match
 
     def watched(texts, states, image_index):
-        seen.append((list(texts.lengths), image_index.tolist()))
+        seen.append((list(texts.texts.lengths), image_index.tolist()))
         return match(texts, states, image_index)
 
     monkeypatch.setattr(model, "match", watched)
@@ -112,6 +112,17 @@ def test_what_goes_through_together(models, monkeypatch):
     wanted = [np.arange(3), np.array([1]), np.array([], int), np.array([0, 1]), np.array([2])]
     scored(model, torch.randn(5, 5, 24), texts, wanted, (10, 16), 10**9, context())
     assert seen == [([4, 6], [0, 1]), ([4, 8], [0, 0]), ([4], [0]), ([6, 8], [0, 0])]
+
+
+def test_texts_begin_once_where_there_is_room(models, monkeypatch):
+    model, begun = models[torch.float32], []
+    begin = model.begin_match
+    monkeypatch.setattr(model, "begin_match", lambda texts: begun.extend(texts.lengths) or begin(texts))
+    texts, wanted, embeds = ["a star", "two", "a red circle"], [np.arange(3)] * 3, torch.randn(3, 5, 24)
+    room = 4 * 12 * 16  # bytes of three texts of 4, 3 and 5 tokens
+    found = [scored(model, embeds, texts, wanted, (10, 16), bytes, context()) for bytes in (room, room - 1)]
+    assert begun == [3, 4, 5]
+    np.testing.assert_allclose(*found, atol=1e-5)
 
 
 @settings(deadline=None, max_examples=15)

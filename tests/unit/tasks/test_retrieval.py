@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,8 @@ from tests.unit.models import small
 from tests.unit.tasks.shares import batches, context, evaluate_in_shares, parts
 from vlkit.errors import ConfigError, DataError
 from vlkit.models.blip.retrieval import BlipRetrieval
-from vlkit.tasks.base import Progress
+from vlkit.tasks.base import EvalContext, Progress
+from vlkit.tasks.image_tokens import ImageTokens
 from vlkit.tasks.matching import UNSEEN
 from vlkit.tasks.retrieval import Retrieval
 
@@ -46,6 +48,26 @@ def visual(key: str, *shape: int) -> list[dict]:
 @pytest.fixture(scope="module")
 def samples() -> list[dict]:
     return visual("image", *SHAPES["image"])
+
+
+def test_tokens_are_kept_in_the_type_of_autocast(model, samples):
+    """With the same scores as tokens that are made anew."""
+    kinds, found = set(), []
+    add = ImageTokens.add
+
+    def watched(tokens, index, embeds):
+        kinds.add(embeds.dtype)
+        add(tokens, index, embeds)
+
+    lent = EvalContext(torch.device("cpu"), partial(torch.autocast, "cpu", torch.bfloat16))
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setattr(ImageTokens, "add", watched)
+        for keep in ("memory", "disk", "recompute"):
+            _, each = Retrieval(rerank_top_k=4, image_tokens=keep).rank(model, batches(samples, 3), lent)
+            found.append(each.to_texts.matrix())
+    assert kinds == {torch.bfloat16}
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
 
 
 @torch.inference_mode()

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from vlkit.models.blip.aligned import BlipAligned, check_choice
 from vlkit.models.blip.base import Samples, frames_of
-from vlkit.models.med import MedConfig
+from vlkit.models.med import BegunTexts, MedConfig
+from vlkit.models.packing import TextBatch
 from vlkit.models.vit import VitConfig
 from vlkit.registry import MODELS
 
@@ -80,14 +81,18 @@ class BlipImageTextMatching(BlipAligned):
         if match_head == "itc":
             return self(samples, "itc")
         texts, image_embeds = self.texts_of(samples), self.image_embeds(samples)
-        step = max(pairs_at_once // len(texts), 1)
+        # Self-attention pads to the longest text of a pass.
+        order = np.argsort(texts.lengths, kind="stable")
+        begun: TextBatch | BegunTexts = texts.select(order)
+        if len(image_embeds) > 1 and len(texts) <= pairs_at_once:
+            begun = self.begin_match(texts.select(order))
+        parts = np.split(np.arange(len(texts)), range(pairs_at_once, len(texts), pairs_at_once))
         rows = []
-        for some in image_embeds.split(step):
-            states = self.text_encoder.project_images(some)
-            own, count = np.arange(len(texts)), len(some)
+        for some in image_embeds.split(max(pairs_at_once // len(texts), 1)):
+            states, count = self.text_encoder.project_images(some), len(some)
             logits = [
-                self.match(texts.select(np.tile(part, count)), states, np.repeat(np.arange(count), len(part)))
-                for part in np.split(own, range(pairs_at_once, len(texts), pairs_at_once))
+                self.match(begun.select(np.tile(part, count)), states, np.repeat(np.arange(count), len(part)))
+                for part in parts
             ]
             rows.append(torch.cat([x.float().softmax(-1)[:, 1].unflatten(0, (count, -1)) for x in logits], 1))
-        return torch.cat(rows)
+        return torch.cat(rows)[:, torch.from_numpy(np.argsort(order))]

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given as drawn
+from hypothesis import settings
+from hypothesis import strategies as st
 
 from tests.unit.models import small
 from vlkit.errors import VlkitError
@@ -35,6 +38,23 @@ def test_scores_of_every_pair_are_those_of_single_pairs(model):
     expected = torch.stack([torch.stack([pair(model, image, text) for text in TEXTS]) for image in given["image"]])
     for at_once in (1, 2, 3, 4, 100):
         torch.testing.assert_close(model.score(given, pairs_at_once=at_once), expected, atol=1e-5, rtol=1e-4)
+
+
+@settings(deadline=None, max_examples=20)
+@drawn(
+    lengths=st.lists(st.integers(0, 20), min_size=1, max_size=8),
+    count=st.integers(1, 3),
+    at_once=st.integers(1, 30),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+)
+def test_scores_of_texts_of_any_lengths(lengths, count, at_once, dtype):
+    """Equal ones and an empty one among them."""
+    model, texts = build().to(dtype), [" ".join(["red star"] * length) for length in lengths]
+    given = {"image": images(count).to(dtype), "text_input": texts}
+    with torch.no_grad():
+        expected = torch.stack([torch.stack([pair(model, image, text) for text in texts]) for image in given["image"]])
+    found = model.score(given, pairs_at_once=at_once)
+    torch.testing.assert_close(found, expected.float(), atol={torch.float32: 1e-5}.get(dtype, 2e-2), rtol=1e-4)
 
 
 def test_similarities_of_every_pair(model):
