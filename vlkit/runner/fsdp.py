@@ -90,17 +90,13 @@ class Fsdp(Parallel):
 
     def _gathered(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Whole tensors on the CPU in process 0, those of one object again of one; nothing in the others."""
-        found: dict[str, Tensor] = {}
         known: dict[int, Tensor] = {}
-        for name, tensor in tensors.items():
+        for tensor in tensors.values():
             if id(tensor) not in known:
                 whole = whole_tensor(tensor)
-                if not self.world.is_main:
-                    continue
-                kept = whole.to("cpu")
+                kept = whole.to("cpu") if self.world.is_main else whole.new_empty(0)
                 known[id(tensor)] = nn.Parameter(kept, False) if isinstance(tensor, nn.Parameter) else kept
-            found[name] = known[id(tensor)]
-        return found
+        return {name: known[id(tensor)] for name, tensor in tensors.items()} if self.world.is_main else {}
 
     def _average_scalars(self) -> None:
         trained = [p for p in self._scalars if p.requires_grad]
