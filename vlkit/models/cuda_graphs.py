@@ -1,11 +1,14 @@
-"""Steps captured as CUDA graphs: all kernels of a step started by one call."""
+"""Work on CUDA that the host does not wait for: steps captured as graphs, all kernels of a step started by one call, and
+flags that are read later."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable
 
+import numpy as np
 import torch
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +56,9 @@ class CapturedSteps:
     def _capture(self, key: Hashable, step: Callable[[], None]) -> None:
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.device(self._device), torch.cuda.graph(graph, pool=self._pool):
+            # Other threads (a loader that pins memory, a watchdog of a process group) go on calling CUDA meanwhile.
+            mode = "thread_local"
+            with torch.cuda.device(self._device), torch.cuda.graph(graph, self._pool, capture_error_mode=mode):
                 step()
         except RuntimeError as error:
             self._enabled = False
@@ -62,3 +67,35 @@ class CapturedSteps:
         else:
             self._graphs[key] = graph
             graph.replay()
+
+
+class LateFlags:
+    """Flags of images on their way from the device, always one request behind: the device computes on while they travel.
+
+    Args:
+        device: where they come from.
+    """
+
+    def __init__(self, device: torch.device):
+        self._cuda = device.type == "cuda"
+        self._asked: tuple[Tensor, torch.cuda.Event | None] | None = None
+        self._order: list[int] | None = None
+
+    def exchange(self, flags: Tensor) -> np.ndarray | None:
+        """Ask for ``flags``; gives those of the last request, None without one."""
+        last, order = self._asked, self._order
+        here, event = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=self._cuda), None
+        here.copy_(flags, non_blocking=True)
+        if self._cuda:
+            event = torch.cuda.Event()
+            event.record()
+        self._asked, self._order = (here, event), None
+        if last is None:
+            return None
+        if last[1] is not None:
+            last[1].synchronize()
+        return last[0].numpy() if order is None else last[0].numpy()[order]
+
+    def follow(self, order: list[int]) -> None:
+        """Place i holds now what place ``order[i]`` held when the last request was made."""
+        self._order = order

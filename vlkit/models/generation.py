@@ -66,7 +66,7 @@ def generate(
 
 def _fits(decoder: TextDecoder, prompt: Tensor, config: GenerationConfig) -> bool:
     rows = config.num_return_sequences if config.sample else config.num_beams
-    return static_decoding.can_be_static(decoder, rows, prompt.shape[1], config.max_length)
+    return static_decoding.can_be_static(decoder, prompt, rows, config.max_length)
 
 
 @torch.no_grad()

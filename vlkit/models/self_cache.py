@@ -28,14 +28,16 @@ class SelfCache:
         self._writer = np.zeros((rows, capacity), dtype=np.int64)
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write [R, H, t, d] behind what is there; returns all keys and values so far, as views."""
+        """Write [R, H, t, d] behind what is there, in every layer from the first on; returns all keys and values so
+        far, as views."""
         if self._store is None:
             self._store = key.new_empty((self.layers, 2, *key.shape[:2], self.capacity, key.shape[3]))
         end = self.length + key.shape[2]
         keys, values = self._store[layer]
         keys[:, :, self.length : end] = key
         values[:, :, self.length : end] = value
-        self._writer[:, self.length : end] = np.arange(self.rows)[:, None]
+        if layer == 0:
+            self._writer[:, self.length : end] = np.arange(self.rows)[:, None]
         return keys[:, :, :end], values[:, :, :end]
 
     def filled(self, layer: int) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vlkit.models.cuda_graphs import CapturedSteps
+from vlkit.models.cuda_graphs import CapturedSteps, LateFlags
 from vlkit.models.decoding import Generated, Rules, State
 from vlkit.models.med import CrossStates, TextDecoder, moved_order
 from vlkit.models.self_cache import SelfCache
@@ -32,15 +32,19 @@ from vlkit.models.static_step import TreeCache, tree_logits
 _MOST_PLACES = 1024
 # Image tokens are padded to multiples of so many where a mask tells padding apart.
 _TOKENS = 64
+# Larger batches keep a device busy without graphs, and their images' keys and values are too large to hold twice.
+_MOST_IMAGES = 256
 # Kinds of batches whose buffers are kept for a decoder.
 _KEPT = 2
 
 
-def can_be_static(decoder: TextDecoder, rows: int, prompt_length: int, max_length: int) -> bool:
+def can_be_static(decoder: TextDecoder, prompt: Tensor, rows: int, max_length: int) -> bool:
     """Whether decoding ``rows`` texts an image of at most ``max_length`` tokens in fixed shapes is possible and pays:
-    plain weights, no dropout, and not too many texts."""
-    plain = all(type(weight) is nn.Parameter for weight in decoder.parameters())
-    return plain and not decoder.training and TreeCache.places(rows, prompt_length, max_length) <= _MOST_PLACES
+    plain weights, no dropout, and not too many texts. ``prompt`` is [B, t]."""
+    images, length = prompt.shape
+    if images > _MOST_IMAGES or TreeCache.places(rows, length, max_length) > _MOST_PLACES or decoder.training:
+        return False
+    return all(type(weight) is nn.Parameter for weight in decoder.parameters())
 
 
 def bucket_of(images: int) -> int:
@@ -109,13 +113,18 @@ class Buffers:
     def move(self, order: list[int]) -> None:
         """Place i becomes what place ``order[i]`` was, where it differs; see
         :func:`~vlkit.models.med.moved_order`."""
+        places = [place for place, image in enumerate(order) if place != image]
+        images = [order[place] for place in places]
+        if not places:
+            return
+        to, of = (torch.tensor(each, device=self.length.device) for each in (places, images))
         apart = [x.unflatten(0, (self.count, -1)) for x in (self.logits, *self.state.tensors())]
-        apart += [self.cache.visible] + ([self.mask] if self.mask is not None else [])
-        apart += [x[layer, part] for x in (self.images, self.cache.store) for layer in range(len(x)) for part in (0, 1)]
-        for place, image in enumerate(order):
-            if place != image:
-                for tensor in apart:
-                    tensor[place] = tensor[image]
+        for tensor in (*apart, self.cache.visible, *([self.mask] if self.mask is not None else [])):
+            tensor[to] = tensor[of]
+        # These are large: no copy of several images at a time.
+        for tensor in (self.images, self.cache.store):
+            for place, image in zip(places, images):
+                tensor[:, :, place] = tensor[:, :, image]
 
     def step(self, decoder: TextDecoder, rules: Rules, images: int) -> None:
         """Extend the open texts of the first ``images`` by a token and read it."""
@@ -175,7 +184,7 @@ class _Batch:
         self.bucket = bucket_of(count)
         self.image_ids = np.arange(count)  # of the places at the front
         self._left: list[tuple[np.ndarray, State]] = []
-        self._flags = _Flags(buffers.length.device)
+        self._flags = LateFlags(buffers.length.device)
 
     def look(self) -> None:
         """Ask for what is finished now and learn what was one step ago; drop images when a smaller bucket does."""
@@ -215,34 +224,6 @@ class _Batch:
             for image, sequences, scores in zip(images, texts.sequences, texts.scores):
                 found.sequences[image], found.scores[image] = sequences, scores
         return found
-
-
-class _Flags:
-    """Flags of images on their way from the device, always one request behind."""
-
-    def __init__(self, device: torch.device):
-        self._cuda = device.type == "cuda"
-        self._asked: tuple[Tensor, torch.cuda.Event | None] | None = None
-        self._order: list[int] | None = None
-
-    def exchange(self, flags: Tensor) -> np.ndarray | None:
-        """Ask for ``flags``; gives those of the last request, None without one."""
-        last, order = self._asked, self._order
-        here, event = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=self._cuda), None
-        here.copy_(flags, non_blocking=True)
-        if self._cuda:
-            event = torch.cuda.Event()
-            event.record()
-        self._asked, self._order = (here, event), None
-        if last is None:
-            return None
-        if last[1] is not None:
-            last[1].synchronize()
-        return last[0].numpy() if order is None else last[0].numpy()[order]
-
-    def follow(self, order: list[int]) -> None:
-        """Place i holds now what place ``order[i]`` held when the last request was made."""
-        self._order = order
 
 
 _decoders: weakref.WeakKeyDictionary[TextDecoder, OrderedDict[Hashable, StaticDecoder]] = weakref.WeakKeyDictionary()

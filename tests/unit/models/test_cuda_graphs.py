@@ -35,8 +35,8 @@ class Driver:
         monkeypatch.setattr(torch.cuda, "graph", self.graph)
 
     @contextmanager
-    def graph(self, graph, pool):
-        assert pool == "pool"
+    def graph(self, graph, pool, capture_error_mode):
+        assert (pool, capture_error_mode) == ("pool", "thread_local")
         self.capturing = True
         try:
             yield

@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from tests.unit.models import decoders
 from tests.unit.models.decoders import BOS, EOS
@@ -249,13 +251,84 @@ def test_a_bucket_is_large_enough_and_not_much_more(images):
 
 
 def test_what_is_decoded_step_by_step():
-    model = decoders.decoder(VOCAB)
-    assert can_be_static(model, 3, 4, 30)
-    assert not can_be_static(model, 40, 4, 30)  # too many texts to attend to all of them
-    assert not can_be_static(model.train(), 3, 4, 30)  # dropout
+    model, prompt = decoders.decoder(VOCAB), prompts(2, 4, False)
+    assert can_be_static(model, prompt, 3, 30)
+    assert not can_be_static(model, prompt, 40, 30)  # too many texts to attend to all of them
+    assert not can_be_static(model, prompt.repeat(200, 1), 3, 30)  # too many images to hold twice
+    assert not can_be_static(model.train(), prompt, 3, 30)  # dropout
 
     class Sharded(torch.nn.Parameter):
         pass
 
     model.eval().cls.predictions.bias.__class__ = Sharded
-    assert not can_be_static(model, 3, 4, 30)
+    assert not can_be_static(model, prompt, 3, 30)
+
+
+class Recording(TorchDispatchMode):
+    """Notes every kernel that is called, and on which tensors."""
+
+    # What asks the device, or takes numbers from the host.
+    forbidden = ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "unique", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.overloadpacket.__name__ not in self.forbidden, func
+        out = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, out))
+        return out
+
+    def replay(self):
+        """Call the same kernels on the same tensors; Python's part is not run again."""
+        made: dict[int, torch.Tensor] = {}
+        for func, args, kwargs, out in self.calls:
+            args, kwargs = tree_map_only(torch.Tensor, lambda x: made.get(id(x), x), (args, kwargs))
+            again = func(*args, **kwargs)
+            for was, now in zip(tree_leaves(out), tree_leaves(again)):
+                made[id(was)] = now
+
+
+class Recorded:
+    """Stands in for CapturedSteps: what a CUDA graph would do, and be unable to do."""
+
+    def __init__(self, device):
+        self.calls, self.graphs, self.replays = {}, {}, 0
+
+    def run(self, key, step):
+        self.calls[key] = self.calls.get(key, 0) + 1
+        if self.calls[key] == 1:
+            step()
+        elif key in self.graphs:
+            self.graphs[key].replay()
+            self.replays += 1
+        else:
+            with Recording() as self.graphs[key]:
+                step()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"num_beams": 3},
+        {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.7, "repetition_penalty": 1.3},
+        {"num_beams": 1},
+        {"sample": True, "num_return_sequences": 2, "repetition_penalty": 1.3},
+        {"sample": True, "top_k": 20},
+    ],
+    ids=["beams", "groups", "greedy", "nucleus", "top_k"],
+)
+def test_steps_can_be_captured_and_replayed(how, monkeypatch):
+    """Also for later batches, of other images, prompts and sizes, and with weights that changed in place."""
+    monkeypatch.setattr(static_decoding, "CapturedSteps", Recorded)
+    model = decoders.decoder(VOCAB, 3, 4.0)
+    config = GenerationConfig(max_length=14, min_length=5, **how)
+    for number, count in enumerate([6, 3, 5]):
+        embeds = decoders.image_embeds(count, number)
+        prompt = torch.tensor([[BOS, 3 + number + i] for i in range(count)])
+        assert_equal(*both(model, embeds, prompt, config))
+        with torch.no_grad():
+            model.cls.predictions.bias[3:].add_(torch.randn(VOCAB - 3) * 0.1)
+    (kept,) = static_decoding._decoders[model].values()
+    assert kept._steps.replays > 15
