@@ -3,7 +3,9 @@
 The rule is the original's, in both directions apart: a query's ``k`` most similar candidates score their similarity
 plus the matching logit, every other candidate stands behind them. A pair is scored once although both directions may
 ask for it and texts may repeat, all texts of an image share its keys and values, and each process scores the pairs of
-the images that it has read: so image tokens never travel, and with images in no particular order the shares are even.
+the images that it has read: so image tokens never travel. With images in no particular order the shares are even
+(``shapes``, 500 and 1,000 images, ``k`` 32 and 128, by text tokens: the largest of 8 shares is 1 to 3 % above their
+mean, of 2 shares 1 %).
 
 Shapes: ``I`` images (or videos), ``T`` texts, ``U`` different texts, ``Q`` queries, ``C`` candidates, ``E`` projection.
 """

@@ -16,7 +16,7 @@ from tests.unit.tasks.shares import context, evaluate_in_shares
 from vlkit.models.blip.pretrain import BlipPretrain
 from vlkit.tasks import passes
 from vlkit.tasks.base import EvalContext
-from vlkit.tasks.passes import PairScorer, cut
+from vlkit.tasks.passes import Bounds, PairScorer, cut
 from vlkit.tasks.pool import text_feats
 
 WORDS = ["a", "red", "blue", "circle", "star", "above", "two", "small"]
@@ -96,6 +96,16 @@ def test_runs_are_even_and_few(lengths, most, seed):
     assert len(runs) <= -(-sizes.sum() // most)
     # A run is more than its even share by less than one text.
     assert all(sizes[run].sum() < most + sizes.max() for run in runs)
+
+
+def test_a_gpu_takes_more_but_no_more_than_it_has(monkeypatch):
+    gpu, free = torch.device("cuda"), 2**40
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2**41))
+    roomy = Bounds.of(gpu)
+    assert roomy.enough > Bounds.of(torch.device("cpu")).enough
+    free = 4000
+    assert Bounds.of(gpu).bytes == 1000
+    assert roomy.bytes == passes._GPU_BYTES
 
 
 def test_what_goes_through_together(models, monkeypatch):
