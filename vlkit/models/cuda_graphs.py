@@ -1,4 +1,4 @@
-"""Work on CUDA that the host does not wait for: steps captured as graphs, all kernels of a step started by one call, and
+"""Work on CUDA that the host does not wait for: steps captured as graphs, all of its kernels started by one call, and
 flags that are read later."""
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class CapturedSteps:
 
 
 class LateFlags:
-    """Flags of images on their way from the device, always one request behind: the device computes on while they travel.
+    """Flags of images on their way from the device, one request behind: the device computes while they travel.
 
     Args:
         device: where they come from.
