@@ -21,7 +21,7 @@ from vlkit.tasks.image_tokens import ImageTokens
 from vlkit.tasks.passes import Bounds, cut
 
 # Scores held at once while similarities are searched.
-_BLOCK = 2**22
+_BLOCK = 2**20
 
 
 @dataclass
