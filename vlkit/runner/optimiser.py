@@ -102,7 +102,9 @@ def restore_by_name(optimiser: torch.optim.Optimizer, tensors: Mapping[str, torc
     Raises:
         KeyError: a tensor belongs to no parameter of this optimiser.
     """
-    groups, numbers, parameters = [], {}, []
+    groups: list[Group] = []
+    numbers: dict[str, int] = {}
+    parameters: list[nn.Parameter] = []
     for group in optimiser.param_groups:
         places = range(len(numbers), len(numbers) + len(group["names"]))
         numbers.update(zip(group["names"], places))

@@ -9,7 +9,16 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlkit.models.losses import hard_negatives, itm_loss, lm_count, lm_loss, lm_targets, soft_contrast, sum_by_text
+from vlkit.models.losses import (
+    differentiate_now,
+    hard_negatives,
+    itm_loss,
+    lm_count,
+    lm_loss,
+    lm_targets,
+    soft_contrast,
+    sum_by_text,
+)
 from vlkit.models.packing import TextBatch
 
 lengths_strategy = st.lists(st.integers(1, 7), min_size=1, max_size=6)
@@ -153,3 +162,57 @@ def test_smoothing_is_a_tenth_by_default():
     logits = torch.randn(4, 9)
     targets = torch.tensor([0, 3, 8, 1])
     assert torch.equal(lm_loss(logits, targets), lm_loss(logits, targets, 0.1))
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    rows=st.integers(1, 5),
+    columns=st.integers(1, 7),
+    needs=st.tuples(st.booleans(), st.booleans()),
+    factor=st.floats(-3, 3),
+    seed=st.integers(0, 2**16),
+)
+def test_a_loss_differentiated_at_once_has_the_gradients_of_one_differentiated_later(
+    rows, columns, needs, factor, seed
+):
+    generator = torch.Generator().manual_seed(seed)
+    queue = torch.randn(4, columns, generator=generator)
+    first, second = torch.randn(rows, 4, generator=generator), torch.rand((), generator=generator) + 0.1
+
+    def compute(x, temperature):
+        logits = x @ queue / temperature
+        return logits.logsumexp(-1).mean(), logits
+
+    found = []
+    for now in (False, True):
+        leaves = [t.clone().requires_grad_(need) for t, need in zip((first, second), needs)]
+        inputs = [leaf * 2 for leaf in leaves]
+        kept = queue.clone()
+        loss, logits = differentiate_now(compute, *inputs) if now else compute(*inputs)
+        if now:
+            assert not logits.requires_grad
+            queue.zero_()  # as a ring queue that is written before the backward pass
+        if any(needs):
+            (loss * factor).backward()
+        queue.copy_(kept)
+        found.append([loss.detach(), *[leaf.grad for leaf in leaves]])
+    for expected, mine in zip(*found):
+        assert (mine is None) == (expected is None)
+        if expected is not None:
+            torch.testing.assert_close(mine, expected)
+
+
+def test_nothing_is_differentiated_without_a_gradient():
+    x = torch.ones(2, requires_grad=True)
+    with torch.no_grad():
+        (loss,) = differentiate_now(lambda x: (x.sum(),), x)
+    assert loss == 2
+    assert not loss.requires_grad
+
+
+def test_negatives_of_several_similarities_are_those_of_each():
+    torch.manual_seed(0)
+    first, second = torch.randn(2, 5, 5)
+    same, draw = torch.eye(5, dtype=torch.bool), {"draw": lambda weights: weights.argmax(1)}
+    both = hard_negatives([first, second], same, 1e-4, **draw)
+    assert both.tolist() == [hard_negatives(each, same, 1e-4, **draw).tolist() for each in (first, second)]
