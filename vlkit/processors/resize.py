@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
@@ -28,7 +28,7 @@ from vlkit.processors.open_image import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-METHODS = ("pil", "fast")
+METHODS: tuple[Literal["pil", "fast"], ...] = ("pil", "fast")
 Box = tuple[int, int, int, int]  # top, left, height, width
 ChooseBox = Callable[[int, int], Box]
 
