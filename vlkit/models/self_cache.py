@@ -79,7 +79,7 @@ class SelfCache:
             filled.index_copy_(2, target, filled.index_select(2, source))
             return
         # On CPU copies of whole rows are many times faster than gathers along an inner dimension.
-        overlap = bool(np.isin(sources, targets).any())
+        overlap = not set(sources.tolist()).isdisjoint(targets.tolist())
         parts = [
             self._store[:, :, source, :, begin : self.length]
             for source, begin in zip(sources.tolist(), begins.tolist())

@@ -182,6 +182,21 @@ def test_against_a_naive_search(seed, beams, returned, min_length, length_penalt
         assert found.scores[image] == pytest.approx([score for score, _ in expected], abs=1e-4)
 
 
+@pytest.mark.parametrize("repetition_penalty", [1.0, 1.5])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_large_vocabulary_against_a_naive_search(seed, repetition_penalty):
+    """Its best few are searched in parts."""
+    model, embeds = decoders.decoder(2600, seed, 7.0), decoders.image_embeds(2, seed)
+    config = GenerationConfig(
+        num_beams=3, num_return_sequences=3, max_length=6, min_length=2, repetition_penalty=repetition_penalty
+    )
+    found = generate(model, decoders.states(model, embeds), torch.tensor([[BOS]]), EOS, config)
+    for image in range(2):
+        expected = naive_beam_search(model, embeds[image], [BOS], config)
+        assert found.sequences[image] == [text for _, text in expected]
+        assert found.scores[image] == pytest.approx([score for score, _ in expected], abs=1e-4)
+
+
 @settings(deadline=None, max_examples=12, derandomize=True)
 @given(seed=st.integers(0, 10**6), length_penalty=st.sampled_from([0.0, 1.0, 1.7]))
 def test_sequences_are_sorted_distinct_and_scored_as_the_model_does(seed, length_penalty):
