@@ -44,9 +44,9 @@ class Normalise:
 
 def _as_tensor(pixels: np.ndarray) -> Tensor:
     """The same values, in the same memory where torch takes it."""
-    if any(stride < 0 for stride in pixels.strides):  # of a mirrored picture one pixel wide, though it is contiguous
+    if not pixels.flags.writeable or any(stride < 0 for stride in pixels.strides):
         pixels = pixels.copy()
-    return torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
+    return torch.from_numpy(pixels)
 
 
 def _per_channel(name: str, value: float | Sequence[float]) -> Tensor:

@@ -56,20 +56,25 @@ def auto_contrast(image: np.ndarray, cutoff: float = 0, *, original: bool = Fals
         cutoff: percent of a channel's darkest and of its brightest pixels that may saturate.
         original: a channel whose minimum is above 0 turns 255 everywhere (when nothing is cut off).
     """
-    tables = [_stretch(count, cutoff, original) for count in value_counts(image)]
-    return apply_tables(image, np.stack(tables))
+    cut = int(cutoff * image.shape[0] * image.shape[1] // 100)
+    if cut:
+        counts = value_counts(image)
+        low = np.argmax(np.cumsum(counts, axis=1) > cut, axis=1)
+        high = 255 - np.argmax(np.cumsum(counts[:, ::-1], axis=1) > cut, axis=1)
+    else:
+        channels = [image[..., i] for i in range(3)]
+        low, high = (np.array([int(find(each)) for each in channels]) for find in (np.min, np.max))
+    return apply_tables(image, np.stack([_stretch(*ends, original and not cut) for ends in zip(low, high)]))
 
 
-def _stretch(count: np.ndarray, cutoff: float, original: bool) -> np.ndarray:
-    """The table for a channel whose values occur ``count`` times."""
+def _stretch(low: int, high: int, original: bool) -> np.ndarray:
+    """The table that maps ``low`` to 0 and ``high`` to 255."""
     values = np.arange(256)
-    cut = int(cutoff * count.sum() // 100)
-    low, high = int(np.argmax(np.cumsum(count) > cut)), 255 - int(np.argmax(np.cumsum(count[::-1]) > cut))
     if high <= low:
         return values
     scale = 255 / (high - low)
     # The original negates an unsigned byte, so that -low becomes 256 - low.
-    offset = (256 - low) % 256 * scale if original and cut == 0 else -low * scale
+    offset = (256 - low) % 256 * scale if original else -low * scale
     return values * scale + offset
 
 
