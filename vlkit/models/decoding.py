@@ -97,7 +97,7 @@ class Generated:
     scores: list[list[float]]
 
 
-S = TypeVar("S", bound="State")
+StateT = TypeVar("StateT", bound="State")
 
 
 @dataclass
@@ -115,12 +115,12 @@ class State:
         """All of them, always in the same order."""
         return [getattr(self, field.name) for field in fields(self)]
 
-    def of_images(self: S, index: Tensor, count: int) -> S:
+    def of_images(self: StateT, index: Tensor, count: int) -> StateT:
         """The images ``index`` of all ``count``."""
         return type(self)(*(x.unflatten(0, (count, -1))[index].flatten(0, 1) for x in self.tensors()))
 
 
-class Rules(Protocol[S]):
+class Rules(Protocol[StateT]):
     """A way of decoding, step by step.
 
     Attributes:
@@ -133,7 +133,9 @@ class Rules(Protocol[S]):
     eos: int
     config: GenerationConfig
 
-    def advance(self, state: S, logits: Tensor, length: Tensor, places: Tensor | None = None) -> tuple[S, Tensor]:
+    def advance(
+        self, state: StateT, logits: Tensor, length: Tensor, places: Tensor | None = None
+    ) -> tuple[StateT, Tensor]:
         """The state after one step.
 
         Args:
@@ -146,18 +148,18 @@ class Rules(Protocol[S]):
             The state, and which open text of its image [A, K] each one now continues.
         """
 
-    def close_open(self, state: S, length: Tensor) -> S:
+    def close_open(self, state: StateT, length: Tensor) -> StateT:
         """What is open at the greatest ``length`` [1] ends there."""
 
-    def finished(self, state: S) -> Tensor:
+    def finished(self, state: StateT) -> Tensor:
         """[A] images that nothing more will change."""
 
-    def file(self, state: S) -> Generated:
+    def file(self, state: StateT) -> Generated:
         """The texts that images ended with."""
 
 
 # Scores are searched in parts of so many.
-_PART = 128
+_PART = 64
 
 
 def largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:

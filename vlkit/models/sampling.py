@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.models.decoding import Generated, GenerationConfig, State, penalize_used
+from vlkit.models.decoding import Generated, GenerationConfig, State, largest, penalize_used
 from vlkit.models.med import CrossStates, TextDecoder, moved_order
 from vlkit.models.self_cache import SelfCache
 
@@ -44,7 +44,7 @@ def nucleus(logits: Tensor, config: GenerationConfig, ask: bool = True) -> tuple
     logits = logits.float() / config.temperature
     size = logits.shape[-1]
     if config.top_k:
-        top, ids = logits.topk(min(config.top_k, size))
+        top, ids = largest(logits, min(config.top_k, size))
         probs = top.softmax(-1)
     else:
         lse = logits.logsumexp(-1, keepdim=True)
