@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.assets.toy import ToyDataset
+from vlkit.datasets import loading
 from vlkit.datasets.loading import BAD, EvalLoader, TrainLoader
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import BadSample, CheckpointError, ConfigError, DataError
@@ -198,3 +200,33 @@ def test_bad_sample_crosses_processes():
 
     error = pickle.loads(pickle.dumps(BadSample("a.jpg", "empty")))
     assert (error.source, error.reason) == ("a.jpg", "empty")
+
+
+class Whereabouts(ToyDataset):
+    """Tells which process made a sample, and with how many threads."""
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict:
+        return {"process": os.getpid(), "threads": torch.get_num_threads()}
+
+
+def test_the_same_workers_serve_all_steps_with_one_thread_each():
+    loader = TrainLoader(Mixture([Whereabouts(5)]), 4, num_workers=2)
+    batches = [batch for _ in range(8) for batch in loader.next_step()]
+    loader.close()
+    processes = [set(batch["process"]) for batch in batches]
+    assert all(len(each) == 1 for each in processes)
+    assert len(set.union(*processes)) == 2  # 8 steps are more than one pass over the 5 samples
+    assert os.getpid() not in set.union(*processes)
+    assert {threads for batch in batches for threads in batch["threads"]} == {1}
+
+
+@pytest.mark.parametrize("pin", [False, True])
+def test_batches_are_pinned_only_on_demand(monkeypatch, pin):
+    asked = []
+    build = loading.DataLoader
+    monkeypatch.setattr(
+        loading, "DataLoader", lambda *args, pin_memory, **kwargs: asked.append(pin_memory) or build(*args, **kwargs)
+    )
+    TrainLoader(mixture(4), 2, pin_memory=pin).next_step()
+    assert len(list(EvalLoader(ToyDataset(3), 2, pin_memory=pin))) == 2
+    assert asked == [pin, pin]
