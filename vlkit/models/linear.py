@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 # Each new number of rows costs oneDNN about a millisecond of preparation: smaller weights do not earn it back.
 _LEAST_WEIGHTS = 2**18
+# Rows of a product that earn back laying out its weight for them alone.
+_MANY_ROWS = 512
 
 _laid_out_allowed = True
 
@@ -81,7 +83,6 @@ class Linear(nn.Linear):
         weight = self.weight
         if (
             not _laid_out_allowed
-            or self.training  # momentum encoders change at every step
             or torch.is_grad_enabled()
             or weight.device.type != "cpu"
             or x.device.type != "cpu"
@@ -89,6 +90,8 @@ class Linear(nn.Linear):
             or type(weight) is not nn.Parameter  # sharded weights and the like
             or weight.is_inference()
             or torch.compiler.is_compiling()
+            # Momentum encoders change at every step: only many rows pay for laying weights out each time.
+            or (self.training and x.numel() < _MANY_ROWS * self.in_features)
         ):
             return None
         dtype = weight.dtype
@@ -102,7 +105,9 @@ class Linear(nn.Linear):
         state = (dtype, *[(p.data_ptr(), p._version) for layer in layers for p in layer.parameters()])
         found = self._laid_out.get(len(layers))
         if found is None or found.state != state:
-            found = self._laid_out[len(layers)] = _lay_out(layers, dtype, state)
+            found = _lay_out(layers, dtype, state)
+            if not self.training:
+                self._laid_out[len(layers)] = found
         return _pointwise(x.to(dtype), found.weight, found.bias, after)
 
 

@@ -56,9 +56,11 @@ class SelfAttention(nn.Module):
         self.qkv = Linear(width, 3 * width)
         self.proj = Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, P, Dv] -> [B, P, Dv]."""
+    def forward(self, x: Tensor, first_only: bool = False) -> Tensor:
+        """[B, P, Dv] -> [B, P, Dv], or [B, 1, Dv] of the first token alone."""
         query, key, value = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, -1))
+        if first_only:
+            query = query[:, :, :1]
         return self.proj(merge_heads(attend(query, key, value)))
 
 
@@ -129,9 +131,10 @@ class Block(nn.Module):
         self.mlp = Mlp(width, int(width * config.mlp_ratio))
         self.drop_path2 = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, P, Dv] -> [B, P, Dv]."""
-        x = x + self.drop_path1(self.attn(self.norm1(x)))
+    def forward(self, x: Tensor, first_only: bool = False) -> Tensor:
+        """[B, P, Dv] -> [B, P, Dv], or [B, 1, Dv] of the first token alone."""
+        mixed = self.attn(self.norm1(x), first_only)
+        x = (x[:, :1] if first_only else x) + self.drop_path1(mixed)
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
@@ -166,12 +169,16 @@ class VisionTransformer(nn.Module):
         for token in (self.pos_embed, self.cls_token):
             nn.init.trunc_normal_(token, std=std)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """[B, 3, S, S] -> [B, P, Dv], normalised."""
+    def forward(self, image: Tensor, first_only: bool = False) -> Tensor:
+        """[B, 3, S, S] -> [B, P, Dv], normalised; or [B, 1, Dv] of [CLS] alone, for which the last block computes nothing
+        else."""
         _check_size(image, self.patch_embed.img_size)
         patches = self.patch_embed(image)
         tokens = torch.cat([self.cls_token.expand(len(image), -1, -1), patches], 1) + self.pos_embed
-        return self.norm(self.blocks(tokens))
+        last = len(self.blocks) - 1
+        for index, block in enumerate(self.blocks):
+            tokens = block(tokens, first_only and index == last)
+        return self.norm(tokens)
 
 
 def _check_size(image: Tensor, size: tuple[int, int] | None) -> None:
@@ -202,8 +209,12 @@ class TimmBackbone(nn.Module):
         self.body = _create_headless(name, image_size)
         self.width = int(self.body.num_features)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """[B, 3, S, S] -> [B, P, Dv]."""
+    def forward(self, image: Tensor, first_only: bool = False) -> Tensor:
+        """[B, 3, S, S] -> [B, P, Dv], or [B, 1, Dv] of [CLS] alone."""
+        tokens = self._tokens(image)
+        return tokens[:, :1] if first_only else tokens
+
+    def _tokens(self, image: Tensor) -> Tensor:
         _check_size(image, getattr(getattr(self.body, "patch_embed", None), "img_size", None))
         features = self.body.forward_features(image)
         if features.ndim == 4:

@@ -107,10 +107,14 @@ def test_gradients_go_the_usual_way(layer):
 
 
 @torch.no_grad()
-def test_training_weights_are_not_laid_out(layer):
-    layer.train()
-    layer(torch.randn(3, 24))
+@pytest.mark.parametrize("rows", [3, 600])
+def test_weights_in_training_are_laid_out_for_many_rows_and_not_kept(layer, rows, monkeypatch):
+    made, lay_out = [], linear._lay_out
+    monkeypatch.setattr(linear, "_lay_out", lambda *given: made.append(given) or lay_out(*given))
+    x = torch.randn(rows, 24)
+    torch.testing.assert_close(layer.train()(x), F.linear(x, layer.weight, layer.bias), atol=1e-5, rtol=1e-5)
     assert not laid_out(layer)
+    assert len(made) == (rows == 600 and linear._supported(torch.float32))
 
 
 @torch.no_grad()

@@ -87,6 +87,19 @@ def test_tokens_of_the_vision_transformer():
     assert float(moved[1:].max()) < 1e-5
 
 
+@pytest.mark.parametrize(
+    "sizes", [{"depth": 1}, {"depth": 3, "init_std": 0.2}, {"backbone": "test_vit", "image_size": 32}]
+)
+@pytest.mark.parametrize("grad", [True, False])
+def test_the_first_token_alone(sizes, grad):
+    torch.manual_seed(0)
+    encoder = build_image_encoder(vit(**sizes)).eval()
+    side = sizes.get("image_size", 16)
+    image = torch.randn(3, 3, side, side)
+    with torch.set_grad_enabled(grad):
+        torch.testing.assert_close(encoder(image, first_only=True), encoder(image)[:, :1], atol=1e-5, rtol=1e-5)
+
+
 def test_attention_equals_timms_own():
     """Our attention module in the place of timm's changes no number."""
     from timm.layers import Attention

@@ -138,7 +138,7 @@ class BlipContrastive(BlipAligned):
     def _momentum_feats(self, image: Tensor, texts: TextBatch) -> Features:
         # The weights move in every step: laying them out for one product would cost more than it brings.
         with torch.inference_mode(), plain_linear():
-            image_embeds = self.visual_encoder_m(image)[:, 0]
+            image_embeds = self.visual_encoder_m(image, first_only=True)[:, 0]
             text_embeds = self.text_encoder_m(texts, first_only=True)
             image_feats = F.normalize(self.vision_proj_m(image_embeds).float(), dim=-1)
             text_feats = F.normalize(self.text_proj_m(text_embeds).float(), dim=-1)
