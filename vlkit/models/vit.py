@@ -170,8 +170,8 @@ class VisionTransformer(nn.Module):
             nn.init.trunc_normal_(token, std=std)
 
     def forward(self, image: Tensor, first_only: bool = False) -> Tensor:
-        """[B, 3, S, S] -> [B, P, Dv], normalised; or [B, 1, Dv] of [CLS] alone, for which the last block computes nothing
-        else."""
+        """[B, 3, S, S] -> [B, P, Dv], normalised; or [B, 1, Dv] of [CLS] alone: the last block computes nothing
+        else then."""
         _check_size(image, self.patch_embed.img_size)
         patches = self.patch_embed(image)
         tokens = torch.cat([self.cls_token.expand(len(image), -1, -1), patches], 1) + self.pos_embed
