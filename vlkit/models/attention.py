@@ -72,20 +72,21 @@ def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
     if mask is not None:
         hidden = (~mask).expand(count, heads, *mask.shape[-2:])
     rows = -(-queries // _ROWS) * _ROWS
-    if query.dtype != torch.bfloat16 or rows > queries * (1 + _MOST_ADDED):
+    if query.dtype == torch.bfloat16 and queries < rows <= queries * (1 + _MOST_ADDED):
+        query = F.pad(query, (0, 0, 0, rows - queries))
+    else:
         rows = queries
-    query = F.pad(query, (0, 0, 0, rows - queries)).reshape(-1, rows, width)
-    key, value = key.reshape(-1, keys, width), value.reshape(-1, keys, width)
+    query, key, value = (x.reshape(-1, x.shape[2], width) for x in (query, key, value))
     step = max(_PART_BYTES // (rows * keys * query.dtype.itemsize), 1)
+    step += step % 2  # an even number of heads: threads share them
     out = query.new_empty(query.shape)
     scores = query.new_empty(min(step, len(query)), rows, keys)
     for start in range(0, len(query), step):
         part = slice(start, start + step)
-        own = scores[: len(query[part])]
+        own = scores[: len(query) - start]
         torch.baddbmm(own, query[part], key[part].transpose(1, 2), beta=0, alpha=width**-0.5, out=own)
         if mask is not None:
-            shown = own[:, :queries]
-            shown.masked_fill_(hidden.flatten(0, 1)[part], torch.finfo(own.dtype).min)
+            own[:, :queries].masked_fill_(hidden.flatten(0, 1)[part], torch.finfo(own.dtype).min)
         torch.softmax(own, -1, out=own)
         torch.bmm(own, value[part], out=out[part])
     return out[:, :queries].unflatten(0, (count, heads))

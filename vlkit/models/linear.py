@@ -80,18 +80,18 @@ class Linear(nn.Linear):
 
     def _dtype_to_lay_out(self, x: Tensor) -> torch.dtype | None:
         """The type to compute in with a weight that is laid out; None: compute as torch does."""
-        weight = self.weight
+        weight = self._parameters["weight"]
         if (
-            not _laid_out_allowed
-            or torch.is_grad_enabled()
-            or weight.device.type != "cpu"
-            or x.device.type != "cpu"
-            or weight.numel() < _LEAST_WEIGHTS
+            torch.is_grad_enabled()
+            or not x.is_cpu
             or type(weight) is not nn.Parameter  # sharded weights and the like
-            or weight.is_inference()
-            or torch.compiler.is_compiling()
+            or not weight.is_cpu
+            or weight.numel() < _LEAST_WEIGHTS
             # Momentum encoders change at every step: only many rows pay for laying weights out each time.
             or (self.training and x.numel() < _MANY_ROWS * self.in_features)
+            or weight.is_inference()
+            or torch.compiler.is_compiling()
+            or not _laid_out_allowed
         ):
             return None
         dtype = weight.dtype
@@ -102,7 +102,9 @@ class Linear(nn.Linear):
         return dtype if _supported(dtype) else None
 
     def _product(self, x: Tensor, layers: Sequence[Linear], dtype: torch.dtype, after: str) -> Tensor:
-        state = (dtype, *[(p.data_ptr(), p._version) for layer in layers for p in layer.parameters()])
+        # Not parameters(), which takes longer than all the rest here.
+        tensors = [p for layer in layers for p in layer._parameters.values() if p is not None]
+        state = (dtype, *[(p.data_ptr(), p._version) for p in tensors])
         found = self._laid_out.get(len(layers))
         if found is None or found.state != state:
             found = _lay_out(layers, dtype, state)
