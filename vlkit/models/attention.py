@@ -96,15 +96,17 @@ def _attend_plainly(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, dropout: float
 ) -> Tensor:
     """With gradient."""
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     if causal:
         mask = _causal_mask(query, key)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
-    if dropout:
-        weights = F.dropout(weights, dropout)
-    return weights @ value
+    # Autocast would compute the softmax in fp32 and keep that for the backward pass; the kernel itself adds up in fp32.
+    with torch.autocast(query.device.type, enabled=False):
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        weights = scores.softmax(-1)
+        if dropout:
+            weights = F.dropout(weights, dropout)
+        return weights @ value
 
 
 def _causal_mask(query: Tensor, key: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 On a CPU, oneDNN multiplies by weights that were laid out for it beforehand: measured on Zen 4 (torch 2.15), fp32
 products are 1.1 to 1.2 times as fast as with weights as they lie, and the few rows of a decoding step, which is bound
 by reading weights, 2 to 6 times. So inference lays each large weight out once, at the first use, and keeps the copy
-beside the weight. Training, GPUs, compiled graphs and other types of weights go the usual way.
+beside the weight. Training in fp32 lets oneDNN multiply by weights as they lie, which torch itself does in bf16 only.
+GPUs, compiled graphs and other types of weights go the usual way.
 """
 
 from __future__ import annotations
@@ -21,19 +22,21 @@ from torch import Tensor, nn
 _LEAST_WEIGHTS = 2**18
 # Rows of a product that earn back laying out its weight for them alone.
 _MANY_ROWS = 512
+# Rows of a product with gradient below which setting it up costs more than it brings.
+_SOME_ROWS = 64
 
-_laid_out_allowed = True
+_onednn_allowed = True
 
 
 @contextlib.contextmanager
 def plain_linear() -> Iterator[None]:
-    """Within it, no weights are laid out: for tests and for measuring what that brings."""
-    global _laid_out_allowed
-    before, _laid_out_allowed = _laid_out_allowed, False
+    """Within it, torch multiplies as always: for tests and for measuring what the rest brings."""
+    global _onednn_allowed
+    before, _onednn_allowed = _onednn_allowed, False
     try:
         yield
     finally:
-        _laid_out_allowed = before
+        _onednn_allowed = before
 
 
 class _LaidOut(NamedTuple):
@@ -59,12 +62,16 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """[..., in_features] -> [..., out_features]."""
         dtype = self._dtype_to_lay_out(x)
-        return super().forward(x) if dtype is None else self._product(x, [self], dtype, "none")
+        if dtype is not None:
+            return self._product(x, [self], dtype, "none")
+        if self._trains_by_onednn(x):
+            return _Product.apply(x, self.weight, self.bias)
+        return super().forward(x)
 
     def gelu(self, x: Tensor) -> Tensor:
         """GELU of what the layer gives, in one pass where it can be."""
         dtype = self._dtype_to_lay_out(x)
-        return F.gelu(super().forward(x)) if dtype is None else self._product(x, [self], dtype, "gelu")
+        return F.gelu(self(x)) if dtype is None else self._product(x, [self], dtype, "gelu")
 
     def train(self, mode: bool = True) -> Linear:
         self._laid_out = {}
@@ -80,18 +87,13 @@ class Linear(nn.Linear):
 
     def _dtype_to_lay_out(self, x: Tensor) -> torch.dtype | None:
         """The type to compute in with a weight that is laid out; None: compute as torch does."""
-        weight = self._parameters["weight"]
+        weight: Any = self._parameters["weight"]  # quicker than self.weight
         if (
             torch.is_grad_enabled()
-            or not x.is_cpu
-            or type(weight) is not nn.Parameter  # sharded weights and the like
-            or not weight.is_cpu
-            or weight.numel() < _LEAST_WEIGHTS
+            or not self._suits_onednn(x)
             # Momentum encoders change at every step: only many rows pay for laying weights out each time.
             or (self.training and x.numel() < _MANY_ROWS * self.in_features)
             or weight.is_inference()
-            or torch.compiler.is_compiling()
-            or not _laid_out_allowed
         ):
             return None
         dtype = weight.dtype
@@ -100,6 +102,27 @@ class Linear(nn.Linear):
         elif x.dtype != dtype:
             return None  # torch's own error
         return dtype if _supported(dtype) else None
+
+    def _trains_by_onednn(self, x: Tensor) -> bool:
+        return (
+            torch.is_grad_enabled()
+            and self._suits_onednn(x)
+            and x.dtype == self.weight.dtype == torch.float32
+            and x.numel() >= _SOME_ROWS * self.in_features
+            and not torch.is_autocast_enabled("cpu")
+            and _supported(torch.float32)
+        )
+
+    def _suits_onednn(self, x: Tensor) -> bool:
+        weight: Any = self._parameters["weight"]  # quicker than self.weight
+        return (
+            x.is_cpu
+            and type(weight) is nn.Parameter  # not a sharded weight or the like
+            and weight.is_cpu
+            and weight.numel() >= _LEAST_WEIGHTS
+            and not torch.compiler.is_compiling()
+            and _onednn_allowed
+        )
 
     def _product(self, x: Tensor, layers: Sequence[Linear], dtype: torch.dtype, after: str) -> Tensor:
         # Not parameters(), which takes longer than all the rest here.
@@ -111,6 +134,28 @@ class Linear(nn.Linear):
             if not self.training:
                 self._laid_out[len(layers)] = found
         return _pointwise(x.to(dtype), found.weight, found.bias, after)
+
+
+class _Product(torch.autograd.Function):
+    """A linear layer in fp32, by oneDNN where that is faster than torch's own choice: not for the weight's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _pointwise(x, weight, bias, "none")
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        for_x, for_weight, for_bias = ctx.needs_input_grad
+        rows = grad.reshape(-1, grad.shape[-1])
+        grad_x = None
+        if for_x and torch.is_grad_enabled():  # for gradients of gradients, by an operator that has some
+            grad_x = grad @ weight
+        elif for_x:
+            grad_x = _pointwise(grad, weight.t(), None, "none")
+        grad_weight = rows.t() @ x.reshape(-1, x.shape[-1]) if for_weight else None
+        return grad_x, grad_weight, rows.sum(0) if for_bias else None
 
 
 def together(x: Tensor, *layers: Linear) -> list[Tensor]:
@@ -148,9 +193,10 @@ def _supported(dtype: torch.dtype) -> bool:
         with torch.autocast("cpu", enabled=False):
             for after, other in (("none", lambda y: y), ("gelu", F.gelu)):
                 expected = other(F.linear(x.float(), weight.float(), bias.float()))
-                found = _pointwise(x, laid_out, bias, after).float()
-                if not torch.allclose(found, expected, atol=1e-5 if dtype == torch.float32 else 0.05):
-                    return False
+                for how in (laid_out, weight):
+                    found = _pointwise(x, how, bias, after).float()
+                    if not torch.allclose(found, expected, atol=1e-5 if dtype == torch.float32 else 0.05):
+                        return False
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
     return True

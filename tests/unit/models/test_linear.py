@@ -1,5 +1,6 @@
 """Linear layers whose weights are laid out beforehand give what torch's own give."""
 
+import contextlib
 import copy
 import pickle
 
@@ -19,6 +20,7 @@ DTYPES = st.sampled_from(list(TOLERANCE))
 @pytest.fixture(autouse=True)
 def small_weights_too(monkeypatch):
     monkeypatch.setattr(linear, "_LEAST_WEIGHTS", 1)
+    monkeypatch.setattr(linear, "_SOME_ROWS", 1)
 
 
 @pytest.fixture
@@ -96,14 +98,46 @@ def test_a_change_of_one_of_several_is_seen(layer):
     torch.testing.assert_close(together(x, layer, other)[1], F.linear(x, other.weight, other.bias))
 
 
-def test_gradients_go_the_usual_way(layer):
+@settings(max_examples=30, deadline=None)
+@given(
+    shape=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    sizes=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    bias=st.booleans(),
+    frozen=st.sampled_from([None, "x", "weight", "bias"]),
+    autocast=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_gradients_equal_torchs(shape, sizes, bias, frozen, autocast, seed):
+    torch.manual_seed(seed)
+    layer = Linear(*sizes, bias=bias)
+    x = torch.randn(*shape, sizes[0], requires_grad=frozen != "x")
+    for name, parameter in layer.named_parameters():
+        parameter.requires_grad_(name != frozen)
+    inputs = [each for each in (x, *layer.parameters()) if each.requires_grad]
+    toward = torch.randn(*shape, sizes[1])
+    found = []
+    for plain in (False, True):
+        with plain_linear() if plain else contextlib.nullcontext(), torch.autocast("cpu", enabled=autocast):
+            out = layer.gelu(x)
+        found.append([out, *torch.autograd.grad((out.float() * toward).sum(), inputs)])
+    for mine, other in zip(*found, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_in_fp32_are_onednns(layer):
     x = torch.randn(3, 24, requires_grad=True)
-    with torch.no_grad():
-        layer(x)
-    layer.gelu(x).sum().backward()
-    assert x.grad is not None
-    assert layer.weight.grad is not None
-    assert layer.bias.grad is not None
+    assert ("_Product" in layer(x).grad_fn.name()) == linear._supported(torch.float32)
+
+
+def test_gradients_of_gradients(layer):
+    x = torch.randn(3, 24, dtype=torch.float32, requires_grad=True)
+    found = []
+    for plain in (False, True):
+        with plain_linear() if plain else contextlib.nullcontext():
+            (grad,) = torch.autograd.grad(layer(x).sin().sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(grad.square().sum(), [x, layer.weight]))
+    for mine, other in zip(*found):
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

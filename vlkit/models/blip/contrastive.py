@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from vlkit.errors import VlkitError
 from vlkit.models.blip.aligned import BlipAligned
 from vlkit.models.blip.base import Samples
-from vlkit.models.linear import plain_linear
 from vlkit.models.losses import differentiate_now, draw_index, soft_contrast
 from vlkit.models.med import MedConfig
 from vlkit.models.momentum import gather_batch, momentum_copy, random_queue, update_momentum, world_size
@@ -136,8 +135,7 @@ class BlipContrastive(BlipAligned):
         return [(getattr(self, name), getattr(self, f"{name}_m")) for name in names]
 
     def _momentum_feats(self, image: Tensor, texts: TextBatch) -> Features:
-        # The weights move in every step: laying them out for one product would cost more than it brings.
-        with torch.inference_mode(), plain_linear():
+        with torch.inference_mode():
             image_embeds = self.visual_encoder_m(image, first_only=True)[:, 0]
             text_embeds = self.text_encoder_m(texts, first_only=True)
             image_feats = F.normalize(self.vision_proj_m(image_embeds).float(), dim=-1)
