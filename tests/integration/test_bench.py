@@ -1,38 +1,141 @@
 """The benchmarks run, compare outputs and write what they measured; no time is asserted."""
 
+import importlib.util
 import json
 
 import pytest
 import torch
 
-from vlkit.bench.capfilt import _Round, _speeds, report
-from vlkit.bench.compare import compare
+from vlkit.bench import encoder
+from vlkit.bench.capfilt import _Round, _speeds, capfilt_rows, report
+from vlkit.bench.compare import Row
 from vlkit.bench.rerank import _close as close_scores
 from vlkit.bench.vqa import _close as close_answers
 from vlkit.cli import main
+from vlkit.cli.bench import PARTS
+from vlkit.errors import VlkitError
 from vlkit.models.blip.vqa import Answers
 
-ROWS = {"caption": 1, "retrieval": 2, "vqa": 2, "video": 2}
+KEYS = {"work", "dtype", "ours_s", "peer", "peer_s", "ratio", "outputs_equal"}
+MORE = {"wanted", "ours_mib", "peer_mib", "gflops", "note", "machine"}
+QUICK = ["--size", "tiny", "--batch", "2", "--repeat", "1"]
 
 
-@pytest.mark.parametrize("work", ROWS)
-def test_beside_transformers(tmp_path, capsys, work):
+def bench(*arguments):
+    return main(["bench", *arguments, *QUICK])
+
+
+@pytest.mark.parametrize("part", [part for part in PARTS if part != "capfilt"])
+def test_a_part(tmp_path, capsys, part):
+    if part == "data" and importlib.util.find_spec("cv2") is None:
+        pytest.skip("the original's augmentation needs OpenCV")
     file = tmp_path / "rows.json"
-    arguments = ["bench", work, "--size", "tiny", "--batch", "2", "--dtype", "fp32", "--repeat", "1"]
-    assert main([*arguments, "--json", str(file)]) == 0
+    assert bench(part, "--dtype", "fp32", "--json", str(file)) == 0
     rows = json.loads(file.read_text())
-    assert len(rows) == ROWS[work]
+    assert rows
     for row in rows:
-        assert set(row) == {"work", "dtype", "ours_s", "peer", "peer_s", "ratio", "outputs_equal"}
+        assert set(row) == KEYS | MORE
         assert row["outputs_equal"] is True
-        assert row["ours_s"] > 0
-        assert row["peer"].startswith("transformers ")
-    assert capsys.readouterr().out.count("| equal |") == len(rows)
+        assert min(row["ours_s"], row["peer_s"]) > 0
+        assert set(row["machine"]) == {"device", "threads", "torch", "matrix_gflops", "memory_gb_s"}
+        assert row["machine"]["matrix_gflops"].keys() == {"fp32"}
+    told = capsys.readouterr().out
+    assert told.count("| equal |") == len(rows)
+    assert told.startswith(rows[0]["machine"]["device"])
 
 
-def test_outputs_that_differ_are_told():
-    row = compare("work", "fp32", "peer", lambda: 1, lambda: 2, lambda a, b: a == b, repeat=1)
-    assert row.outputs_equal is False
+def test_bf16_and_the_share_of_the_limit(tmp_path, capsys):
+    file = tmp_path / "rows.json"
+    assert bench("encoder", "--json", str(file)) == 0
+    rows = json.loads(file.read_text())
+    assert [row["dtype"] for row in rows] == ["fp32", "bf16"]
+    assert all(row["note"].endswith("of the matrix limit") for row in rows)
+
+
+def test_the_whole_table_skips_what_is_missing(monkeypatch, tmp_path, capsys):
+    def rows(part, args):
+        if part == "encoder":
+            raise ModuleNotFoundError("No module named 'transformers'", name="transformers.models")
+        if part == "data":
+            raise ModuleNotFoundError("No module named 'cv2'", name="cv2")
+        if part == "evaluation":
+            raise VlkitError("this needs a checkout")
+        yield Row(part, "fp32", 1.0, "peer", 2.0, 2.0, True, wanted=3.0)
+
+    monkeypatch.setattr("vlkit.cli.bench._rows", rows)
+    file = tmp_path / "rows.json"
+    assert bench("--dtype", "fp32", "--json", str(file)) == 0
+    skipped = {"encoder", "data", "evaluation"}
+    assert [row["work"] for row in json.loads(file.read_text())] == [part for part in PARTS if part not in skipped]
+    out, told = capsys.readouterr()
+    assert out.count("| 2.00 (< 3.00) | 3.00 |") == len(PARTS) - 3  # does not change the exit code
+    lines = [line for line in told.splitlines() if line.startswith("skipped")]
+    assert lines[0].endswith("pip install transformers")
+    assert lines[1] == "skipped evaluation: this needs a checkout"
+    assert lines[2].endswith("pip install 'vlkit[bench]'")
+    assert main(["bench", "data", *QUICK]) == 2  # alone there is nothing to print
+    assert "pip install 'vlkit[bench]'" in capsys.readouterr().err
+
+
+def test_an_import_error_of_the_package_itself_is_not_hidden(monkeypatch):
+    def rows(part, args):
+        raise ModuleNotFoundError("No module named 'vlkit.nothing'", name="vlkit.nothing")
+
+    monkeypatch.setattr("vlkit.cli.bench._rows", rows)
+    with pytest.raises(ModuleNotFoundError):
+        bench("--dtype", "fp32")
+
+
+def test_outputs_that_differ_end_with_1(monkeypatch, capsys):
+    monkeypatch.setattr(encoder, "_run_peer", lambda peer, image: torch.zeros(len(image), 5, 64))
+    assert bench("encoder", "--dtype", "fp32") == 1
+    assert "| DIFFER |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["encodr"], "Did you mean 'encoder'"),
+        (["caption", "--device", "tpu"], "--device: 'tpu'"),
+        (["caption", "--threads", "0"], "--threads: 0"),
+        (["caption", "--repeat", "0"], "--repeat: 0"),
+        (["caption", "--batch", "0"], "--batch: 0"),
+        (["growth", "--device", "cuda"], "on the CPU"),
+    ],
+)
+def test_wrong_arguments(capsys, arguments, said):
+    assert main(["bench", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_threads(capsys):
+    before = torch.get_num_threads()
+    try:
+        assert bench("encoder", "--dtype", "fp32", "--threads", "1") == 0
+    finally:
+        torch.set_num_threads(before)
+    assert "threads: 1," in capsys.readouterr().out
+
+
+def test_growth_writes_figures_and_plots(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "plots"
+    assert main(["bench", "growth", "--size", "tiny", "--repeat", "1", "--out", str(folder)]) == 0
+    found = json.loads((folder / "growth.json").read_text())
+    assert [point["images"] for point in found["retrieval"]] == [10, 20, 40]
+    assert found["retrieval"][0]["pairs"] == 100  # fewer images than candidates: every pair
+    assert [point["batch"] for point in found["captioning"]] == [1, 2, 4]
+    assert [point["image_tokens"] for point in found["decoding"]] == [5, 17, 37]
+    assert all(min(point["attention_ms"], point["ms_per_token"]) > 0 for point in found["decoding"])
+    for part in ("retrieval", "captioning", "decoding"):
+        assert (folder / f"growth_{part}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_encoder_operations():
+    from vlkit.models.vit import VitConfig
+
+    # 444 GFLOP for four images of 384 pixels: 12 layers, 577 tokens, 768 wide.
+    assert round(4 * encoder.encoder_flop(VitConfig(image_size=384)) / 1e9) == 444
 
 
 def test_scores_are_compared_by_their_spread():
@@ -40,6 +143,13 @@ def test_scores_are_compared_by_their_spread():
     assert close_scores(scores, scores + 0.01, tolerance=0.01)
     assert not close_scores(scores, scores + 0.02, tolerance=0.01)
     assert not close_scores(scores, scores.flip(0), tolerance=0.01)
+
+
+def test_tokens_are_compared_by_the_largest():
+    tokens = torch.tensor([[1.0, -10.0]])
+    assert encoder._close(tokens, tokens + 0.09, tolerance=0.01)
+    assert not encoder._close(tokens, tokens + 0.2, tolerance=0.01)
+    assert not encoder._close(tokens, tokens[:, :1], tolerance=0.01)
 
 
 def test_answers_are_compared_by_candidates_and_losses():
@@ -60,11 +170,16 @@ def test_capfilt_beside_its_models_and_in_two_processes(tmp_path, capsys):
     assert capsys.readouterr().out.count("| equal |") == 4
 
 
-def test_capfilt_figures_are_medians_of_rounds():
+def test_capfilt_figures_are_medians_of_rounds(monkeypatch):
     rounds = [_Round(1.0, 4.0, 5.0, 2.5), _Round(2.0, 8.0, 8.0, 8.0), _Round(1.0, 5.0, 10.0, 5.0)]
-    encoder, models, engine, two = _speeds(100, rounds, texts_equal=True, files_equal=False)
-    assert (encoder.images_per_s, encoder.ratio) == (100, None)
+    speeds = _speeds(100, rounds, texts_equal=True, files_equal=False)
+    encoder_alone, models, engine, two = speeds
+    assert (encoder_alone.images_per_s, encoder_alone.ratio) == (100, None)
     assert (models.images_per_s, models.ratio) == (20, 0.25)
     assert (engine.images_per_s, engine.ratio, engine.outputs_equal) == (12.5, 0.8, True)
     assert (two.images_per_s, two.ratio, two.outputs_equal) == (20, 2.0, False)
     assert "| engine, two processes | 20.0 | 2.00 | one process | 1.60 | DIFFER |" in report([two])
+    monkeypatch.setattr("vlkit.bench.capfilt.capfilt_speeds", lambda *_: speeds)
+    rows = list(capfilt_rows(100))
+    assert [(row.ours_s, row.peer_s, row.ratio) for row in rows] == [(5, 1.25, 0.25), (8, 6.4, 0.8), (5, 10, 2)]
+    assert [row.outputs_equal for row in rows] == [True, True, False]

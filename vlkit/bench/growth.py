@@ -8,7 +8,7 @@ import json
 import statistics
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vlkit.bench.compare import seconds
 from vlkit.bench.limits import headline, measure_machine
-from vlkit.bench.memory import measure_peak, resident
+from vlkit.bench.memory import measure_peak, resident, returned_at_once
 from vlkit.io import atomic_write
 from vlkit.models.attention import attend
 from vlkit.models.blip.caption import BlipCaption
@@ -33,7 +33,7 @@ from vlkit.tasks.matching import Retrieved
 from vlkit.tasks.retrieval import Retrieval
 
 BEAMS, LENGTH, PATCH = 3, 20, 16
-TOP_K = 16
+TOP_K = 8
 """Candidates of each image and of each text that matching re-ranks."""
 _IMAGES_AT_ONCE = 25
 # Larger than the caches of a CPU: what a decoding step reads besides the image has driven the image's keys out of them.
@@ -70,7 +70,8 @@ class RetrievalPoint:
         images: and as many texts.
         pairs: different pairs that matching scored.
         seconds: of the whole evaluation.
-        peak_mib: most memory in use, over what was in use before the first evaluation; None: not measured here.
+        peak_mib: most memory resident, over what was resident before the first evaluation; None: not measured here.
+        in_use_mib: the same when the allocator keeps no freed blocks, over what was resident before this one.
         tokens_mib: of all image tokens, which wait on disk.
     """
 
@@ -79,6 +80,7 @@ class RetrievalPoint:
     seconds: float
     peak_mib: float | None
     tokens_mib: float
+    in_use_mib: float | None = None
 
 
 @dataclass(frozen=True)
@@ -123,8 +125,8 @@ def grow(folder: Path, size: str = "base", repeat: int = 3) -> Iterator[str]:
     sizes = SIZES[size]
     machine = measure_machine("cpu", size=size)
     yield headline(machine)
-    found: dict[str, list[Any]] = {"retrieval": [], "captioning": [], "decoding": []}
-    parts = (retrieval_growth(sizes, repeat), captioning_growth(sizes, repeat), decoding_growth(sizes, repeat))
+    found: dict[str, list[Any]] = {"captioning": [], "decoding": [], "retrieval": []}
+    parts = (captioning_growth(sizes, repeat), decoding_growth(sizes, repeat), retrieval_growth(sizes, repeat))
     for points, part in zip(found.values(), parts):
         for point in part:
             points.append(point)
@@ -149,14 +151,18 @@ def retrieval_growth(sizes: Sizes, repeat: int = 3) -> Iterator[RetrievalPoint]:
             return task.rank(model, _Set(images, pixels), context)[1]
 
     evaluate(sizes.images[0])
-    start = resident()
+    start, points = resident(), []
     for images in sizes.images:
         before = resident()
         found, peak = measure_peak(partial(evaluate, images))
         taken = statistics.median(seconds(partial(evaluate, images)) for _ in range(repeat))
         known = None if peak is None or before is None or start is None else round(before + peak - start, 1)
         tokens = images * _tokens(pixels) * width * 4 / 2**20
-        yield RetrievalPoint(images, _pairs(found), round(taken, 4), known, round(tokens, 2))
+        points.append(RetrievalPoint(images, _pairs(found), round(taken, 4), known, round(tokens, 2)))
+    with returned_at_once() as possible:
+        for point in points:
+            peak = measure_peak(partial(evaluate, point.images))[1] if possible else None
+            yield replace(point, in_use_mib=None if peak is None else round(peak, 1))
 
 
 def captioning_growth(sizes: Sizes, repeat: int = 3) -> Iterator[CaptioningPoint]:

@@ -61,9 +61,14 @@ def _retrieval(figure: Any, points: Sequence[Any]) -> None:
     time.plot(pairs, taken, "o", color=_OURS, label="whole evaluation")
     time.set(title="Retrieval: time", xlabel="pairs of image and text that matching scores", ylabel="time (s)")
     images = [point.images for point in points]
-    if all(point.peak_mib is not None for point in points):
-        memory.plot(images, [point.peak_mib for point in points], "o-", color=_OURS, label="peak, over the start")
-    memory.plot(images, [point.tokens_mib for point in points], color=_OTHER, label="image tokens, which wait on disk")
+    lines = {
+        "peak, with what the allocator keeps": (_LINE, [point.peak_mib for point in points]),
+        "peak in use": (_OURS, [point.in_use_mib for point in points]),
+        "image tokens, which wait on disk": (_OTHER, [point.tokens_mib for point in points]),
+    }
+    for label, (color, values) in lines.items():
+        if None not in values:  # not every system tells
+            memory.plot(images, values, "o-", color=color, label=label)
     memory.set(title="Retrieval: memory", xlabel="images, and as many texts", ylabel="memory (MiB)")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
 # Counters of resident pages are brought up to date in lots of pages, a lot per thread.
 _SLACK_MIB = 8.0
+
+# M_MMAP_THRESHOLD of mallopt(3): larger blocks are mapped on their own, and so are never kept.
+_MMAP_THRESHOLD, _SMALL_BLOCK, _LARGEST_THRESHOLD = -3, 2**16, 2**25
 
 
 def measure_peak(run: Callable[[], Any]) -> tuple[Any, float | None]:
@@ -42,6 +46,20 @@ def resident() -> float | None:
         return _field("VmRSS")
     except (OSError, ValueError):
         return None
+
+
+@contextlib.contextmanager
+def returned_at_once() -> Iterator[bool]:
+    """Within it the allocator gives each freed block back to the system, so that resident pages are memory in use and
+    not room that it keeps between blocks. Slower; whether this allocator can do it (the GNU C library's)."""
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is None:
+        yield False
+        return
+    try:
+        yield bool(set_option(_MMAP_THRESHOLD, _SMALL_BLOCK))
+    finally:
+        set_option(_MMAP_THRESHOLD, _LARGEST_THRESHOLD)  # where it would have drifted to by itself
 
 
 def on_cuda() -> bool:

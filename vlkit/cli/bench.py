@@ -77,6 +77,8 @@ def _prepare(args: argparse.Namespace) -> None:
     if args.batch and min(args.batch) < 1:
         raise VlkitError(f"--batch: {min(args.batch)} given; it must be 1 or more.")
     kind = args.device.partition(":")[0]
+    if args.work == GROWTH and kind != "cpu":
+        raise VlkitError(f"--device: {args.device!r} given; {GROWTH} is measured on the CPU.")
     if kind not in _BATCHES:
         raise VlkitError(f"--device: {args.device!r} given; cpu, cuda and cuda:N can be measured.")
     if kind == "cuda" and not torch.cuda.is_available():
