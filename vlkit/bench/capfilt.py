@@ -97,8 +97,13 @@ def capfilt_speeds(images: int = 4096, repeat: int = 3, model: Mapping[str, Any]
     return _speeds(images, rounds, texts_equal, len(outputs) == 1)
 
 
-def capfilt_rows(images: int = 4096, repeat: int = 3) -> Iterator[Row]:
-    """The figures that are compared with others, as rows of the whole table: seconds for all the images."""
+def capfilt_rows(images: int = 4096, repeat: int = 3, judged: bool = True) -> Iterator[Row]:
+    """The figures that are compared with others, as rows of the whole table: seconds for all the images.
+
+    Args:
+        images, repeat: see :func:`capfilt_speeds`.
+        judged: whether rows say what is wanted.
+    """
     for speed in capfilt_speeds(images, repeat):
         if speed.ratio is not None:
             ours_s = images / speed.images_per_s
@@ -111,7 +116,7 @@ def capfilt_rows(images: int = 4096, repeat: int = 3) -> Iterator[Row]:
                 peer_s,
                 round(speed.ratio, 2),
                 speed.outputs_equal,
-                speed.wanted,
+                speed.wanted if judged else None,
             )
 
 

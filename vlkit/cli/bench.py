@@ -64,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
         return _growth(args)
     if args.work == "capfilt":
         return _capfilt(args)
-    return _table([args.work] if args.work else list(PARTS), args)
+    on_cpu = args.device == "cpu"
+    return _table([args.work] if args.work else [part for part in PARTS if on_cpu or part != "capfilt"], args)
 
 
 def _prepare(args: argparse.Namespace) -> None:
@@ -160,7 +161,7 @@ def _rows(part: str, args: argparse.Namespace) -> Iterator[Row]:
     if part == "capfilt":
         from vlkit.bench.capfilt import capfilt_rows
 
-        return capfilt_rows(args.images, args.repeat)
+        return capfilt_rows(args.images, args.repeat, judged=args.size == "base")
     from vlkit.bench.rerank import IMAGES, VIDEOS, rerank_rows
 
     return rerank_rows(IMAGES if part == "retrieval" else VIDEOS, **common)
