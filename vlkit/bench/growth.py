@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ from torch import Tensor
 
 from vlkit.bench.compare import seconds
 from vlkit.bench.limits import headline, measure_machine
-from vlkit.bench.memory import measure_peak, resident, returned_at_once
+from vlkit.bench.memory import measure_peak, resident, where_freed_is_returned
 from vlkit.io import atomic_write
 from vlkit.models.attention import attend
 from vlkit.models.blip.caption import BlipCaption
 from vlkit.models.blip.image_text_matching import BlipImageTextMatching
 from vlkit.models.decoding import GenerationConfig
 from vlkit.models.generation import generate
-from vlkit.models.med import CrossStates, MedConfig
+from vlkit.models.med import MedConfig
 from vlkit.models.vit import VitConfig
 from vlkit.tasks.base import Batch, EvalContext
 from vlkit.tasks.matching import Retrieved
@@ -71,7 +71,7 @@ class RetrievalPoint:
         pairs: different pairs that matching scored.
         seconds: of the whole evaluation.
         peak_mib: most memory resident, over what was resident before the first evaluation; None: not measured here.
-        in_use_mib: the same when the allocator keeps no freed blocks, over what was resident before this one.
+        in_use_mib: the same in a process whose allocator keeps no freed blocks.
         tokens_mib: of all image tokens, which wait on disk.
     """
 
@@ -79,8 +79,8 @@ class RetrievalPoint:
     pairs: int
     seconds: float
     peak_mib: float | None
+    in_use_mib: float | None
     tokens_mib: float
-    in_use_mib: float | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +141,19 @@ def grow(folder: Path, size: str = "base", repeat: int = 3) -> Iterator[str]:
 
 def retrieval_growth(sizes: Sizes, repeat: int = 3) -> Iterator[RetrievalPoint]:
     """The task ``retrieval`` on sets of growing size; image tokens wait on disk, as they do in large sets."""
+    width, _, pixels = sizes.retrieval
+    evaluate = _evaluation(sizes)
+    evaluate(sizes.images[0])
+    start = resident()
+    for images, in_use in zip(sizes.images, where_freed_is_returned(_peaks, sizes), strict=True):
+        found, peak = _peak(evaluate, images, start)
+        taken = statistics.median(seconds(partial(evaluate, images)) for _ in range(repeat))
+        tokens = images * _tokens(pixels) * width * 4 / 2**20
+        yield RetrievalPoint(images, _pairs(found), round(taken, 4), peak, in_use, round(tokens, 2))
+
+
+def _evaluation(sizes: Sizes) -> Callable[[int], Retrieved]:
+    """Evaluates so many images."""
     width, layers, pixels = sizes.retrieval
     torch.manual_seed(0)
     model = BlipImageTextMatching(_vit(width, layers, pixels), _med(width, layers), embed_dim=64).eval()
@@ -150,19 +163,21 @@ def retrieval_growth(sizes: Sizes, repeat: int = 3) -> Iterator[RetrievalPoint]:
         with torch.inference_mode():
             return task.rank(model, _Set(images, pixels), context)[1]
 
+    return evaluate
+
+
+def _peaks(sizes: Sizes) -> list[float | None]:
+    """Peak memory of each evaluation, in MiB, over what was in use before the first; a smaller one goes before all."""
+    evaluate = _evaluation(sizes)
     evaluate(sizes.images[0])
-    start, points = resident(), []
-    for images in sizes.images:
-        before = resident()
-        found, peak = measure_peak(partial(evaluate, images))
-        taken = statistics.median(seconds(partial(evaluate, images)) for _ in range(repeat))
-        known = None if peak is None or before is None or start is None else round(before + peak - start, 1)
-        tokens = images * _tokens(pixels) * width * 4 / 2**20
-        points.append(RetrievalPoint(images, _pairs(found), round(taken, 4), known, round(tokens, 2)))
-    with returned_at_once() as possible:
-        for point in points:
-            peak = measure_peak(partial(evaluate, point.images))[1] if possible else None
-            yield replace(point, in_use_mib=None if peak is None else round(peak, 1))
+    start = resident()
+    return [_peak(evaluate, images, start)[1] for images in sizes.images]
+
+
+def _peak(evaluate: Callable[[int], Retrieved], images: int, start: float | None) -> tuple[Retrieved, float | None]:
+    before = resident()
+    found, peak = measure_peak(partial(evaluate, images))
+    return found, None if peak is None or before is None or start is None else round(before + peak - start, 1)
 
 
 def captioning_growth(sizes: Sizes, repeat: int = 3) -> Iterator[CaptioningPoint]:
@@ -204,7 +219,7 @@ def _decode(model: BlipCaption, tokens: Tensor) -> float:
 def _attention(model: BlipCaption, tokens: Tensor) -> float:
     """Seconds of what all beams of one step read from the image, all layers."""
     bert = model.text_decoder.bert
-    states: CrossStates = bert.project_images(tokens)
+    states = bert.project_images(tokens)
     heads = bert.config.num_attention_heads
     query = torch.randn(1, heads, BEAMS, bert.config.hidden_size // heads)
     other = torch.ones(_CACHE_BYTES // 4)
@@ -249,12 +264,7 @@ def _pairs(found: Retrieved) -> int:
 
 
 class _Set(Iterable[Batch]):
-    """Batches of random images, made when they are asked for, each with a text of 7 to 16 words.
-
-    Args:
-        images: of the set.
-        pixels: of each.
-    """
+    """Batches of so many random images, made when they are asked for, each with a text of 7 to 16 words."""
 
     def __init__(self, images: int, pixels: int):
         self.images, self.pixels = images, pixels

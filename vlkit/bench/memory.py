@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-from collections.abc import Callable, Iterator
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,8 +18,9 @@ _RESET_PEAK = "5"
 # Counters of resident pages are brought up to date in lots of pages, a lot per thread.
 _SLACK_MIB = 8.0
 
-# M_MMAP_THRESHOLD of mallopt(3): larger blocks are mapped on their own, and so are never kept.
-_MMAP_THRESHOLD, _SMALL_BLOCK, _LARGEST_THRESHOLD = -3, 2**16, 2**25
+# Larger blocks are mapped on their own, and so are never kept.
+_RETURN = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+T = TypeVar("T")
 
 
 def measure_peak(run: Callable[[], Any]) -> tuple[Any, float | None]:
@@ -48,18 +51,25 @@ def resident() -> float | None:
         return None
 
 
-@contextlib.contextmanager
-def returned_at_once() -> Iterator[bool]:
-    """Within it the allocator gives each freed block back to the system, so that resident pages are memory in use and
-    not room that it keeps between blocks. Slower; whether this allocator can do it (the GNU C library's)."""
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is None:
-        yield False
-        return
+def where_freed_is_returned(run: Callable[..., T], *arguments: Any) -> T:
+    """What ``run(*arguments)`` returns in a new process, whose allocator (the GNU C library's) gives each freed block
+    back to the system, so that resident pages are memory in use and not room that it keeps between blocks. Slower.
+
+    Args:
+        run: a function of a module; what it gets and gives can be pickled.
+    """
+    before = {name: os.environ.get(name) for name in _RETURN}
+    os.environ.update(_RETURN)  # read when a process starts
     try:
-        yield bool(set_option(_MMAP_THRESHOLD, _SMALL_BLOCK))
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, context, torch.set_num_threads, (torch.get_num_threads(),)) as pool:
+            return pool.submit(run, *arguments).result()
     finally:
-        set_option(_MMAP_THRESHOLD, _LARGEST_THRESHOLD)  # where it would have drifted to by itself
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def on_cuda() -> bool:
