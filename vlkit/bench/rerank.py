@@ -64,7 +64,7 @@ class Work:
         return f"re-ranking, {self.texts} texts x top {self.k} of {self.images} {kind}"
 
 
-IMAGES = (Work(1, 32), Work(64, 64, k=16))
+IMAGES = (Work(1, 32), Work(16, 16, k=8))
 # In MSR-VTT's evaluation, the best 128 of 1,000 both ways, a video is looked at by 128 to 256 different texts.
 VIDEOS = (Work(1, 16, frames=8), Work(8, 8, k=4, frames=8), Work(2, 192, k=2, frames=8, timed=8))
 WANTED = {
