@@ -29,7 +29,7 @@ def pretraining_model() -> nn.Module:
     return model
 
 
-def compare(backend: str, activation_checkpointing: str) -> None:
+def assert_same(backend: str, activation_checkpointing: str) -> None:
     plain = pretraining_model()
     model = pretraining_model()
     names = list(model.state_dict())
@@ -57,12 +57,12 @@ def compare(backend: str, activation_checkpointing: str) -> None:
 @pytest.mark.parametrize("activation_checkpointing", ["none", "torch"])
 def test_graphs_give_the_same_losses_and_gradients(activation_checkpointing):
     """Everything of torch.compile but the code that it would write."""
-    compare("aot_eager", activation_checkpointing)
+    assert_same("aot_eager", activation_checkpointing)
 
 
 @pytest.mark.slow
 def test_compiled_code_gives_the_same_losses_and_gradients():
-    compare("inductor", "none")
+    assert_same("inductor", "none")
 
 
 def test_one_block_is_compiled_for_all():
