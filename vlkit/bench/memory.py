@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 from collections.abc import Callable
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+
+from vlkit.freed_memory import give_back
 
 MIB = 2**20
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -45,7 +46,7 @@ def measure_peak(run: Callable[[], Any]) -> tuple[Any, float | None]:
 def resident() -> float | None:
     """MiB that are resident now, without what the allocator holds unused; None where the system does not tell."""
     try:
-        _return_unused()
+        give_back()
         return _field("VmRSS")
     except (OSError, ValueError):
         return None
@@ -82,18 +83,12 @@ def _set_back() -> float | None:
     if not _CLEAR.exists():
         return None
     try:
-        _return_unused()
+        give_back()
         _CLEAR.write_text(_RESET_PEAK)
         now = _field("VmRSS")
         return now if _field("VmHWM") <= now + _SLACK_MIB else None
     except (OSError, ValueError):
         return None
-
-
-def _return_unused() -> None:
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of the GNU C library
-    if trim is not None:
-        trim(0)
 
 
 def _field(name: str) -> float:

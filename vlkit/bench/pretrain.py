@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlkit import freed_memory
 from vlkit.bench.compare import Row
 from vlkit.bench.original import Measured, load, measure, row
 from vlkit.bench.peers import sizes
 from vlkit.config.schema import OptimConfig
 from vlkit.models.blip.pretrain import BlipPretrain
-from vlkit.runner.device import autocast, keep_freed_memory
+from vlkit.runner.device import autocast
 from vlkit.runner.optimiser import build_optimiser, set_rate
 from vlkit.tasks.base import Batch, Progress
 from vlkit.tasks.pretrain import Pretrain
@@ -60,7 +61,7 @@ def pretrain_rows(
         device: where.
     """
     load("pretrain")  # says so before work begins where there is none
-    keep_freed_memory(torch.device(device))  # as the runner does; both sides gain by it
+    freed_memory.keep()  # as the runner does; both sides gain by it
     torch.manual_seed(0)
     vit, med = sizes(size, PIXELS)
     med = dataclasses.replace(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -62,24 +60,6 @@ def autocast(device: torch.device, precision: str) -> Callable[[], Any]:
             f"run.precision is {precision!r}; allowed: {', '.join(PRECISIONS)}.{did_you_mean(precision, PRECISIONS)}"
         )
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
-
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of mallopt(3)
-
-
-def keep_freed_memory(device: torch.device) -> None:
-    """Let a process that trains on the CPU keep memory for its next step that one step has freed.
-
-    The C library of Linux gives large tensors back to the system at once, and the system hands them out again zeroed,
-    page by page: 200,000 page faults in a step of pre-training, about a twentieth of its time. A GPU has a cache of its
-    own, and other systems nothing to set.
-    """
-    if device.type != "cpu" or sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def seed_all(*entropy: int) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import nn
 
+from vlkit import freed_memory
 from vlkit.config.schema import OptimConfig, RunOptions
 from vlkit.datasets.base import VLDataset
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import ConfigError, did_you_mean
 from vlkit.runner.activation_checkpointing import checkpoint_activations
 from vlkit.runner.compilation import compile_model
-from vlkit.runner.device import autocast, choose_device, keep_freed_memory
+from vlkit.runner.device import autocast, choose_device
 from vlkit.runner.distributed import World
 from vlkit.runner.evaluation import Evaluator
 from vlkit.runner.output import OutputFolder, environment
@@ -100,7 +101,8 @@ class Runner:
             logger.info("%s: this run is finished; its result is given again.", self.output.path)
             return stored
         self._record_environment("environment.json")
-        keep_freed_memory(self.device)
+        if self.device.type == "cpu":  # a GPU has a cache of its own
+            freed_memory.keep()
         checkpoint_activations(self.model, self.run.activation_checkpointing)
         trainer = Trainer(
             self.parallel,

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from vlkit.errors import DataError
+from vlkit.freed_memory import give_back_now_and_then
 from vlkit.metrics.retrieval import right_ranks
 from vlkit.tasks.base import EvalContext
 from vlkit.tasks.image_tokens import Encoded
@@ -184,6 +185,7 @@ def _score_own(
     found: list[Tensor] = []
     done, reported = 0, time.monotonic()
     for images, embeds in tokens:
+        give_back_now_and_then()
         known = [rows.get(image) for image in images]
         spans = [np.arange(0 if row is None else starts[row], 0 if row is None else starts[row + 1]) for row in known]
         own = np.concatenate(spans)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vlkit.errors import DataError
+from vlkit.freed_memory import give_back_now_and_then
 from vlkit.models.blip.base import frames_of
 from vlkit.processors.text import pre_caption
 from vlkit.tasks.base import Batch, EvalContext
@@ -127,6 +128,7 @@ def read_pool(
     """
     own: list[_Row] = []
     for batch, embeds in encoded(model, loader, context):
+        give_back_now_and_then()
         if tokens is not None:
             tokens.add(batch["index"], _as_read(embeds, context))
         with context.autocast():

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import ctypes
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from vlkit.errors import ConfigError
-from vlkit.runner.device import autocast, choose_device, keep_freed_memory, seed_all
+from vlkit.runner.device import autocast, choose_device, seed_all
 
 
 def test_auto_finds_something_and_cpu_is_cpu():
@@ -37,24 +34,3 @@ def test_seeds_depend_on_every_number():
         draws.append(torch.rand(1).item())
     assert draws[0] == draws[-1]
     assert len(set(draws)) == 5
-
-
-@pytest.mark.parametrize(
-    ("device", "platform", "expected"),
-    [("cpu", "linux", [(-4, 0), (-1, -1)]), ("cuda", "linux", []), ("cpu", "darwin", [])],
-)
-def test_only_the_allocator_of_linux_is_told_to_keep_what_is_freed(monkeypatch, device, platform, expected):
-    told = []
-    library = SimpleNamespace(mallopt=lambda *given: told.append(given))
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
-    monkeypatch.setattr("sys.platform", platform)
-    keep_freed_memory(torch.device(device))
-    assert told == expected
-
-
-def test_another_c_library_has_nothing_to_be_told(monkeypatch):
-    opened = []
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: opened.append(name) or SimpleNamespace())
-    monkeypatch.setattr("sys.platform", "linux")
-    keep_freed_memory(torch.device("cpu"))
-    assert opened == [None]
