@@ -168,12 +168,19 @@ def killed_again_and_again(job: str, out: Path, workers: int, seconds: float, mo
     """Starts ``workers`` processes, kills all of them at a random moment of their work, ``KILLS`` times over.
 
     Args:
-        seconds: of CPU that the first of them works at most.
+        seconds: of CPU that the first of them works at most; twice as long after each kill without progress, since
+            starting costs more where others use the machine.
 
     Returns:
         For each kill what was going on.
     """
-    return [killed_once(job, out, workers, moments.uniform(0, seconds)) for _ in range(KILLS)]
+    seen: list[str] = []
+    most = seconds
+    for _ in range(KILLS):
+        seen.append(killed_once(job, out, workers, moments.uniform(0, most)))
+        done = {line.split()[0] for line in ["0", *seen[:-1]]}
+        most = seconds if seen[-1].split()[0] not in done else 2 * most
+    return seen
 
 
 def killed_once(job: str, out: Path, workers: int, seconds: float) -> str:

@@ -79,12 +79,11 @@ class CrossStates:
         The order of ``keep`` is lost; :func:`moved_order` tells the new one."""
         order = moved_order(keep, self.count)
         moves = [(place, image) for place, image in enumerate(order) if place != image]
-        tensors = [t for layer in self.layers for t in layer] + ([self.mask] if self.mask is not None else [])
-        for tensor in tensors:
+        for tensor in (t for layer in self.layers for t in layer):
             for place, image in moves:
                 tensor[place] = tensor[image]
         n = len(order)
-        mask = self.mask[:n] if self.mask is not None else None
+        mask = self.mask[order] if self.mask is not None else None  # a copy: the mask is the caller's
         return CrossStates([tuple(tensor[:n] for tensor in layer) for layer in self.layers], mask)
 
 

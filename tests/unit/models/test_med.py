@@ -229,6 +229,14 @@ def test_cache_rows_follow_an_index(index):
     assert keys[:, 0, :, 0].tolist() == [[float(i)] * 3 + [9.0] for i in index]
 
 
+def test_narrowing_leaves_the_callers_mask_as_it_is(model):
+    mask = torch.tensor([[True, True, False, False], [True, False, True, False], [True, False, False, True]])
+    before = mask.clone()
+    narrowed = model.project_images(random_embeds(3), mask).narrow_([2])
+    assert torch.equal(narrowed.mask, before[[2]])
+    assert torch.equal(mask, before)
+
+
 @settings(deadline=None, max_examples=50)
 @given(data=st.data(), count=st.integers(1, 8), masked=st.booleans())
 def test_narrowing_keeps_the_right_images(data, count, masked):

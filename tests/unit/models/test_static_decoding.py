@@ -183,6 +183,7 @@ def test_few_kinds_of_batches_are_kept_and_none_for_a_model_that_is_gone():
     for beams in (2, 3, 4):
         both(model, embeds, prompts(1, 1, True), GenerationConfig(num_beams=beams, max_length=4, min_length=0))
     assert [kind[0][4] for kind in static_decoding._decoders[model]] == [3, 4]
+    gc.collect()
     before = len(static_decoding._decoders)
     del model
     gc.collect()
