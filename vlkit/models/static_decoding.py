@@ -95,6 +95,7 @@ class Buffers:
                 target[: states.count, :, :tokens].copy_(source)
         if self.mask is not None and states.mask is not None:
             self.mask.zero_()[: states.count, :tokens] = states.mask
+            self.images[:, :, : states.count, :, tokens:] = 0.0  # a mask does not hide a NaN of the batch before
         self.cache.begin(prompt)
         self.logits[: states.count * self.rows] = logits.repeat_interleave(self.rows, 0)
         for target, source in zip(self.state.tensors(), state.tensors()):

@@ -48,6 +48,8 @@ class TreeCache:
 
     def begin(self, prompt: SelfCache) -> None:
         """Take over what the cache of the first images' prompts holds; all other places are unseen."""
+        # Masks hide numbers, but not a NaN of the batch before.
+        self.store[:, :, : prompt.rows, :, self.prompt_length :] = 0.0
         for layer, mine in enumerate(self.store):
             for target, source in zip(mine, prompt.filled(layer)):
                 target[: prompt.rows, :, : self.prompt_length].copy_(source)

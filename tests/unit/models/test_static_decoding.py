@@ -178,6 +178,20 @@ def test_buffers_serve_the_next_batches(mask):
     assert [each.images for each in kept.values()] == [6]  # 6 replaced 5's
 
 
+@pytest.mark.parametrize("masked", [False, True], ids=["all_seen", "masked"])
+def test_what_is_not_a_number_stays_in_its_batch(masked):
+    """Buffers are used again: an image that gives NaN must not spoil the place of another."""
+    model = decoders.decoder(VOCAB, 2, 6.0)
+    config = GenerationConfig(num_beams=2, max_length=8, min_length=3)
+    for number, tokens in enumerate([9 if masked else 3, 3]):
+        embeds = decoders.image_embeds(3, number, tokens)
+        if number == 0:
+            embeds[1] = torch.nan
+        seen = torch.ones(3, tokens, dtype=torch.bool) if masked else None
+        plain, static = both(model, embeds, prompts(3, 1, True), config, seen)
+    assert_equal(plain, static)
+
+
 def test_few_kinds_of_batches_are_kept_and_none_for_a_model_that_is_gone():
     model, embeds = decoders.decoder(VOCAB, 1), decoders.image_embeds(1)
     for beams in (2, 3, 4):
