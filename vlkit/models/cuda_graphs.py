@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -45,20 +46,25 @@ class CapturedSteps:
         else:
             self._capture(key, step)
 
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream:
+        # torch's own for captures is one of the process, on the device that was current when it was made.
+        return torch.cuda.Stream(self._device)
+
     def _beside(self, step: Callable[[], None]) -> None:
-        """On a stream of its own, as a capture does it."""
-        current, side = torch.cuda.current_stream(self._device), torch.cuda.Stream(self._device)
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
+        """On the stream of captures."""
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
             step()
-        current.wait_stream(side)
+        current.wait_stream(self._stream)
 
     def _capture(self, key: Hashable, step: Callable[[], None]) -> None:
         graph = torch.cuda.CUDAGraph()
         try:
             # Other threads (a loader that pins memory, a watchdog of a process group) go on calling CUDA meanwhile.
             mode = "thread_local"
-            with torch.cuda.device(self._device), torch.cuda.graph(graph, self._pool, capture_error_mode=mode):
+            with torch.cuda.device(self._device), torch.cuda.graph(graph, self._pool, self._stream, mode):
                 step()
         except RuntimeError as error:
             self._enabled = False
@@ -77,7 +83,7 @@ class LateFlags:
     """
 
     def __init__(self, device: torch.device):
-        self._cuda = device.type == "cuda"
+        self._device, self._cuda = device, device.type == "cuda"
         self._asked: tuple[Tensor, torch.cuda.Event | None] | None = None
         self._order: list[int] | None = None
 
@@ -88,7 +94,7 @@ class LateFlags:
         here.copy_(flags, non_blocking=True)
         if self._cuda:
             event = torch.cuda.Event()
-            event.record()
+            event.record(torch.cuda.current_stream(self._device))  # not of the current device, which may be another
         self._asked, self._order = (here, event), None
         if last is None:
             return None
