@@ -133,7 +133,7 @@ class Walks:
         probs, ids = nucleus(logits, config, self._ask)
         # Inverse of the cumulative distribution; the clamp is for sums that rounding left below 1.
         reached = (probs.cumsum(-1) <= state.uniform.index_select(1, length)).sum(-1, keepdim=True)
-        last = (probs > 0).sum(-1, keepdim=True) - 1
+        last = (probs[:, 1:] > 0).sum(-1, keepdim=True)  # the first always stays, even where it is not a number
         return ids.gather(1, torch.minimum(reached, last)).squeeze(1)
 
     def close_open(self, state: WalkState, length: Tensor) -> WalkState:

@@ -122,6 +122,16 @@ def test_against_naive_sampling(seed, top_p, top_k, penalty, min_length):
             assert found.scores[image][k] == pytest.approx(score, abs=1e-4)
 
 
+def test_a_diverged_model_samples_something():
+    """As searches do: an index that does not exist would take the whole process's GPU with it."""
+    model, embeds = decoders.decoder(9, 2), decoders.image_embeds(2)
+    expected = sample(model, embeds, torch.arange(2)).sequences
+    embeds[1] = torch.nan
+    found = sample(model, embeds, torch.arange(2))
+    assert found.sequences[0] == expected[0]
+    assert math.isnan(found.scores[1][0])
+
+
 def test_seeds_decide_the_text():
     model, embeds = decoders.decoder(30, 1, -1.0), decoders.image_embeds(1, 1).expand(12, -1, -1)
     seeds = torch.arange(12)
