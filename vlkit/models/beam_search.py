@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.models.beams import Beams
-from vlkit.models.decoding import Generated, GenerationConfig
+from vlkit.models.beams import Beams, BeamState
+from vlkit.models.decoding import Generated
 from vlkit.models.med import CrossStates, TextDecoder, moved_order
 from vlkit.models.self_cache import SelfCache, place_rows
 
@@ -18,18 +18,18 @@ from vlkit.models.self_cache import SelfCache, place_rows
 class BeamSearch:
     """Searches of ``A`` images."""
 
-    def __init__(self, decoder: TextDecoder, images: CrossStates, prompt: Tensor, eos: int, config: GenerationConfig):
-        self.decoder, self.images, self.rules = decoder, images, Beams(config, eos, prompt.device)
+    def __init__(self, decoder: TextDecoder, images: CrossStates, prompt: Tensor, rules: Beams, state: BeamState):
+        self.decoder, self.images, self.rules, self.state = decoder, images, rules, state
         count, self.length = prompt.shape
-        self.state = self.rules.start(prompt)
         self.image_ids = np.arange(count)
-        self.found = Generated([[]] * count, [[]] * count)
+        self.found = Generated.none_yet(count)
         # Rows of the cache stand where they are copied least; this is the place of each beam's in its search.
-        self.places = np.tile(np.arange(self.rules.beams), (len(self.state.done), 1))
+        self.places = np.tile(np.arange(rules.beams), (len(state.done), 1))
         # The prompt is the same for all beams of an image: one row each until they part.
-        self.cache = SelfCache(decoder.bert.config.num_hidden_layers, count, config.max_length)
-        self.logits = decoder.next_logits(prompt, images, self.cache).repeat_interleave(config.num_beams, 0)
-        self.cache.reorder(np.repeat(np.arange(count), config.num_beams))
+        rows = rules.config.rows
+        self.cache = SelfCache(decoder.bert.config.num_hidden_layers, count, rules.config.max_length)
+        self.logits = decoder.next_logits(prompt, images, self.cache).repeat_interleave(rows, 0)
+        self.cache.reorder(np.repeat(np.arange(count), rows))
 
     def run(self) -> Generated:
         device, most = self.logits.device, self.rules.config.max_length
@@ -63,9 +63,8 @@ class BeamSearch:
         """File the images that are done and drop them."""
         count, device = len(done), self.logits.device
         leaving = np.flatnonzero(done)
-        texts = self.rules.file(self.state.of_images(torch.from_numpy(leaving).to(device), count))
-        for image, sequences, scores in zip(self.image_ids[leaving], texts.sequences, texts.scores):
-            self.found.sequences[image], self.found.scores[image] = sequences, scores
+        state = self.state.of_images(torch.from_numpy(leaving).to(device), count)
+        self.found.put(self.image_ids[leaving], self.rules.file(state))
         live = np.flatnonzero(~done)
         order = np.asarray(moved_order(live.tolist(), count), dtype=np.int64)
         self.image_ids = self.image_ids[order]
@@ -73,5 +72,5 @@ class BeamSearch:
             self.images = self.images.narrow_(live.tolist())
             self.state = self.state.of_images(torch.from_numpy(order).to(device), count)
             self.places = self.places.reshape(count, -1)[order].reshape(-1, self.rules.beams)
-            rows = np.arange(count * self.rules.rows).reshape(count, -1)
+            rows = np.arange(count * self.rules.config.rows).reshape(count, -1)
             self.cache.reorder(rows[order].reshape(-1))

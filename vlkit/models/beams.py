@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vlkit.models.decoding import Generated, GenerationConfig, State, largest, penalize_used
+from vlkit.models.decoding import Generated, GenerationConfig, Rules, State, largest, penalize_used
 
 # A beam that does not exist yet; added to log-probabilities, it keeps their order.
 _NO_BEAM = -1e9
@@ -43,20 +43,17 @@ class BeamState(State):
     done: Tensor
 
 
-class Beams:
-    """The rules of beam search for one configuration.
+class Beams(Rules[BeamState]):
+    """The rules of beam search.
 
     Args:
-        config: how to decode.
-        eos: id of [SEP].
+        config, eos, ask: see :class:`~vlkit.models.decoding.Rules`.
         device: where the states live.
-        ask: let the host look whether work can be skipped.
     """
 
     def __init__(self, config: GenerationConfig, eos: int, device: torch.device, ask: bool = True):
-        self.config, self.eos, self._ask = config, eos, ask
+        super().__init__(config, eos, ask)
         self.groups, self.beams = config.num_beam_groups, config.num_beams // config.num_beam_groups
-        self.rows = config.num_beams
         lengths = torch.arange(config.max_length + 1, dtype=torch.float64)
         self._norms = (lengths**config.length_penalty).float().to(device)
 

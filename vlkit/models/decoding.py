@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -69,6 +71,11 @@ class GenerationConfig:
                 f"num_beams, or sample."
             )
 
+    @property
+    def rows(self) -> int:
+        """Texts K that are open for an image at a time."""
+        return self.num_return_sequences if self.sample else self.num_beams
+
     def _check_groups(self) -> None:
         groups, penalty = self.num_beam_groups, self.diversity_penalty
         if (groups > 1) != (penalty > 0) or penalty < 0:
@@ -96,6 +103,16 @@ class Generated:
     sequences: list[list[list[int]]]
     scores: list[list[float]]
 
+    @classmethod
+    def none_yet(cls, count: int) -> Generated:
+        """Of ``count`` images, to be filled by :meth:`put`."""
+        return cls([[]] * count, [[]] * count)
+
+    def put(self, images: Iterable[int], texts: Generated) -> None:
+        """The ``texts`` of as many images are those of ``images`` here."""
+        for image, sequences, scores in zip(images, texts.sequences, texts.scores):
+            self.sequences[image], self.scores[image] = sequences, scores
+
 
 StateT = TypeVar("StateT", bound="State")
 
@@ -120,19 +137,19 @@ class State:
         return type(self)(*(x.unflatten(0, (count, -1))[index].flatten(0, 1) for x in self.tensors()))
 
 
-class Rules(Protocol[StateT]):
+class Rules(ABC, Generic[StateT]):
     """A way of decoding, step by step.
 
-    Attributes:
-        rows: texts K that are open for an image at a time.
-        eos: id of [SEP].
+    Args:
         config: how to decode.
+        eos: id of [SEP].
+        ask: let the host look whether work can be skipped.
     """
 
-    rows: int
-    eos: int
-    config: GenerationConfig
+    def __init__(self, config: GenerationConfig, eos: int, ask: bool = True):
+        self.config, self.eos, self._ask = config, eos, ask
 
+    @abstractmethod
     def advance(
         self, state: StateT, logits: Tensor, length: Tensor, places: Tensor | None = None
     ) -> tuple[StateT, Tensor]:
@@ -148,12 +165,15 @@ class Rules(Protocol[StateT]):
             The state, and which open text of its image [A, K] each one now continues.
         """
 
+    @abstractmethod
     def close_open(self, state: StateT, length: Tensor) -> StateT:
         """What is open at the greatest ``length`` [1] ends there."""
 
+    @abstractmethod
     def finished(self, state: StateT) -> Tensor:
         """[A] images that nothing more will change."""
 
+    @abstractmethod
     def file(self, state: StateT) -> Generated:
         """The texts that images ended with."""
 

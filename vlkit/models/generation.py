@@ -14,7 +14,7 @@ from vlkit.errors import VlkitError
 from vlkit.models import static_decoding
 from vlkit.models.beam_search import BeamSearch
 from vlkit.models.beams import Beams
-from vlkit.models.decoding import Generated, GenerationConfig, Rules, State
+from vlkit.models.decoding import Generated, GenerationConfig
 from vlkit.models.med import CrossStates, TextDecoder
 from vlkit.models.sampling import Walk, Walks, draw_uniform
 
@@ -56,40 +56,19 @@ def generate(
     if seeds is not None and len(seeds) != images.count:
         raise VlkitError(f"generation: {len(seeds)} seeds were given for {images.count} images; give one each.")
     prompt = prompt.expand(images.count, -1)
-    uniform = draw_uniform(seeds, images.count, config) if config.sample else None
-    if prompt.is_cuda and _fits(decoder, prompt, config):
-        return generate_statically(decoder, images, prompt, eos, config, uniform)
+    static = _is_static(decoder, prompt, config)
     if config.sample or config.num_beams == 1:
-        return Walk(decoder, images, prompt, eos, config, uniform).run()
-    return BeamSearch(decoder, images, prompt, eos, config).run()
+        walks = Walks(config, eos, ask=not static)
+        walk = walks.start(prompt, draw_uniform(seeds, images.count, config) if config.sample else None)
+        if static:
+            return static_decoding.decode(decoder, images, prompt, walks, walk)
+        return Walk(decoder, images, prompt, walks, walk).run()
+    beams = Beams(config, eos, prompt.device, ask=not static)
+    search = beams.start(prompt)
+    if static:
+        return static_decoding.decode(decoder, images, prompt, beams, search)
+    return BeamSearch(decoder, images, prompt, beams, search).run()
 
 
-def _fits(decoder: TextDecoder, prompt: Tensor, config: GenerationConfig) -> bool:
-    rows = config.num_return_sequences if config.sample else config.num_beams
-    return static_decoding.can_be_static(decoder, prompt, rows, config.max_length)
-
-
-@torch.no_grad()
-def generate_statically(
-    decoder: TextDecoder,
-    images: CrossStates,
-    prompt: Tensor,
-    eos: int,
-    config: GenerationConfig,
-    uniform: Tensor | None,
-) -> Generated:
-    """What :func:`generate` does on CUDA, on any device.
-
-    Args:
-        prompt: [B, t].
-        uniform: what :func:`~vlkit.models.sampling.draw_uniform` gives; None: search.
-    """
-    rules: Rules
-    state: State
-    if config.sample or config.num_beams == 1:
-        rules = Walks(config, eos, prompt.device, ask=False)
-        state = rules.start(prompt, uniform)
-    else:
-        rules = Beams(config, eos, prompt.device, ask=False)
-        state = rules.start(prompt)
-    return static_decoding.decode(decoder, images, prompt, rules, state)
+def _is_static(decoder: TextDecoder, prompt: Tensor, config: GenerationConfig) -> bool:
+    return prompt.is_cuda and static_decoding.can_be_static(decoder, prompt, config.rows, config.max_length)

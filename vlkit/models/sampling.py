@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.models.decoding import Generated, GenerationConfig, State, largest, penalize_used
+from vlkit.models.decoding import Generated, GenerationConfig, Rules, State, largest, penalize_used
 from vlkit.models.med import CrossStates, TextDecoder, moved_order
 from vlkit.models.self_cache import SelfCache
 
@@ -79,26 +79,16 @@ class WalkState(State):
     uniform: Tensor
 
 
-class Walks:
-    """The rules of greedy search and of sampling.
-
-    Args:
-        config: how to decode.
-        eos: id of [SEP].
-        device: where the states live.
-        ask: let the host look whether work can be skipped.
-    """
-
-    def __init__(self, config: GenerationConfig, eos: int, device: torch.device, ask: bool = True):
-        self.config, self.eos, self._ask = config, eos, ask
-        self.rows = config.num_return_sequences if config.sample else 1
+class Walks(Rules[WalkState]):
+    """The rules of greedy search and of sampling."""
 
     def start(self, prompt: Tensor, uniform: Tensor | None) -> WalkState:
         """Texts that begin with ``prompt`` [B, t], ``uniform`` [B, K, L] as :func:`draw_uniform` gives it (None: greedy
         search)."""
-        rows = len(prompt) * self.rows
+        samples = self.config.rows
+        rows = len(prompt) * samples
         tokens = prompt.new_zeros((rows, self.config.max_length))
-        tokens[:, : prompt.shape[1]] = prompt.repeat_interleave(self.rows, 0)
+        tokens[:, : prompt.shape[1]] = prompt.repeat_interleave(samples, 0)
         scores = torch.zeros(rows, device=prompt.device)
         lengths = torch.zeros(rows, dtype=torch.long, device=prompt.device)
         drawn = scores.new_zeros(rows, 0) if uniform is None else uniform.flatten(0, 1).to(prompt.device)
@@ -118,7 +108,8 @@ class Walks:
             done=state.done | (token == self.eos),
             uniform=state.uniform,
         )
-        return walked, torch.arange(self.rows, device=logits.device).expand(len(logits) // self.rows, -1)
+        samples = self.config.rows
+        return walked, torch.arange(samples, device=logits.device).expand(len(logits) // samples, -1)
 
     def _choose(self, state: WalkState, logits: Tensor, length: Tensor) -> Tensor:
         config = self.config
@@ -143,37 +134,28 @@ class Walks:
 
     def finished(self, state: WalkState) -> Tensor:
         """[B] images whose texts have all ended."""
-        return state.done.view(-1, self.rows).all(1)
+        return state.done.view(-1, self.config.rows).all(1)
 
     def file(self, state: WalkState) -> Generated:
         """The texts of images, as they were drawn."""
         ids, lengths, scores = state.tokens.tolist(), state.lengths.tolist(), state.scores.tolist()
         texts = [row[:length] for row, length in zip(ids, lengths)]
-        cut = range(0, len(texts), self.rows)
-        return Generated([texts[i : i + self.rows] for i in cut], [scores[i : i + self.rows] for i in cut])
+        samples = self.config.rows
+        cut = range(0, len(texts), samples)
+        return Generated([texts[i : i + samples] for i in cut], [scores[i : i + samples] for i in cut])
 
 
 class Walk:
     """Greedy search and sampling step by step: every row goes its own way until [SEP] and leaves."""
 
-    def __init__(
-        self,
-        decoder: TextDecoder,
-        images: CrossStates,
-        prompt: Tensor,
-        eos: int,
-        config: GenerationConfig,
-        uniform: Tensor | None,
-    ):
-        self.decoder, self.images, self.rules = decoder, images, Walks(config, eos, prompt.device)
+    def __init__(self, decoder: TextDecoder, images: CrossStates, prompt: Tensor, rules: Walks, state: WalkState):
+        self.decoder, self.images, self.rules, self.state = decoder, images, rules, state
         count, self.length = prompt.shape
-        samples = self.rules.rows
-        self.state = self.rules.start(prompt, uniform)
+        samples = rules.config.rows
         self.row_ids = np.arange(count * samples)  # which text each live row is
         self.image_of_row = np.repeat(np.arange(count), samples)  # place of its image in self.images
-        self.sequences: list[list[int]] = [[] for _ in self.row_ids]
-        self.scores = [0.0] * len(self.row_ids)
-        self.cache = SelfCache(decoder.bert.config.num_hidden_layers, count, config.max_length)
+        self.found = Generated([[[]] * samples for _ in range(count)], [[0.0] * samples for _ in range(count)])
+        self.cache = SelfCache(decoder.bert.config.num_hidden_layers, count, rules.config.max_length)
         self.logits = decoder.next_logits(prompt, images, self.cache)
         if samples > 1:
             self.logits = self.logits.repeat_interleave(samples, 0)
@@ -191,13 +173,10 @@ class Walk:
             if done.any():
                 self._leave(done)
             if not len(self.row_ids):
-                break
+                return self.found
             step = self.state.tokens[:, self.length - 1 : self.length]
-            index = self.image_of_row if self.rules.rows > 1 else None
+            index = self.image_of_row if self.rules.config.rows > 1 else None
             self.logits = self.decoder.next_logits(step, self.images, self.cache, index)
-        n = self.rules.rows
-        cut = range(0, len(self.sequences), n)
-        return Generated([self.sequences[i : i + n] for i in cut], [self.scores[i : i + n] for i in cut])
 
     def _leave(self, done: np.ndarray) -> None:
         """File the texts that are complete and drop their rows, and the images that no row looks at any more."""
@@ -207,7 +186,8 @@ class Walk:
         for text, ids, length, score in zip(
             self.row_ids[leaving], left.tokens.tolist(), left.lengths.tolist(), left.scores.tolist()
         ):
-            self.sequences[text], self.scores[text] = ids[:length], score
+            image, sample = divmod(text, self.rules.config.rows)
+            self.found.sequences[image][sample], self.found.scores[image][sample] = ids[:length], score
         live = np.flatnonzero(~done)
         self.row_ids = self.row_ids[live]
         if not len(live):

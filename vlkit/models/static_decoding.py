@@ -67,7 +67,7 @@ class Buffers:
 
     def __init__(self, images: int, states: CrossStates, logits: Tensor, state: State, prompt: SelfCache, rules: Rules):
         key, batch = states.layers[0][0], states.count
-        layers, rows = len(states.layers), rules.rows
+        layers, rows = len(states.layers), rules.config.rows
         tokens = key.shape[2]
         self.mask = None
         if states.mask is not None:
@@ -219,11 +219,9 @@ class _Batch:
 
     def found(self) -> Generated:
         """The texts of all images."""
-        found = Generated([[]] * self.count, [[]] * self.count)
+        found = Generated.none_yet(self.count)
         for images, state in self._left:
-            texts = self.rules.file(state)
-            for image, sequences, scores in zip(images, texts.sequences, texts.scores):
-                found.sequences[image], found.scores[image] = sequences, scores
+            found.put(images, self.rules.file(state))
         return found
 
 

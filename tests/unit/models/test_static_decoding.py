@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from unittest import mock
 
 import pytest
 import torch
@@ -13,11 +14,10 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from tests.unit.models import decoders
 from tests.unit.models.decoders import BOS, EOS
-from vlkit.models import static_decoding
+from vlkit.models import generation, static_decoding
 from vlkit.models.decoding import Generated, GenerationConfig
-from vlkit.models.generation import generate, generate_statically
+from vlkit.models.generation import generate
 from vlkit.models.med import CrossStates, TextDecoder
-from vlkit.models.sampling import draw_uniform
 from vlkit.models.static_decoding import bucket_of, can_be_static
 
 VOCAB = 2600  # large enough that the best few are searched in parts, and the head of a distribution is not all
@@ -32,8 +32,8 @@ def both(model: TextDecoder, embeds, prompt, config: GenerationConfig, mask=None
 
     seeds = torch.arange(len(embeds)) * 7
     plain = generate(model, states(), prompt, EOS, config, seeds)
-    uniform = draw_uniform(seeds, len(embeds), config) if config.sample else None
-    return plain, generate_statically(model, states(), prompt.expand(len(embeds), -1), EOS, config, uniform)
+    with mock.patch.object(generation, "_is_static", return_value=True):
+        return plain, generate(model, states(), prompt, EOS, config, seeds)
 
 
 def assert_equal(plain: Generated, static: Generated) -> None:
