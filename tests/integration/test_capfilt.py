@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 from tests.assets.run_files import SIZES, fails, snapshot, start_cli, write
+from tests.assets.waiting import LONG, wait_until
 from tests.unit.capfilt.small import result, write_shards
 from vlkit.capfilt.job import Job
 from vlkit.capfilt.run import run_job
@@ -119,10 +119,11 @@ def test_processes_share_a_job(job, whole, capfd):
 def test_a_signal_stops_a_worker_and_the_same_command_goes_on(job, whole):
     slow = write(Path("job.yaml"), {**job, "plugins": [str(_slow_plugin())], "task": {**job["task"], "name": "slow"}})
     process = start_cli("capfilt", slow)
-    while process.is_alive() and not Path("out/done/00000.json").exists():
-        time.sleep(0.01)
+    wait_until(Path("out/done/00000.json").exists, process.is_alive)
     os.kill(process.pid, signal.SIGTERM)
-    process.join(60)
+    wait_until(lambda: "SIGTERM: the worker stops after this batch" in Path("printed").read_text(), process.is_alive)
+    Path("go on").touch()
+    process.join(LONG)
     printed = Path("printed").read_text()
     assert process.exitcode == 128 + signal.SIGTERM, printed
     assert "interrupted; the same command goes on in out" in printed
@@ -134,15 +135,20 @@ def test_a_signal_stops_a_worker_and_the_same_command_goes_on(job, whole):
 
 
 def _slow_plugin() -> Path:
+    """After a trial and two batches, which end the first shard, its models wait for the file "go on"."""
     file = Path("slow.py").resolve()
     file.write_text(
-        "import time\n"
+        "from pathlib import Path\n"
+        "from tests.assets.waiting import wait_until\n"
         "from vlkit import TASKS\n"
         "from vlkit.tasks.capfilt import CapFiltTask\n\n\n"
         "@TASKS.register('slow')\n"
         "class Slow(CapFiltTask):\n"
+        "    calls = 0\n\n"
         "    def annotate(self, *args):\n"
-        "        time.sleep(0.15)\n"
+        "        self.calls += 1\n"
+        "        if self.calls == 4:\n"
+        "            wait_until(Path('go on').exists)\n"
         "        return super().annotate(*args)\n"
     )
     return file

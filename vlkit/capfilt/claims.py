@@ -76,6 +76,14 @@ class Claims:
             if self._held.pop(lot, None) is not None and _owner(self._read(_name(lot))) == self.owner:
                 self.place.remove(_name(lot))
 
+    def refresh(self) -> None:
+        """Show that this worker lives. A thread does it by itself, four times in a lease."""
+        for lot in list(self._held):
+            try:
+                self._refresh(lot)
+            except Exception as error:  # the storage may be back before the lease ends
+                logger.warning("the claim on %s could not be refreshed (%s).", lot, error)
+
     def clear(self) -> None:
         """Remove what dead workers left, and all other claims: call it when everything is done."""
         for name in self.place.list(FOLDER):
@@ -125,11 +133,7 @@ class Claims:
 
     def _refresh_until_closed(self) -> None:
         while not self._stop.wait(self.lease / 4):
-            for lot in list(self._held):
-                try:
-                    self._refresh(lot)
-                except Exception as error:  # the storage may be back before the lease ends
-                    logger.warning("the claim on %s could not be refreshed (%s).", lot, error)
+            self.refresh()
 
     def _refresh(self, lot: str) -> None:
         with self._lock:

@@ -92,7 +92,7 @@ def worker(
 ) -> Worker:
     """A worker on all shards of a folder; batches of 5 images, lots of 3 shards."""
     inputs = InputOptions(str(shards), max_pixels=options.pop("max_pixels", 10_000))
-    options = {"batch_size": 5, "shards_at_once": 3, "readers": 2, "lease": 60.0, **options}
+    options = {"batch_size": 5, "shards_at_once": 3, "readers": 2, "lease": 600.0, **options}
     return Worker(find_inputs(inputs), inputs, Place(output), annotate, stop=stop, **options)
 
 

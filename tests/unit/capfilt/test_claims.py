@@ -11,14 +11,17 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 
+from tests.assets.waiting import LONG, wait_until
 from vlkit.capfilt.claims import Claims
 from vlkit.capfilt.place import Place
 from vlkit.errors import VlkitError
 
 LOTS = [f"lot-{number}" for number in range(12)]
+LEASE = 600.0  # seconds, of which none passes but by let_pass()
 
 
 @pytest.fixture
@@ -42,38 +45,60 @@ def test_taken_and_given_back(place):
     assert place.list("claims") == []
 
 
-def test_on_an_object_store(tmp_path):
-    with Place("memory://claims/out") as place, Claims(place, 1.0) as first, Claims(place, 1.0) as second:
+def let_pass(place: Place, seconds: float) -> None:
+    """As if so much time went by: all claims get older."""
+    for name in place.list("claims"):
+        if place.local is not None:
+            file = place.local / "claims" / name
+            os.utime(file, (file.stat().st_mtime - seconds,) * 2)
+        else:
+            place._store.fs.store[f"{place._store.folder}/claims/{name}"].modified -= timedelta(seconds=seconds)
+
+
+def refreshed(place: Place, lot: str) -> int:
+    """How often the owner of a claim has refreshed it."""
+    return json.loads((place.local / f"claims/{lot}.json").read_bytes())["refreshed"]
+
+
+@pytest.mark.parametrize("url", ["folder", "memory://claims/out"])
+def test_a_living_owner_keeps_its_claim_longer_than_the_lease(tmp_path, url):
+    url = url if "://" in url else tmp_path / url
+    with Place(url) as place, Claims(place, LEASE) as first, Claims(place, LEASE) as second:
         assert first.take("a")
-        assert not second.take("a")
-        time.sleep(1.3)
-        assert not second.take("a")  # it was refreshed
+        for _ in range(3):
+            assert not second.take("a")
+            let_pass(place, 0.9 * LEASE)
+            assert not second.take("a")
+            first.refresh()
         first.release("a")
+        assert second.take("a")
+        second.release("a")
+        assert first.take("a")
+        let_pass(place, 1.1 * LEASE)  # without a sign
         assert second.take("a")
 
 
-def test_a_living_owner_keeps_its_claim_longer_than_the_lease(place):
-    with Claims(place, 1.0) as first, Claims(place, 1.0) as second:
-        assert first.take("a")
-        until = time.monotonic() + 1.5
-        while time.monotonic() < until:
-            assert not second.take("a")
-            time.sleep(0.05)
+def test_a_thread_refreshes(place):
+    with Claims(place, 0.1) as claims:
+        assert claims.take("a")
+        wait_until(lambda: refreshed(place, "a") > 2)
 
 
 def test_a_claim_that_is_not_refreshed_goes_to_another(place):
     place.write_bytes("claims/a.json", json.dumps({"owner": "another_host-00000000-1-1-00000000"}).encode())
-    with Claims(place, 0.3) as claims:
+    with Claims(place, LEASE) as claims:
         assert not claims.take("a")
-        time.sleep(0.4)
+        let_pass(place, 0.9 * LEASE)
+        assert not claims.take("a")
+        let_pass(place, 0.2 * LEASE)
         assert claims.take("a")
 
 
 def test_half_a_claim_counts_by_its_age(place):
     place.write_bytes("claims/a.json", b'{"own')
-    with Claims(place, 0.3) as claims:
+    with Claims(place, LEASE) as claims:
         assert not claims.take("a")
-        time.sleep(0.4)
+        let_pass(place, 1.1 * LEASE)
         assert claims.take("a")
     assert place.list("claims") == []
 
@@ -130,21 +155,22 @@ def test_of_two_that_write_at_once_on_an_object_store_the_last_has_it(monkeypatc
 
 def test_when_all_is_done_no_claim_stays(place):
     place.write_bytes("claims/a.json", b'{"owner": "died after its last shard"}')
-    with Claims(place, 60) as claims, Claims(place, 0.2) as other:
+    with Claims(place, LEASE) as claims, Claims(place, LEASE) as other:
         assert claims.take("b")
         assert other.take("c")
         claims.clear()
         assert place.list("claims") == []
-        time.sleep(0.2)
+        other.refresh()
+        assert place.list("claims") == []
     assert place.list("claims") == []
 
 
 def test_who_lost_its_claim_leaves_the_new_owner_alone(place, caplog):
-    with Claims(place, 0.2, "slow") as slow:
+    with Claims(place, LEASE, "slow") as slow:
         assert slow.take("a")
         content = b'{"owner": "quick"}'
         place.write_bytes("claims/a.json", content)
-        time.sleep(0.3)
+        slow.refresh()
         assert place.read_bytes("claims/a.json") == content
         assert "took over a" in caplog.text
         slow.release("a")
@@ -153,7 +179,7 @@ def test_who_lost_its_claim_leaves_the_new_owner_alone(place, caplog):
 
 @pytest.mark.parametrize("failing", ["read_bytes", "write_bytes"])
 def test_refreshing_survives_a_failing_storage(place, caplog, monkeypatch, failing):
-    with Claims(place, 0.4) as claims:
+    with Claims(place, 0.1) as claims:
         assert claims.take("a")
         works, failures = getattr(place, failing), []
 
@@ -162,11 +188,10 @@ def test_refreshing_survives_a_failing_storage(place, caplog, monkeypatch, faili
             raise RuntimeError("503 slow down")
 
         monkeypatch.setattr(place, failing, fail)
-        while len(failures) < 2:
-            time.sleep(0.01)
+        wait_until(lambda: len(failures) >= 2)
+        before = refreshed(place, "a")
         monkeypatch.setattr(place, failing, works)
-        time.sleep(0.3)
-        assert place.age("claims/a.json") < 0.45
+        wait_until(lambda: refreshed(place, "a") > before)
     assert "the claim on a could not be refreshed (503 slow down)" in caplog.text
 
 
@@ -204,8 +229,8 @@ def test_eight_processes_never_share_a_lot(place, left):
     begin, won = context.Barrier(8), context.Queue()
     processes = [context.Process(target=race, args=(str(place), lease, begin, won)) for _ in range(8)]
     [process.start() for process in processes]
-    found = [won.get(timeout=60) for _ in LOTS]
-    [process.join(60) for process in processes]
+    found = [won.get(timeout=LONG) for _ in LOTS]
+    [process.join(LONG) for process in processes]
     assert [process.exitcode for process in processes] == [0] * 8
     assert won.empty()
     assert Counter(lot for lot, _ in found) == Counter(LOTS)
@@ -222,16 +247,16 @@ def test_eight_threads_never_share_a_lot(place):
 
 def test_a_dead_replacer_blocks_nobody(place):
     """Who dies between noticing an old claim and replacing it leaves a mark, which gets old as well."""
-    with Claims(place, 0.3, "third") as claims:
+    with Claims(place, LEASE, "third") as claims:
         place.write_bytes("claims/a.json", b'{"owner": "first"}')
-        time.sleep(0.4)
+        let_pass(place, 1.1 * LEASE)
         assert claims.take("a")
         claims.release("a")
         old = b'{"owner": "second"}'
         place.write_bytes("claims/a.json", old)
-        time.sleep(0.4)
+        let_pass(place, 1.1 * LEASE)
         place.write_bytes(f"claims/a.json.{hashlib.sha256(old).hexdigest()[:16]}", b'{"owner": "died"}')
         assert not claims.take("a")
-        time.sleep(0.4)
+        let_pass(place, 1.1 * LEASE)
         assert claims.take("a")
     assert place.list("claims") == []

@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import threading
-import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.assets.waiting import LONG, wait_until
 from tests.unit.capfilt.small import annotator, members, picture, result, worker, write_shards, write_tar
 from vlkit.capfilt.claims import Claims
 from vlkit.capfilt.place import Place
+from vlkit.capfilt.reading import Ready
 from vlkit.capfilt.shard_output import HashedFile
 from vlkit.errors import VlkitError
 
@@ -44,13 +47,34 @@ def test_every_shard_has_its_files(whole):
     assert set(whole) == {"summary.json", *(f"{folder}/{n}.{end}" for folder, end in wanted.items() for n in names)}
 
 
+def done(output: Path) -> int:
+    """Shards that are written."""
+    return len(list((output / "done").glob("*")))
+
+
+class InStep:
+    """Models that are never far ahead of the thread that writes: before a batch they wait until all shards are written
+    that end before the last image of the batch before.
+    """
+
+    def __init__(self, annotate: Any, output: Path):
+        self.annotate, self.output, self.last = annotate, output, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.annotate, name)
+
+    def __call__(self, images: Sequence[Ready]) -> list[list[Any]]:
+        wait_until(lambda: done(self.output) >= self.last)
+        self.last = int(images[-1].item.key.split("-")[0])  # shards before its own
+        return self.annotate(images)
+
+
 @pytest.mark.parametrize("stops", [(1,), (2,), (3,), (4,), (5,), (6,), (1, 2, 3, 4, 5, 6), (4, 5)])
 def test_a_worker_that_is_stopped_behind_a_shard_and_goes_on(shards, annotate, whole, tmp_path, stops):
     for count in stops:
-        first = worker(
-            shards, tmp_path, annotate, lambda count=count: len(list((tmp_path / "done").glob("*"))) >= count
-        )
+        first = worker(shards, tmp_path, InStep(annotate, tmp_path), lambda count=count: done(tmp_path) >= count)
         assert first.run() is None
+        assert count <= done(tmp_path) < len(SIZES)
         assert not list((tmp_path / "claims").glob("*"))
         assert not (tmp_path / "summary.json").exists()
     assert worker(shards, tmp_path, annotate).run() is not None
@@ -84,26 +108,26 @@ def test_several_workers_share_the_work(shards, annotate, whole, tmp_path):
 
 
 def test_a_worker_waits_for_what_others_have_and_takes_it_when_they_give_it_back(shards, annotate, whole, tmp_path):
-    with Claims(Place(tmp_path), lease=60.0) as others:
+    looks: list[None] = []
+    with Claims(Place(tmp_path), lease=600.0) as others:
         assert others.take("00000")
-        late = worker(shards, tmp_path, annotate)
+        late = worker(shards, tmp_path, annotate, lambda: looks.append(None))
         thread = threading.Thread(target=late.run)
         thread.start()
-        while len(list((tmp_path / "done").glob("*"))) < 4:
-            time.sleep(0.01)
-        time.sleep(0.1)
-        assert thread.is_alive()
+        wait_until(lambda: done(tmp_path) == 4, thread.is_alive)
+        before = len(looks)
+        wait_until(lambda: len(looks) > before + 3, thread.is_alive)  # it looks again and again
         assert not (tmp_path / "done/00000.json").exists()
         others.release("00000")
-        thread.join(20)
+        thread.join(LONG)
     assert result(tmp_path) == whole
 
 
 def test_a_worker_that_waits_can_be_stopped(shards, annotate, tmp_path):
-    with Claims(Place(tmp_path), lease=60.0) as others:
+    looks = iter(range(10))  # more than before it waits
+    with Claims(Place(tmp_path), lease=600.0) as others:
         assert all(others.take(lot) for lot in ("00000", "00003", "00006"))
-        stopping = time.monotonic() + 0.3
-        assert worker(shards, tmp_path, annotate, lambda: time.monotonic() > stopping).run() is None
+        assert worker(shards, tmp_path, annotate, lambda: next(looks, None) is None).run() is None
 
 
 def test_a_job_that_is_done_is_left_alone(shards, annotate, tmp_path):

@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.assets.waiting import wait_until
 from vlkit.capfilt import launch as module
 from vlkit.capfilt.launch import ATTACHED, cores, launch, start_worker
 from vlkit.errors import VlkitError
@@ -21,18 +21,22 @@ from vlkit.capfilt.launch import end_with_parent
 end_with_parent()
 rank = int(os.environ["LOCAL_RANK"])
 print("worker", rank, "threads", os.environ["OMP_NUM_THREADS"], *sys.argv[1:], "RANK" in os.environ, flush=True)
+def go_on(*when):
+    while not all(os.path.exists(each) for each in when): time.sleep(.01)
+def last(): time.sleep(1000)  # longer than a test may take: something ends it
 """
 
 
 @pytest.fixture
 def worker(tmp_path, monkeypatch):
-    """Makes ``vlkit capfilt`` a script that goes on with the given lines."""
+    """Makes ``vlkit capfilt`` a script that goes on with the given lines; all are in an empty folder."""
 
     def become(lines: str = "") -> None:
         (tmp_path / "worker.py").write_text(WORKER + lines)
         monkeypatch.setattr(module, "_COMMAND", (str(tmp_path / "worker.py"),))
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.chdir(tmp_path)
     become()
     return become
 
@@ -40,13 +44,6 @@ def worker(tmp_path, monkeypatch):
 def alive(pid: int) -> bool:
     status = Path(f"/proc/{pid}/stat")
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] not in "ZX"
-
-
-def ended(pid: int, seconds: float = 20) -> bool:
-    until = time.monotonic() + seconds
-    while alive(pid) and time.monotonic() < until:
-        time.sleep(0.02)
-    return not alive(pid)
 
 
 def test_workers_know_their_number_and_share_the_cores(tmp_path, worker, monkeypatch):
@@ -69,14 +66,12 @@ def test_a_set_number_of_threads_stays_and_logs_grow(tmp_path, worker, monkeypat
 
 
 def test_a_mistake_of_the_user_is_said_once_and_ends_all(tmp_path, worker):
-    worker("if rank: time.sleep(60)\nprint('error: run.lease is 0:\\nmore is needed', file=sys.stderr); sys.exit(2)")
+    worker("if rank: last()\nprint('error: run.lease is 0:\\nmore is needed', file=sys.stderr); sys.exit(2)")
     shown: list[str] = []
-    start = time.monotonic()
     with pytest.raises(VlkitError) as caught:
         launch(2, [], tmp_path, shown.append)
     assert str(caught.value) == "run.lease is 0:\nmore is needed"
     assert not any("error: " in line for line in shown)
-    assert time.monotonic() - start < 20
 
 
 @pytest.mark.parametrize(
@@ -87,13 +82,13 @@ def test_a_mistake_of_the_user_is_said_once_and_ends_all(tmp_path, worker):
     ],
 )
 def test_a_crash_ends_the_others_and_is_told(tmp_path, worker, caplog, failure, code, told):
-    worker(f"print(os.getpid(), flush=True)\nif rank == 0: time.sleep(60)\n{failure}")
+    worker(f"if rank == 0: print(os.getpid(), flush=True); open('told', 'w').close(); last()\ngo_on('told')\n{failure}")
     shown: list[str] = []
     assert launch(2, [], tmp_path, shown.append) == code
     assert told in caplog.text
     assert "worker_1.log" in caplog.text
     assert ("unexpected" in caplog.text) == (code == 1)
-    assert ended(int(shown[-1]), 0)
+    assert not alive(int(shown[-1]))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -101,8 +96,9 @@ def test_a_signal_reaches_the_workers(tmp_path, worker, number):
     worker(
         "def stop(number, frame): print('asked to stop', number, flush=True); sys.exit(128 + number)\n"
         f"signal.signal({int(number)}, stop)\n"
-        f"if rank == 0: time.sleep(.3); os.kill(os.getppid(), {int(number)})\n"
-        "time.sleep(60)"
+        "open(f'ready {rank}', 'w').close()\n"
+        f"if rank == 0: go_on('ready 0', 'ready 1'); os.kill(os.getppid(), {int(number)})\n"
+        "last()"
     )
     before = signal.getsignal(number)
     assert launch(2, [], tmp_path, lambda line: None) == 128 + number
@@ -114,18 +110,17 @@ def test_a_signal_reaches_the_workers(tmp_path, worker, number):
 def test_who_does_not_end_is_killed(tmp_path, worker, monkeypatch):
     monkeypatch.setattr(module, "_GRACE_SECONDS", 0.5)
     worker(
-        "if rank:\n    while not os.path.exists('deaf'): time.sleep(.01)\n    sys.exit(3)\n"
+        "if rank: go_on('deaf'); sys.exit(3)\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
-        "print(os.getpid(), flush=True); open('deaf', 'w').close(); time.sleep(60)"
+        "print(os.getpid(), flush=True); open('deaf', 'w').close(); last()"
     )
-    monkeypatch.chdir(tmp_path)
     shown: list[str] = []
     assert launch(2, [], tmp_path, shown.append) == 3
-    assert ended(int(shown[-1]), 0)
+    assert not alive(int(shown[-1]))
 
 
 def test_workers_end_with_a_killed_launcher(tmp_path, worker):
-    worker("time.sleep(60)")
+    worker("last()")
     code = (
         "import sys; from pathlib import Path; from vlkit.capfilt import launch as m;"
         f"m._COMMAND = ({str(tmp_path / 'worker.py')!r},); start = m._start\n"
@@ -134,12 +129,11 @@ def test_workers_end_with_a_killed_launcher(tmp_path, worker):
     )
     launcher = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     pids = [int(launcher.stdout.readline()) for _ in range(2)]
-    while not all((tmp_path / f"worker_{rank}.log").read_text() for rank in range(2)):
-        time.sleep(0.02)
+    wait_until(lambda: all((tmp_path / f"worker_{rank}.log").read_text() for rank in range(2)))
     assert all(alive(pid) for pid in pids)
     launcher.kill()
     launcher.communicate()
-    assert all(ended(pid) for pid in pids)
+    wait_until(lambda: not any(alive(pid) for pid in pids))
 
 
 def test_without_a_launcher_the_standard_input_means_nothing(tmp_path, worker):
@@ -153,7 +147,7 @@ def test_without_a_launcher_the_standard_input_means_nothing(tmp_path, worker):
 
 
 def test_a_worker_has_a_session_of_its_own(worker):
-    worker("time.sleep(60)")
+    worker("last()")
     process = start_worker([], 0, {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
     assert os.getsid(process.pid) == process.pid  # Ctrl-C reaches the launcher alone, which forwards it
     module.end([process])

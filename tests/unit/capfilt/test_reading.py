@@ -9,6 +9,7 @@ import time
 import pytest
 from PIL import Image
 
+from tests.assets.waiting import LONG, wait_until
 from tests.unit.capfilt.small import picture
 from vlkit.capfilt.inputs import InputShard, Item, Refused
 from vlkit.capfilt.reading import Decoder, End, Reader, Ready, Turned
@@ -61,11 +62,11 @@ def test_reading_is_only_so_far_ahead():
             yield item(str(number), image=bytes(1_000_000))
 
     with reader(read) as events:
-        for _, _ in zip(range(3), events):
-            time.sleep(0.05)
-        time.sleep(0.3)
-        assert len(given) < 120  # (queue of 5 + chunks of 8 in threads and hand) and not thousands
-        assert len(given) > 8
+        for _ in zip(range(3), events):
+            pass
+        wait_until(lambda: len(given) > 40)  # the queue of 5 chunks of 8 is full
+        time.sleep(0.2)  # in which thousands could be read
+        assert len(given) < 120
 
 
 @pytest.mark.parametrize("where", ["read", "decode"])
@@ -89,7 +90,7 @@ def test_a_reader_that_waits_can_be_stopped():
     go_on = threading.Event()
 
     def read(shard: InputShard):
-        go_on.wait(10)
+        go_on.wait(LONG)
         yield item("a")
 
     asked = iter([None, None])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.assets.waiting import wait_until
 from vlkit.capfilt import launch
 from vlkit.capfilt.slurm import SlurmWorker, parse_slurm, submit, wait
 from vlkit.errors import MissingDependency, VlkitError
@@ -142,11 +142,10 @@ def test_a_preempted_job_is_started_again(tmp_path, worker):
     started, finished = tmp_path / "started", tmp_path / "finished"
     worker(
         f"if os.path.exists({str(started)!r}): open({str(finished)!r}, 'w').close(); sys.exit()\n"
-        f"open({str(started)!r}, 'w').close(); time.sleep(60)"
+        f"open({str(started)!r}, 'w').close(); time.sleep(1000)"
     )
     (job,) = submit({"local": 1}, [], tmp_path / "log")
-    while not started.exists():
-        time.sleep(0.05)
+    wait_until(started.exists)
     tasks = Path(f"/proc/{job.job_id}/task/{job.job_id}/children")
     os.kill(int(tasks.read_text().split()[0]), submitit.JobEnvironment._usr_sig())
     assert wait([job]) == 0

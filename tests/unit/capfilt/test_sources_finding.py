@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.assets.tars import write_tar
@@ -100,6 +100,7 @@ def test_addresses(tmp_path):
 
 
 @given(st.lists(st.text(), max_size=8))
+@settings(deadline=None)
 def test_names_are_safe_and_unique(stems):
     found = shard_names(stems)
     assert len(found) == len(stems)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import time
+import threading
 
 import pytest
 
+from tests.assets.waiting import LONG, wait_until
 from vlkit.capfilt.accounting import Counts
 from vlkit.capfilt.batches import Batch
 from vlkit.capfilt.inputs import Item, Refused
@@ -15,10 +16,10 @@ from vlkit.errors import VlkitError
 
 
 class Output:
-    """Notes what a shard is given."""
+    """Notes what a shard is given; is not finished before ``may_finish``."""
 
-    def __init__(self, fail: bool = False, pause: float = 0.0):
-        self.pause = pause
+    def __init__(self, fail: bool = False, may_finish: threading.Event | None = None):
+        self.may_finish = may_finish
         self.fail, self.given, self.discarded = fail, [], False
 
     def add(self, item, texts):
@@ -30,7 +31,7 @@ class Output:
         self.given.append((refused.key, refused.reason))
 
     def finish(self, images, texts):
-        time.sleep(self.pause)
+        assert self.may_finish is None or self.may_finish.wait(LONG)
         self.given.append((images, texts))
         return Counts(kept=images)
 
@@ -59,15 +60,6 @@ def lot(todo, outputs, finished=None, ended=lambda: None) -> LotOutput:
     return LotOutput(todo, outputs.__getitem__, lambda place, counts: told.append((place, counts.kept)), ended)
 
 
-def write(output: LotOutput, times: int = 1, error: Exception | None = None) -> None:
-    with Writer() as writer:
-        for _ in range(times):
-            writer.put(output, BATCH, ["A", "C", "D"])
-            time.sleep(0.01)
-        if error:
-            raise error
-
-
 def test_each_shard_gets_its_own_and_others_are_passed_over():
     outputs, finished, ended = {0: Output(), 2: Output()}, [], []
     with Writer() as writer:
@@ -83,7 +75,8 @@ def test_each_shard_gets_its_own_and_others_are_passed_over():
 
 
 def test_the_next_lot_is_put_while_the_last_one_is_written():
-    slow, fast = {0: Output(pause=0.2), 2: Output()}, {1: Output()}
+    may_finish = threading.Event()
+    slow, fast = {0: Output(may_finish=may_finish), 2: Output()}, {1: Output()}
     order: list[str] = []
     with Writer() as writer:
         for name, outputs in (("slow", slow), ("fast", fast)):
@@ -91,36 +84,47 @@ def test_the_next_lot_is_put_while_the_last_one_is_written():
             writer.put(one, BATCH, ["A", "C", "D"])
             writer.end(one)
         assert order == []
+        may_finish.set()
     assert order == ["slow", "fast"]
     assert fast[1].given == [("c", "C"), (1, 0)]
 
 
 def test_only_so_many_bytes_wait():
     large = Batch([Ready(0, Item("a", bytes(150_000_000), "png", None), {})])
-    output = Output(pause=0.3)
+    may_finish = threading.Event()
+    output = Output(may_finish=may_finish)
+    later = threading.Timer(0.3, may_finish.set)
     with Writer() as writer:
-        one = lot({0}, {0: output})
-        start = time.monotonic()
-        writer.put(one, Batch([*large.events, End(0, 1, 0)]), ["A"])
-        assert time.monotonic() - start < 0.2
+        writer.put(lot({0}, {0: output}), Batch([*large.events, End(0, 1, 0)]), ["A"])
+        later.start()  # that was put at once, and is now written until then
         writer.put(lot({0}, {0: Output()}), large, ["A"])
-        assert time.monotonic() - start > 0.25
+        assert output.given == [("a", "A"), (1, 0)]
+    later.join()
 
 
 def test_an_error_reaches_whoever_puts_the_next_batch():
     output = Output(fail=True)
-    with pytest.raises(VlkitError, match="no space left"):
-        write(lot({0}, {0: output}), times=100)
+    one = lot({0}, {0: output})
+    with Writer() as writer, pytest.raises(VlkitError, match="no space left"):
+        wait_until(lambda: writer.put(one, BATCH, ["A", "C", "D"]))
     assert output.discarded
 
 
 def test_an_error_in_the_last_batch_is_not_lost():
-    with pytest.raises(VlkitError, match="no space left"):
-        write(lot({0}, {0: Output(fail=True)}))
+    with pytest.raises(VlkitError, match="no space left"), Writer() as writer:
+        writer.put(lot({0}, {0: Output(fail=True)}), BATCH, ["A", "C", "D"])
 
 
 def test_after_an_error_elsewhere_what_is_open_is_discarded():
     outputs = {1: Output(), 2: Output()}
+
+    def fail() -> None:
+        with Writer() as writer:
+            writer.put(lot({1, 2}, outputs), BATCH, ["A", "C", "D"])
+            wait_until(lambda: outputs[2].given)
+            raise KeyError
+
     with pytest.raises(KeyError):
-        write(lot({1, 2}, outputs), error=KeyError())
-    assert outputs[2].discarded or not outputs[2].given
+        fail()
+    assert outputs[2].discarded
+    assert not outputs[1].discarded

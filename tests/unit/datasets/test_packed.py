@@ -61,10 +61,10 @@ def test_access_takes_the_same_time_in_large_sets(large):
         rng, best = np.random.default_rng(0), float("inf")
         indices = rng.integers(len(each), size=300).tolist()
         for _ in range(7):
-            start = time.perf_counter()
+            start = time.process_time()
             for index in indices:
                 each.sample(index, rng)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.process_time() - start)
         return best
 
     assert seconds(large[100_000]) < 5 * seconds(large[1_000])

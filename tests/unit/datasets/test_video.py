@@ -118,7 +118,6 @@ def test_sampling_and_a_processor_of_videos(folder):
     assert whole[1]["video"].shape == (5, 3, 4, 4)
 
 
-@pytest.mark.timeout(100)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_files_and_bad_files_among_them(tmp_path, workers):
     pytest.importorskip("av")

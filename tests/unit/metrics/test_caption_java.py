@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -63,10 +62,8 @@ def test_a_program_that_fails(package: Path, tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_program_that_hangs(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    _play_java("exec sleep 60", tmp_path, monkeypatch)
-    start = time.perf_counter()
+    _play_java("exec sleep 1000", tmp_path, monkeypatch)
     scores, skipped = java_caption_scores(TEXTS, REFERENCES, timeout=0.3)
-    assert time.perf_counter() - start < 20
     assert not scores
     assert skipped == {name: f"{name.upper()} took longer than 0.3 seconds" for name in ("meteor", "spice")}
 

@@ -71,9 +71,9 @@ def test_plain_words_are_kept(words: list[str]):
     "text", ["a," * 3000, "a-" * 3000, "a." * 3000, "'" * 3000, "1 " * 3000, "<a " * 3000, "@" * 3000]
 )
 def test_long_odd_text_takes_no_age(text: str):
-    start = time.perf_counter()
+    start = time.process_time()
     ptb_tokenize([text])
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def _generated(count: int, seed: int) -> list[str]:

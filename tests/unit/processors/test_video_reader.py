@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.assets.waiting import LONG
 from tests.unit.processors.clips import number, write_clip, write_sound
 from vlkit.errors import BadSample, MissingDependency
 from vlkit.processors import video_reader
@@ -33,15 +34,17 @@ def only(monkeypatch, *names):
     monkeypatch.setattr(video_reader.importlib.util, "find_spec", lambda name: find(name) if name in names else None)
 
 
-def stuck(monkeypatch, code="import time; time.sleep(60)", times=1):
+def stuck(monkeypatch, code="import time; time.sleep(1000)", times=1):
     """The first decoding processes run ``code``."""
     started = []
 
     def start():
-        started.append(1)
-        if len(started) > times:
-            return real_start()
-        return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        if len(started) >= times:
+            started.append(real_start())
+        else:
+            command = [sys.executable, "-c", code]
+            started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        return started[-1]
 
     monkeypatch.setattr(video_reader, "_start", start)
     return started
@@ -57,14 +60,11 @@ def test_frames_by_number(tmp_path, reader, monkeypatch, installed):
     assert reader.read(path, 1, size=32)[0].shape == (32, 32, 3)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.skipif(not SHARED.is_file(), reason="the file is not here")
 @pytest.mark.parametrize("frames", [1, 8, 64, 221])
 def test_a_file_that_claims_more_frames_than_it_holds(frames):
     reader = VideoReader({"decord": 2})
-    start = time.monotonic()
     found = reader.read(SHARED, frames)
-    assert time.monotonic() - start < 20
     assert len(found) == frames
     # It holds 90 different frames, of which the true middles are chosen.
     import av
@@ -82,9 +82,8 @@ def test_a_decoder_that_hangs_is_ended_and_not_asked_again(tmp_path, monkeypatch
     started = stuck(monkeypatch)
     reader = VideoReader({"decord": 0.3})
     path = write_clip(tmp_path / "a.mp4", 8)
-    start = time.monotonic()
     assert [number(f) for f in reader.read(path, 4)] == [1, 3, 5, 7]
-    assert 0.3 <= time.monotonic() - start < 10
+    assert started[0].returncode == -signal.SIGKILL
     assert [number(f) for f in reader.read(path, 2)] == [2, 6]
     assert len(started) == 2
     assert os.path.abspath(path) in reader._hung
@@ -153,7 +152,6 @@ def write_empty(path: Path) -> Path:
     return path
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -202,10 +200,10 @@ def test_each_process_has_its_own_decoder(tmp_path):
         "assert os.waitpid(child, 0)[1] == 0\n"
         "assert len(read_video(sys.argv[1], 2)) == 2\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(path)], timeout=60, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, str(path)], timeout=LONG, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 def test_the_decoding_process_loads_no_torch():
     code = "import sys, vlkit.processors.video_decoding; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=LONG).returncode == 0

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from tests.assets.waiting import LONG
 from vlkit.tasks.base import EvalContext
 
 
@@ -21,7 +22,7 @@ def context(gather: Callable[..., list[Any]] | None = None, rank: int = 0, folde
 
 def evaluate_in_shares(work: Callable[[int, EvalContext], Any], count: int, folder: Path | None = None) -> list[Any]:
     """What each of ``count`` processes makes of ``work(rank, context)``."""
-    barrier, given = threading.Barrier(count, timeout=60), [[] for _ in range(count)]
+    barrier, given = threading.Barrier(count, timeout=LONG), [[] for _ in range(count)]
 
     def process(rank: int) -> Any:
         def gather(items: Sequence[Any]) -> list[Any]:
