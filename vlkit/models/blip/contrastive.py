@@ -124,7 +124,7 @@ class BlipContrastive(BlipAligned):
         with torch.autocast(online.image.device.type, enabled=False):
             # At once: the batch joins the queues before the backward pass.
             loss, sim_i2t, sim_t2i = differentiate_now(compute, online.image, online.text, self.temp)
-        return loss, sim_i2t.detach(), sim_t2i.detach()
+        return loss, sim_i2t, sim_t2i
 
     def queue_age(self, batch: int) -> float:
         """Steps that the oldest entry of the queues has waited, when every process brings ``batch`` pairs a step."""

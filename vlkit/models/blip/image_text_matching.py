@@ -11,8 +11,7 @@ from torch import Tensor
 
 from vlkit.models.blip.aligned import BlipAligned, check_choice
 from vlkit.models.blip.base import Samples, frames_of
-from vlkit.models.med import BegunTexts, MedConfig
-from vlkit.models.packing import TextBatch
+from vlkit.models.med import MedConfig
 from vlkit.models.vit import VitConfig
 from vlkit.registry import MODELS
 
@@ -83,9 +82,8 @@ class BlipImageTextMatching(BlipAligned):
         texts, image_embeds = self.texts_of(samples), self.image_embeds(samples)
         # Self-attention pads to the longest text of a pass.
         order = np.argsort(texts.lengths, kind="stable")
-        begun: TextBatch | BegunTexts = texts.select(order)
-        if len(image_embeds) > 1 and len(texts) <= pairs_at_once:
-            begun = self.begin_match(texts.select(order))
+        texts = texts.select(order)
+        begun = self.begin_match(texts) if len(image_embeds) > 1 and len(texts) <= pairs_at_once else texts
         parts = np.split(np.arange(len(texts)), range(pairs_at_once, len(texts), pairs_at_once))
         rows = []
         for some in image_embeds.split(max(pairs_at_once // len(texts), 1)):
