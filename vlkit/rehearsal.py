@@ -22,6 +22,7 @@ from vlkit.experiment import Data, Experiment, Prepared, Problems
 from vlkit.overlap import overlap_notes
 from vlkit.preflight import checkpoint_bytes, free_bytes
 from vlkit.runner.activation_checkpointing import checkpoint_activations
+from vlkit.runner.activation_memory import SavedBytes
 from vlkit.runner.device import autocast, choose_device, seed_all
 from vlkit.runner.optimiser import build_optimiser
 from vlkit.runner.plan import Plan
@@ -39,7 +40,8 @@ class Memory:
         weights: parameters and buffers.
         gradients: of what is trained.
         moments: AdamW's.
-        activations: what is kept for the backward pass of a micro-batch, scaled from a smaller one.
+        activations: what is kept for the backward pass of a micro-batch, scaled from a smaller one; with
+            ``run.activation_checkpointing: auto`` the most that may be kept.
         measured_on, scaled_to: samples of the two.
     """
 
@@ -193,7 +195,8 @@ def _forward(
     seed_all(run.seed)
     inputs = _guarded(lambda: ready.task.prepare(model, batch, device))
     progress = Progress(0, plan.steps, plan.steps_per_epoch, 0)
-    with _Kept(model, run.activation_checkpointing != "none") as kept, autocast(device, run.precision)():
+    recomputed = run.activation_checkpointing in ("torch", "fairscale")
+    with _Kept(model, recomputed) as kept, autocast(device, run.precision)():
         output = _guarded(lambda: ready.task.train_step(model, inputs, progress))
     return output.losses, kept.bytes
 
@@ -230,7 +233,7 @@ def _tensors(model: nn.Module) -> list[Tensor]:
     return list({id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}.values())
 
 
-class _Kept:
+class _Kept(SavedBytes):
     """While entered, counts the bytes that the backward pass needs, the model's own tensors aside.
 
     Args:
@@ -239,32 +242,20 @@ class _Kept:
     """
 
     def __init__(self, model: nn.Module, recomputed: bool):
-        self._seen = {tensor.untyped_storage().data_ptr() for tensor in _tensors(model)}
-        self._held: list[Tensor] = []  # a freed tensor's address may be given to another one
+        super().__init__(_tensors(model))
         self._blocks = model.checkpoint_blocks() if recomputed else []  # type: ignore[operator]
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._note, lambda tensor: tensor)
-        self.bytes = 0
 
     def __enter__(self) -> _Kept:
         self._handles = [block.register_forward_pre_hook(self._inputs) for block in self._blocks]
-        self._hooks.__enter__()
+        super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._hooks.__exit__(*error)
+        super().__exit__(*error)
         for handle in self._handles:
             handle.remove()
-        self._held.clear()
 
     def _inputs(self, block: nn.Module, args: tuple[Any, ...]) -> None:
         for each in args:
             if isinstance(each, Tensor):
-                self._note(each)
-
-    def _note(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
-            self._held.append(tensor.detach())
-            self.bytes += storage.nbytes()
-        return tensor
+                self.note(each)

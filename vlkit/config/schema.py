@@ -80,7 +80,8 @@ class RunOptions:
         keep_checkpoints: how many of the latest to keep, besides the best.
         output_dir: null: ``output/<name of the run file>``.
         device: auto takes cuda, then mps, then cpu.
-        activation_checkpointing: recompute activations in the backward pass: less memory, more time.
+        activation_checkpointing: recompute activations in the backward pass: less memory, more time. auto: those of
+            as few blocks as a GPU's memory asks for; none elsewhere. torch, fairscale (by whose code): those of all.
         bad_samples: error: what a look at the data finds unusable ends the run before it starts; skip: it is only
             told. What is met during a run is skipped and written to the ledger in either case.
         tensorboard: write its event files too.
@@ -111,7 +112,7 @@ class RunOptions:
     keep_checkpoints: PositiveInt = 1
     output_dir: Path | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    activation_checkpointing: Literal["none", "torch", "fairscale"] = "none"
+    activation_checkpointing: Literal["auto", "none", "torch", "fairscale"] = "auto"
     bad_samples: Literal["error", "skip"] = "error"
     tensorboard: bool = False
     wandb: str | None = None

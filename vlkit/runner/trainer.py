@@ -13,6 +13,8 @@ from vlkit.config.schema import OptimConfig, RunOptions
 from vlkit.datasets.loading import TrainLoader
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import CheckpointError, ConfigError
+from vlkit.runner.activation_checkpointing import ByNeed
+from vlkit.runner.activation_memory import device_memory
 from vlkit.runner.best import Best
 from vlkit.runner.checkpoint import Checkpoints, read_trainer, restore
 from vlkit.runner.device import autocast
@@ -70,6 +72,8 @@ class Trainer:
             run.num_workers,
             pin_memory=device.type == "cuda",
         )
+        memory = device_memory(device) if run.activation_checkpointing == "auto" else None
+        self.by_need = ByNeed(self.model, memory, world, run.accumulate)
         wrapped = parallel.wrap()
         self.optimiser = parallel.optimiser(optim)
         self.window = Window(world)
@@ -139,7 +143,9 @@ class Trainer:
         self._rate = learning_rate(self.optim, progress, self.plan.warmup)
         stop.adopt(self.train_step(progress, self._rate, stop.flags()))
         self.step += 1
-        means = self.window.close() if self.plan.due(self.step, self.run.log_every) else None
+        due = self.plan.due(self.step, self.run.log_every)
+        means = self.window.close() if due else None
+        self.by_need.after_step(look=due)
         self.seconds += time.perf_counter() - started
         if means is not None:
             self.reporter.training(self.step, self._rate, means, self.seconds)
@@ -167,6 +173,7 @@ class Trainer:
         except Interrupted:
             stop.adopt(stop.flags())
             return
+        self.by_need.after_evaluation()
         self.reporter.evaluation(self.step, scores)
         self._report_bad_samples()
         try:
