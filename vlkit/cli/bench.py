@@ -6,6 +6,7 @@ Without a name the whole table. `growth` stands apart: how time and memory grow 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -23,11 +24,12 @@ PARTS = {
     "vqa": "ranking the answers to questions",
     "video": "re-ranking of videos",
     "pretrain": "a step of pre-training",
-    "data": "augmentation and rendering",
+    "data": "the training transform of images",
     "capfilt": "the engine of CapFilt, beside its models alone and in two processes (on the CPU)",
 }
 """Parts of the whole table, in its order."""
 GROWTH = "growth"
+_ON_CPU = ("capfilt", GROWTH)
 _BATCHES = {"cpu": (1, 4), "cuda": (1, 64)}
 _DTYPES = {"cpu": ("fp32", "bf16"), "cuda": ("bf16",)}
 _CAPFILT_IMAGES = {"base": 4096, "tiny": 64}
@@ -64,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
         return _growth(args)
     if args.work == "capfilt":
         return _capfilt(args)
-    on_cpu = args.device == "cpu"
-    return _table([args.work] if args.work else [part for part in PARTS if on_cpu or part != "capfilt"], args)
+    everything = [part for part in PARTS if args.device == "cpu" or part not in _ON_CPU]
+    return _table([args.work] if args.work else everything, args)
 
 
 def _prepare(args: argparse.Namespace) -> None:
@@ -77,15 +79,19 @@ def _prepare(args: argparse.Namespace) -> None:
             raise VlkitError(f"--{name}: {getattr(args, name)} given; it must be 1 or more.")
     if args.batch and min(args.batch) < 1:
         raise VlkitError(f"--batch: {min(args.batch)} given; it must be 1 or more.")
-    kind = args.device.partition(":")[0]
-    if args.work == GROWTH and kind != "cpu":
-        raise VlkitError(f"--device: {args.device!r} given; {GROWTH} is measured on the CPU.")
-    if kind not in _BATCHES:
+    if not re.fullmatch(r"cpu|cuda(:(0|[1-9][0-9]*))?", args.device):
         raise VlkitError(f"--device: {args.device!r} given; cpu, cuda and cuda:N can be measured.")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise VlkitError(f"--device: {args.device!r} given, but torch finds no GPU; --device cpu measures the CPU.")
+    kind, _, number = args.device.partition(":")
+    if args.work in _ON_CPU and kind != "cpu":
+        raise VlkitError(f"--device: {args.device!r} given; {args.work} is measured on the CPU.")
     if kind == "cuda":
-        torch.cuda.set_device(args.device if ":" in args.device else 0)
+        count = torch.cuda.device_count()
+        if int(number or 0) >= count:
+            raise VlkitError(
+                f"--device: {args.device!r} given, but torch finds {count or 'no'} GPU{'s' if count > 1 else ''}; "
+                "--device cpu measures the CPU."
+            )
+        torch.cuda.set_device(int(number or 0))
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     args.batch = args.batch or _BATCHES[kind]
