@@ -2,11 +2,12 @@
 
 import importlib.util
 import json
+import math
 
 import pytest
 import torch
 
-from vlkit.bench import encoder
+from vlkit.bench import caption, encoder
 from vlkit.bench.capfilt import _Round, _speeds, capfilt_rows, report
 from vlkit.bench.compare import Row
 from vlkit.bench.rerank import _close as close_scores
@@ -97,10 +98,13 @@ def test_outputs_that_differ_end_with_1(monkeypatch, capsys):
     [
         (["encodr"], "Did you mean 'encoder'"),
         (["caption", "--device", "tpu"], "--device: 'tpu'"),
+        (["caption", "--device", "cpu:x"], "--device: 'cpu:x'"),
+        (["caption", "--device", "cuda:99"], "torch finds"),
         (["caption", "--threads", "0"], "--threads: 0"),
         (["caption", "--repeat", "0"], "--repeat: 0"),
         (["caption", "--batch", "0"], "--batch: 0"),
         (["growth", "--device", "cuda"], "on the CPU"),
+        (["capfilt", "--device", "cuda"], "on the CPU"),
     ],
 )
 def test_wrong_arguments(capsys, arguments, said):
@@ -159,6 +163,28 @@ def test_answers_are_compared_by_candidates_and_losses():
     one_other = Answers([["a", "b", "c", "e"]], [[-1.0, -2.0, -3.0, -4.0]])
     assert not close_answers(ours, one_other, (0.01, 0.0))
     assert close_answers(ours, one_other, (0.01, 0.25))
+
+
+def test_answers_that_are_missing_no_number_or_out_of_order_are_told():
+    ours = Answers([["a", "b"]], [[-1.0, -2.0]])
+    assert close_answers(ours, ours, (0.01, 0.0))
+    assert not close_answers(Answers([["a"]], [[-1.0]]), ours, (0.01, 0.0))
+    assert not close_answers(Answers([["b", "a"]], [[-2.0, -1.0]]), ours, (0.01, 0.0))
+    no_number = Answers([["a", "b"]], [[-1.0, math.nan]])
+    assert not close_answers(no_number, ours, (0.01, 0.0))
+    assert not close_answers(ours, no_number, (0.01, 0.0))
+
+
+def test_captions_depend_on_the_image_and_are_compared_to_the_end():
+    model, _, _ = caption._models("tiny")
+    config = caption.GenerationConfig(max_length=20, min_length=20, num_beams=3)
+    image = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+    ids = caption._run_ours(model, image, config)
+    assert ids[0] != ids[1]
+    end = model.tokenizer.sep_id
+    assert caption._same(model, image, 0.0, ids, [[*each, end] for each in ids])
+    assert not caption._same(model, image, 0.0, [each[:10] for each in ids], ids)
+    assert not caption._same(model, image, 2e-2, ids, ids[::-1])
 
 
 def test_capfilt_beside_its_models_and_in_two_processes(tmp_path, capsys):

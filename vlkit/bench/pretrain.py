@@ -2,8 +2,8 @@
 
 Ours is what the runner does (fused AdamW, autocast for bf16, the norm of the gradient); the reference pads
 texts, projects image tokens for every text anew and is fp32. Nothing is drawn at random (no dropout, each pair's
-negative is its neighbour) and the learning rate is 0, so that every step on both sides starts from the same weights and
-their gradients can be compared.
+negative is its neighbour) and the learning rate is 0, so that every step starts from the same weights. Steps fill the
+queues: the first step of each side, which starts from the same ones, is compared, losses and gradients.
 """
 
 from __future__ import annotations
@@ -70,8 +70,10 @@ def pretrain_rows(
     ours = BlipPretrain(vit, med, queue_size=_QUEUE[size]).to(device).train()
     ours.draw_negative = neighbour
     batch = batch_for(ours)
+    start = {name: buffer.clone() for name, buffer in ours.named_buffers()}
     theirs = measure(reference(ours, batch), repeat)
     for dtype in dtypes:
+        ours.load_state_dict(start, strict=False)  # queues as the first step of the reference has found them
         mine = measure(_ours(ours, batch, dtype), repeat)
         yield _row(f"pre-training step, {size}, batch {BATCH}", dtype, mine, theirs, size, device)
 
@@ -156,7 +158,8 @@ def _ours(model: BlipPretrain, batch: Batch, dtype: str) -> Callable[[], Step]:
 
 
 def _row(work: str, dtype: str, mine: Measured, theirs: Measured, size: str, device: str) -> Row:
-    loss = max(abs(a - b) / abs(b) for a, b in zip(mine.output.losses, theirs.output.losses, strict=True))
+    pairs = zip(mine.output.losses, theirs.output.losses, strict=True)
+    loss = float(np.max([abs(a - b) / abs(b) for a, b in pairs]))  # not a number if one of them is not
     each, whole = differences(mine.output.gradients, theirs.output.gradients)
     gradient = each if dtype == "fp32" else whole
     told = "of a parameter's gradient, over its largest" if dtype == "fp32" else "of the gradient, over its norm"

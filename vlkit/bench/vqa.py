@@ -80,7 +80,7 @@ def vqa_rows(
         ids, mask = ours.tokenize_answers(answers).padded()
         for part in ("from pixels", READ):
             questions, states = None, None
-            if part != "from pixels":
+            if part == READ:
                 with torch.inference_mode():
                     questions, states = ours.read_questions(samples), _read(ours, peer, samples)
             mine = partial(_ours, ours, inputs, questions)
@@ -185,13 +185,15 @@ def _read(ours: BlipVqa, peer: Any, samples: dict[str, Any]) -> tuple[Tensor, Te
 
 
 def _close(ours: Answers, theirs: Answers, tolerance: tuple[float, float]) -> bool:
-    """Whether both keep the same candidates and give them the same losses, up to ``tolerance``. Their order follows:
-    rounding decides it where losses are nearly equal."""
+    """Whether both keep the same candidates, the best first, and give them the same losses, up to ``tolerance``. The
+    order of ours is that of its own losses: rounding decides it where they are nearly equal."""
     largest, share = tolerance
     largest *= float(np.std(theirs.scores))
     for texts, scores, others, other_scores in zip(ours.texts, ours.scores, theirs.texts, theirs.scores, strict=True):
-        mine, other = dict(zip(texts, scores)), dict(zip(others, other_scores))
+        mine, other = dict(zip(texts, scores, strict=True)), dict(zip(others, other_scores, strict=True))
         both = mine.keys() & other.keys()
-        if len(both) < (1 - share) * len(texts) or any(abs(mine[text] - other[text]) > largest for text in both):
+        if len(mine) != len(other) or len(both) < (1 - share) * len(other) or scores != sorted(scores, reverse=True):
+            return False
+        if not all(abs(mine[text] - other[text]) <= largest for text in both):  # nor is it where one is not a number
             return False
     return True

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+import torch
 
 from vlkit.bench.original import NAME, Measured, measure, row
-from vlkit.bench.pretrain import pretrain_rows
+from vlkit.bench.pretrain import Step, _row, pretrain_rows
 from vlkit.bench.rerank import VIDEOS, rerank_rows
 from vlkit.bench.retrieval_eval import Scores, close, evaluation_rows
 from vlkit.bench.vqa import vqa_rows
@@ -31,6 +34,20 @@ def test_rows_beside_the_reference(rows, dtype):
     assert (found.peer, found.dtype, found.wanted) == (NAME, dtype, None)
     assert found.ours_s > 0
     assert found.ratio == pytest.approx(found.peer_s / found.ours_s, rel=0.05)
+
+
+def test_every_dtype_is_compared_from_the_queues_of_the_reference():
+    assert all(found.outputs_equal for found in pretrain_rows("tiny", ("fp32", "fp32"), repeat=1))
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_a_loss_that_is_no_number_is_told(place):
+    gradients = {"a": torch.ones(2)}
+    losses = [1.0, 1.0, 1.0]
+    theirs = Measured(Step(list(losses), gradients), 1.0, None)
+    assert _row("work", "fp32", theirs, theirs, "tiny", "cpu").outputs_equal
+    losses[place] = math.nan
+    assert not _row("work", "fp32", Measured(Step(losses, gradients), 1.0, None), theirs, "tiny", "cpu").outputs_equal
 
 
 def scores(*rows: list[float]) -> Scores:
