@@ -33,6 +33,8 @@ PIXELS = 384
 # Largest difference of two scores, in standard deviations of the scores.
 _TOLERANCE = {"fp32": 1e-3, "bf16": 0.25}
 _IMAGES_AT_ONCE = 32
+WORDS = ["dog", "cat", "man", "red", "two", "street", "on", "a", "the", "with", "plate", "train", "green", "table"]
+"""What random texts consist of."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +165,7 @@ def _inputs(work: Work, model: BlipImageTextMatching, dtype: torch.dtype) -> Inp
     vit = model.vit_config
     count = work.frames * (1 + (vit.image_size // vit.patch_size) ** 2)
     tokens = torch.randn(work.images, count, vit.embed_dim, generator=torch.Generator().manual_seed(0))
-    words = ["dog", "cat", "man", "red", "two", "street", "on", "a", "the", "with", "plate", "train", "green", "table"]
-    texts = [" ".join(rng.choice(words, rng.integers(7, 17))) for _ in range(work.texts)]
+    texts = [" ".join(rng.choice(WORDS, rng.integers(7, 17))) for _ in range(work.texts)]
     chosen = [np.sort(rng.permutation(work.images)[: work.k or work.images]) for _ in texts]
     return Inputs(tokens.to(model.device, dtype), texts, np.stack(chosen))
 
