@@ -1,6 +1,6 @@
 """The reference of the benchmarks: how the original implementation of BLIP does its work, written anew and plainly.
 
 Everything is fp32. Texts are padded to a fixed length, attention is two matrix products around a softmax, image tokens
-are repeated for every text that looks at them and projected again by every layer for each of these copies. Nothing of
-``vlkit`` is used here, so that both sides can be compared.
+are repeated for every text that looks at them and projected again by every layer for each of these copies. No model or
+loop of ``vlkit`` is used here; :mod:`.augment` takes from it what is drawn at random, so that both sides augment alike.
 """

@@ -89,10 +89,10 @@ def encode(model: Matcher, images: Iterable[Tensor], texts: Sequence[Sequence[in
 
 
 @torch.no_grad()
-def image_queries(model: Matcher, found: Encoded, k: int, queries: Sequence[int] | None = None) -> Tensor:
-    """Scores [I, T] of each image's k nearest texts; only of the images ``queries``, if they are named."""
+def image_queries(model: Matcher, found: Encoded, k: int, queries: Sequence[int]) -> Tensor:
+    """Scores [I, T] of the k nearest texts of each image in ``queries``."""
     scores = torch.full_like(found.similarity, UNSEEN)
-    for image in range(len(scores)) if queries is None else queries:
+    for image in queries:
         nearest, texts = found.similarity[image].topk(k)
         repeated = found.tokens[image].repeat(k, 1, 1)
         scores[image, texts] = model.match(found.ids[texts], found.mask[texts], repeated) + nearest
@@ -100,11 +100,11 @@ def image_queries(model: Matcher, found: Encoded, k: int, queries: Sequence[int]
 
 
 @torch.no_grad()
-def text_queries(model: Matcher, found: Encoded, k: int, queries: Sequence[int] | None = None) -> Tensor:
-    """Scores [T, I] of each text's k nearest images; only of the texts ``queries``, if they are named."""
+def text_queries(model: Matcher, found: Encoded, k: int, queries: Sequence[int]) -> Tensor:
+    """Scores [T, I] of the k nearest images of each text in ``queries``."""
     similarity = found.similarity.t()
     scores = torch.full_like(similarity, UNSEEN)
-    for text in range(len(scores)) if queries is None else queries:
+    for text in queries:
         nearest, images = similarity[text].topk(k)
         ids, mask = found.ids[text].repeat(k, 1), found.mask[text].repeat(k, 1)
         scores[text, images] = model.match(ids, mask, found.tokens[images]) + nearest

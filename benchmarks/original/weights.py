@@ -38,14 +38,13 @@ def _taken(tensor: Tensor) -> Tensor:
     return nn.Parameter(data if tensor.requires_grad else data.clone(), tensor.requires_grad)
 
 
-def pad_texts(texts: Sequence[Sequence[int]], length: int | None = None) -> tuple[Tensor, Tensor]:
+def pad_texts(texts: Sequence[Sequence[int]], length: int) -> tuple[Tensor, Tensor]:
     """Token ids and mask [N, L], 0 at padding.
 
     Args:
         texts: token ids of each text.
-        length: L, to which longer texts are cut; None: that of the longest.
+        length: L, to which longer texts are cut.
     """
-    length = length or max(map(len, texts))
     ids = torch.zeros(len(texts), length, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, text in enumerate(texts):
