@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vlkit.runner.distributed import World
 from vlkit.runner.optimiser import state_by_name
@@ -118,8 +118,6 @@ def part_of(tensor: Tensor, like: Tensor) -> Tensor:
     """``tensor``, which every process has, cut up as ``like`` is."""
     if not isinstance(like, DTensor) or tensor.shape != like.shape:
         return tensor
-    from torch.distributed.tensor import distribute_tensor
-
     tensor = tensor.to(like.device)
     return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)
 
