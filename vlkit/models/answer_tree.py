@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vlkit.models.med import CrossStates, TextDecoder, TextPlan, TextTransformer
 from vlkit.models.packing import CrossPlan, Segments
+from vlkit.models.self_cache import SelfCache
 
 # Nodes that are decoded at once: their logits over a vocabulary of 30,000 take a quarter of a gigabyte.
 _NODES_AT_ONCE = 2048
@@ -27,7 +28,8 @@ class MaskedSegments(Segments):
 
     Args:
         lengths: rows of each text.
-        visible: [N, 1 or M, M] bool, M the longest text: which tokens a token sees; at least one each.
+        visible: [N, 1 or M, M] bool, M the longest text: which tokens a token sees; at least one each. [N, M, C] with
+            a cache of C places.
     """
 
     def __init__(self, lengths: Sequence[int], visible: Tensor):
@@ -45,19 +47,21 @@ def masked_states(
     segments: MaskedSegments,
     images: CrossStates,
     image_index: Sequence[int] | np.ndarray | None = None,
+    cache: SelfCache | None = None,
 ) -> Tensor:
     """Hidden states [T, D] of ``ids`` [T] at ``positions`` [T], each token seeing what the mask of ``segments`` says.
 
     Args:
         images: what cross-attention sees.
         image_index: image of each text; None: text i looks at image i.
+        cache: keys and values of earlier tokens, which the mask is over, too; this call's are appended.
     """
     plan = TextPlan(segments, causal=False)
-    plan.cross = CrossPlan(segments.lengths, image_index, images.count, ids.device)
+    plan.cross = CrossPlan(segments.lengths, image_index, images.count, ids.device, split=cache is None)
     plan.cross_mask = images.mask
     hidden = transformer.embeddings(ids, positions)
-    for layer, (key, value) in zip(transformer.encoder.layer, images.layers):
-        hidden = layer(hidden, plan, key, value)
+    for index, layer in enumerate(transformer.encoder.layer):
+        hidden = layer(hidden, plan, *images.layers[index], cache=cache, index=index)
     return hidden
 
 

@@ -15,9 +15,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from vlkit.models.answer_tree import MaskedSegments
-from vlkit.models.med import CrossStates, TextDecoder, TextPlan
-from vlkit.models.packing import CrossPlan
+from vlkit.models.answer_tree import MaskedSegments, masked_states
+from vlkit.models.med import CrossStates, TextDecoder
 from vlkit.models.self_cache import SelfCache
 
 # Attention kernels want rows of masks to begin at multiples of so many.
@@ -92,11 +91,7 @@ def tree_logits(decoder: TextDecoder, ids: Tensor, position: Tensor, cache: Tree
     """
     count = images.count
     texts = (len(ids) // count,) * count
-    plan = TextPlan(MaskedSegments(texts, cache.visible), causal=False)
-    plan.cross = CrossPlan(texts, None, count, ids.device, split=False)
-    plan.cross_mask = images.mask
-    hidden = decoder.bert.embeddings(ids, position.expand_as(ids))
-    for index, layer in enumerate(decoder.bert.encoder.layer):
-        # To a layer a cache is what it appends to.
-        hidden = layer(hidden, plan, *images.layers[index], cache=cast(SelfCache, cache), index=index)
-    return decoder.logits(hidden)
+    segments, positions = MaskedSegments(texts, cache.visible), position.expand_as(ids)
+    # To a layer a cache is what it appends to.
+    appended = cast(SelfCache, cache)
+    return decoder.logits(masked_states(decoder.bert, ids, positions, segments, images, cache=appended))
