@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
 
 from vlkit.runner.activation_checkpointing import ByNeed
 from vlkit.runner.distributed import World
@@ -32,3 +35,33 @@ def by_need(model: nn.Module, memory: Room, accumulate: int = 1, world: World | 
     """Of a process that has this memory."""
     memory.by_need = ByNeed(model, memory, world or World(), accumulate)
     return memory.by_need
+
+
+class Stack(nn.Module):
+    """Blocks with dropout; all but the last two are used twice.
+
+    Args:
+        widths: of the blocks.
+    """
+
+    def __init__(self, widths: Sequence[int] = (24, 8, 16, 8)):
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(8, width), nn.GELU(), nn.Dropout(0.3), nn.Linear(width, 8)) for width in widths
+        )
+
+    def checkpoint_blocks(self) -> list[nn.Module]:
+        return list(self.blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[rows, 8] -> loss."""
+        for block in [*self.blocks[:-2], *self.blocks]:
+            x = x + block(x)
+        return x.square().mean()
+
+
+def sizes(rows: int) -> list[int]:
+    """Bytes that the blocks of a stack keep: what goes into GELU, the noise of dropout, what goes into the second
+    product; weights and what goes into the block are there anyway."""
+    return [calls * 3 * rows * width * 4 for width, calls in ((24, 2), (8, 2), (16, 1), (8, 1))]

@@ -111,9 +111,10 @@ class ByNeed:
         memory.watch()
 
     def _look(self, memory: DeviceMemory) -> None:
-        spare = min(self.world.gather([memory.spare()]))
-        if 2 * spare < -memory.reserve and not all(self.recomputed):
-            self._recompute(-spare)
+        spare = memory.spare()
+        low = self.world.sum([2 * spare < -memory.reserve])[0]  # a smaller message than what is left everywhere
+        if low and not all(self.recomputed):
+            self._recompute(-min(self.world.gather([spare])))
         memory.watch()
 
     def _recompute(self, missing: int) -> None:

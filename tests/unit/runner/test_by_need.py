@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.assets.room import Room, by_need
+from tests.assets.room import Room, Stack, by_need, sizes
 from tests.assets.toy import ToyModel, ToyTask, lines, toy_runner
 from vlkit.api import load_model
 from vlkit.datasets.base import collate
@@ -23,25 +22,6 @@ from vlkit.runner.device import autocast
 
 CPU = torch.device("cpu")
 PLENTY = 10**9
-
-
-class Stack(nn.Module):
-    """Blocks with dropout, of several widths; all but the last two are used twice."""
-
-    def __init__(self, widths: Sequence[int] = (24, 8, 16, 8)):
-        super().__init__()
-        torch.manual_seed(0)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Linear(8, width), nn.GELU(), nn.Dropout(0.3), nn.Linear(width, 8)) for width in widths
-        )
-
-    def checkpoint_blocks(self) -> list[nn.Module]:
-        return list(self.blocks)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for block in [*self.blocks[:-2], *self.blocks]:
-            x = x + block(x)
-        return x.square().mean()
 
 
 def steps(model: nn.Module, need: ByNeed | None = None, count: int = 4, accumulate: int = 1) -> list[torch.Tensor]:
@@ -59,13 +39,7 @@ def steps(model: nn.Module, need: ByNeed | None = None, count: int = 4, accumula
     return found
 
 
-def kept(width: int, calls: int) -> int:
-    """Bytes: what goes into GELU, the noise of dropout, what goes into the second product; weights and input are there
-    anyway."""
-    return calls * 3 * 5 * width * 4
-
-
-SIZES = [kept(24, 2), kept(8, 2), kept(16, 1), kept(8, 1)]
+SIZES = sizes(5)
 
 
 def decided(room: int, **changes: int) -> list[bool]:
@@ -110,11 +84,11 @@ def test_the_number_of_recomputed_blocks_is_the_smallest_that_fits(widths, share
     memory = Room(PLENTY)
     need = by_need(model, memory)
     steps(model, need, 2)
-    sizes = sorted(block.bytes for block in need.blocks)
-    memory.room = share * sum(sizes)
+    found = sorted(block.bytes for block in need.blocks)
+    memory.room = share * sum(found)
     need = by_need(model, memory)
     steps(model, need, 3)
-    most = max(count for count in range(len(sizes) + 1) if count == 0 or sum(sizes[:count]) <= int(memory.room))
+    most = max(count for count in range(len(found) + 1) if count == 0 or sum(found[:count]) <= int(memory.room))
     assert need.recomputed.count(False) == most
 
 
