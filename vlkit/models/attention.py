@@ -70,7 +70,7 @@ def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
     if causal:
         mask = _causal_mask(query, key)
     if mask is not None:
-        hidden = (~mask).expand(count, heads, *mask.shape[-2:])
+        hidden = (~mask).expand(count, heads, *mask.shape[-2:]).flatten(0, 1)
     rows = -(-queries // _ROWS) * _ROWS
     if query.dtype == torch.bfloat16 and queries < rows <= queries * (1 + _MOST_ADDED):
         query = F.pad(query, (0, 0, 0, rows - queries))
@@ -86,7 +86,7 @@ def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
         own = scores[: len(query) - start]
         torch.baddbmm(own, query[part], key[part].transpose(1, 2), beta=0, alpha=width**-0.5, out=own)
         if mask is not None:
-            own[:, :queries].masked_fill_(hidden.flatten(0, 1)[part], torch.finfo(own.dtype).min)
+            own[:, :queries].masked_fill_(hidden[part], torch.finfo(own.dtype).min)
         torch.softmax(own, -1, out=own)
         torch.bmm(own, value[part], out=out[part])
     return out[:, :queries].unflatten(0, (count, heads))
@@ -95,7 +95,7 @@ def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
 def _attend_plainly(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, dropout: float
 ) -> Tensor:
-    """With gradient."""
+    """With gradient, or with dropout."""
     if causal:
         mask = _causal_mask(query, key)
     # Autocast would compute the softmax in fp32 and keep that for the backward pass; the kernel itself adds up in fp32.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -68,11 +68,6 @@ class Linear(nn.Linear):
             return _Product.apply(x, self.weight, self.bias)
         return super().forward(x)
 
-    def gelu(self, x: Tensor) -> Tensor:
-        """GELU of what the layer gives, in one pass where it can be."""
-        dtype = self._dtype_to_lay_out(x)
-        return F.gelu(self(x)) if dtype is None else self._product(x, [self], dtype, "gelu")
-
     def train(self, mode: bool = True) -> Linear:
         self._laid_out = {}
         return super().train(mode)
@@ -87,7 +82,7 @@ class Linear(nn.Linear):
 
     def _dtype_to_lay_out(self, x: Tensor) -> torch.dtype | None:
         """The type to compute in with a weight that is laid out; None: compute as torch does."""
-        weight: Any = self._parameters["weight"]  # quicker than self.weight
+        weight: Any = self._parameters.get("weight")  # quicker than self.weight
         if (
             torch.is_grad_enabled()
             or not self._suits_onednn(x)
@@ -114,17 +109,18 @@ class Linear(nn.Linear):
         )
 
     def _suits_onednn(self, x: Tensor) -> bool:
-        weight: Any = self._parameters["weight"]  # quicker than self.weight
+        weight: Any = self._parameters.get("weight")
         return (
             x.is_cpu
-            and type(weight) is nn.Parameter  # not a sharded weight or the like
+            and type(weight) is nn.Parameter  # not a sharded, normalised or pruned weight
+            and "bias" in self._parameters
             and weight.is_cpu
             and weight.numel() >= _LEAST_WEIGHTS
             and not torch.compiler.is_compiling()
             and _onednn_allowed
         )
 
-    def _product(self, x: Tensor, layers: Sequence[Linear], dtype: torch.dtype, after: str) -> Tensor:
+    def _product(self, x: Tensor, layers: Sequence[nn.Module], dtype: torch.dtype, after: str) -> Tensor:
         # Not parameters(), which takes longer than all the rest here.
         tensors = [p for layer in layers for p in layer._parameters.values() if p is not None]
         state = (dtype, *[(p.data_ptr(), p._version) for p in tensors])
@@ -158,16 +154,31 @@ class _Product(torch.autograd.Function):
         return grad_x, grad_weight, rows.sum(0) if for_bias else None
 
 
-def together(x: Tensor, *layers: Linear) -> list[Tensor]:
+def gelu(layer: nn.Module, x: Tensor) -> Tensor:
+    """GELU of what ``layer`` gives for ``x``, in one pass where it can be."""
+    dtype = _dtype_to_join([layer], x)
+    return F.gelu(layer(x)) if dtype is None else cast(Linear, layer)._product(x, [layer], dtype, "gelu")
+
+
+def together(x: Tensor, *layers: nn.Module) -> list[Tensor]:
     """What each of ``layers`` gives for ``x``, in one product where that is faster; all have the same sizes."""
-    first = layers[0]
-    dtype = first._dtype_to_lay_out(x)
+    dtype = _dtype_to_join(layers, x)
     if dtype is None:
         return [layer(x) for layer in layers]
-    return list(first._product(x, layers, dtype, "none").chunk(len(layers), -1))
+    return list(cast(Linear, layers[0])._product(x, layers, dtype, "none").chunk(len(layers), -1))
 
 
-def _lay_out(layers: Sequence[Linear], dtype: torch.dtype, state: tuple[Any, ...]) -> _LaidOut:
+def _dtype_to_join(layers: Sequence[nn.Module], x: Tensor) -> torch.dtype | None:
+    """The type to compute in when ``layers`` are not called one by one; None: call them. Somebody may have put an
+    adapter in the place of a layer, or hooked something to it."""
+    for layer in layers:
+        if type(layer) is not Linear or layer._forward_hooks or layer._forward_pre_hooks:
+            return None
+    dtypes = {cast(Linear, layer)._dtype_to_lay_out(x) for layer in layers}
+    return dtypes.pop() if len(dtypes) == 1 else None
+
+
+def _lay_out(layers: Sequence[Any], dtype: torch.dtype, state: tuple[Any, ...]) -> _LaidOut:
     weight = torch.cat([layer.weight.detach().to(dtype) for layer in layers])
     biases = [layer.bias for layer in layers if layer.bias is not None]
     bias = torch.cat([each.detach().to(dtype) for each in biases]) if biases else None

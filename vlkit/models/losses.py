@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from vlkit.models.packing import TextBatch
 
@@ -53,6 +54,7 @@ class _Differentiated(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         known = [gradient * grads[0] if gradient is not None else None for gradient in ctx.saved_tensors]
         return (None, None, *known, *[None] * len(known))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from vlkit.errors import VlkitError
 from vlkit.models.attention import attend, merge_heads, split_heads
-from vlkit.models.linear import Linear, together
+from vlkit.models.linear import Linear, gelu, together
 from vlkit.models.packing import CrossPlan, Segments, TextBatch
 from vlkit.models.self_cache import SelfCache
 
@@ -242,7 +242,7 @@ class Intermediate(nn.Module):
         self.dense = Linear(config.hidden_size, config.intermediate_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dense.gelu(x)
+        return gelu(self.dense, x)
 
 
 class Layer(nn.Module):
@@ -269,19 +269,18 @@ class Layer(nn.Module):
         cache: SelfCache | None = None,
         index: int = 0,
         first_rows: Tensor | None = None,
-        begun: bool = False,
-        begin: bool = False,
+        part: Literal["whole", "beginning", "rest"] = "whole",
     ) -> Tensor:
-        """[T, D] -> [T, D], or [N, D] of the ``first_rows`` alone; ``begin``: up to the end of self-attention, and
-        ``begun``: from there."""
+        """[T, D] -> [T, D], or [N, D] of the ``first_rows`` alone. The "beginning" ends with self-attention, the "rest"
+        comes after it."""
         # States are single arguments, not one tuple: activation checkpointing of fairscale looks into none.
-        if begun:
+        if part == "rest":
             hidden = hidden if first_rows is None else hidden.index_select(0, first_rows)
         elif first_rows is not None:
             hidden = self.attention.first_among_texts(hidden, plan, first_rows)
         else:
             hidden = self.attention.among_texts(hidden, plan, cache, index)
-        if begin:
+        if part == "beginning":
             return hidden
         if states:
             hidden = self.crossattention.to_images(hidden, plan, *states)
@@ -349,7 +348,7 @@ class TextTransformer(nn.Module):
         images the text is compared with."""
         plan = TextPlan(Segments(texts.lengths, texts.ids.device), causal=False)
         hidden = self.embeddings(texts.ids, texts.positions)
-        return BegunTexts(texts, self.encoder.layer[0](hidden, plan, begin=True))
+        return BegunTexts(texts, self.encoder.layer[0](hidden, plan, part="beginning"))
 
     def forward(
         self,
@@ -389,9 +388,8 @@ class TextTransformer(nn.Module):
             if first_only and index == last:
                 first_rows = texts.first_rows()
                 plan = self._plan(texts, images, image_index, causal, split=True, rows=(1,) * len(texts))
-            hidden = layer(
-                hidden, plan, *states, cache=cache, index=index, first_rows=first_rows, begun=begun and index == 0
-            )
+            part = "rest" if begun and index == 0 else "whole"
+            hidden = layer(hidden, plan, *states, cache=cache, index=index, first_rows=first_rows, part=part)
         if cache is not None:
             cache.length += texts.lengths[0]
         return hidden
@@ -431,7 +429,7 @@ class HeadTransform(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.LayerNorm(self.dense.gelu(x))
+        return self.LayerNorm(gelu(self.dense, x))
 
 
 class Predictions(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vlkit.errors import VlkitError
 from vlkit.models.attention import attend, merge_heads, split_heads
-from vlkit.models.linear import Linear
+from vlkit.models.linear import Linear, gelu
 
 _NORM_EPS = 1e-6
 
@@ -91,7 +91,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, P, Dv] -> [B, P, Dv]."""
-        return self.fc2(self.fc1.gelu(x))
+        return self.fc2(gelu(self.fc1, x))
 
 
 class DropPath(nn.Module):

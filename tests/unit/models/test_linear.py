@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.utils import prune
 
 from vlkit.models import linear
-from vlkit.models.linear import Linear, plain_linear, together
+from vlkit.models.linear import Linear, gelu, plain_linear, together
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 DTYPES = st.sampled_from(list(TOLERANCE))
@@ -49,7 +50,7 @@ def test_equals_torch(shape, sizes, bias, dtype, transposed, seed):
     if transposed and x.ndim > 2:
         x = x.transpose(0, 1)
     with torch.no_grad():
-        for found, with_plain in ((layer(x), lambda: layer(x)), (layer.gelu(x), lambda: layer.gelu(x))):
+        for found, with_plain in ((layer(x), lambda: layer(x)), (gelu(layer, x), lambda: gelu(layer, x))):
             with plain_linear():
                 expected = with_plain()
             assert found.dtype == expected.dtype
@@ -98,6 +99,63 @@ def test_a_change_of_one_of_several_is_seen(layer):
     torch.testing.assert_close(together(x, layer, other)[1], F.linear(x, other.weight, other.bias))
 
 
+class Adapter(torch.nn.Module):
+    """In the place of a layer, as adapters of low rank are."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x) + 1
+
+
+def _replaced(layer):
+    other = torch.nn.Linear(24, 16)
+    other.load_state_dict(layer.state_dict())
+    return other
+
+
+CHANGED = {
+    "an adapter": Adapter,
+    "torch's own layer": _replaced,
+    "weight_norm": torch.nn.utils.parametrizations.weight_norm,
+    "the older weight_norm": torch.nn.utils.weight_norm,
+    "a pruned weight": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    "a pruned bias": lambda layer: prune.l1_unstructured(layer, "bias", 0.5),
+    "a weight that is a buffer": lambda layer: (
+        layer.register_buffer("weight", layer._parameters.pop("weight").data) or layer
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@torch.no_grad()
+@pytest.mark.parametrize("what", CHANGED)
+def test_layers_that_somebody_changed(layer, what):
+    other, x = Linear(24, 16).eval(), torch.randn(3, 24)
+    changed = CHANGED[what](layer)
+    for _ in range(2):
+        with plain_linear():
+            expected = [changed(x), other(x), F.gelu(changed(x))]
+        for found, wanted in zip([*together(x, changed, other), gelu(changed, x)], expected, strict=True):
+            torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(together(x, other, changed)[1], expected[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(changed(x), expected[0], atol=1e-5, rtol=1e-5)
+        inner = getattr(changed, "layer", changed)
+        getattr(inner, "bias_orig", inner.bias).add_(1)  # the second round sees it
+
+
+@torch.no_grad()
+def test_hooks_are_called(layer):
+    x, called = torch.randn(3, 24), []
+    layer.register_forward_hook(lambda *_: called.append("after"))
+    layer.register_forward_pre_hook(lambda *_: called.append("before"))
+    together(x, Linear(24, 16).eval(), layer)
+    gelu(layer, x)
+    assert called == ["before", "after"] * 2
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     shape=st.lists(st.integers(1, 5), min_size=1, max_size=3),
@@ -118,7 +176,7 @@ def test_gradients_equal_torchs(shape, sizes, bias, frozen, autocast, seed):
     found = []
     for plain in (False, True):
         with plain_linear() if plain else contextlib.nullcontext(), torch.autocast("cpu", enabled=autocast):
-            out = layer.gelu(x)
+            out = gelu(layer, x)
         found.append([out, *torch.autograd.grad((out.float() * toward).sum(), inputs)])
     for mine, other in zip(*found, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-5)
