@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from vlkit.bench import caption, encoder
+from vlkit.bench import caption, encoder, vqa
 from vlkit.bench.capfilt import _Round, _speeds, capfilt_rows, report
 from vlkit.bench.compare import Row
 from vlkit.bench.rerank import _close as close_scores
@@ -173,6 +173,17 @@ def test_answers_that_are_missing_no_number_or_out_of_order_are_told():
     no_number = Answers([["a", "b"]], [[-1.0, math.nan]])
     assert not close_answers(no_number, ours, (0.01, 0.0))
     assert not close_answers(ours, no_number, (0.01, 0.0))
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_answers_to_another_image_or_question_would_be_told(dtype):
+    model = vqa.model_of("tiny")
+    answers = vqa.answer_list(model, 60)
+    samples = vqa._inputs(model, answers, 16).samples
+    found, tolerance = model.rank(samples, answers, 16), vqa._TOLERANCE[dtype]
+    assert close_answers(model.rank(samples, answers, 16), found, tolerance)
+    for key, value in (("image", samples["image"].flip(0)), ("text_input", samples["text_input"][::-1])):
+        assert not close_answers(model.rank({**samples, key: value}, answers, 16), found, tolerance)
 
 
 def test_captions_depend_on_the_image_and_are_compared_to_the_end():
