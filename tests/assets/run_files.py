@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import re
 import sys
+import time
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 
 from tests.assets.make_data import coco_file
+from tests.assets.waiting import LONG
 from vlkit.cli import main
 from vlkit.config.yamlfile import dump_yaml
 
@@ -74,27 +76,47 @@ def fails(capsys: Any, *arguments: Any) -> str:
     return message
 
 
-def start_cli(*arguments: Any, environment: dict[str, Any] | None = None, printed: Path = Path("printed")) -> Any:
-    """``vlkit`` in a process of its own and in this folder; what it prints goes to the file ``printed``."""
+def start_cli(
+    *arguments: Any,
+    environment: dict[str, Any] | None = None,
+    printed: Path = Path("printed"),
+    held: str = "",
+) -> Any:
+    """``vlkit`` in a process of its own and in this folder.
+
+    Args:
+        arguments: of the command.
+        environment: added to that of this process.
+        printed: the file that what it prints goes to.
+        held: name of a file or folder. It goes no further than to the moment before this one appears, where somebody
+            has to kill it.
+    """
     context = multiprocessing.get_context("forkserver")
     modules = ["torch._dynamo", "vlkit.pipeline", "vlkit.capfilt.run", "pandas", "pyarrow.parquet", __name__]
     context.set_forkserver_preload(modules)  # imports are slow; done once
     texts = [str(argument) for argument in arguments]
-    process = context.Process(target=_cli, args=(os.getcwd(), texts, environment or {}, printed))
+    process = context.Process(target=_cli, args=(os.getcwd(), texts, environment or {}, printed, held))
     process.start()
     return process
 
 
-def _cli(folder: str, arguments: list[str], environment: dict[str, Any], printed: Path) -> None:
+def _cli(folder: str, arguments: list[str], environment: dict[str, Any], printed: Path, held: str) -> None:
     os.chdir(folder)
     os.environ.update({key: str(value) for key, value in environment.items()})
     torch.set_num_threads(1)
     with open(printed, "w") as file:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(file.fileno(), stream.fileno())
+    if held:
+        sys.addaudithook(lambda event, given: _wait_before(held, event, given))
     code = main(arguments)
     sys.stdout.flush()
     raise SystemExit(code)
+
+
+def _wait_before(name: str, event: str, given: tuple[Any, ...]) -> None:
+    if event == "os.rename" and Path(os.fsdecode(given[1])).name == name:
+        time.sleep(LONG)
 
 
 def snapshot(folder: Path) -> dict[str, str]:

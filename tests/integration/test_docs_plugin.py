@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +14,7 @@ import pytest
 import torch
 
 from tests.assets.run_files import fails, start_cli
+from tests.assets.waiting import LONG, wait_until
 from vlkit.cli import main
 from vlkit.registry import MODELS, load_plugin
 
@@ -73,11 +73,10 @@ def test_trained_evaluated_and_continued_as_if_never_stopped(folder, capsys):
     assert result["status"] == "finished"
     assert set(result["metrics"]) == {f"{name}/{score}" for name in ("val", "test") for score in ("accuracy", "error")}
     assert (folder / "whole/samples.png").is_file()
-    process = start_cli("train", RUN, "--output", "parts", *TINY)
-    while process.is_alive() and not (folder / "parts/checkpoints/step_00000002").is_dir():
-        time.sleep(0.005)
+    process = start_cli("train", RUN, "--output", "parts", *TINY, held="step_00000004")
+    wait_until((folder / "parts/checkpoints/step_00000002").is_dir, process.is_alive)
     os.kill(process.pid, signal.SIGKILL)
-    process.join(60)
+    process.join(LONG)
     capsys.readouterr()
     assert main(["train", RUN, "--output", "parts", *TINY]) == 0
     assert losses("parts") == losses("whole")

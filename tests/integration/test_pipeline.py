@@ -6,13 +6,13 @@ import json
 import os
 import signal
 import socket
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.assets.run_files import GENERATION, SIZES, caption_run, fails, pretrain_run, snapshot, start_cli, write
+from tests.assets.waiting import LONG, wait_until
 from vlkit.cli import main
 from vlkit.pipeline import load_pipeline
 
@@ -104,16 +104,15 @@ def test_finished_stages_are_skipped(steps, capsys):
 def test_a_killed_stage_goes_on_and_gives_what_it_would_have_given(steps, folder):
     long = "pretrain.run.duration=40 steps"
     assert main(["run", steps, long, "--output", "whole"]) == 0
-    process = start_cli("run", steps, long)
-    while process.is_alive() and not (OUT / "pretrain/checkpoints/step_00000003").exists():
-        time.sleep(0.01)
+    process = start_cli("run", steps, long, held="step_00000004")
+    wait_until((OUT / "pretrain/checkpoints/step_00000003").exists, process.is_alive)
     os.kill(process.pid, signal.SIGKILL)
-    process.join(60)
+    process.join(LONG)
     assert process.exitcode == -signal.SIGKILL
     assert record("pretrain")["status"] == "started"
     assert not (OUT / "caption").exists()
     process = start_cli("run", steps, long)
-    process.join(100)
+    process.join(LONG)
     printed = Path("printed").read_text()
     assert process.exitcode == 0, printed
     assert "pretrain: continued" in printed
@@ -127,10 +126,9 @@ def test_a_killed_stage_goes_on_and_gives_what_it_would_have_given(steps, folder
 
 def test_a_signal_ends_the_pipeline(steps):
     process = start_cli("run", steps, "pretrain.run.duration=9000 steps")
-    while process.is_alive() and not (OUT / "pretrain/checkpoints/step_00000002").exists():
-        time.sleep(0.01)
+    wait_until((OUT / "pretrain/checkpoints/step_00000002").exists, process.is_alive)
     os.kill(process.pid, signal.SIGTERM)
-    process.join(60)
+    process.join(LONG)
     assert process.exitcode == 128 + signal.SIGTERM
     assert "interrupted in stage pretrain" in Path("printed").read_text()
     assert record("pretrain")["status"] == "started"
@@ -290,7 +288,7 @@ def test_two_processes_run_a_pipeline(folder, steps):
         for rank in range(2)
     ]
     for process in processes:
-        process.join(100)
+        process.join(LONG)
     printed = [(folder / f"out-{rank}").read_text() for rank in range(2)]
     assert [process.exitcode for process in processes] == [0, 0], printed
     assert "captions, CIDEr" in printed[0]
