@@ -105,6 +105,9 @@ def test_outputs_that_differ_end_with_1(monkeypatch, capsys):
         (["caption", "--batch", "0"], "--batch: 0"),
         (["growth", "--device", "cuda"], "on the CPU"),
         (["capfilt", "--device", "cuda"], "on the CPU"),
+        (["encoder", "--json", __file__ + "/rows.json"], "is a file. Choose another"),
+        (["encoder", "--json", "."], "--json: . is a folder"),
+        (["growth", "--out", __file__], "is a file. Choose another"),
     ],
 )
 def test_wrong_arguments(capsys, arguments, said):

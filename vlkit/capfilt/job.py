@@ -25,6 +25,7 @@ from vlkit.config.load import Config, load_config
 from vlkit.config.yamlfile import dump_yaml
 from vlkit.errors import ConfigError, VlkitError
 from vlkit.experiment import Problems
+from vlkit.folders import why_unwritable
 from vlkit.nested_models import build_with_models, image_processors, model_weights
 from vlkit.runner.device import autocast, choose_device
 from vlkit.runner.output import differences, plain
@@ -198,12 +199,8 @@ class Job:
 
     def _check_folder(self) -> None:
         place = Place(self.output_dir)
-        if place.local is not None:
-            path = place.local.absolute()
-            existing = next(each for each in (path, *path.parents) if each.exists())
-            if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-                why = "cannot be written" if existing.is_dir() else "is a file"
-                raise ConfigError(f"{place} cannot be made: {existing} {why}. Choose another run.output_dir.")
+        if place.local is not None and (why := why_unwritable(place.local)):
+            raise ConfigError(f"{place} cannot be made: {why}. Choose another run.output_dir.")
 
     def _compare(self, place: Place, record: dict[str, Any]) -> None:
         if not place.exists(RECORD):

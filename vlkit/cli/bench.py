@@ -9,9 +9,11 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlkit.errors import VlkitError, did_you_mean
+from vlkit.folders import why_unwritable
 
 if TYPE_CHECKING:
     from vlkit.bench.compare import Row
@@ -92,11 +94,24 @@ def _prepare(args: argparse.Namespace) -> None:
                 "--device cpu measures the CPU."
             )
         torch.cuda.set_device(int(number or 0))
+    _check_output(args)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     args.batch = args.batch or _BATCHES[kind]
     args.dtype = args.dtype or _DTYPES[kind]
     args.images = args.images or _CAPFILT_IMAGES[args.size]
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    """Look before minutes of measuring whether their result can be written."""
+    folders = {"--json": Path(args.json).parent} if args.json else {}
+    if args.work == GROWTH:
+        folders["--out"] = Path(args.out)
+    for option, folder in folders.items():
+        if why := why_unwritable(folder):
+            raise VlkitError(f"{option}: {folder} cannot be used: {why}. Choose another.")
+    if args.json and Path(args.json).is_dir():
+        raise VlkitError(f"--json: {args.json} is a folder; name a file.")
 
 
 def _table(parts: list[str], args: argparse.Namespace) -> int:
@@ -185,8 +200,6 @@ def _capfilt(args: argparse.Namespace) -> int:
 
 
 def _growth(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from vlkit.bench.growth import grow
 
     for line in grow(Path(args.out), args.size, args.repeat):

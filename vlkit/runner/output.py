@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import torch
 
 from vlkit.config.yamlfile import Node, dump_yaml, parse_yaml
 from vlkit.errors import ConfigError
+from vlkit.folders import why_unwritable
 from vlkit.io import atomic_write
 from vlkit.runner.log import finite_or_none
 
@@ -77,11 +77,8 @@ class OutputFolder:
         Raises:
             ConfigError: it cannot, or another run lives here.
         """
-        path = self.path.absolute()
-        existing = next(each for each in (path, *path.parents) if each.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-            why = "cannot be written" if existing.is_dir() else "is a file"
-            raise ConfigError(f"{self.path} cannot be made: {existing} {why}. Choose another run.output_dir.")
+        if why := why_unwritable(self.path):
+            raise ConfigError(f"{self.path} cannot be made: {why}. Choose another run.output_dir.")
         file = self.path / "config.yaml"
         if file.exists():
             self._check_same(file)
