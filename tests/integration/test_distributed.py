@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from tests.assets.toy import ToyDataset, ToyModel, ToyTask, lines, start, toy_runner
+from tests.assets.waiting import LONG, wait_until
 from vlkit.datasets.mixture import Mixture
 from vlkit.runner.checkpoint import MODEL, load_tensors
 from vlkit.runner.distributed import TIMEOUT_VARIABLE
@@ -24,19 +24,18 @@ def launch(folder: Path, world: int = 2, **changes: Any) -> list[Any]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    common = {"WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, TIMEOUT_VARIABLE: 60}
+    common = {"WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, TIMEOUT_VARIABLE: 200}
     return [start(folder, {**common, "RANK": rank, "LOCAL_RANK": rank}, **changes) for rank in range(world)]
 
 
 def finish(processes: list[Any]) -> list[int]:
     for process in processes:
-        process.join(100)
+        process.join(LONG)
     return [process.exitcode for process in processes]
 
 
 def wait_for_log(folder: Path, process: Any) -> None:
-    while not (folder / "metrics.jsonl").exists() and process.is_alive():
-        time.sleep(0.01)
+    wait_until((folder / "metrics.jsonl").exists, process.is_alive)
 
 
 @pytest.fixture(scope="module")

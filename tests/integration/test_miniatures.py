@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from tests.assets.miniatures import ROWS, write_miniatures
 from tests.assets.run_files import GENERATION, SIZES, write
+from tests.assets.waiting import LONG
 from vlkit.api import load_dataset
 from vlkit.cli import main
 from vlkit.config.cards import dataset_splits, list_dataset_cards
@@ -263,7 +264,7 @@ def in_two(data, tmp_path_factory) -> Path:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(240)
+        process.join(LONG)
     assert [process.exitcode for process in processes] == [0, 0]
     return folder
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.assets.run_files import GENERATION, SIZES, fails, pretrain_run, snapshot, start_cli, write
+from tests.assets.waiting import LONG, wait_until
 from vlkit.cli import main
 from vlkit.pipeline import load_pipeline
 
@@ -136,10 +136,9 @@ def test_a_signal_reaches_the_stages_and_nothing_is_lost(folder):
     data = pipeline(columns=[], table=[])
     file = write(folder / "both.yaml", {**data, "stages": data["stages"][:2]})
     process = start_cli("run", file, "--jobs", "2", *long)
-    while process.is_alive() and not (OUT / "left/checkpoints/step_00000002").exists():
-        time.sleep(0.01)
+    wait_until((OUT / "left/checkpoints/step_00000002").exists, process.is_alive)
     os.kill(process.pid, signal.SIGINT)
-    process.join(60)
+    process.join(LONG)
     printed = Path("printed").read_text()
     assert process.exitcode == 128 + signal.SIGINT, printed
     assert "interrupted in stage left" in printed
@@ -151,15 +150,11 @@ def test_a_signal_reaches_the_stages_and_nothing_is_lost(folder):
 def test_stages_end_with_a_pipeline_that_is_killed(folder):
     file = write(folder / "both.yaml", pipeline())
     process = start_cli("run", file, "--jobs", "2", "base.run.duration=9000 steps", "base.run.checkpoint_every=1")
-    while process.is_alive() and not (OUT / "base/checkpoints/step_00000002").exists():
-        time.sleep(0.01)
+    wait_until((OUT / "base/checkpoints/step_00000002").exists, process.is_alive)
     os.kill(process.pid, signal.SIGKILL)
-    process.join(60)
+    process.join(LONG)
     log = OUT / "base/log.txt"
-    end = time.monotonic() + 60
-    while "interrupted in stage base" not in log.read_text() and time.monotonic() < end:
-        time.sleep(0.05)
-    assert "interrupted in stage base" in log.read_text()
+    wait_until(lambda: "interrupted in stage base" in log.read_text())
 
 
 def test_one_stage_can_be_run_alone(folder, capsys):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.assets.toy import ToyTask, lines, start, toy_runner
+from tests.assets.waiting import LONG, wait_until
 from vlkit.config.durations import Duration
 from vlkit.runner.checkpoint import MODEL, OPTIMISER
 
@@ -46,7 +47,7 @@ def test_the_reference_learns_and_covers_more_than_an_epoch(uninterrupted):
 def test_killed_at_a_random_step(tmp_path, uninterrupted):
     step = random.randrange(1, 12)
     process = start(tmp_path, kill=step, **HARD)
-    process.join(120)
+    process.join(LONG)
     assert process.exitcode == -signal.SIGKILL
     assert max((line["step"] for line in lines(tmp_path)), default=0) == step
     assert toy_runner(tmp_path, **HARD).train()["status"] == "finished", f"killed before step {step}"
@@ -56,18 +57,17 @@ def test_killed_at_a_random_step(tmp_path, uninterrupted):
 def test_killed_from_outside_at_any_moment(tmp_path, uninterrupted):
     process = start(tmp_path, checkpoint_every=1, **HARD)
     file = tmp_path / "metrics.jsonl"
-    while process.is_alive() and (not file.exists() or file.read_text().count("\n") < 4):
-        time.sleep(0.002)
+    wait_until(lambda: file.exists() and file.read_text().count("\n") >= 4, process.is_alive)
     time.sleep(random.random() * 0.05)
     process.kill()
-    process.join(60)
+    process.join(LONG)
     toy_runner(tmp_path, **HARD).train()
     assert_same_run(tmp_path, uninterrupted)
 
 
 def test_terminated_in_the_middle_of_an_epoch(tmp_path, uninterrupted):
     process = start(tmp_path, signal_at=5, **HARD)
-    process.join(120)
+    process.join(LONG)
     assert process.exitcode == 128 + signal.SIGTERM
     assert (tmp_path / "checkpoints" / "step_00000006").is_dir()
     assert not (tmp_path / "result.json").exists()

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from PIL import Image
 
 from tests.assets import plugin_task
 from tests.assets.run_files import caption_run, fails, pretrain_run, snapshot, start_cli, write
+from tests.assets.waiting import LONG, wait_until
 from vlkit.cli import main
 from vlkit.experiment import Experiment
 from vlkit.models.weights import read_checkpoint
@@ -138,10 +138,9 @@ def steps_of(metrics: Path) -> list[int]:
 def signalled(file: str, metrics: Path, number: int, after: int) -> str:
     """What ``vlkit train`` prints when it gets a signal after so many steps."""
     process = start_cli("train", file)
-    while process.is_alive() and len(steps_of(metrics)) < after:
-        time.sleep(0.02)
+    wait_until(lambda: len(steps_of(metrics)) >= after, process.is_alive)
     os.kill(process.pid, number)
-    process.join(60)
+    process.join(LONG)
     printed = Path("printed").read_text()
     assert process.exitcode == 128 + number, printed
     assert "the same command continues from out/checkpoints" in printed
@@ -199,11 +198,11 @@ def plugin_run(**run) -> dict:
 def test_a_plugin_file_trains_and_evaluates(folder):
     """Loaded from its file, in processes that have not imported it; the first as a user would start it."""
     file = write(folder / "colours.yaml", plugin_run())
-    done = subprocess.run([sys.executable, "-m", "vlkit", "train", file], capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-m", "vlkit", "train", file], capture_output=True, text=True, timeout=LONG)
     assert done.returncode == 0, done.stderr
     assert result(folder / "output/colours")["metrics"]["val/accuracy"] == 1.0
     process = start_cli("evaluate", file)
-    process.join(100)
+    process.join(LONG)
     printed = Path("printed").read_text()
     assert process.exitcode == 0, printed
     assert "accuracy  1.0000" in printed
@@ -272,7 +271,7 @@ def test_two_processes_train_and_print_once(folder):
     files = [folder / f"printed-{rank}" for rank in range(2)]
     processes = [start_cli("train", file, environment=e, printed=p) for e, p in zip(environments, files)]
     for process in processes:
-        process.join(100)
+        process.join(LONG)
     printed = [each.read_text() for each in files]
     assert [process.exitcode for process in processes] == [0, 0], printed
     assert "finished: 2 steps" in printed[0]

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from tests.assets.run_files import pretrain_run, write
+from tests.assets.waiting import LONG
 from vlkit.api import load_model
 from vlkit.cli import main
 from vlkit.datasets.base import collate
@@ -84,7 +85,7 @@ def in_two_processes(folder: Path, work: str) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(LONG)
     assert [process.exitcode for process in processes] == [0, 0]
 
 
