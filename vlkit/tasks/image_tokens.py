@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +30,22 @@ def check_keep(keep: str) -> None:
         raise ConfigError(
             f"image_tokens: {keep!r} given, {', '.join(get_args(Keep))} allowed.{did_you_mean(keep, get_args(Keep))}"
         )
+
+
+def as_bytes(tensor: Tensor) -> np.ndarray:
+    """What ``tensor`` holds, as bytes: numpy has no bfloat16."""
+    return tensor.contiguous().cpu().view(torch.uint8).numpy()
+
+
+@contextlib.contextmanager
+def disk_explained(what: str, folder: Path) -> Iterator[None]:
+    """Raises a VlkitError that says what to do where ``what`` cannot be written to ``folder``."""
+    try:
+        yield
+    except OSError as error:
+        raise VlkitError(
+            f"{what} cannot be kept on disk in {folder}: {error}. Make room there, or set image_tokens to 'recompute'."
+        ) from error
 
 
 class ImageTokens:
@@ -103,18 +121,12 @@ class ImageTokens:
         return shutil.disk_usage(folder).free
 
     def _write(self, embeds: Tensor) -> _Place:
-        try:
+        with disk_explained("image tokens", self._where):
             if self._file is None:
                 self._where.mkdir(parents=True, exist_ok=True)
                 self._file = tempfile.TemporaryFile(dir=self._where)  # noqa: SIM115  # closed by __exit__
             place = _Place(self._file.seek(0, 2), embeds.dtype, embeds.shape)
-            # As bytes: numpy has no bfloat16.
-            self._file.write(embeds.contiguous().cpu().view(torch.uint8).numpy().data)
-        except OSError as error:
-            raise VlkitError(
-                f"image tokens cannot be kept on disk in {self._where}: {error}. "
-                "Make room there, or set image_tokens to 'recompute'."
-            ) from error
+            self._file.write(as_bytes(embeds).data)
         return place
 
     def _get(self, kept: Tensor | _Place) -> Tensor:

@@ -62,8 +62,17 @@ class Ranking:
     def ranks(self, side: Side) -> np.ndarray:
         """[Q] see :func:`vlkit.metrics.retrieval.right_ranks`. A query whose right answers were not scored ranks behind
         all wrong answers."""
-        found = [right_ranks(self.matrix(rows, -np.inf), side.right(rows)) for rows in side.blocks()]
+        found = [self._ranks(side, rows) for rows in side.blocks(self.candidates.shape[1])]
         return np.concatenate(found)
+
+    def _ranks(self, side: Side, rows: slice) -> np.ndarray:
+        scores, asked = self.scores[rows], side.query_image[rows]
+        right = side.candidate_image[self.candidates[rows]] == asked[:, None]
+        ordered = np.sort(side.candidate_image)
+        all_right = np.searchsorted(ordered, asked, "right") - np.searchsorted(ordered, asked)
+        # What was not scored is behind all that was, wrong or right.
+        scored = (right & (scores > -np.inf)).any(1)
+        return np.where(scored, right_ranks(scores, right), self.count - all_right)
 
 
 def search(side: Side, k: int) -> tuple[Ranking, np.ndarray]:
@@ -89,7 +98,7 @@ def most_similar(similarity: Tensor, k: int) -> Tensor:
     chosen = similarity > least
     room = kept - chosen.sum(1, keepdim=True)
     equal = similarity == least
-    chosen |= equal & (equal.cumsum(1) <= room)
+    chosen |= equal & (equal.cumsum(1, dtype=torch.int32) <= room)
     return chosen.nonzero()[:, 1].view(-1, kept)
 
 
@@ -110,25 +119,39 @@ class Retrieved:
     ranks: tuple[np.ndarray, np.ndarray]
 
 
-def retrieve(model: Any, pool: Pool, tokens: Encoded, k: int, context: EvalContext, shown: int = 10) -> Retrieved:
+def retrieve(
+    model: Any,
+    pool: Pool,
+    tokens: Encoded,
+    k: int,
+    context: EvalContext,
+    shown: int = 10,
+    on_disk: bool = False,
+) -> Retrieved:
     """Search in both directions; matching re-ranks the ``k`` nearest.
 
     Args:
         model, pool, tokens, context: see :func:`rerank`.
         k: candidates of each query; 0: no re-ranking.
         shown: candidates that are kept without re-ranking.
+        on_disk: see :func:`rerank`.
     """
     sides = pool.sides
     (to_texts, image_ranks), (to_images, text_ranks) = (search(side, k or shown) for side in sides)
     found = Retrieved(to_texts, to_images, (image_ranks, text_ranks), (image_ranks, text_ranks))
     if k:
-        found.to_texts, found.to_images = rerank(model, pool, tokens, (to_texts, to_images), context)
+        found.to_texts, found.to_images = rerank(model, pool, tokens, (to_texts, to_images), context, on_disk)
         found.ranks = found.to_texts.ranks(sides[0]), found.to_images.ranks(sides[1])
     return found
 
 
 def rerank(
-    model: Any, pool: Pool, tokens: Encoded, found: tuple[Ranking, Ranking], context: EvalContext
+    model: Any,
+    pool: Pool,
+    tokens: Encoded,
+    found: tuple[Ranking, Ranking],
+    context: EvalContext,
+    on_disk: bool = False,
 ) -> tuple[Ranking, Ranking]:
     """Matching decides among the candidates that similarity has found.
 
@@ -138,6 +161,7 @@ def rerank(
         tokens: this process's images.
         found: by :func:`search`, image to text and text to image.
         context: of the evaluation.
+        on_disk: what is known of texts before they meet an image waits on disk too (see :class:`PairScorer`).
 
     Returns:
         The same candidates with similarity plus matching logit, in both directions.
@@ -153,7 +177,8 @@ def rerank(
         to_images.candidates * size + text_of[:, None],
     )
     pairs = np.unique(np.concatenate([each.reshape(-1) for each in codes]))
-    logits = _score(model, pool.index, texts, tokens, pairs, context)
+    scorer = PairScorer(model, texts, context, on_disk)
+    logits = _score(scorer, pool.index, tokens, pairs)
     image_to_text, text_to_image = (
         Ranking(ranking.candidates, ranking.scores + logits[np.searchsorted(pairs, code)], ranking.count)
         for ranking, code in zip(found, codes)
@@ -161,40 +186,39 @@ def rerank(
     return image_to_text, text_to_image
 
 
-def _score(
-    model: Any, index: Sequence[int], texts: Sequence[str], tokens: Encoded, pairs: np.ndarray, context: EvalContext
-) -> np.ndarray:
+def _score(scorer: PairScorer, index: Sequence[int], tokens: Encoded, pairs: np.ndarray) -> np.ndarray:
     """Matching logits [n] of all ``pairs`` (row of the image * U + text, ascending)."""
     values, seen = np.zeros(len(pairs), np.float32), np.zeros(len(pairs), bool)
-    for own, logits in context.gather(_score_own(model, index, texts, tokens, pairs, context)):
+    for own, logits in scorer.context.gather(_score_own(scorer, index, tokens, pairs)):
         values[own], seen[own] = logits, True
     if not seen.all():
-        missing = {index[code // len(texts)] for code in pairs[~seen]}
+        missing = {index[code // len(scorer.lengths)] for code in pairs[~seen]}
         raise DataError(f"{len(missing)} images could not be read a second time; the first is sample {min(missing)}.")
     return values
 
 
 def _score_own(
-    model: Any, index: Sequence[int], texts: Sequence[str], tokens: Encoded, pairs: np.ndarray, context: EvalContext
+    scorer: PairScorer, index: Sequence[int], tokens: Encoded, pairs: np.ndarray
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Places of this process's pairs in ``pairs`` and their logits, or nothing where it has none."""
-    starts = np.searchsorted(pairs, np.arange(len(index) + 1) * len(texts))
+    texts = len(scorer.lengths)
+    starts = np.searchsorted(pairs, np.arange(len(index) + 1) * texts)
     rows = {image: row for row, image in enumerate(index)}
-    scorer = PairScorer(model, texts, context)
-    places: list[np.ndarray] = []
-    found: list[Tensor] = []
+    # In one piece: what a pass keeps would lie scattered among what it frees.
+    places = np.empty(len(pairs), np.int64)
+    found = torch.empty(len(pairs), device=scorer.context.device)
     done, reported = 0, time.monotonic()
     for images, embeds in tokens:
         give_back_now_and_then()
         known = [rows.get(image) for image in images]
         spans = [np.arange(0 if row is None else starts[row], 0 if row is None else starts[row + 1]) for row in known]
         own = np.concatenate(spans)
-        for part, logits in scorer.passes(embeds, [pairs[span] % len(texts) for span in spans]):
+        for part, logits in scorer.passes(embeds, [pairs[span] % texts for span in spans]):
             # They stay on the device until all are there: reading them would make it wait for the next pass's tables.
-            places.append(own[part])
-            found.append(logits.float())
+            places[done : done + len(part)] = own[part]
+            found[done : done + len(part)] = logits
             done += len(part)
             if time.monotonic() - reported > _REPORT_EVERY:
                 reported = time.monotonic()
                 logger.info("re-ranking: %d pairs done in this process, %d in all to do", done, len(pairs))
-    return [(np.concatenate(places), torch.cat(found).cpu().numpy())] if found else []
+    return [(places[:done], found[:done].cpu().numpy())] if done else []

@@ -16,10 +16,12 @@ from torch import Tensor
 from vlkit.models.med import BegunTexts
 from vlkit.models.packing import TextBatch
 from vlkit.tasks.base import EvalContext
+from vlkit.tasks.begun_texts import StoredTexts
 
 # Tokens of a pass. On a CPU (ViT-B and a third of it, float32 and bfloat16) the time of a pair is the same to 3 % from
-# 2,000 to 8,000; with 500 it is 7 to 25 % more, and from 15,000 on activations leave the caches.
-_CPU_TOKENS, _GPU_TOKENS = (2048, 8192), (16384, 65536)
+# 1,000 to 8,000; with 500 it is 7 to 25 % more, and from 15,000 on activations leave the caches. So few that sets of
+# 100 images already fill a pass: its activations are most of what an evaluation holds.
+_CPU_TOKENS, _GPU_TOKENS = (2048, 3072), (16384, 65536)
 # Bytes of the keys and values of images that are looked at together, on a CPU and at most on a GPU.
 _CPU_BYTES, _GPU_BYTES = 2**28, 2**31
 
@@ -69,30 +71,38 @@ class PairScorer:
         model: with ``tokenize``, ``begin_match``, ``text_encoder`` and ``match``.
         texts: U texts.
         context: of the evaluation.
+        on_disk: on a CPU, beginnings of more texts than go through at once wait in a file in the run's folder.
+
+    Raises:
+        VlkitError: they cannot be written there.
 
     Attributes:
         lengths: [U] tokens of each text, ascending.
         place: [U] where each text stands among them.
     """
 
-    def __init__(self, model: Any, texts: Sequence[str], context: EvalContext):
+    def __init__(self, model: Any, texts: Sequence[str], context: EvalContext, on_disk: bool = False):
         self.model, self.context = model, context
         packed = model.tokenize(texts)
         lengths = np.asarray(packed.lengths, np.int64)
         order = np.argsort(lengths, kind="stable")
         self.place, self.lengths = np.argsort(order), lengths[order]
-        self.texts = self._begin(packed.select(order))
+        self.texts = self._begin(packed.select(order), on_disk)
 
-    def _begin(self, texts: TextBatch) -> TextBatch | BegunTexts:
-        """``texts``, or their beginnings where these are few enough to keep."""
+    def _begin(self, texts: TextBatch, on_disk: bool) -> TextBatch | BegunTexts | StoredTexts:
+        """``texts``, or their beginnings where there is room for them."""
         bounds = Bounds.of(texts.ids.device)
+        if on_disk and texts.ids.is_cpu and len(texts.ids) > bounds.most:
+            return StoredTexts(texts, self._beginnings(texts, bounds), self.context.output_dir)
         if not len(texts) or 4 * len(texts.ids) * self.model.med_config.hidden_size > bounds.bytes:
             return texts
-        found = []
+        return BegunTexts(texts, torch.cat(list(self._beginnings(texts, bounds))))
+
+    def _beginnings(self, texts: TextBatch, bounds: Bounds) -> Iterator[Tensor]:
         for part in cut(np.arange(len(texts)), self.lengths, bounds.most):
             with self.context.autocast():
-                found.append(self.model.begin_match(texts.select(part)).hidden)
-        return BegunTexts(texts, torch.cat(found))
+                hidden = self.model.begin_match(texts.select(part)).hidden
+            yield hidden
 
     def passes(self, embeds: Tensor, wanted: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Score each image with its own texts.

@@ -22,7 +22,7 @@ from vlkit.tasks.image_tokens import ImageTokens
 from vlkit.tasks.passes import Bounds, cut
 
 # Scores held at once while similarities are searched.
-_BLOCK = 2**20
+_BLOCK = 2**18
 
 
 @dataclass
@@ -49,14 +49,15 @@ class Pool:
     def sides(self) -> tuple[Side, Side]:
         """The two directions: image to text, text to image."""
         different, text_of = different_texts(self.texts)
-        # Of equal texts the first one's features count for all: they were encoded in different batches.
-        first = torch.from_numpy(np.unique(text_of, return_index=True)[1]).to(self.text_feats.device)
-        feats = self.text_feats.index_select(0, first)
-        which = torch.from_numpy(text_of).to(feats.device)
-        images = np.arange(len(self.index))
+        images, feats, which = np.arange(len(self.index)), self.text_feats, None
+        if len(different) < len(text_of):
+            # Of equal texts the first one's features count for all: they were encoded in different batches.
+            first = torch.from_numpy(np.unique(text_of, return_index=True)[1]).to(feats.device)
+            feats, which = feats.index_select(0, first), torch.from_numpy(text_of).to(feats.device)
+        queries = feats if which is None else feats.index_select(0, which)
         return (
-            Side(self.image_feats, feats, images, self.image_of_text, which if len(different) < len(text_of) else None),
-            Side(feats.index_select(0, which), self.image_feats, self.image_of_text, images),
+            Side(self.image_feats, feats, images, self.image_of_text, which),
+            Side(queries, self.image_feats, self.image_of_text, images),
         )
 
 
@@ -87,9 +88,9 @@ class Side:
         """[q, C] bool: right answers of the queries ``rows``."""
         return self.query_image[rows, None] == self.candidate_image[None, :]
 
-    def blocks(self) -> Iterator[slice]:
-        """Queries in runs whose scores fit in memory."""
-        step = max(1, _BLOCK // max(len(self.candidate_image), 1))
+    def blocks(self, scored: int | None = None) -> Iterator[slice]:
+        """Queries in runs whose scores are few enough to be held at once: ``scored`` each, or one of each candidate."""
+        step = max(1, _BLOCK // max(len(self.candidate_image) if scored is None else scored, 1))
         for start in range(0, len(self.query_image), step):
             yield slice(start, start + step)
 
@@ -126,14 +127,7 @@ def read_pool(
     Raises:
         DataError: there is no sample, or one has no text.
     """
-    own: list[_Row] = []
-    for batch, embeds in encoded(model, loader, context):
-        give_back_now_and_then()
-        if tokens is not None:
-            tokens.add(batch["index"], _as_read(embeds, context))
-        with context.autocast():
-            feats = model.image_feats(embeds, frames_of(batch)).cpu().numpy()
-        own += map(_Row, batch["index"], batch["image_id"], feats, _texts_of(batch, texts))
+    own = _read(model, loader, context, tokens, texts)
     rows = sorted(context.gather(own), key=lambda row: row.index)
     if not rows:
         raise DataError(f"evaluation set {context.name!r}: none of its samples could be used.")
@@ -147,6 +141,25 @@ def read_pool(
     feats = torch.from_numpy(np.stack([row.feats for row in rows])).to(context.device)
     index, image_ids = [row.index for row in rows], [row.image_id for row in rows]
     return Pool(index, image_ids, feats, read, text_feats(model, read, context), image_of_text)
+
+
+def _read(
+    model: Any,
+    loader: Iterable[Batch],
+    context: EvalContext,
+    tokens: ImageTokens | None,
+    texts: Sequence[str] | None,
+) -> list[_Row]:
+    """This process's images."""
+    own: list[_Row] = []
+    for batch, embeds in encoded(model, loader, context):
+        give_back_now_and_then()
+        if tokens is not None:
+            tokens.add(batch["index"], _as_read(embeds, context))
+        with context.autocast():
+            feats = model.image_feats(embeds, frames_of(batch)).cpu().numpy()
+        own += map(_Row, batch["index"], batch["image_id"], feats, _texts_of(batch, texts))
+    return own
 
 
 def encoded(model: Any, loader: Iterable[Batch], context: EvalContext) -> Iterator[tuple[Batch, Tensor]]:

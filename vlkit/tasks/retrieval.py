@@ -111,7 +111,8 @@ class Retrieval(Task):
         limit = int(self.image_tokens_gib * 2**30)
         with ImageTokens(self.image_tokens, again, context.device, limit, context.output_dir) as tokens:
             pool = read_pool(model, loader, context, tokens if self.rerank_top_k else None, self.max_words, texts)
-            return pool, retrieve(model, pool, tokens, self.rerank_top_k, context, _SHOWN)
+            on_disk = self.image_tokens == "disk"
+            return pool, retrieve(model, pool, tokens, self.rerank_top_k, context, _SHOWN, on_disk)
 
     def sim_matrix(
         self, model: Any, data_loader: Iterable[Batch], context: EvalContext | None = None

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from tests.unit.models import small
 from tests.unit.tasks.shares import context, evaluate_in_shares, parts
 from vlkit.errors import DataError
+from vlkit.metrics.retrieval import right_ranks
 from vlkit.models.blip.pretrain import BlipPretrain
 from vlkit.tasks import matching, passes, pool
 from vlkit.tasks.matching import UNSEEN, Ranking, most_similar, retrieve, search
-from vlkit.tasks.pool import Pool
+from vlkit.tasks.pool import Pool, Side
 
 # The fourth stands twice, for two images.
 TEXTS = [
@@ -155,6 +156,22 @@ def test_what_was_not_scored_stands_behind_whatever_its_score():
     assert ranking.ranks(side).tolist() == [2, 1]
     assert ranking.matrix().tolist() == [[UNSEEN, UNSEEN, -500.0, 1.0], [3.0, UNSEEN, 2.0, UNSEEN]]
     assert ranking.matrix(slice(1, 2), unseen=0).tolist() == [[3.0, 0.0, 2.0, 0.0]]
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 10**6), queries=st.integers(1, 6), count=st.integers(1, 7), block=st.integers(1, 12))
+def test_ranks_are_those_of_the_whole_matrix(seed, queries, count, block):
+    """Queries of no image, of several right answers, of equal and of infinite scores; however many at once."""
+    rng = np.random.default_rng(seed)
+    kept = int(rng.integers(1, count + 1))
+    candidates = np.stack([np.sort(rng.permutation(count)[:kept]) for _ in range(queries)])
+    scores = rng.choice(np.array([-np.inf, -1, 0, 1], np.float32), (queries, kept))
+    side = Side(torch.empty(queries, 0), torch.empty(count, 0), rng.integers(-1, 3, queries), rng.integers(0, 3, count))
+    ranking = Ranking(candidates, scores, count)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "_BLOCK", block)
+        found = ranking.ranks(side)
+    assert np.array_equal(found, right_ranks(ranking.matrix(unseen=-np.inf), side.right(slice(None))))
 
 
 def test_features_that_are_not_numbers(embeds):

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from tests.unit.models import small
 from tests.unit.tasks.shares import context, evaluate_in_shares
 from vlkit.models.blip.pretrain import BlipPretrain
+from vlkit.models.med import BegunTexts
 from vlkit.tasks import passes
 from vlkit.tasks.base import EvalContext
+from vlkit.tasks.begun_texts import StoredTexts
 from vlkit.tasks.passes import Bounds, PairScorer, cut
 from vlkit.tasks.pool import text_feats
 
@@ -43,12 +45,12 @@ def works(draw):
     return texts, wanted, (enough, enough + draw(st.integers(0, 100))), draw(st.integers(1, 6000))
 
 
-def scored(model, embeds, texts, wanted, tokens, limit, lent) -> np.ndarray:
+def scored(model, embeds, texts, wanted, tokens, limit, lent, on_disk=False) -> np.ndarray:
     found = np.full(sum(map(len, wanted)), np.nan, np.float32)
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(passes, "_CPU_TOKENS", tokens)
         patch.setattr(passes, "_CPU_BYTES", limit)
-        for places, logits in PairScorer(model, texts, lent).passes(embeds, wanted):
+        for places, logits in PairScorer(model, texts, lent, on_disk).passes(embeds, wanted):
             assert np.isnan(found[places]).all()
             found[places] = logits.float().numpy()
     return found
@@ -63,12 +65,12 @@ def alone(model, embeds, texts, wanted) -> np.ndarray:
 
 @pytest.mark.parametrize("dtype", list(ATOL))
 @settings(deadline=None, max_examples=30)
-@given(work=works())
-def test_logits_are_those_of_each_pair_alone(models, dtype, work):
+@given(work=works(), on_disk=st.booleans())
+def test_logits_are_those_of_each_pair_alone(models, dtype, work, on_disk):
     texts, wanted, tokens, limit = work
     model = models[dtype]
     embeds = torch.randn(len(wanted), 5, 24, generator=torch.Generator().manual_seed(0)).to(dtype)
-    found = scored(model, embeds, texts, wanted, tokens, limit, context())
+    found = scored(model, embeds, texts, wanted, tokens, limit, context(), on_disk)
     np.testing.assert_allclose(found, alone(model, embeds, texts, wanted), atol=ATOL[dtype])
 
 
@@ -133,6 +135,22 @@ def test_texts_begin_once_where_there_is_room(models, monkeypatch):
     found = [scored(model, embeds, texts, wanted, (10, 16), bytes, context()) for bytes in (room, room - 1)]
     assert begun == [3, 4, 5]
     np.testing.assert_allclose(*found, atol=1e-5)
+
+
+def test_on_disk_wait_more_than_go_through_at_once(models, monkeypatch, tmp_path):
+    """Each text begins once, whatever the room in memory, and the scores are the same to the last bit."""
+    model, begun = models[torch.float32], []
+    begin = model.begin_match
+    monkeypatch.setattr(model, "begin_match", lambda texts: begun.extend(texts.lengths) or begin(texts))
+    texts, wanted, embeds = ["a star", "two", "a red circle"], [np.arange(3)] * 3, torch.randn(3, 5, 24)
+    lent = context(folder=tmp_path)
+    found = [scored(model, embeds, texts, wanted, (6, 8), *how) for how in ((10**9, lent), (1, lent, True))]
+    assert begun == 2 * [3, 4, 5]
+    assert np.array_equal(*found)
+    monkeypatch.setattr(passes, "_CPU_TOKENS", (6, 11))
+    assert isinstance(PairScorer(model, texts, lent, True).texts, StoredTexts)
+    monkeypatch.setattr(passes, "_CPU_TOKENS", (6, 12))
+    assert isinstance(PairScorer(model, texts, lent, True).texts, BegunTexts)
 
 
 @settings(deadline=None, max_examples=15)
