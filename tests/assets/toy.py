@@ -209,6 +209,7 @@ def lines(output: Path) -> list[dict[str, Any]]:
     found = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     for line in found:
         line.pop("samples_per_s", None)
+        line.pop("waited_for_data", None)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,8 @@ from vlkit.tasks.base import Batch, Progress, StepOutput, Task
 
 SAMPLES = "samples"
 """What a loss counts whose items the task does not name."""
+WAITED = "waited_for_data"
+"""Seconds of a step, mean over processes."""
 _PREPARE, _FORWARD = 0, 1  # which use of random numbers a seed is for
 
 
@@ -71,7 +74,9 @@ class TrainStep:
         Returns:
             The sums of ``signals``.
         """
+        asked = time.perf_counter()
         batches = self._read(progress.step)
+        waited = time.perf_counter() - asked
         inputs = [self._prepare(batch, progress.step, micro) for micro, batch in enumerate(batches)]
         counts = [self._counts(each) for each in inputs]
         totals, signals = self._reduce(counts, signals)
@@ -80,6 +85,7 @@ class TrainStep:
             with self.parallel.exchange(self.model, last=micro == len(inputs) - 1):
                 self._forward_backward(each, count, totals, progress, micro, values)
         values["grad_norm"] = self._update(rate) / self.world.size
+        values[WAITED] = torch.tensor(waited / self.world.size)
         self.window.add(progress.step + 1, values, _sample_ids(batches, progress.step))
         return signals
 

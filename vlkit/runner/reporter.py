@@ -7,10 +7,13 @@ from typing import Any
 from vlkit.config.schema import RunOptions
 from vlkit.runner.distributed import World
 from vlkit.runner.log import Bar, Ledger, MetricsFile
+from vlkit.runner.loop import WAITED
 from vlkit.runner.output import OutputFolder
 from vlkit.runner.plan import Plan
 from vlkit.runner.trackers import Trackers
 
+_MUCH = 0.1
+"""Share of waiting for data from which on the terminal tells it."""
 Bad = tuple[str, str, str]
 """Source, reason, and where it was met."""
 
@@ -60,7 +63,7 @@ class Reporter:
             self._bar.advance()
 
     def training(self, step: int, rate: float, means: dict[str, float], seconds: float) -> None:
-        """A line of losses.
+        """A line of losses, with the share of the time in which processes waited for data (0..1).
 
         Args:
             step: optimiser steps done.
@@ -71,6 +74,7 @@ class Reporter:
         done, spent = step - self._since[0], seconds - self._since[1]
         self._since = (step, seconds)
         speed = done * self.run.batch_size / max(spent, 1e-9)
+        waited = min(means[WAITED] * done / max(spent, 1e-9), 1.0)
         line = {
             **self.place(step),
             "lr": rate,
@@ -79,9 +83,12 @@ class Reporter:
             "metrics": _under("metrics/", means),
             "grad_norm": means["grad_norm"],
             "samples_per_s": round(speed, 2),
+            "waited_for_data": round(waited, 4),
         }
         left = (self.plan.steps - step) * self.run.batch_size / speed
         told = f"loss {means['loss']:.4g}, lr {rate:.3g}, {speed:.1f} samples/s, {left:.0f} s left"
+        if waited >= _MUCH:
+            told += f"; {waited:.0%} of the time waits for data: see run.num_workers"
         self._write(line, f"step {step}/{self.plan.steps}, {told}")
 
     def evaluation(self, step: int, scores: dict[str, float]) -> None:

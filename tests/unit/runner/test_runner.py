@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -51,6 +52,42 @@ def test_bad_samples_end_up_in_the_ledger_once_and_the_run_goes_on(tmp_path):
     assert len(found) == result["bad_samples"] == 4
     assert result["metrics"]["val/samples"] == 4.0
     assert {line["where"] for line in found if line["source"].startswith("val")} == {"evaluation set val"}
+
+
+@pytest.mark.parametrize(("reading", "computing"), [(0.3, 0.8), (0.0, 0.8), (0.01, 0.0)])
+def test_the_share_of_waiting_for_data_is_logged(tmp_path, monkeypatch, caplog, reading, computing):
+    clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
+    monkeypatch.setattr("vlkit.runner.loop.time", clock)
+    monkeypatch.setattr("vlkit.runner.trainer.time", clock)
+
+    class Slow(ToyDataset):
+        def sample(self, index, rng):
+            clock.now += reading
+            return super().sample(index, rng)
+
+    class Busy(ToyTask):
+        def train_step(self, model, inputs, progress):
+            clock.now += computing
+            return super().train_step(model, inputs, progress)
+
+    train = Mixture([Slow(20)], seed=3)
+    with caplog.at_level("INFO"):
+        toy_runner(
+            tmp_path,
+            Busy(),
+            train=train,
+            evals={},
+            monitor=None,
+            batch_size=8,
+            accumulate=1,
+            log_every=2,
+        ).train()
+    found = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert found
+    share = 8 * reading / (8 * reading + computing)
+    assert [line["waited_for_data"] for line in found] == pytest.approx([share] * len(found), abs=1e-4)
+    told = f"{share:.0%} of the time waits for data"
+    assert (told in caplog.text) == (share > 0.1)
 
 
 def test_an_unknown_score_is_told_and_nothing_is_lost(tmp_path):
