@@ -32,6 +32,19 @@ SEED = 4
 ROOT = Path(__file__).parents[2]
 RESULT = ("kept", "dropped", "tables", "ledger", "done", "summary.json", "capfilt.json")
 BROKEN, NO_TEXT = 97, 41  # every so manieth
+HELD = f"""
+import os, sys, time
+from pathlib import Path
+
+def wait(event, given):
+    folder = Path(os.fsdecode(given[1])).parent if event == "os.rename" else Path()
+    if folder.name == "done" and len(list(folder.iterdir())) >= {SHARDS // 4}:
+        while not Path(os.environ["HELD_UNTIL"]).exists():
+            time.sleep(0.01)
+
+if "HELD_UNTIL" in os.environ:
+    sys.addaudithook(wait)
+"""  # so many shards are done, and no more, before a file is there
 
 
 def write_shard(file: Path) -> None:
@@ -54,6 +67,7 @@ def job(tmp_path_factory) -> str:
     """The job file; shards and models of random weights are beside it."""
     folder = tmp_path_factory.mktemp("capfilt")
     (folder / "shards").mkdir()
+    (folder / "held.py").write_text(HELD)
     with multiprocessing.get_context("fork").Pool(2) as pool:
         pool.map(write_shard, [folder / f"shards/{number:05d}.tar" for number in range(SHARDS)], chunksize=1)
     models = {}
@@ -66,6 +80,7 @@ def job(tmp_path_factory) -> str:
     return write(
         folder / "job.yaml",
         {
+            "plugins": [str(folder / "held.py")],
             "model": {"name": "blip_capfilt", **models},
             "task": {
                 "name": "capfilt",
@@ -215,10 +230,12 @@ def test_killed_ten_times(job, reference, tmp_path, capsys, workers, share, then
     assert left_over(tmp_path / "out") == []
 
 
-def start(*arguments: str, module: str = "vlkit") -> Any:
-    """A command as people give it."""
+def start(*arguments: str, module: str = "vlkit", held_until: Path = ROOT) -> Any:
+    """A command as people give it, whose workers do a quarter of the shards before a file is there."""
     command = [sys.executable, "-m", module, *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+    environment = {**os.environ, "HELD_UNTIL": str(held_until)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, **pipes, text=True, cwd=ROOT, env=environment)
 
 
 def owners(out: Path) -> set[int]:
@@ -240,12 +257,13 @@ def wait_until(condition: Callable[[], Any], process: Any) -> None:
 
 def test_a_killed_launcher_takes_its_workers_along_and_others_finish(job, reference, tmp_path):
     out = tmp_path / "out"
-    launcher = start("capfilt", job, "--output", str(out), "--workers", "2")
+    launcher = start("capfilt", job, "--output", str(out), "--workers", "2", held_until=tmp_path / "go on")
     wait_until(lambda: len(owners(out)) == 2 and list(out.glob("done/*")), launcher)
     workers = owners(out)
     launcher.kill()
-    launcher.communicate()
     left = SHARDS - len(list(out.glob("done/*")))
+    (tmp_path / "go on").touch()
+    launcher.communicate()
     again = start("capfilt", job, "--output", str(out), "--workers", "3")
     printed = again.communicate(timeout=300)[0]
     assert again.returncode == 0, printed
@@ -258,11 +276,14 @@ def test_a_killed_launcher_takes_its_workers_along_and_others_finish(job, refere
 def test_torchrun_starts_killed_workers_again(job, reference, tmp_path):
     out = tmp_path / "out"
     options = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "2", "-m", "vlkit"]
-    launcher = start(*options, "capfilt", job, "--output", str(out), module="torch.distributed.run")
+    launcher = start(
+        *options, "capfilt", job, "--output", str(out), module="torch.distributed.run", held_until=tmp_path / "go on"
+    )
     wait_until(lambda: len(owners(out)) == 2 and list(out.glob("done/*")), launcher)
     left = SHARDS - len(list(out.glob("done/*")))
     with contextlib.suppress(ProcessLookupError):
         os.kill(max(owners(out)), signal.SIGKILL)
+    (tmp_path / "go on").touch()
     printed = launcher.communicate(timeout=300)[0]
     assert launcher.returncode == 0, printed
     assert left > 5

@@ -155,6 +155,7 @@ def test_stages_end_with_a_pipeline_that_is_killed(folder):
     process.join(LONG)
     log = OUT / "base/log.txt"
     wait_until(lambda: "interrupted in stage base" in log.read_text())
+    assert record("base")["status"] == "started"
 
 
 def test_one_stage_can_be_run_alone(folder, capsys):
