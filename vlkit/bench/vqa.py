@@ -31,8 +31,8 @@ _COUNTS = {"base": (3128, 128), "tiny": (200, 16)}
 # Largest difference of two losses, in standard deviations of the losses; and share of the candidates that may differ:
 # bf16 rounds first tokens of nearly equal probability across the cut.
 _TOLERANCE = {"fp32": (1e-4, 0.0), "bf16": (0.1, 0.1)}
-# Of initial weights: narrow layers need more, or answers hardly depend on the image and their equality says little.
-_STD = {"base": 0.02, "tiny": 0.12}
+# Of initial weights: with less, answers hardly depend on the image and their equality says little.
+_STD = {"base": 0.08, "tiny": 0.12}
 WANTED = 5.0
 """Least ratio of the ranking part to the reference, at size "base" on a CPU."""
 
