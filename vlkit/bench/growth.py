@@ -70,7 +70,8 @@ class RetrievalPoint:
         images: and as many texts.
         pairs: different pairs that matching scored.
         seconds: of the whole evaluation.
-        peak_mib: most memory resident, over what was resident before the first evaluation; None: not measured here.
+        peak_mib: most memory resident, over what was resident after an evaluation of the largest set, which leaves
+            behind what oneDNN keeps for each new shape, up to a limit; None: not measured here.
         in_use_mib: the same in a process whose allocator keeps no freed blocks.
         tokens_mib: of all image tokens, which wait on disk.
     """
@@ -143,7 +144,7 @@ def retrieval_growth(sizes: Sizes, repeat: int = 3) -> Iterator[RetrievalPoint]:
     """The task ``retrieval`` on sets of growing size; image tokens wait on disk, as they do in large sets."""
     width, _, pixels = sizes.retrieval
     evaluate = _evaluation(sizes)
-    evaluate(sizes.images[0])
+    evaluate(max(sizes.images))
     start = resident()
     for images, in_use in zip(sizes.images, where_freed_is_returned(_peaks, sizes), strict=True):
         found, peak = _peak(evaluate, images, start)
@@ -167,9 +168,9 @@ def _evaluation(sizes: Sizes) -> Callable[[int], Retrieved]:
 
 
 def _peaks(sizes: Sizes) -> list[float | None]:
-    """Peak memory of each evaluation, in MiB, over what was in use before the first; a smaller one goes before all."""
+    """Peak memory of each evaluation, in MiB, over what is in use after a first one, of the largest set."""
     evaluate = _evaluation(sizes)
-    evaluate(sizes.images[0])
+    evaluate(max(sizes.images))
     start = resident()
     return [_peak(evaluate, images, start)[1] for images in sizes.images]
 

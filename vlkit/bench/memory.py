@@ -20,7 +20,7 @@ _RESET_PEAK = "5"
 _SLACK_MIB = 8.0
 
 # Larger blocks are mapped on their own, and so are never kept.
-_RETURN = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+_RETURN = {"MALLOC_MMAP_THRESHOLD_": "8192", "MALLOC_TRIM_THRESHOLD_": "8192"}
 T = TypeVar("T")
 
 
