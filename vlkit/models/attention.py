@@ -79,17 +79,20 @@ def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
     query, key, value = (x.reshape(-1, x.shape[2], width) for x in (query, key, value))
     step = max(_PART_BYTES // (rows * keys * query.dtype.itemsize), 1)
     step += step % 2  # an even number of heads: threads share them
+    total = count * heads
     out = query.new_empty(query.shape)
-    scores = query.new_empty(min(step, len(query)), rows, keys)
-    for start in range(0, len(query), step):
+    scores = query.new_empty(min(step, total), rows, keys)
+    for start in range(0, total, step):
         part = slice(start, start + step)
-        own = scores[: len(query) - start]
-        torch.baddbmm(own, query[part], key[part].transpose(1, 2), beta=0, alpha=width**-0.5, out=own)
+        # The few queries of a decoding step are one part: slices would take as long as the products.
+        whole = (query, key, value, out, scores)
+        q, k, v, to, own = whole if step >= total else (*(x[part] for x in whole[:4]), scores[: total - start])
+        torch.baddbmm(own, q, k.transpose(1, 2), beta=0, alpha=width**-0.5, out=own)
         if mask is not None:
             own[:, :queries].masked_fill_(hidden[part], torch.finfo(own.dtype).min)
         torch.softmax(own, -1, out=own)
-        torch.bmm(own, value[part], out=out[part])
-    return out[:, :queries].unflatten(0, (count, heads))
+        torch.bmm(own, v, out=to)
+    return (out if rows == queries else out[:, :queries]).view(count, heads, queries, width)
 
 
 def _attend_plainly(
@@ -116,7 +119,7 @@ def _causal_mask(query: Tensor, key: Tensor) -> Tensor:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """[N, L, D] -> [N, H, L, d], a view."""
-    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
+    return x.view(*x.shape[:-1], heads, x.shape[-1] // heads).transpose(-3, -2)
 
 
 def merge_heads(x: Tensor) -> Tensor:

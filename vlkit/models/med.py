@@ -148,7 +148,10 @@ class ResidualOutput(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
+        x = self.dense(x)
+        if self.dropout.training:  # asked here, since a call takes as long as a small kernel
+            x = self.dropout(x)
+        return self.LayerNorm(x + residual)
 
 
 class Attention(nn.Module):
@@ -468,6 +471,13 @@ class TextDecoder(nn.Module):
         self.bert = TextTransformer(config, encoder_width)
         self.cls = LMHead(config, self.bert.embeddings.word_embeddings)
         init_bert(self.cls, config.initializer_range)
+
+    def train(self, mode: bool = True) -> TextDecoder:
+        if mode:
+            from vlkit.models.static_decoding import release  # which imports this module
+
+            release(self)
+        return super().train(mode)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V]."""

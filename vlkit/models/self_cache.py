@@ -32,13 +32,14 @@ class SelfCache:
         far, as views."""
         if self._store is None:
             self._store = key.new_empty((self.layers, 2, *key.shape[:2], self.capacity, key.shape[3]))
-        end = self.length + key.shape[2]
-        keys, values = self._store[layer]
-        keys[:, :, self.length : end] = key
-        values[:, :, self.length : end] = value
+        added = key.shape[2]
+        end = self.length + added
+        keys, values = self._store[layer].narrow(3, 0, end).unbind()
+        keys.narrow(2, self.length, added).copy_(key)
+        values.narrow(2, self.length, added).copy_(value)
         if layer == 0:
             self._writer[:, self.length : end] = np.arange(self.rows)[:, None]
-        return keys[:, :, :end], values[:, :, :end]
+        return keys, values
 
     def filled(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values so far, [R, H, length, d], as views."""

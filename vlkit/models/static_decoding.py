@@ -2,7 +2,8 @@
 
 Images are decoded in buckets: a step is captured for so many images, and when enough of them are finished the others
 move to the front and go on in a smaller bucket. The host looks at what is finished one step late, while the device
-computes the next. Buffers and graphs are kept for the next batch, as long as weights stay where they are.
+computes the next. Buffers and graphs are kept for the next batch, as long as weights stay where they are; training,
+which needs the memory itself, gives them up.
 
 Everything but the capture runs on any device, with the same results as decoding step by step.
 
@@ -252,6 +253,12 @@ def decode(decoder: TextDecoder, states: CrossStates, prompt: Tensor, rules: Rul
         while len(kept) > _KEPT:
             kept.popitem(last=False)
         return mine.run(decoder, states, prompt, state)
+
+
+def release(decoder: TextDecoder) -> None:
+    """Give up the buffers and graphs of ``decoder``."""
+    with _lock:
+        _decoders.pop(decoder, None)
 
 
 def _kind(states: CrossStates, prompt: Tensor, rules: Rules) -> Hashable:

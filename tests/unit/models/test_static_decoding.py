@@ -192,6 +192,20 @@ def test_what_is_not_a_number_stays_in_its_batch(masked):
     assert_equal(plain, static)
 
 
+def test_training_gives_buffers_up():
+    model, embeds = decoders.decoder(VOCAB, 1), decoders.image_embeds(2)
+    whole = torch.nn.Sequential(model)
+    config = GenerationConfig(num_beams=2, max_length=4, min_length=0)
+    assert_equal(*both(model, embeds, prompts(2, 1, True), config))
+    whole.eval()
+    assert model in static_decoding._decoders
+    whole.train()
+    assert model not in static_decoding._decoders
+    whole.train()
+    whole.eval()
+    assert_equal(*both(model, embeds, prompts(2, 1, True), config))
+
+
 def test_few_kinds_of_batches_are_kept_and_none_for_a_model_that_is_gone():
     model, embeds = decoders.decoder(VOCAB, 1), decoders.image_embeds(1)
     for beams in (2, 3, 4):
