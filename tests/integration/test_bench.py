@@ -13,7 +13,7 @@ from vlkit.bench.compare import Row
 from vlkit.bench.rerank import _close as close_scores
 from vlkit.bench.vqa import _close as close_answers
 from vlkit.cli import main
-from vlkit.cli.bench import PARTS
+from vlkit.cli.bench import PARTS, _measured, _measured_apart
 from vlkit.errors import VlkitError
 from vlkit.models.blip.vqa import Answers
 
@@ -64,6 +64,7 @@ def test_the_whole_table_skips_what_is_missing(monkeypatch, tmp_path, capsys):
         yield Row(part, "fp32", 1.0, "peer", 2.0, 2.0, True, wanted=3.0)
 
     monkeypatch.setattr("vlkit.cli.bench._rows", rows)
+    monkeypatch.setattr("vlkit.cli.bench._measured_apart", _measured)
     file = tmp_path / "rows.json"
     assert bench("--dtype", "fp32", "--json", str(file)) == 0
     skipped = {"encoder", "data", "evaluation"}
@@ -83,8 +84,25 @@ def test_an_import_error_of_the_package_itself_is_not_hidden(monkeypatch):
         raise ModuleNotFoundError("No module named 'vlkit.nothing'", name="vlkit.nothing")
 
     monkeypatch.setattr("vlkit.cli.bench._rows", rows)
+    monkeypatch.setattr("vlkit.cli.bench._measured_apart", _measured)
     with pytest.raises(ModuleNotFoundError):
         bench("--dtype", "fp32")
+
+
+def test_parts_are_measured_in_processes_of_their_own_and_kept_when_a_later_one_fails(tmp_path, monkeypatch, capfd):
+    file = tmp_path / "rows.json"
+
+    def apart(part, args):
+        if part == "caption":
+            raise RuntimeError("the machine goes down")
+        return _measured_apart(part, args)
+
+    monkeypatch.setattr("vlkit.cli.bench._measured_apart", apart)
+    with pytest.raises(RuntimeError, match="goes down"):
+        bench("--dtype", "fp32", "--threads", "1", "--json", str(file))
+    (row,) = json.loads(file.read_text())
+    assert row["work"].startswith("image encoder, tiny")
+    assert f"{row['work']}, fp32: " in capfd.readouterr().err
 
 
 def test_outputs_that_differ_end_with_1(monkeypatch, capsys):
