@@ -60,7 +60,11 @@ class MissingDependency(VlkitError):
     """
 
     def __init__(self, package: str, purpose: str, extra: str):
+        self._told = (package, purpose, extra)
         super().__init__(f"{purpose} needs the package {package!r}: pip install 'vlkit[{extra}]'")
+
+    def __reduce__(self):  # crosses process borders, too
+        return (MissingDependency, self._told)
 
 
 def closest(name: str, known: Iterable[str], count: int = 3) -> list[str]:

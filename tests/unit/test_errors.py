@@ -22,8 +22,10 @@ def test_bad_sample_crosses_process_borders():
     assert (error.source, error.reason, str(error)) == ("a.jpg", "truncated", "a.jpg: truncated")
 
 
-def test_missing_dependency_names_the_extra():
-    assert "pip install 'vlkit[video]'" in str(MissingDependency("av", "reading videos", "video"))
+def test_missing_dependency_names_the_extra_also_across_process_borders():
+    error = MissingDependency("av", "reading videos", "video")
+    assert "pip install 'vlkit[video]'" in str(error)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 @pytest.mark.parametrize("name", ["ConfigError", "RegistryError", "DataError", "BadSample", "CheckpointError"])
