@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +9,7 @@ import pytest
 import torch
 
 from tests.assets.room import Room, Stack, by_need, sizes
-from tests.integration.test_distributed import finish
+from tests.assets.two_ranks import in_two_ranks
 from vlkit.config.schema import OptimConfig
 from vlkit.runner.distributed import World
 from vlkit.runner.parallel import share_model
@@ -62,10 +59,7 @@ def train(kind: str, world: World, memory: Room | None) -> dict[str, Any]:
     return found
 
 
-def child(rank: int, port: int, folder: Path) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    torch.set_num_threads(1)
+def child(rank: int, folder: Path) -> None:
     world = World()
     world.start(CPU)
     plain = train("ddp", world, None)
@@ -77,15 +71,7 @@ def child(rank: int, port: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("by_need")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "vlkit.runner.trainer", __name__])
-    processes = [context.Process(target=child, args=(rank, port, folder)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    assert finish(processes) == [0, 0]
+    in_two_ranks(child, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import pytest
 import torch
 
 from tests.assets.toy import ToyModel, ToyTask, lines, toy_runner
+from tests.assets.two_ranks import in_two_ranks
 from tests.integration.test_distributed import PLAIN, finish, launch
 from vlkit.api import load_model
 from vlkit.config.schema import OptimConfig
@@ -62,10 +60,7 @@ def pretrain(kind: str, world: World, folder: Path) -> None:
         torch.save(found, folder / f"{kind}.pt")
 
 
-def child(rank: int, port: int, folder: Path) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    torch.set_num_threads(1)
+def child(rank: int, folder: Path) -> None:
     world = World()
     world.start(CPU)
     for kind in ("ddp", "fsdp", "oss"):
@@ -76,15 +71,7 @@ def child(rank: int, port: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("kinds")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "vlkit.pipeline", __name__])
-    processes = [context.Process(target=child, args=(rank, port, folder)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    assert finish(processes) == [0, 0]
+    in_two_ranks(child, folder)
     return folder
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from tests.assets.run_files import pretrain_run, write
-from tests.assets.waiting import LONG
+from tests.assets.two_ranks import in_two_ranks
 from vlkit.api import load_model
 from vlkit.cli import main
 from vlkit.datasets.base import collate
@@ -63,10 +60,7 @@ def retrieval(first: int, count: int) -> dict[str, torch.Tensor]:
 PARTS = {"contrast": contrast, "retrieval": retrieval}
 
 
-def child(rank: int, port: int, folder: Path, work: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    torch.set_num_threads(1)
+def child(rank: int, folder: Path, work: str) -> None:
     if work in PARTS:
         dist.init_process_group("gloo", rank=rank, world_size=2)
         torch.save(PARTS[work](8 * rank, 8), folder / f"{rank}.pt")
@@ -75,23 +69,9 @@ def child(rank: int, port: int, folder: Path, work: str) -> None:
         assert main(["train", str(folder / "run.yaml"), "--output", str(folder / "two")]) == 0
 
 
-def in_two_processes(folder: Path, work: str) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "vlkit.pipeline", __name__])
-    processes = [context.Process(target=child, args=(rank, port, folder, work)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(LONG)
-    assert [process.exitcode for process in processes] == [0, 0]
-
-
 @pytest.mark.parametrize("work", PARTS)
 def test_parts_of_a_batch_make_the_whole(tmp_path, work):
-    in_two_processes(tmp_path, work)
+    in_two_ranks(child, tmp_path, work)
     one = PARTS[work](0, 16)
     two = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for name, expected in one.items():
@@ -111,7 +91,7 @@ def test_captioning(tmp_path):
     run["run"] |= {"batch_size": 8, "duration": 5, "accumulate": 2, "log_every": 1, "sample_images": 0, "monitor": None}
     write(tmp_path / "run.yaml", run)
     assert main(["train", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "one"), "run.accumulate=1"]) == 0
-    in_two_processes(tmp_path, "captioning")
+    in_two_ranks(child, tmp_path, "captioning")
     one, two = (
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("one", "two")
