@@ -9,7 +9,8 @@ import pytest
 
 from tests.assets.make_data import coco_file
 from tests.assets.run_files import SIZES, write
-from tests.integration.test_two_processes import in_two_processes
+from tests.assets.two_ranks import in_two_ranks
+from tests.integration.test_two_processes import child
 from vlkit.cli import main
 
 
@@ -42,7 +43,7 @@ def test_training_and_evaluation(tmp_path):
     run = retrieval_run(tmp_path)
     write(tmp_path / "run.yaml", run)
     assert main(["train", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "one")]) == 0
-    in_two_processes(tmp_path, "run")
+    in_two_ranks(child, tmp_path, "run")
     one, two = (
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("one", "two")

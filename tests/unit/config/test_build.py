@@ -266,7 +266,7 @@ def test_plain_types_accept_exactly_their_own_values(kind, value):
     problems: list[tuple[str, str]] = []
     result = convert(value, kind, "key", problems)
     assert (not problems) == fits
-    assert not fits or (result == value and type(result) is kind)
+    assert not fits or (result == kind(value) and type(result) is kind)  # a float holds large integers rounded
 
 
 HINTS = st.recursive(
