@@ -24,7 +24,20 @@ FORBIDDEN = {
     "runner": {"capfilt", "models", "cli", "api"},
     "capfilt": {"cli", "api"},
     "config": _ALL,
-    **dict.fromkeys(("registry", "errors", "io", "foreign_caches", "data_folder", "download"), _ALL | {"config"}),
+    **dict.fromkeys(
+        (
+            "registry",
+            "errors",
+            "io",
+            "json_reader",
+            "json_faults",
+            "text_encoding",
+            "foreign_caches",
+            "data_folder",
+            "download",
+        ),
+        _ALL | {"config"},
+    ),
 }
 # Rooms that must not import these libraries.
 FORBIDDEN_LIBRARIES = {
