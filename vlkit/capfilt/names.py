@@ -6,14 +6,11 @@ import hashlib
 import re
 import unicodedata
 
+from vlkit.datasets.shard_names import escaped
+
 LONGEST_PART, LONGEST = 240, 1000  # bytes; file systems take 255 in a part, and a suffix is still to come
 _SHOWN = 120
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
-
-
-def escaped(name: str) -> str:
-    """``name`` with every byte that is not UTF-8 as ``%FF``."""
-    return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in name)
 
 
 def fault(name: str) -> str:

@@ -16,7 +16,7 @@ from vlkit.capfilt.names import fault
 from vlkit.capfilt.stores import Store, store_of
 from vlkit.capfilt.texts import Fault, caption
 from vlkit.datasets.annotation_formats import short
-from vlkit.datasets.tar_index import IMAGES
+from vlkit.datasets.shard_names import IMAGES
 from vlkit.errors import VlkitError
 
 _MAGIC = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n", "png"))

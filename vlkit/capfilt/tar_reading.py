@@ -11,12 +11,11 @@ from typing import IO, Literal, NamedTuple
 
 from vlkit.capfilt.fetching import reason, tried
 from vlkit.capfilt.inputs import InputOptions, Item, Refused
-from vlkit.capfilt.names import escaped, fault, shown
+from vlkit.capfilt.names import fault, shown
 from vlkit.capfilt.texts import Fault, TextFile, web_text
-from vlkit.datasets.tar_index import IMAGES, TEXTS, entries
+from vlkit.datasets.shard_names import IMAGES, OTHER_IMAGES, TEXTS, escaped
+from vlkit.datasets.tar_index import entries
 
-OTHER_IMAGES = ("gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "jp2", "jxl")
-"""Suffixes of images that ``web_shards`` would not read, so that they are refused."""
 MOST_MEMBERS = 1_000_000
 """Of a shard. They are held in memory, at some hundred bytes each; img2dataset writes 30,000."""
 

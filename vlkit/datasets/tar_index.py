@@ -8,22 +8,35 @@ import json
 import os
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
+from vlkit.datasets.foreign_files import why_not_tar
+from vlkit.datasets.shard_names import IMAGES, escaped, is_further_image, split_name
 from vlkit.errors import DataError, VlkitError
 from vlkit.io import atomic_write, cache_dir
 
-IMAGES = ("jpg", "jpeg", "png", "webp")
-TEXTS = ("txt", "json")
-ROW = np.dtype([("image", "<i8"), ("image_size", "<i4"), ("text", "<i8"), ("text_size", "<i4"), ("json", "?")])
-"""One sample: byte offsets and sizes of its image and text (offset -1: no text), and whether the text is JSON."""
-_VERSION = 1
+ROW = np.dtype(
+    [
+        ("image", "<i8"),
+        ("image_size", "<i4"),
+        ("text", "<i8"),
+        ("text_size", "<i4"),
+        ("json", "<i8"),
+        ("json_size", "<i4"),
+    ]
+)
+"""One sample: byte offsets and sizes of its image, its text file and its JSON (offset -1: there is none)."""
+FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+"""Kinds of :func:`entries` that are files whose bytes are in the tar as they are."""
+_VERSION = 2
 _LARGEST = 2**31 - 1  # bytes; nothing that can be an image or a caption
+_PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 _LARGEST_HEADER = 2**20  # bytes of an extended one
 _LARGEST_END = 2**20  # bytes; programs that write tapes fill their last record with zeros
 
@@ -37,16 +50,23 @@ class TarIndex:
         keys: names of the samples, UTF-8, one after the other: uint8.
         ends: int64 [samples], where each key ends.
         problems: clauses about what of the file cannot be used.
+        unread: members that belong to samples, but are neither image nor text: their suffix (``.npy``, ``.seg.png``)
+            to how many there are.
     """
 
     rows: np.ndarray
     keys: np.ndarray
     ends: np.ndarray
     problems: list[str]
+    unread: dict[str, int]
 
 
-def index_of(shard: Path) -> TarIndex:
+def index_of(shard: Path, image_key: str | None = None) -> TarIndex:
     """The index of ``shard``, from the cache if the file has not changed since.
+
+    Args:
+        shard: a tar file.
+        image_key: as for :func:`scan`.
 
     Raises:
         DataError: the file cannot be read, or is no tar file.
@@ -55,83 +75,137 @@ def index_of(shard: Path) -> TarIndex:
         facts = shard.stat()
     except OSError as error:
         raise DataError(f"{shard}: cannot be read ({error.strerror}).") from error
-    identity = f"{_VERSION} {shard.resolve()} {facts.st_size} {facts.st_mtime_ns}"
+    identity = f"{_VERSION} {image_key} {shard.resolve()} {facts.st_size} {facts.st_mtime_ns}"
     cached = cache_dir() / "tar_index" / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npz"
     with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(cached) as found:
-        return TarIndex(found["rows"], found["keys"], found["ends"], json.loads(found["problems"].tobytes()))
-    index = scan(shard)
+        return TarIndex(found["rows"], found["keys"], found["ends"], **json.loads(found["said"].tobytes()))
+    index = scan(shard, image_key)
     # A cache that cannot be written is fine: the next run reads the headers again.
     with contextlib.suppress(VlkitError, OSError), atomic_write(cached) as file:
-        problems = np.frombuffer(json.dumps(index.problems).encode(), np.uint8)
-        np.savez(file, rows=index.rows, keys=index.keys, ends=index.ends, problems=problems)
+        said = json.dumps({"problems": index.problems, "unread": index.unread}).encode()
+        np.savez(file, rows=index.rows, keys=index.keys, ends=index.ends, said=np.frombuffer(said, np.uint8))
     return index
 
 
-def scan(shard: Path) -> TarIndex:
-    """The index of ``shard``, from the headers of its members.
+def scan(shard: Path, image_key: str | None = None) -> TarIndex:
+    """The index of ``shard``, from the headers of its members, which :func:`~vlkit.datasets.shard_names.split_name`
+    groups.
 
     Names are keys and nothing more: no file is ever written under them. Of a file that ends early, the samples before
     that are kept. Of members with one key and one kind, the first is.
 
+    Args:
+        shard: a tar file.
+        image_key: the suffix of the images; None: any that is read.
+
     Raises:
         DataError: the file is no tar file.
     """
-    found: dict[str, dict[str, tuple[int, int]]] = {}
-    repeated: list[str] = []
-    problems = []
-    cut = _members(shard, found, repeated)
-    if cut:
-        problems.append(cut)
-    if repeated:
-        problems.append(f"{len(repeated)} members repeat an earlier one and are left out ({_few(repeated)})")
-    lone = [key for key, parts in found.items() if "image" not in parts]
-    if lone:
-        problems.append(f"{len(lone)} samples have no image ({_few(lone)})")
-    keys = [key for key, parts in found.items() if "image" in parts]
-    rows = np.zeros(len(keys), ROW)
-    for row, key in zip(rows, keys):
-        parts = found[key]
-        text = parts.get("txt") or parts.get("json") or (-1, 0)
-        row["image"], row["image_size"] = parts["image"]
-        row["text"], row["text_size"] = text
-        row["json"] = "txt" not in parts and "json" in parts
-    encoded = [key.encode("utf-8", "surrogateescape") for key in keys]
+    listing = _Listing(shard, image_key)
+    samples = {key: parts for key, parts in listing.samples.items() if "image" in parts}
+    for key in [key for key in samples if is_further_image(key, samples)]:
+        base = key.rpartition("/")[2]
+        listing.unread[f".{base.partition('.')[2]}.{samples.pop(key)['image'].suffix}"] += 1
+    rows = np.zeros(len(samples), ROW)
+    for row, parts in zip(rows, samples.values()):
+        for kind, name in (("image", "image"), ("txt", "text"), ("json", "json")):
+            row[name], row[f"{name}_size"] = parts[kind][:2] if kind in parts else (-1, 0)
+    encoded = [key.encode("utf-8", "surrogateescape") for key in samples]
     ends = np.cumsum([len(key) for key in encoded], dtype=np.int64)
-    return TarIndex(rows, np.frombuffer(b"".join(encoded), np.uint8), ends, problems)
+    return TarIndex(
+        rows, np.frombuffer(b"".join(encoded), np.uint8), ends, listing.problems(), dict(sorted(listing.unread.items()))
+    )
 
 
-def _members(shard: Path, found: dict[str, dict[str, tuple[int, int]]], repeated: list[str]) -> str:
-    """Fills ``found`` (key to kind to place) and ``repeated``; a clause if the file ends early, else ""."""
-    from webdataset.tariterators import base_plus_ext
+class _Part(NamedTuple):
+    start: int
+    size: int
+    suffix: str
 
-    try:
-        for name, start, size in members(shard):
-            key, extension = base_plus_ext(name)
-            kind = "image" if (extension or "").lower() in IMAGES else (extension or "").lower()
-            if key is None or kind not in ("image", *TEXTS) or size > _LARGEST:
-                continue
-            parts = found.setdefault(key, {})
-            if kind in parts:
-                repeated.append(name)
-            parts.setdefault(kind, (start, size))
-    except tarfile.ReadError as error:
-        if not found:
-            raise DataError(f"{shard}: not a tar file, or useless from its first sample on ({error}).") from error
-        return f"after sample {next(reversed(found))!r} it cannot be read on ({error})"
-    except OSError as error:
-        raise DataError(f"{shard}: cannot be read ({error}).") from error
-    return ""
+
+class _Listing:
+    """The members of a shard by key and kind, and what of them cannot be used.
+
+    Attributes:
+        samples: key to kind to place, in the order of the first members.
+        unread: suffixes of members that are no part of a sample.
+    """
+
+    def __init__(self, shard: Path, image_key: str | None):
+        self.samples: dict[str, dict[str, _Part]] = {}
+        self._image_key = image_key
+        self.unread: Counter[str] = Counter()
+        self._left_out: dict[str, list[str]] = {what: [] for what in _LEFT_OUT}
+        self._count, self._damage = 0, ""
+        try:
+            for name, start, size, kind in entries(shard):
+                self._count += kind != tarfile.DIRTYPE
+                self._add(name, start, size, kind)
+        except tarfile.ReadError as error:
+            if not self.samples:
+                reason = why_not_tar(shard) or error
+                raise DataError(f"{shard}: not a tar file, or useless from its first sample on ({reason}).") from error
+            self._damage = f"after sample {escaped(next(reversed(self.samples)))!r} it cannot be read on ({error})"
+        except OSError as error:
+            raise DataError(f"{shard}: cannot be read ({error}).") from error
+
+    def problems(self) -> list[str]:
+        """Clauses about what is lost."""
+        found = [self._damage] if self._damage else []
+        found += [f"{len(names)} {_LEFT_OUT[what]} ({_few(names)})" for what, names in self._left_out.items() if names]
+        lone = [key for key, parts in self.samples.items() if "image" not in parts]
+        found += [f"{len(lone)} samples have no image ({_few(lone)})"] if lone else []
+        return found if self._count else [*found, "it is a tar without members"]
+
+    def _add(self, name: str, start: int, size: int, type: bytes) -> None:
+        found = split_name(name, self._image_key)
+        if type == tarfile.DIRTYPE or found is None:
+            return
+        if not found.kind:
+            self.unread[f".{found.suffix}" if found.suffix else "without a suffix"] += 1
+            return
+        kind = found.kind
+        what = _fault(found.key, kind, type, size)
+        parts = self.samples.setdefault(found.key, {}) if not what else {}
+        if kind in parts:
+            what = "repeated"
+        if what:
+            self._left_out[what].append(name)
+        else:
+            parts[kind] = _Part(start, size, found.suffix)
+
+
+_LEFT_OUT = {
+    "repeated": "members repeat an earlier one and are left out",
+    "link": "members are links, not files, and are left out",
+    "sparse": "members are sparse files and are left out: pack without --sparse",
+    "large": "members of 2 GiB or more are left out",
+    "nameless": "members have no key before their suffix and are left out",
+    "other image": f"images of a kind that is not read are left out: {', '.join(IMAGES)} are read",
+}
+"""Why members are not used, and what is said about them."""
+
+
+def _fault(key: str, kind: str, type: bytes, size: int) -> str:
+    """Which of ``_LEFT_OUT`` holds for a member, or ""."""
+    if type == tarfile.GNUTYPE_SPARSE:
+        return "sparse"
+    if type not in FILES:
+        return "link"
+    if not key or key.endswith("/"):
+        return "nameless"
+    return "other image" if kind == "other image" else "large" if size > _LARGEST else ""
 
 
 def members(shard: Path) -> Iterator[tuple[str, int, int]]:
     """Name, offset in bytes and size of every file in a tar (ustar, GNU or PAX), in order; see :func:`entries`."""
-    return ((name, start, size) for name, start, size, kind in entries(shard) if kind in tarfile.REGULAR_TYPES)
+    return ((name, start, size) for name, start, size, kind in entries(shard) if kind in FILES)
 
 
 def entries(shard: Path) -> Iterator[tuple[str, int, int, bytes]]:
     """Name, offset in bytes, size and kind (``tarfile.LNKTYPE``, ...) of everything in a tar, in order.
 
-    Only headers are looked at, and no size that one of them claims makes anything large. (``tarfile`` takes four times
+    Only headers are read, and no size that one of them claims makes anything large. (``tarfile`` takes four times
     as long, and a shard has 30,000 of them.)
 
     Raises:
@@ -155,13 +229,18 @@ def entries(shard: Path) -> Iterator[tuple[str, int, int, bytes]]:
             if start + size > length:
                 raise tarfile.ReadError("the file ends inside of a member")
             place = start + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-            if kind in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
+            if kind in (*_PAX, tarfile.GNUTYPE_LONGNAME):
                 if size > _LARGEST_HEADER:
                     raise tarfile.ReadError(f"a header of {size} bytes")
                 data = _block(file, start, size)
-                longer = _pax(data) if kind == tarfile.XHDTYPE else {"path": _text(data)}
-            elif kind != tarfile.XGLTYPE:
-                yield longer.get("path") or _name(block), start, size, kind
+                longer.update(_pax(data) if kind in _PAX else {"path": _text(data)})
+            elif kind not in (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK):
+                if kind == tarfile.GNUTYPE_SPARSE:
+                    skipped = _sparse_blocks(file, start, block) * tarfile.BLOCKSIZE
+                    start, place = start + skipped, place + skipped
+                sparse = any(key.startswith("GNU.sparse.") for key in longer)
+                name = longer.get("GNU.sparse.name") or longer.get("path") or _name(block)
+                yield name, start, size, tarfile.GNUTYPE_SPARSE if sparse else kind
                 longer = {}
         if length - place > _LARGEST_END or _block(file, place, _LARGEST_END).strip(b"\0"):
             raise tarfile.ReadError("after its end mark there is more, or a long stretch of zeros")
@@ -170,6 +249,15 @@ def entries(shard: Path) -> Iterator[tuple[str, int, int, bytes]]:
 def _block(file: IO[bytes], place: int, size: int = tarfile.BLOCKSIZE) -> bytes:
     file.seek(place)
     return file.read(size)
+
+
+def _sparse_blocks(file: IO[bytes], place: int, block: bytes) -> int:
+    """How many blocks behind the header of a sparse file say where its holes are."""
+    count, more = 0, block[482:483]
+    while more not in (b"", b"\0"):
+        more = _block(file, place + count * tarfile.BLOCKSIZE)[504:505]
+        count += 1
+    return count
 
 
 def _number(field: bytes) -> int:
@@ -210,4 +298,4 @@ def _text(data: bytes) -> str:
 
 
 def _few(names: list[str]) -> str:
-    return f"{', '.join(names[:3])}{', ...' * (len(names) > 3)}"
+    return f"{', '.join(map(escaped, names[:3]))}{', ...' * (len(names) > 3)}"

@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 
+from vlkit.datasets.annotations import short_names
 from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.caption_table import draw_caption
 from vlkit.datasets.image_files import evenly
 from vlkit.datasets.shard_files import check_found, expand
+from vlkit.datasets.shard_names import escaped
+from vlkit.datasets.shard_texts import ShardTexts
 from vlkit.datasets.tar_index import TarIndex, index_of
 from vlkit.errors import BadSample, DataError
 from vlkit.registry import DATASETS
 
 logger = logging.getLogger(__name__)
+_TRIED, _READ = 8, 200  # samples whose texts are read to find faults: when the dataset is opened, and by a check
 
 
 @DATASETS.register("web_shards")
 class WebShards(VLDataset):
-    """Images with captions in webdataset shards: tar files with ``<key>.jpg`` (png, webp) and ``<key>.txt`` or
-    ``<key>.json`` (``{"caption": text}``) for each sample; where there are both, the text file counts.
+    """Images with captions in webdataset shards: tar files with ``<key>.jpg`` (jpeg, png, webp) and ``<key>.txt`` or
+    ``<key>.json`` (``{"caption": text}`` or a list of texts) for each sample. Where there are both, the text file
+    counts unless it is blank, and the other texts of a list in the JSON are further captions. A key may hold dots: what
+    is behind the last one is the suffix, in upper or lower case.
 
     Samples are read at their place in the tar, so the order is free: it is that of the run's seed, like that of any
     other dataset, and a run continues where it stopped. Where the samples of a shard are is read from its headers once
-    and kept in the cache. In memory a sample takes about 45 bytes, which worker processes share.
+    and kept in the cache. In memory a sample takes about 60 bytes, which worker processes share.
 
     Every image is one sample. In split "train" its text is one of its captions, chosen by the generator where there
     are several; in the other splits all are under ``references``. ``image_id`` is ``<path of the shard>:<key>``,
@@ -41,6 +48,10 @@ class WebShards(VLDataset):
         path: a shard, a pattern (``cc3m/{00000..00331}.tar``, ``cc3m/*.tar``), a folder of ``*.tar`` (of an output of
             ``vlkit capfilt``: ``OUT/kept``), or several of these.
         split: "train", "val" or "test": how samples are made. It chooses no shards.
+        image_key: suffix of the images, where samples have several (``png``, ``rgb.jpg``); None: any of jpg, jpeg, png
+            and webp.
+        caption_key: key of the caption in the JSON, whose texts are then the only ones; None: ``caption`` or another
+            common name (``captions``, ``text``, ``title``, ...).
         image_processor: called with (encoded image as bytes, generator).
         text_processor: called with ``text_input`` (not with references).
         limit: use the first so many samples only.
@@ -56,17 +67,23 @@ class WebShards(VLDataset):
         self,
         path: str | list[str],
         split: Literal["train", "val", "test"] = "train",
+        image_key: str | None = None,
+        caption_key: str | None = None,
         image_processor: Any = None,
         text_processor: Any = None,
         limit: int | None = None,
     ):
-        check_arguments("web_shards", {"split": (split, SPLITS)}, limit, image_processor)
+        keys = ShardTexts.keys(caption_key)
+        others = keys.problems() + ["image_key: '' given; a suffix such as png is needed."] * (image_key == "")
+        check_arguments("web_shards", {"split": (split, SPLITS)}, limit, image_processor, others=others)
         self.split, self.image_processor, self.text_processor = split, image_processor, text_processor
         self.shards = find_shards([path] if isinstance(path, (str, os.PathLike)) else list(path))
-        indices = _indices(self.shards)
+        self._names = short_names(self.shards)
+        indices = _indices(self.shards, None if image_key is None else image_key.lstrip("."))
         self._problems = [f"{shard}: {text}." for shard, index in zip(self.shards, indices) for text in index.problems]
         for problem in self._problems:
             logger.warning("%s", problem)
+        unread = _unread(indices)
         self._first = np.cumsum([0, *(len(index.rows) for index in indices)])  # sample that each shard starts with
         self._rows = np.concatenate([index.rows for index in indices])
         self._keys = np.concatenate([index.keys for index in indices])
@@ -74,8 +91,16 @@ class WebShards(VLDataset):
         ends = [index.ends + before for index, before in zip(indices, bytes_before)]
         self._ends = np.concatenate([[0], *ends]).astype(np.int64)
         if not len(self._rows):
-            raise DataError(f"{self.shards[0]}{' and others' * (len(self.shards) > 1)}: no sample has an image.")
+            holds = f" Its members are {unread}." if unread else ""
+            said = f" ({' '.join(self._problems[:3])})" if self._problems else ""
+            raise DataError(
+                f"{self.shards[0]}{' and others' * (len(self.shards) > 1)}: no sample has an image.{holds}{said}"
+            )
+        if unread:
+            logger.warning("%s: members that are not read: %s", self.shards[0].parent, unread)
         self._size = len(self._rows) if limit is None else min(limit, len(self._rows))
+        self.caption_key, self._texts = caption_key, ShardTexts(keys, self.shards[0])
+        self._check_captions()
 
     def __len__(self) -> int:
         return self._size
@@ -87,16 +112,16 @@ class WebShards(VLDataset):
 
     def place(self, index: int) -> tuple[Path, str]:
         """Shard and key of sample ``index``."""
-        shard = int(np.searchsorted(self._first, index, side="right")) - 1
-        key = self._keys[self._ends[index] : self._ends[index + 1]].tobytes()
-        return self.shards[shard], key.decode("utf-8", "surrogateescape").encode("utf-8", "replace").decode()
+        shard, key = self._place(index)
+        return self.shards[shard], key
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        shard, key = self.place(index)
-        row, name = self._rows[index], f"{shard.name}:{key}"
-        captions, image = self._read(shard, row, name)
+        shard, key = self._place(index)
+        name = self._name(index)
+        image, text, data = self._read(index, name)
+        captions = self._texts.captions(text, data, name, self.training)
         sample = draw_caption(captions, name, self.training, self.text_processor, rng)
-        sample["image_id"] = f"{shard}:{key}"
+        sample["image_id"] = f"{self.shards[shard]}:{key}"
         try:
             sample["image"] = self.image_processor(image, rng)
         except BadSample as error:  # which knows the bytes only
@@ -105,14 +130,20 @@ class WebShards(VLDataset):
 
     def problems(self, limit: int = 20_000) -> list[str]:
         """What of the shards cannot be read, and samples without a caption."""
-        found, looked_at = list(self._problems), evenly(len(self), limit)
-        without = [index for index in looked_at if self._rows[index]["text"] < 0]
+        found, chosen = list(self._problems), evenly(len(self), limit)
+        blank = (self._rows["text_size"] <= 0) & (self._rows["json_size"] <= 0)
+        without = [index for index in chosen if blank[index]]
         if without:
-            names = ", ".join(":".join((shard.name, key)) for shard, key in map(self.place, without[:3]))
-            found.append(
-                f"{len(without)} of the {len(looked_at)} samples looked at have no caption ({names}"
-                f"{', ...' * (len(without) > 3)})."
-            )
+            found.append(f"{len(without)} of the {len(chosen)} samples checked have no caption ({self._few(without)}).")
+        faults = []
+        for index in [index for index in evenly(len(self), _READ) if not blank[index]]:
+            try:
+                faults += [] if self._captions(index) else [(index, "it has no caption")]
+            except BadSample as error:
+                faults.append((index, error.reason))
+        if faults:
+            names, why = self._few([index for index, _ in faults]), faults[0][1]
+            found.append(f"{len(faults)} of {min(_READ, len(self))} samples have texts of no use ({names}): {why}.")
         return found
 
     def images(self) -> Iterator[tuple[str | int, str]]:
@@ -127,19 +158,48 @@ class WebShards(VLDataset):
             found.update(f"{shard.name} {shard.stat().st_size}\n".encode())
         return f"{type(self).__name__}:{self.split}:{len(self)}:{found.hexdigest()}"
 
-    def _read(self, shard: Path, row: np.void, name: str) -> tuple[list[str], bytes]:
-        """Captions that are not empty, and the encoded image."""
+    def _place(self, index: int) -> tuple[int, str]:
+        shard = int(np.searchsorted(self._first, index, side="right")) - 1
+        key = self._keys[self._ends[index] : self._ends[index + 1]].tobytes()
+        return shard, escaped(key.decode("utf-8", "surrogateescape"))
+
+    def _name(self, index: int) -> str:
+        shard, key = self._place(index)
+        return f"{self._names[shard]}:{key}"
+
+    def _few(self, indices: list[int]) -> str:
+        return f"{', '.join(map(self._name, indices[:3]))}{', ...' * (len(indices) > 3)}"
+
+    def _read(self, index: int, name: str) -> tuple[bytes, bytes, bytes]:
+        """The encoded image, the text file and the JSON; empty where there is none."""
+        row = self._rows[index]
         try:
-            with open(shard, "rb") as file:
-                file.seek(row["image"])
-                image = file.read(row["image_size"])
-                text = b""
-                if row["text"] >= 0:
-                    file.seek(row["text"])
-                    text = file.read(row["text_size"])
+            with open(self.place(index)[0], "rb") as file:
+                image, text, data = (_part(file, row[kind], row[f"{kind}_size"]) for kind in ("image", "text", "json"))
+                return image, text, data
         except OSError as error:
             raise BadSample(name, f"the shard cannot be read ({error.strerror})") from error
-        return _captions(text, bool(row["json"]), name), image
+
+    def _captions(self, index: int) -> list[str]:
+        name = self._name(index)
+        _, text, data = self._read(index, name)
+        return self._texts.captions(text, data, name, need=True)
+
+    def _check_captions(self) -> None:
+        """Read some captions, so that a wrong ``caption_key`` is an error of the first moment."""
+        if self.caption_key is not None and (self._rows["json"] < 0).all():
+            raise DataError(f"{self.shards[0]}: caption_key is {self.caption_key!r}, and no sample has a JSON.")
+        for index in evenly(len(self), _TRIED):
+            with contextlib.suppress(BadSample):
+                self._captions(index)
+        self._texts.finish()
+
+
+def _part(file: IO[bytes], place: int, size: int) -> bytes:
+    if place < 0:
+        return b""
+    file.seek(int(place))
+    return file.read(int(size))
 
 
 def find_shards(paths: list[str]) -> list[Path]:
@@ -152,24 +212,17 @@ def find_shards(paths: list[str]) -> list[Path]:
     return check_found(paths, shards)
 
 
-def _indices(shards: list[Path]) -> list[TarIndex]:
+def _indices(shards: list[Path], image_key: str | None) -> list[TarIndex]:
     """The index of each shard. Processes of one run start at different ones, so that they share the work."""
     world, rank = (int(os.environ.get(name) or default) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0")))
     first = len(shards) * rank // max(world, 1) % len(shards)
-    found = {shard: index_of(shard) for shard in shards[first:] + shards[:first]}
+    found = {shard: index_of(shard, image_key) for shard in shards[first:] + shards[:first]}
     return [found[shard] for shard in shards]
 
 
-def _captions(data: bytes, is_json: bool, name: str) -> list[str]:
-    text = data.decode("utf-8", "replace")
-    if not is_json:
-        return [text.strip()] if text.strip() else []
-    try:
-        fields = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BadSample(name, f"its JSON cannot be read ({error.msg})") from error
-    given = fields.get("caption") if isinstance(fields, dict) else None
-    texts = given if isinstance(given, list) else [given]
-    return [
-        each.encode("utf-8", "replace").decode().strip() for each in texts if isinstance(each, str) and each.strip()
-    ]
+def _unread(indices: list[TarIndex]) -> str:
+    """Members that are no part of a sample: ".npy (30), .seg.png (30)"."""
+    counts: Counter[str] = Counter()
+    for index in indices:
+        counts.update(index.unread)
+    return ", ".join(f"{suffix} ({count})" for suffix, count in counts.most_common(10))
