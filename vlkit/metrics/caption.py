@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from vlkit.errors import DataError
+from vlkit.metrics.base import shown
 from vlkit.metrics.ptb import ptb_tokenize
 
 MAX_N = 4
@@ -55,7 +56,11 @@ def bleu(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> tupl
 
     Returns:
         BLEU-1 to BLEU-4 of the corpus [4] and of each image [N, 4], 0 to 1.
+
+    Raises:
+        DataError: as ``caption_scores``.
     """
+    candidates, references = paired_captions(candidates, references)
     correct = np.zeros((len(candidates), MAX_N))
     guessed = np.zeros((len(candidates), MAX_N))
     lengths = np.zeros((len(candidates), 2))  # of the candidate, of its closest reference
@@ -90,7 +95,11 @@ def rouge_l(
 
     Returns:
         The mean, and the score of each image [N], 0 to 1.
+
+    Raises:
+        DataError: as ``caption_scores``.
     """
+    candidates, references = paired_captions(candidates, references)
     scores = np.zeros(len(candidates))
     for i, (candidate, group) in enumerate(zip(candidates, references, strict=True)):
         words = candidate.split(" ")  # as pycocoevalcap: an empty caption is one empty word
@@ -134,7 +143,11 @@ def cider_d(
 
     Returns:
         The mean, and the score of each image [N], 0 to 10.
+
+    Raises:
+        DataError: as ``caption_scores``.
     """
+    candidates, references = paired_captions(candidates, references)
     counts = [[_count(reference.split()) for reference in group] for group in references]
     weights = _squared_rarity(counts)
     scores = np.zeros(len(candidates))
@@ -202,9 +215,10 @@ def paired_captions(candidates: Any, references: Any) -> tuple[list[str], list[l
         if not isinstance(text, str):
             raise DataError(f"candidate of {key!r} must be a text, got {type(text).__name__}.")
         if isinstance(group, str) or not isinstance(group, Sequence) or not group:
-            raise DataError(f"references of {key!r} must be a list of at least one text, got {group!r}.")
+            raise DataError(f"references of {key!r} must be a list of at least one text, got {shown(group)}.")
         if not all(isinstance(reference, str) for reference in group):
-            raise DataError(f"references of {key!r} must be texts, got {group!r}.")
+            wrong = next(reference for reference in group if not isinstance(reference, str))
+            raise DataError(f"references of {key!r} must be texts, got {shown(wrong)}.")
     return list(given.values()), [list(wanted[key]) for key in given]
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vlkit.errors import DataError
+from vlkit.metrics.base import numbers, shown
 
 
 def auc(scores: ArrayLike, labels: ArrayLike) -> float:
@@ -19,7 +20,7 @@ def auc(scores: ArrayLike, labels: ArrayLike) -> float:
         0 to 1; .5 is chance.
 
     Raises:
-        DataError: other shapes, labels or NaN; or only one of the classes is there.
+        DataError: other shapes or labels, scores that are not finite numbers, or one class alone.
     """
     values, positive = _checked("auc", scores, labels)
     positives, negatives = int(positive.sum()), int((~positive).sum())
@@ -56,27 +57,42 @@ def best_threshold(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
 def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
     """Share of ``predictions`` [N] that equal ``labels`` [N], 0 to 1.
 
+    Args:
+        predictions, labels: both numbers (or booleans), or both texts.
+
     Raises:
-        DataError: they are empty or differ in shape.
+        DataError: they are empty, differ in shape, are numbers and texts (which are never equal) or not finite.
     """
-    given, truth = np.asarray(predictions), np.asarray(labels)
+    given, truth = _classes("predictions", predictions), _classes("labels", labels)
     _check_pair("predictions", given, truth)
+    if (given.dtype.kind == "U") != (truth.dtype.kind == "U"):
+        raise DataError(
+            f"accuracy: predictions and labels must both be numbers or both be texts, got {shown(predictions)} and "
+            f"{shown(labels)}."
+        )
     return float((given == truth).mean())
 
 
 def _checked(name: str, scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Scores [N], and [N] whether each is a positive's."""
-    values, truth = np.asarray(scores, dtype=np.float64), np.asarray(labels)
+    values = numbers(name, "scores", scores, ndim=None, empty=True).astype(np.float64)
+    truth = numbers(name, "labels", labels, ndim=None, empty=True)
     _check_pair("scores", values, truth)
     if not np.isin(truth, (0, 1)).all():
         raise DataError(f"{name}: labels must be 0 or 1, got {sorted(set(truth.tolist()))[:5]}.")
-    if np.isnan(values).any():
-        raise DataError(f"{name}: {int(np.isnan(values).sum())} of {values.size} scores are NaN.")
     positive = truth.astype(bool)
     positives, negatives = int(positive.sum()), int((~positive).sum())
     if not positives or not negatives:
         raise DataError(f"{name} needs both classes, got {positives} positives and {negatives} negatives.")
     return values, positive
+
+
+def _classes(what: str, values: ArrayLike) -> np.ndarray:
+    """Texts or finite numbers as an array of that kind."""
+    listed = values.tolist() if isinstance(values, np.ndarray) else values
+    if isinstance(listed, (list, tuple)) and listed and all(isinstance(each, str) for each in listed):
+        return np.asarray(listed)
+    return numbers("accuracy", what, values, ndim=None, empty=True)
 
 
 def _check_pair(name: str, values: np.ndarray, labels: np.ndarray) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vlkit.errors import DataError
+from vlkit.metrics.base import check_texts, numbers, whole_numbers
 
 
 def ranks_of(scores: ArrayLike) -> np.ndarray:
@@ -25,6 +26,9 @@ def ranks_of(scores: ArrayLike) -> np.ndarray:
 
     Returns:
         [K] a permutation of 1 to K.
+
+    Raises:
+        DataError: no scores, or scores that are not finite numbers.
     """
     values = _scores(scores)
     ranks = np.empty(len(values), dtype=np.int64)
@@ -36,11 +40,10 @@ def answer_rank(scores: ArrayLike, answer: int) -> int:
     """The rank of candidate ``answer``, from 1; behind all of equal score.
 
     Raises:
-        DataError: ``answer`` is not 0 to K-1, or a score is NaN.
+        DataError: ``answer`` is not 0 to K-1, or a score is not finite.
     """
     values = _scores(scores)
-    if not 0 <= answer < len(values):
-        raise DataError(f"the answer is candidate {answer}, but there are {len(values)}, counted from 0.")
+    _check_answer(answer, len(values))
     return int((values >= values[answer]).sum())
 
 
@@ -53,10 +56,13 @@ def sparse_scores(ranks: ArrayLike, ks: Sequence[int] = (1, 5, 10)) -> dict[str,
 
     Returns:
         ``mrr`` (mean of 1 / rank), ``r@k`` (share of ranks up to k) for every k, ``mean_rank``.
+
+    Raises:
+        DataError: no ranks, ranks that are no whole numbers from 1, or a k below 1.
     """
-    values = np.asarray(ranks, dtype=np.float64)
-    if values.ndim != 1 or not values.size or values.min() < 1:
-        raise DataError(f"ranks must be one or more numbers from 1, got {np.asarray(ranks).tolist()!r:.80}.")
+    values = whole_numbers("dialog", "ranks", ranks, low=1).astype(np.float64)
+    if not len(ks) or min(ks) < 1:
+        raise DataError(f"dialog: ks must be numbers from 1, got {list(ks)}.")
     found = {"mrr": float((1 / values).mean())}
     found |= {f"r@{k}": float((values <= k).mean()) for k in ks}
     return found | {"mean_rank": float(values.mean())}
@@ -74,11 +80,15 @@ def ndcg(scores: ArrayLike, relevance: ArrayLike) -> float | None:
 
     Returns:
         0 to 1; None where no candidate is relevant.
+
+    Raises:
+        DataError: numbers that are not finite, negative relevance, or not one for each candidate.
     """
-    values, gain = _scores(scores), np.asarray(relevance, dtype=np.float64)
+    values, gain = _scores(scores), numbers("ndcg", "relevances", relevance).astype(np.float64)
     if gain.shape != values.shape or not (gain >= 0).all():
         raise DataError(
-            f"ndcg: each candidate needs a relevance of 0 or more, got {gain.size} for {values.size} scores."
+            f"ndcg: each candidate needs a relevance of 0 or more, got {gain.size} for {values.size} scores, "
+            f"the smallest {gain.min():g}."
         )
     k = int((gain > 0).sum())
     if not k:
@@ -120,7 +130,12 @@ def prior_reciprocal_rank(
     Returns:
         Mean over the orders in which equally frequent candidates may stand; answers to any question decide among
         those equally frequent after this kind.
+
+    Raises:
+        DataError: ``candidates`` is not a list of texts, or ``answer`` is not 0 to K-1.
     """
+    check_texts("dialog", "candidates", candidates)
+    _check_answer(answer, len(candidates))
     kind, any_kind = counts.get(question_kind(question), {}), counts.get("", {})
     scores = [(kind.get(text, 0), any_kind.get(text, 0)) for text in candidates]
     better = sum(score > scores[answer] for score in scores)
@@ -129,7 +144,9 @@ def prior_reciprocal_rank(
 
 
 def _scores(scores: ArrayLike) -> np.ndarray:
-    values = np.asarray(scores, dtype=np.float64)
-    if values.ndim != 1 or not values.size or np.isnan(values).any():
-        raise DataError(f"scores must be one or more numbers, none NaN, got shape {list(values.shape)}.")
-    return values
+    return numbers("dialog", "scores", scores).astype(np.float64)
+
+
+def _check_answer(answer: int, count: int) -> None:
+    if isinstance(answer, bool) or not isinstance(answer, (int, np.integer)) or not 0 <= answer < count:
+        raise DataError(f"dialog: the answer is candidate {answer!r}, but there are {count}, counted from 0.")

@@ -22,10 +22,10 @@ Rewrite = Callable[[str], str]
 _SPACE = "\u00a0\u2000-\u200a\u3000 \t\n"
 _APOS = r"(?:['’\u0092]|&apos;)"
 _APOS_LIKE = r"(?:['’\u0092`‘\u0091‛]|&apos;)"  # also what was meant as one
-_NUMERALS = tables.NUMERALS
 _ENTITY = "&[aeiouAEIOU](?:acute|grave|uml);"
-_L = rf"[^\W\d_{_NUMERALS}]"  # a letter
-_LD = rf"[^\W_{_NUMERALS}]"  # a letter or digit
+_L = f"[{tables.LETTERS}]"
+_D = f"[{tables.DIGITS}]"
+_LD = f"[{tables.LETTERS}{tables.DIGITS}]"
 _WORD_START = rf"(?:{_L}|[{tables.MARKS}]|{_ENTITY})"
 _RUN = rf"(?:{_WORD_START}(?:{_LD}|[{tables.MARKS}]|{_ENTITY})*)"
 _WORD = rf"(?:{_RUN}(?:[.!?]{_RUN})*)"
@@ -158,9 +158,10 @@ _RULES: list[tuple[str, Rewrite | None]] = [
     (r"[!?]+|(?:\\\*)+|\*+|_+|#+|@+|<<|>>", None),
     (r"[A-Z]*\$", None),
     (r"''|'|[`‘-‟\u0091-\u0094‹›«»]{1,2}|\"|&quot;|&apos;", _quotes),
-    (rf"[{tables.SYMBOLS}.\[\](){{}}¼½¾⅓⅔£€¤₠¢]", _single),
+    (rf"[{tables.SYMBOLS}.\[\](){{}}¼½¾⅓⅔£€¤₠¢\u0080\u2044\u20a4]", _single),
 ]
-_COMPILED = [(re.compile(pattern), rewrite) for pattern, rewrite in _RULES]
+# ``\d`` in a rule stands for the digits of the table: Python's own depend on its version.
+_COMPILED = [(re.compile(pattern.replace(r"\d", _D)), rewrite) for pattern, rewrite in _RULES]
 _SPLIT_WORDS = {a + b for a, b in tables.SPLIT_WORDS}
 _PLAIN = re.compile(r"([A-Za-z]+)\s+")
 

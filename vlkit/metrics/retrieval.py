@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vlkit.errors import DataError
+from vlkit.metrics.base import numbers, whole_numbers
 
 
 def right_ranks(scores: ArrayLike, right: ArrayLike) -> np.ndarray:
@@ -27,11 +28,14 @@ def right_ranks(scores: ArrayLike, right: ArrayLike) -> np.ndarray:
         [Q] number of wrong answers that score at least as much as the best right one.
 
     Raises:
-        DataError: a score is NaN.
+        DataError: the shapes differ, there are no scores, or a score is NaN or +inf.
     """
-    scores, right = np.asarray(scores), np.asarray(right)
-    if np.isnan(scores).any():
-        raise DataError(f"retrieval: {int(np.isnan(scores).sum())} of {scores.size} scores are NaN.")
+    scores, right = numbers("retrieval", "scores", scores, ndim=2, unranked=True), np.asarray(right)
+    if right.shape != scores.shape or right.dtype != bool:
+        raise DataError(
+            f"retrieval: right must be booleans of the shape of scores, {list(scores.shape)}, "
+            f"got {right.dtype} {list(right.shape)}."
+        )
     best = np.where(right, scores, -np.inf).max(axis=1)
     return ((scores >= best[:, None]) & ~right).sum(axis=1)
 
@@ -47,9 +51,14 @@ def recall(image_ranks: ArrayLike, text_ranks: ArrayLike, ks: Sequence[int] = (1
     Returns:
         ``tr@k`` (image to text), ``ir@k`` (text to image) for every k, ``tr_mean``, ``ir_mean`` over the ks and
         ``recall_mean`` of these two, all 0 to 1.
+
+    Raises:
+        DataError: no ranks, ranks that are no whole numbers from 0, or a k below 1.
     """
+    _check_ks(ks)
     result: dict[str, float] = {}
-    for side, ranks in (("tr", np.asarray(image_ranks)), ("ir", np.asarray(text_ranks))):
+    for side, given in (("tr", image_ranks), ("ir", text_ranks)):
+        ranks = whole_numbers("recall", "ranks", given, low=0)
         result |= {f"{side}@{k}": float((ranks < k).mean()) for k in ks}
     for side in ("tr", "ir"):
         result[f"{side}_mean"] = float(np.mean([result[f"{side}@{k}"] for k in ks]))
@@ -58,8 +67,12 @@ def recall(image_ranks: ArrayLike, text_ranks: ArrayLike, ks: Sequence[int] = (1
 
 
 def median_rank(ranks: ArrayLike) -> float:
-    """Median of ``ranks`` (from 0), told from 1 as the field does (``MdR``)."""
-    return float(np.median(np.asarray(ranks)) + 1)
+    """Median of ``ranks`` (from 0), counted from 1 as the field does (``MdR``).
+
+    Raises:
+        DataError: no ranks, or ranks that are no whole numbers from 0.
+    """
+    return float(np.median(whole_numbers("median_rank", "ranks", ranks, low=0)) + 1)
 
 
 def recall_at_k(
@@ -77,18 +90,22 @@ def recall_at_k(
         text_scores: [T, I] scores of the direction text to image; None: the transpose of ``scores``.
 
     Raises:
-        DataError: shapes do not fit, a text has no image or an image no text, NaN, or a k below 1.
+        DataError: shapes do not fit, a text has no image or an image no text, NaN or +inf, or a k below 1.
     """
-    matrix, owner = np.asarray(scores), np.asarray(image_of_text)
-    _check(matrix, owner, ks)
-    other = matrix.T if text_scores is None else np.asarray(text_scores)
+    matrix = numbers("recall_at_k", "scores", scores, ndim=None, unranked=True, empty=True)
+    owner = numbers("recall_at_k", "image_of_text", image_of_text, ndim=None, empty=True)
+    _check(matrix, owner)
+    _check_ks(ks)
+    other = matrix.T
+    if text_scores is not None:
+        other = numbers("recall_at_k", "text_scores", text_scores, ndim=None, unranked=True, empty=True)
     if other.shape != matrix.T.shape:
         raise DataError(f"recall_at_k: text_scores must be {list(matrix.T.shape)}, got {list(other.shape)}.")
     right = owner[None, :] == np.arange(len(matrix))[:, None]
     return recall(right_ranks(matrix, right), right_ranks(other, right.T), ks)
 
 
-def _check(matrix: np.ndarray, owner: np.ndarray, ks: Sequence[int]) -> None:
+def _check(matrix: np.ndarray, owner: np.ndarray) -> None:
     if matrix.ndim != 2 or not matrix.size or owner.shape != matrix.shape[1:]:
         raise DataError(
             f"recall_at_k: scores must be [images, texts] with one image_of_text a text, "
@@ -99,5 +116,8 @@ def _check(matrix: np.ndarray, owner: np.ndarray, ks: Sequence[int]) -> None:
     without = np.setdiff1d(np.arange(len(matrix)), owner)
     if without.size:
         raise DataError(f"recall_at_k: {without.size} images have no text, the first is row {without[0]}.")
-    if not ks or min(ks) < 1:
-        raise DataError(f"recall_at_k: ks must be numbers from 1, got {list(ks)}.")
+
+
+def _check_ks(ks: Sequence[int]) -> None:
+    if not len(ks) or min(ks) < 1:
+        raise DataError(f"recall: ks must be numbers from 1, got {list(ks)}.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from vlkit.errors import DataError
+from vlkit.metrics.base import check_text, check_texts
 
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _DECIMAL_COMMA = re.compile(r"\d,\d")
@@ -71,11 +71,10 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
         0..1.
 
     Raises:
-        DataError: there are no answers.
+        DataError: there are no answers, or something is not a text (``answers`` a single one, say).
     """
-    if not answers:
-        raise DataError(f"vqa_accuracy: no answers to compare {prediction!r} with.")
-    prediction = normalise_answer(prediction)
+    prediction = normalise_answer(check_text("vqa_accuracy", "the prediction", prediction))
+    answers = check_texts("vqa_accuracy", "answers", answers)
     if len(set(answers)) > 1:
         answers = [normalise_punctuation(answer) for answer in answers]
     matches = sum(answer == prediction for answer in answers)
@@ -85,6 +84,10 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """1 where the normalised ``prediction`` is one of the normalised ``answers``, else 0."""
-    prediction = normalise_answer(prediction)
-    return float(any(normalise_answer(answer) == prediction for answer in answers))
+    """1 where the normalised ``prediction`` is one of the normalised ``answers``, else 0.
+
+    Raises:
+        DataError: as :func:`vqa_accuracy`.
+    """
+    prediction = normalise_answer(check_text("exact_match", "the prediction", prediction))
+    return float(any(normalise_answer(each) == prediction for each in check_texts("exact_match", "answers", answers)))

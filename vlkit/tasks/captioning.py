@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
+from vlkit.errors import DataError
 from vlkit.io import atomic_write
+from vlkit.metrics.base import numbers
 from vlkit.metrics.caption import caption_scores
 from vlkit.models.decoding import GenerationConfig
 from vlkit.registry import TASKS
@@ -61,6 +63,9 @@ class Captioning(Task):
                 row |= {key: batch[key][i] for key in ("references", "scene", "domain") if key in batch}
                 rows.append(row)
         rows = sorted(context.gather(rows), key=lambda row: row["index"])
+        if not rows:
+            raise DataError(f"evaluation set {context.name!r}: none of its samples could be used.")
+        numbers("captioning", "scores", [row["score"] for row in rows])
         if context.rank == 0 and context.output_dir is not None:
             self._write(rows, context)
         return self._scores(rows)
@@ -71,8 +76,8 @@ class Captioning(Task):
     def _scores(self, rows: list[dict[str, Any]]) -> dict[str, float]:
         candidates = [row["caption"] for row in rows]
         scores = {
-            "score": sum(row["score"] for row in rows) / max(len(rows), 1),
-            "length": sum(len(text.split()) for text in candidates) / max(len(rows), 1),
+            "score": sum(row["score"] for row in rows) / len(rows),
+            "length": sum(len(text.split()) for text in candidates) / len(rows),
         }
         judged = [row for row in rows if row.get("references")]
         if judged:
@@ -85,7 +90,7 @@ class Captioning(Task):
                 scores |= found
                 for name, reason in skipped.items():
                     logger.warning("%s is not reported: %s", name, reason)
-        if rows and all("scene" in row for row in rows):
+        if all("scene" in row for row in rows):
             from vlkit.datasets.shapes.checker import caption_quality
 
             scores |= caption_quality(candidates, [row["scene"] for row in rows])

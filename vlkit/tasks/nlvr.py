@@ -10,6 +10,7 @@ import torch
 
 from vlkit.errors import DataError
 from vlkit.io import atomic_write
+from vlkit.metrics.base import numbers
 from vlkit.metrics.classification import accuracy
 from vlkit.registry import TASKS
 from vlkit.tasks.base import Batch, EvalContext, Progress, StepOutput, Task, to_device
@@ -44,6 +45,7 @@ class Nlvr(Task):
         rows = sorted(context.gather(rows), key=lambda row: row["index"])
         if not rows:
             raise DataError(f"evaluation set {context.name!r}: none of its samples could be used.")
+        numbers("nlvr", "log probabilities", [row["log_probs"] for row in rows], ndim=2)  # NaN would count as "false"
         if context.rank == 0 and context.output_dir is not None:
             self._write(rows, context)
         return self._scores(rows)

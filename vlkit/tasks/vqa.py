@@ -12,6 +12,7 @@ import torch
 from vlkit.datasets.answer_list import read_answer_list
 from vlkit.errors import ConfigError, DataError, did_you_mean
 from vlkit.io import atomic_write
+from vlkit.metrics.base import numbers
 from vlkit.metrics.vqa import exact_match, vqa_accuracy
 from vlkit.models.decoding import GenerationConfig
 from vlkit.registry import TASKS
@@ -83,6 +84,7 @@ class Vqa(Task):
         rows = sorted(context.gather(rows), key=lambda row: row["index"])
         if not rows:
             raise DataError(f"evaluation set {context.name!r}: none of its samples could be used.")
+        numbers("vqa", "scores", [row["score"] for row in rows])
         if context.rank == 0 and context.output_dir is not None:
             results = [{"question_id": row["question_id"], "answer": row["answer"]} for row in rows]
             with atomic_write(context.output_dir / f"answers_{context.name}.json", "w") as file:

@@ -103,11 +103,23 @@ def test_mapping_and_list_agree():
         (["x"], ["x"], "references of 0 must be a list of at least one text"),
         (["x"], [[]], "references of 0 must be a list of at least one text"),
         (["x"], [[1]], "references of 0 must be texts"),
+        ([None], [["x"]], "candidate of 0 must be a text, got NoneType"),
+        ([float("nan")], [["x"]], "candidate of 0 must be a text, got float"),
+        (["x"], [["x", None]], r"references of 0 must be texts, got None \(NoneType\)"),
+        (None, [["x"]], "must be a mapping from image id or a list"),
     ],
 )
-def test_mistakes(candidates, references, message: str):
+@pytest.mark.parametrize("metric", [caption_scores, bleu, rouge_l, cider_d])
+def test_mistakes(metric, candidates, references, message: str):
     with pytest.raises(DataError, match=message):
-        caption_scores(candidates, references)
+        metric(candidates, references)
+
+
+def test_an_empty_caption_is_valid_and_scores_nothing():
+    scores = caption_scores(["", "a red dog"], [["a cat"], ["a red dog"]])
+    alone = caption_scores([""], [["a cat"]])
+    assert alone == pytest.approx(dict.fromkeys(scores, 0.0), abs=1e-6)
+    assert cider_d(["", "a red dog"], [["a cat"], ["a red dog"]])[1][0] == 0
 
 
 def test_a_thousand_images_take_seconds():

@@ -19,7 +19,6 @@ def test_by_hand():
     assert auc([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]) == 0.75
     assert auc([1, 1, 1], [0, 1, 0]) == 0.5
     assert auc([3, 2, 1], [True, False, False]) == 1
-    assert auc([float("-inf"), 0, float("inf")], [1, 0, 0]) == 0
 
 
 @given(SCORED)
@@ -47,6 +46,14 @@ def test_only_the_order_counts(rows, factor: int, shift: int):
         ([1, 2], [1, 1], "both classes, got 2 positives and 0 negatives"),
         ([1, 2], [0, 2], "0 or 1, got"),
         ([1, float("nan")], [0, 1], "1 of 2 scores are NaN"),
+        ([float("-inf"), 0, float("inf")], [1, 0, 0], "2 of 3 scores are infinite"),
+        ([[1, 2], [3]], [0, 1], "cannot be read as an array of numbers"),
+        (["a", "b"], [0, 1], "scores must be numbers, got .*'a'"),
+        ([1, None], [0, 1], "scores must be numbers"),
+        ([1, 2], [0, None], "labels must be numbers"),
+        ([1, 2], ["0", "1"], "labels must be numbers"),
+        ([1, 2], [0, float("nan")], "1 of 2 labels are NaN"),
+        ([1 + 2j, 2], [0, 1], "scores must be numbers"),
         ([1, 2, 3], [0, 1], r"got shapes \[3\] and \[2\]"),
         ([], [], "not empty"),
         ([[1], [2]], [[0], [1]], "two lists"),
@@ -60,8 +67,27 @@ def test_mistakes(scores, labels, message: str):
 def test_accuracy():
     assert accuracy([1, 2, 3, 4], [1, 2, 0, 0]) == 0.5
     assert accuracy(["yes", "no"], ["yes", "yes"]) == 0.5
-    with pytest.raises(DataError, match="predictions and labels"):
-        accuracy([1, 2], [1])
+    assert accuracy([True, False], [1, 1]) == 0.5
+    assert accuracy(np.array(["a", "b"]), ("a", "b")) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("predictions", "labels", "message"),
+    [
+        ([1, 2], [1], "predictions and labels must be two lists of one length"),
+        ([], [], "not empty"),
+        (["1", "2"], [1, 2], "both be numbers or both be texts"),
+        ([1, float("nan")], [1, 2], "1 of 2 predictions are NaN"),
+        ([1, float("inf")], [1, 2], "1 of 2 predictions are infinite"),
+        (["yes", None], ["yes", "no"], "predictions must be numbers"),
+        ([[1, 2], [3]], [1, 2], "cannot be read"),
+        ("yes", "yes", "predictions must be numbers"),
+        (None, [1], "predictions must be numbers"),
+    ],
+)
+def test_nothing_wrong_counts_as_unequal(predictions, labels, message: str):
+    with pytest.raises(DataError, match=message):
+        accuracy(predictions, labels)
 
 
 def test_the_best_threshold_by_hand():

@@ -7,7 +7,6 @@ import json
 import random
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,8 @@ from hypothesis import strategies as st
 from vlkit.metrics.ptb import ptb_tokenize, ptb_tokens
 from vlkit.metrics.ptb_tables import PUNCTUATION
 
-PAIRS = json.loads((Path(__file__).parents[2] / "assets" / "ptb_pairs.json").read_text(encoding="utf-8"))
+ASSETS = Path(__file__).parents[2] / "assets"
+PAIRS = json.loads((ASSETS / "ptb_pairs.json").read_text(encoding="utf-8"))
 
 
 def test_stored_answers_of_the_java_tokenizer():
@@ -49,6 +49,40 @@ def test_rules(caption: str, tokens: str):
     assert ptb_tokenize([caption]) == [tokens]
 
 
+@pytest.mark.parametrize(("letters", "step"), [("ab", 1), ("कख", 7)])
+def test_every_code_point_between_two_letters_is_what_java_makes_of_it(letters: str, step: int):
+    """The file holds the answers of the Java program for ranges of code points: "joined" (one word), "dropped" (two
+    words), "token" (three tokens), else the tokens themselves; punctuation is dropped."""
+    left, right = letters
+    column = 2 if letters == "ab" else 3
+    ranges = json.loads((ASSETS / "ptb_code_points.json").read_text(encoding="utf-8"))
+    wrong = []
+    for row in ranges:
+        for character in map(chr, range(row[0], row[1] + 1, step if row[1] < 0x10000 else 64)):
+            expected = {
+                "joined": left + character.lower() + right,
+                "dropped": f"{left} {right}",
+                "token": f"{left} {character.lower()} {right}",
+            }.get(row[column], row[column])
+            found = ptb_tokenize([left + character + right])[0]
+            if found != expected:
+                wrong.append((hex(ord(character)), expected, found))
+    assert not wrong, wrong[:10]
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "एक आदमी कुत्ते के साथ पार्क में चल रहा है",  # Hindi: vowel signs and viramas continue a word
+        "একটি ছোট মেয়ে লাল বল নিয়ে খেলছে",  # Bengali
+        "ஒரு பெண் பூக்களை வைத்திருக்கிறாள்",  # Tamil
+        "ผู้ชายกำลังขี่จักรยาน",  # Thai
+    ],
+)
+def test_words_with_combining_marks_are_kept_whole(caption: str):
+    assert ptb_tokenize([caption]) == [caption]
+
+
 @given(st.text(max_size=40))
 @settings(deadline=None, max_examples=200)
 def test_any_text_gives_lower_case_tokens_without_space_or_punctuation(text: str):
@@ -71,9 +105,8 @@ def test_plain_words_are_kept(words: list[str]):
     "text", ["a," * 3000, "a-" * 3000, "a." * 3000, "'" * 3000, "1 " * 3000, "<a " * 3000, "@" * 3000]
 )
 def test_long_odd_text_takes_no_age(text: str):
-    start = time.process_time()
-    ptb_tokenize([text])
-    assert time.process_time() - start < 10
+    """A rule that backtracks takes hours here; the limit of the suite ends it."""
+    assert " " not in ptb_tokenize([text])[0][:1]
 
 
 def _generated(count: int, seed: int) -> list[str]:

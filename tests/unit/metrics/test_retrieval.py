@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlkit.errors import DataError
-from vlkit.metrics.retrieval import recall_at_k
+from vlkit.metrics.retrieval import median_rank, recall, recall_at_k, right_ranks
 
 
 def test_by_hand():
@@ -81,6 +81,12 @@ def test_is_a_plain_ranking_and_knows_no_order(seed: int, images: int, each: int
         (np.zeros((2, 2)), [0.0, 1.0], (1,), "row numbers"),
         (np.zeros((2, 2)), [0, 0], (1,), "1 images have no text, the first is row 1"),
         (np.full((2, 2), np.nan), [0, 1], (1,), "4 of 4 scores are NaN"),
+        ([[0.0, np.inf], [0.0, 1.0]], [0, 1], (1,), "1 of 4 scores are infinite"),
+        ([[0.0, 1.0], [0.0]], [0, 1], (1,), "cannot be read as an array of numbers"),
+        ([["a", "b"]], [0, 0], (1,), "scores must be numbers"),
+        (None, [0, 1], (1,), "scores must be numbers"),
+        ([], [], (1,), "must be"),
+        (np.zeros((2, 2)), [0, None], (1,), "image_of_text must be numbers"),
         (np.zeros((2, 2)), [0, 1], (0,), "from 1"),
         (np.zeros((2, 2)), [0, 1], (), "from 1"),
     ],
@@ -88,3 +94,29 @@ def test_is_a_plain_ranking_and_knows_no_order(seed: int, images: int, each: int
 def test_mistakes(scores, owner, ks, message: str):
     with pytest.raises(DataError, match=message):
         recall_at_k(scores, owner, ks)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "message"),
+    [
+        ([], "there are no ranks"),
+        ([0, float("nan")], "1 of 2 ranks are NaN"),
+        ([0, float("inf")], "1 of 2 ranks are infinite"),
+        ([-1], "whole numbers from 0"),
+        ([0.5], "whole numbers from 0"),
+        ([[0], [1, 2]], "cannot be read"),
+        (["0"], "must be numbers"),
+        (None, "must be numbers"),
+    ],
+)
+def test_ranks_that_cannot_be_scored(ranks, message: str):
+    for call in (lambda: recall(ranks, [0]), lambda: recall([0], ranks), lambda: median_rank(ranks)):
+        with pytest.raises(DataError, match=message):
+            call()
+
+
+def test_right_answers_have_the_shape_of_the_scores():
+    with pytest.raises(DataError, match="booleans of the shape of scores"):
+        right_ranks(np.zeros((2, 3)), np.zeros((2, 2), bool))
+    with pytest.raises(DataError, match="booleans"):
+        right_ranks(np.zeros((2, 2)), np.eye(2))

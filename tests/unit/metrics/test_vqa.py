@@ -70,9 +70,27 @@ def test_exact_match():
     assert exact_match("The dog.", ["a dog"]) == 1.0
     assert exact_match("two", ["cat", "2"]) == 1.0
     assert exact_match("dogs", ["dog"]) == 0.0
-    assert exact_match("dog", []) == 0.0
 
 
-def test_nobody_answered():
-    with pytest.raises(DataError, match="no answers"):
-        vqa_accuracy("dog", [])
+@pytest.mark.parametrize("metric", [vqa_accuracy, exact_match])
+@pytest.mark.parametrize(
+    ("prediction", "answers", "message"),
+    [
+        ("dog", [], "there are no answers"),
+        ("dog", "dog", "must be a list of texts, got 'dog'"),
+        ("dog", None, "must be a list of texts"),
+        ("dog", ["dog", None], "entry 1 of answers must be a text, got None"),
+        ("dog", ["dog", 2], "entry 1 of answers must be a text"),
+        (None, ["dog"], "the prediction must be a text"),
+        (2, ["2"], "the prediction must be a text"),
+        (float("nan"), ["2"], "the prediction must be a text"),
+    ],
+)
+def test_mistakes(metric, prediction, answers, message: str):
+    with pytest.raises(DataError, match=message):
+        metric(prediction, answers)
+
+
+@pytest.mark.parametrize("metric", [vqa_accuracy, exact_match])
+def test_an_empty_answer_is_valid_and_scores_nothing(metric):
+    assert metric("", ["dog"] * 10) == 0.0

@@ -7,6 +7,7 @@ import torch
 
 from tests.unit.models import small
 from tests.unit.tasks.shares import batches, context, evaluate_in_shares, parts
+from vlkit.errors import DataError
 from vlkit.metrics.caption import caption_scores
 from vlkit.models.blip.caption import BlipCaption, Captions
 from vlkit.models.generation import GenerationConfig
@@ -124,7 +125,8 @@ def test_without_references_only_what_the_model_says_of_itself(samples):
 
 
 def test_nothing_to_caption():
-    assert Captioning().evaluate(Parrot(), [], context()) == {"score": 0.0, "length": 0.0}
+    with pytest.raises(DataError, match="evaluation set 'val': none of its samples could be used"):
+        Captioning().evaluate(Parrot(), [], context())
 
 
 def test_training_step(model, samples):
