@@ -100,16 +100,13 @@ def test_caption_and_filter_of_one_scene():
 
 
 ELSEWHERE = """
-import time
 import torch
-started = time.process_time()
 from vlkit import load_dataset, load_model_and_preprocess
 import vlkit, json, sys
 model, image_processors, _ = load_model_and_preprocess("blip_caption", "tiny_shapes")
-seconds = time.process_time() - started
 scene = load_dataset("shapes", split="test", size=3, image_processor=image_processors["eval"])[2]
 slow = sorted({"timm", "torchvision", "transformers", "torch._dynamo"} & set(sys.modules))
-print(json.dumps([vlkit.__file__, model.generate({"image": scene["image"][None]}), slow, seconds]))
+print(json.dumps([vlkit.__file__, model.generate({"image": scene["image"][None]}), slow]))
 """
 
 
@@ -131,8 +128,7 @@ def test_from_a_wheel_elsewhere(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", ELSEWHERE], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
     )
-    file, captions, slow, seconds = json.loads(done.stdout)
+    file, captions, slow = json.loads(done.stdout)
     assert Path(file).is_relative_to(unpacked)
     assert captions == [CAPTION]
     assert slow == []  # what takes seconds to import
-    assert seconds < 2  # after torch; of the processor, so that other work does not count

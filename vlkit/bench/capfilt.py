@@ -107,14 +107,13 @@ def capfilt_rows(images: int = 4096, repeat: int = 3, judged: bool = True) -> It
     for speed in capfilt_speeds(images, repeat):
         if speed.ratio is not None:
             ours_s = images / speed.images_per_s
-            peer_s = round(ours_s * speed.ratio, 4)
             yield Row(
                 f"CapFilt, {images} images: {speed.work}",
                 "fp32",
-                round(ours_s, 4),
+                ours_s,
                 speed.beside,
-                peer_s,
-                round(speed.ratio, 2),
+                ours_s * speed.ratio,
+                speed.ratio,
                 speed.outputs_equal,
                 speed.wanted if judged else None,
             )
@@ -151,8 +150,7 @@ def _write_job(folder: Path, images: int, model: dict[str, Any]) -> Path:
 
 
 def _speeds(images: int, rounds: Sequence[_Round], texts_equal: bool, files_equal: bool) -> list[Speed]:
-    def middle(values: Sequence[float]) -> float:
-        return round(statistics.median(values), 3)
+    middle = statistics.median
 
     def speed(work: str, name: str, beside: str = "", other: str = "", wanted: float | None = None) -> Speed:
         ratio = middle([getattr(each, other) / getattr(each, name) for each in rounds]) if other else None

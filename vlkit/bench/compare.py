@@ -22,7 +22,7 @@ class Row:
     Args:
         work: what was done.
         dtype: of ours, fp32 or bf16.
-        ours_s: seconds, median.
+        ours_s: seconds, median, not rounded: ratios and speeds are computed from it.
         peer: the other implementation and its version.
         peer_s: its seconds, median.
         ratio: ``peer_s / ours_s``.
@@ -80,25 +80,29 @@ def compare(
     return Row(
         work,
         dtype,
-        round(ours_s, 4),
+        ours_s,
         peer,
-        round(peer_s, 4),
-        round(peer_s / ours_s, 2),
+        peer_s,
+        peer_s / ours_s,
         same,
         wanted,
-        None if ours_mib is None else round(ours_mib, 1),
-        None if peer_mib is None else round(peer_mib, 1),
-        None if flop is None else round(flop / ours_s / 1e9, 1),
+        ours_mib,
+        peer_mib,
+        None if flop is None else flop / ours_s / 1e9,
     )
 
 
 def seconds(run: Callable[[], Any]) -> float:
-    """How long ``run`` takes, until the GPU (where there is one at work) has done it all."""
+    """How long ``run`` takes, until the GPU (where there is one at work) has done it all.
+
+    Returns:
+        Seconds, above 0 even where the clock is too coarse to see the run.
+    """
     _finish()
     start = time.perf_counter()
     run()
     _finish()
-    return time.perf_counter() - start
+    return max(time.perf_counter() - start, 1e-9)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -131,9 +135,14 @@ def write_json(rows: Sequence[Any], path: str, machine: Mapping[str, Any] | None
         path: of the file.
         machine: stands in every row, so that a row out of a file says where it was measured.
     """
-    told = {} if machine is None else {"machine": dict(machine)}
+    where = {} if machine is None else {"machine": dict(machine)}
     with atomic_write(path, "w") as file:
-        json.dump([asdict(row) | told for row in rows], file, indent=1)
+        json.dump([readable(asdict(row)) | where for row in rows], file, indent=1)
+
+
+def readable(row: dict[str, Any]) -> dict[str, Any]:
+    """``row`` with five significant digits in each number; nothing is computed from these."""
+    return {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in row.items()}
 
 
 def _finish() -> None:

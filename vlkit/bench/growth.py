@@ -8,7 +8,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.bench.compare import seconds
+from vlkit.bench.compare import readable, seconds
 from vlkit.bench.limits import headline, measure_machine
 from vlkit.bench.memory import measure_peak, resident, where_freed_is_returned
 from vlkit.io import atomic_write
@@ -131,11 +131,14 @@ def grow(folder: Path, size: str = "base", repeat: int = 3) -> Iterator[str]:
     for points, part in zip(found.values(), parts):
         for point in part:
             points.append(point)
-            yield str(point)
+            yield str(replace(point, **readable(asdict(point))))
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "growth.json", "w") as file:
         json.dump(
-            {"machine": machine} | {name: list(map(asdict, each)) for name, each in found.items()}, file, indent=1
+            {"machine": machine}
+            | {name: [readable(asdict(each)) for each in points] for name, points in found.items()},
+            file,
+            indent=1,
         )
     yield from (f"wrote {path}" for path in draw(found, machine, folder))
 
@@ -150,7 +153,7 @@ def retrieval_growth(sizes: Sizes, repeat: int = 3) -> Iterator[RetrievalPoint]:
         found, peak = _peak(evaluate, images, start)
         taken = statistics.median(seconds(partial(evaluate, images)) for _ in range(repeat))
         tokens = images * _tokens(pixels) * width * 4 / 2**20
-        yield RetrievalPoint(images, _pairs(found), round(taken, 4), peak, in_use, round(tokens, 2))
+        yield RetrievalPoint(images, _pairs(found), taken, peak, in_use, tokens)
 
 
 def _evaluation(sizes: Sizes) -> Callable[[int], Retrieved]:
@@ -191,7 +194,7 @@ def captioning_growth(sizes: Sizes, repeat: int = 3) -> Iterator[CaptioningPoint
         run = partial(model.caption, {"image": images[:batch]}, config)
         run()
         taken = statistics.median(seconds(run) for _ in range(repeat))
-        yield CaptioningPoint(batch, round(taken / batch, 5))
+        yield CaptioningPoint(batch, taken / batch)
 
 
 def decoding_growth(sizes: Sizes, repeat: int = 3) -> Iterator[DecodingPoint]:
@@ -203,7 +206,7 @@ def decoding_growth(sizes: Sizes, repeat: int = 3) -> Iterator[DecodingPoint]:
         tokens = torch.randn(1, count, width, generator=torch.Generator().manual_seed(0))
         taken = [_decode(model, tokens) for _ in range(repeat + 1)][1:]
         alone = _attention(model, tokens)
-        yield DecodingPoint(pixels, count, round(1e3 * statistics.median(taken), 4), round(1e3 * alone, 4))
+        yield DecodingPoint(pixels, count, 1e3 * statistics.median(taken), 1e3 * alone)
 
 
 @torch.inference_mode()

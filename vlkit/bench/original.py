@@ -97,7 +97,5 @@ def row(
     note: str = "",
 ) -> Row:
     """The row of two measurements."""
-    mine, other = (None if each.mib is None else round(each.mib, 1) for each in (ours, theirs))
-    ratio = round(theirs.seconds / ours.seconds, 2)
-    taken = round(ours.seconds, 4), round(theirs.seconds, 4)
-    return Row(work, dtype, taken[0], NAME, taken[1], ratio, equal, wanted, mine, other, None, note)
+    ratio = theirs.seconds / ours.seconds
+    return Row(work, dtype, ours.seconds, NAME, theirs.seconds, ratio, equal, wanted, ours.mib, theirs.mib, None, note)

@@ -33,7 +33,9 @@ def numbers(
     try:
         found = np.asarray(values)
     except (ValueError, TypeError) as error:  # ragged lists, tensors of another device or of bfloat16
-        raise DataError(f"{metric}: {what} cannot be read as an array of numbers: {str(error).splitlines()[0]}") from error
+        raise DataError(
+            f"{metric}: {what} cannot be read as an array of numbers: {str(error).splitlines()[0]}"
+        ) from error
     if found.size and found.dtype.kind not in "biuf":
         raise DataError(f"{metric}: {what} must be numbers, got {shown(values)}.")
     if ndim is not None and found.ndim != ndim:

@@ -77,4 +77,4 @@ def test_work_is_measured_once_or_several_times():
 
 def test_a_row_of_two_measurements():
     found = row("work", "bf16", Measured(1, 0.5, 10.04), Measured(1, 4.0, None), True, 6.0, "note")
-    assert (found.ratio, found.ours_mib, found.peer_mib, found.wanted, found.note) == (8.0, 10.0, None, 6.0, "note")
+    assert (found.ratio, found.ours_mib, found.peer_mib, found.wanted, found.note) == (8.0, 10.04, None, 6.0, "note")
