@@ -127,19 +127,17 @@ def grow(folder: Path, size: str = "base", repeat: int = 3) -> Iterator[str]:
     machine = measure_machine("cpu", size=size)
     yield headline(machine)
     found: dict[str, list[Any]] = {"captioning": [], "decoding": [], "retrieval": []}
-    parts = (captioning_growth(sizes, repeat), decoding_growth(sizes, repeat), retrieval_growth(sizes, repeat))
+    parts: list[Iterator[Any]] = [
+        each(sizes, repeat) for each in (captioning_growth, decoding_growth, retrieval_growth)
+    ]
     for points, part in zip(found.values(), parts):
         for point in part:
             points.append(point)
             yield str(replace(point, **readable(asdict(point))))
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "growth.json", "w") as file:
-        json.dump(
-            {"machine": machine}
-            | {name: [readable(asdict(each)) for each in points] for name, points in found.items()},
-            file,
-            indent=1,
-        )
+        rows = {name: [readable(asdict(each)) for each in points] for name, points in found.items()}
+        json.dump({"machine": machine} | rows, file, indent=1)
     yield from (f"wrote {path}" for path in draw(found, machine, folder))
 
 
