@@ -89,16 +89,18 @@ def decode(data: bytes, source: str, line: int = 1) -> str:
         if name == "utf-8":
             at = error.start + length
             line += data.count(b"\n", 0, at) or data.count(b"\r", 0, at)
-            reason = f"line {line} is not UTF-8 (byte 0x{data[at]:02x}).{_guess(data, at)}"
+            reason = f"line {line} is {not_utf8(data, at)}"
         else:
             reason = f"its byte order mark says {name.upper()}, and byte {error.start + length} does not fit that."
         raise TextError(source, f"{reason} Save the file with the encoding UTF-8.") from error
 
 
-def _guess(data: bytes, at: int) -> str:
+def not_utf8(data: bytes, at: int) -> str:
+    """``not UTF-8 (byte 0xe9).`` for the byte at ``at``, with what the encoding may be."""
+    said = f"not UTF-8 (byte 0x{data[at]:02x})."
     if data[:4096].count(0) * 4 > len(data[:4096]):
-        return " It looks like UTF-16 without a byte order mark."
+        return f"{said} It looks like UTF-16 without a byte order mark."
     near = data[max(0, at - 20) : at + 20].decode("latin-1")
     if all(character.isprintable() or character in "\r\n\t" for character in near):
-        return f" It may be Latin-1, in which it reads {near.strip()!r}."
-    return ""
+        return f"{said} It may be Latin-1, in which it reads {near.strip()!r}."
+    return said

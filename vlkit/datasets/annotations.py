@@ -8,10 +8,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from vlkit.datasets.annotation_formats import NEED, Faults, entries, lacks, short
+from vlkit.datasets.image_ids import image_id_fault
 from vlkit.errors import DataError, VlkitError
 from vlkit.io import fetch
 
-_IN_FOLDER = tuple(f"captions.{suffix}" for suffix in ("json", "jsonl", "csv", "tsv", "txt"))
+_SUFFIXES = ("json", "jsonl", "csv", "tsv", "txt")
+_IN_FOLDER = tuple(f"captions.{suffix}{packed}" for packed in ("", ".gz") for suffix in _SUFFIXES)
 _ID_KEYS = ("image_id", "img_id")  # img_id: the rows of nocaps
 
 
@@ -52,7 +54,8 @@ def find_file(path: str | os.PathLike[str]) -> Path:
     if len(found) == 1:
         return found[0]
     what = f"holds {' and '.join(file.name for file in found)}" if found else "holds no captions file"
-    raise DataError(f"{folder}: the folder {what}. One of {', '.join(_IN_FOLDER)} is needed, or the path of a file.")
+    names = ", ".join(_IN_FOLDER[: len(_SUFFIXES)])
+    raise DataError(f"{folder}: the folder {what}. One of {names} (or .gz) is needed, or the path of a file.")
 
 
 def _read_by(path: Path) -> str:
@@ -88,9 +91,9 @@ def read_rows(file: Path, format: str = "auto", need_captions: bool = False, ima
 
     Raises:
         DataError: the file cannot be read, or has no rows. Faults of single rows are reported together, after
-            the last row.
+            the last row; inside :func:`~vlkit.datasets.faults.collect_faults` these rows are left out.
     """
-    faults = Faults(file)
+    faults = Faults(file, need=NEED)
     empty = True
     for number, fields in entries(file, format, faults):
         empty = False
@@ -100,13 +103,14 @@ def read_rows(file: Path, format: str = "auto", need_captions: bool = False, ima
         if fault:
             faults.add(number, fault)
         else:
-            image_id = next((fields[key] for key in _ID_KEYS if fields.get(key) is not None), None)
+            image_id = next((fields[key] for key in _ID_KEYS if fields.get(key) not in (None, "")), None)
             if image_ids == "coco":
                 image_id = coco_image_id(fields["image"])
-            yield Row(number, fields["image"], _captions(fields.get("caption")), image_id, fields.get("domain"))
-    faults.raise_all()
-    if empty:
-        raise DataError(f"{file}: holds no rows. {NEED}")
+            captions = _captions(fields.get("caption"))
+            if need_captions and not captions:
+                faults.unused(number, "it has no caption to train on.")
+            yield Row(number, fields["image"], captions, image_id, fields.get("domain") or None)
+    faults.raise_where_empty(empty)
 
 
 def _fault(fields: Any, need_captions: bool) -> str:
@@ -125,8 +129,9 @@ def _fault(fields: Any, need_captions: bool) -> str:
     if not isinstance(fields.get("domain"), (str, type(None))):
         return f"'domain' is {short(fields['domain'])}, not a text."
     for key in _ID_KEYS:
-        if type(fields.get(key)) not in (int, str, type(None)):
-            return f"{key!r} is {short(fields[key])}, neither a whole number nor a text."
+        fault = "" if fields.get(key) in (None, "") else image_id_fault(fields[key], key)
+        if fault:
+            return fault
     return ""
 
 

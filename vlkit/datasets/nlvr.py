@@ -18,7 +18,7 @@ from vlkit.datasets.arguments import check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.image_files import evenly, image_problems, media_root
 from vlkit.datasets.packed import PackedStrings
-from vlkit.errors import BadSample, DataError
+from vlkit.errors import BadSample
 from vlkit.io import sha256
 from vlkit.registry import DATASETS
 
@@ -169,9 +169,7 @@ def _rows(file: Path, format: str) -> Iterator[tuple[int, str, str, str, int]]:
             faults.add(number, row)
         else:
             yield (number, *row)
-    faults.raise_all()
-    if empty:
-        raise DataError(f"{file}: holds no rows. {NEED}")
+    faults.raise_where_empty(empty)
 
 
 def _row(fields: Any) -> tuple[str, str, str, int] | str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vlkit.datasets.annotation_formats import Faults, entries, lacks, short
+from vlkit.datasets.annotation_formats import Faults, entries, good_rows, lacks, short
 from vlkit.errors import DataError
+from vlkit.json_reader import parse_rows
+from vlkit.text_encoding import TextError
+from vlkit.text_files import read_bytes, start_of
 
 FORMATS = ("auto", "json", "jsonl", "csv", "official")
 VG_WEIGHT = 0.2  # of an answer of Visual Genome, against 1 for all people of a question of VQA
@@ -63,7 +65,8 @@ def read_questions(
     need = f"A row needs {media!r} (a file name), 'question' and{known} 'answer' (a text or a list of texts)."
     faults = Faults(file, need=need)
     if format == "official" or (format == "auto" and _looks_official(file)):
-        given: Iterable[tuple[int, Any]] = _official(file, answers, media)
+        faults.need = _OFFICIAL
+        given: Iterable[tuple[int, Any]] = _official(file, answers, media, faults)
     else:
         given = entries(file, format, faults, column=media)
     empty = True
@@ -74,9 +77,7 @@ def read_questions(
             faults.add(number, row)
         else:
             yield row
-    faults.raise_all()
-    if empty:
-        raise DataError(f"{file}: holds no rows. {need}")
+    faults.raise_where_empty(empty)
 
 
 def _row(number: int, fields: Any, media: str, need_answers: bool) -> QuestionRow | str:
@@ -97,6 +98,7 @@ def _row(number: int, fields: Any, media: str, need_answers: bool) -> QuestionRo
     if need_answers and not answers:
         return "it has no answer."
     question_id, kind = fields.get("question_id"), fields.get("kind", fields.get("answer_type"))
+    question_id = None if question_id == "" else question_id
     if type(question_id) not in (int, str, type(None)):
         return f"'question_id' is {short(question_id)}, neither a whole number nor a text."
     weight = VG_WEIGHT if fields.get("dataset") == "vg" else None
@@ -111,43 +113,71 @@ def _text(text: str) -> str:
 
 def _looks_official(file: Path) -> bool:
     """Whether a file begins as the official ones do: a mapping that comes to its questions soon."""
-    try:
-        with open(file, "rb") as stream:
-            start = stream.read(4096)
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read ({error.strerror}).") from error
-    return start.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{" and b'"questions"' in start
+    start = start_of(file)
+    return start[:1] == "{" and '"questions"' in start
 
 
 def _loaded(file: Path) -> dict[str, Any]:
     try:
-        data = json.loads(file.read_bytes())
-    except (ValueError, OSError) as error:
-        raise DataError(f"{file}: not valid JSON: {error}. {_OFFICIAL}") from error
+        data = parse_rows(read_bytes(file), str(file))
+    except TextError as error:
+        raise DataError(f"{error} {_OFFICIAL}") from error
     return data if isinstance(data, dict) else {}
 
 
-def _official(file: Path, answers: Path | None, media: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _official(file: Path, answers: Path | None, media: str, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows of official files, images named as COCO names them."""
     data = _loaded(file)
     subtype = str(data.get("data_subtype", ""))
     if not isinstance(data.get("questions"), list) or not subtype:
         raise DataError(f"{file}: has no list 'questions' or no 'data_subtype'. {_OFFICIAL}")
-    known: dict[Any, Any] = {}
-    if answers is not None:
-        found = _loaded(answers).get("annotations")
-        if not isinstance(found, list):
-            raise DataError(f"{answers}: has no list 'annotations'. {_OFFICIAL}")
-        known = {each.get("question_id"): each for each in found}
+    known = _official_answers(answers) if answers is not None else {}
     folder = "test2015" if subtype.startswith("test") else subtype  # test-dev2015 is a part of it
-    for number, question in enumerate(data["questions"], 1):
-        try:
-            row = {key: question[key] for key in ("question", "question_id")}
-            row[media] = f"{folder}/COCO_{folder}_{int(question['image_id']):012d}.jpg"
-            people = known.get(question["question_id"])
-            if people is not None:
-                row["answer"] = [each["answer"] for each in people["answers"]]
-                row["kind"] = people.get("answer_type")
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{file}: entry {number} is {short(question)}: {error!r}. {_OFFICIAL}") from error
-        yield number, row
+    for number, question in good_rows(data["questions"], faults):
+        fault = _keys_fault(question, ("question", "question_id", "image_id"))
+        if fault:
+            faults.add(number, fault)
+            continue
+        row = {key: question[key] for key in ("question", "question_id")}
+        row[media] = f"{folder}/COCO_{folder}_{int(question['image_id']):012d}.jpg"
+        people = known.get(question["question_id"])
+        yield number, row if people is None else row | people
+
+
+def _official_answers(file: Path) -> dict[Any, dict[str, Any]]:
+    """Answers and kind of each question, by its id."""
+    found = _loaded(file).get("annotations")
+    if not isinstance(found, list):
+        raise DataError(f"{file}: has no list 'annotations'. {_OFFICIAL}")
+    faults, known = Faults(file, "annotations entry", _OFFICIAL), {}
+    for number, entry in good_rows(found, faults):
+        fault = _keys_fault(entry, ("question_id",))
+        answers = entry.get("answers") if isinstance(entry, Mapping) else None
+        if not fault and not (isinstance(answers, list) and all(isinstance(_answer_of(each), str) for each in answers)):
+            fault = f"'answers' is {short(answers)}, not a list of mappings with an 'answer'."
+        if fault:
+            faults.add(number, fault)
+        else:
+            texts = [_answer_of(each) for each in entry["answers"]]
+            known[entry["question_id"]] = {"answer": texts, "kind": entry.get("answer_type")}
+    faults.raise_all()
+    return known
+
+
+def _answer_of(entry: Any) -> Any:
+    return entry.get("answer") if isinstance(entry, Mapping) else None
+
+
+def _keys_fault(entry: Any, keys: tuple[str, ...]) -> str:
+    """Why an entry of an official file is of no use, or ""."""
+    if not isinstance(entry, Mapping):
+        return f"{short(entry)} is not a mapping."
+    for key in keys:
+        if key not in entry:
+            return lacks(key, entry)
+        if key == "question_id" and type(entry[key]) not in (int, str):
+            return f"{key!r} is {short(entry[key])}, neither a whole number nor a text."
+    number = str(entry.get("image_id", 0))
+    if not (number.isascii() and number.isdigit() and len(number) <= 12):
+        return f"'image_id' is {short(entry['image_id'])}, not the number of an image of COCO."
+    return ""

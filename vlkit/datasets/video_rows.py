@@ -8,7 +8,6 @@ from typing import Any
 
 from vlkit.datasets.annotation_formats import Faults, entries, lacks, short
 from vlkit.datasets.annotations import Row
-from vlkit.errors import DataError
 
 _NEED = "A row needs 'video' or 'clip_name' (a file name) and 'caption' (a text or a list of texts)."
 
@@ -31,10 +30,10 @@ def caption_rows(file: Path, need_captions: bool = False) -> Iterator[Row]:
         if isinstance(row, str):
             faults.add(number, row)
         else:
+            if need_captions and not row.captions:
+                faults.unused(number, "it has no caption to train on.")
             yield row
-    faults.raise_all()
-    if empty:
-        raise DataError(f"{file}: holds no rows. {_NEED}")
+    faults.raise_where_empty(empty)
 
 
 def _row(number: int, fields: Any, need_captions: bool) -> Row | str:

@@ -86,7 +86,7 @@ def test_rows_of_one_image_are_joined_for_evaluation(tmp_path):
         st.tuples(
             st.text(max_size=6).filter(str.strip),
             st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=9), max_size=4),
-            st.none() | st.integers() | st.text(max_size=4),
+            st.none() | st.integers(0, 2**63 - 1) | st.text(min_size=1, max_size=4),
         ),
         min_size=1,
         max_size=8,

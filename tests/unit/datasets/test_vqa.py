@@ -101,7 +101,10 @@ def test_files_of_the_vqa_challenge(folder):
     ("data", "message"),
     [
         ({"questions": [], "data_subtype": "val2014"}, "holds no rows"),
-        ({"questions": [{"question": "q"}], "data_subtype": "val2014"}, "entry 1 is .*question_id"),
+        (
+            {"questions": [{"question": "q"}], "data_subtype": "val2014"},
+            "row 1: no key 'question_id', only 'question'.*An official question file",
+        ),
         ({"questions": [{"question": "q", "question_id": 1, "image_id": 2}]}, "no 'data_subtype'"),
     ],
 )

@@ -1,0 +1,193 @@
+"""Tables in text: CSV as RFC 4180 defines it, and columns separated by TABs, which know no quotes.
+
+CSV: a field that begins with a quote ends with one, and may hold separators, line ends and doubled quotes; a quote
+inside of another field is a character like any. A record that is not closed, or whose field holds lines that read like
+rows, is a fault of its first line, and the lines after it are read as rows. The separator is that of the header: comma,
+semicolon or TAB. With TABs a quote is a character like any wherever it stands, and fields hold neither TABs nor line
+ends.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from vlkit.datasets.faults import Faults, lacks
+from vlkit.errors import DataError
+from vlkit.text_files import encoding_fault, open_text
+
+logger = logging.getLogger(__name__)
+_SHOWN = 3
+_SEPARATORS = ",;\t"
+_HINT = re.compile(r'"?sep=(.)"?\s*$', re.IGNORECASE)  # a first line that Excel writes and obeys
+_LINE_END = re.compile(r"\r\n|\n|\r")
+_FILE = re.compile(r"\S+\.\w{2,5}")
+_NUMBERED = re.compile(r"\S*[0-9]\S*")
+_ADVICE = (
+    'Put quotes around the whole text and write a quote inside of it twice (""), or save the file as .tsv or .jsonl.'
+)
+_OPEN = f"a quote left open: the text would hold the rows that follow. {_ADVICE}"
+_ALONE = f"text follows a closing quote. {_ADVICE}"
+
+
+def header_of(line: str, needed: str = "", tabs: bool = False) -> tuple[str, list[str]]:
+    """The separator and the column names of a header.
+
+    Args:
+        line: the first line of a table.
+        needed: a column that tells a separator from another.
+        tabs: whether the file is separated by TABs, whatever the header holds.
+    """
+    line = line.rstrip("\r\n")
+    found = [(separator, _names(line, separator)) for separator in ("\t" if tabs else _SEPARATORS)]
+    return max(found, key=lambda each: (needed in each[1], len(each[1])))
+
+
+def _names(line: str, separator: str) -> list[str]:
+    line = line.replace("\0", "")
+    fields = line.split("\t") if separator == "\t" else next(csv.reader([line], delimiter=separator), [])
+    return [name.strip() for name in fields]
+
+
+def table_rows(file: Path, faults: Faults, needed: str, tabs: bool = False) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line numbers and rows of a table with a header.
+
+    Args:
+        faults: added to: records that are no rows.
+        needed: column that the header must have.
+        tabs: as for :func:`header_of`.
+
+    Raises:
+        DataError: the file cannot be read, or its header is of no use.
+    """
+    with open_text(file, newline="") as stream:
+        lines = _Lines(stream)
+        first = next(lines, "")
+        hint = _HINT.match(first)
+        if hint:
+            first = next(lines, "")
+        separator, names = header_of(first, needed, tabs)
+        if hint and hint[1] in _SEPARATORS:
+            separator, names = hint[1], _names(first.rstrip("\r\n"), hint[1])
+        _check_header(file, names, needed, faults.need, lines.number)
+        records = _tab_records(lines) if separator == "\t" else _csv_records(lines, separator, len(names))
+        spanning: list[int] = []
+        for number, fields in records:
+            if len(fields) < 2 and not "".join(fields).strip():  # a blank line
+                continue
+            fault = fields if isinstance(fields, str) else _fault(fields, names, separator)
+            if fault:
+                faults.add(number, fault)
+                continue
+            if any(separator in field and _LINE_END.search(field) for field in fields):
+                spanning.append(number)
+            yield number, dict(zip(names, fields))
+        if spanning:
+            logger.warning(
+                "%s: %d texts span several lines and hold the separator (from line %s on): each was read as one text. "
+                "Is a quote left open there?",
+                file,
+                len(spanning),
+                ", ".join(map(str, spanning[:_SHOWN])),
+            )
+
+
+def _check_header(file: Path, names: list[str], needed: str, need: str, line: int) -> None:
+    if needed not in names:
+        raise DataError(f"{file}: the header, line {line}, has {lacks(needed, dict.fromkeys(names))} {need}")
+    twice = [name for name in names if name and names.count(name) > 1]
+    if twice:
+        raise DataError(f"{file}: the header, line {line}, names the column {twice[0]!r} twice. Rename one.")
+
+
+def _fault(fields: Sequence[str], names: list[str], separator: str) -> str:
+    """Why the fields of a record are no row, or ""."""
+    if len(fields) != len(names):
+        advice = ""
+        if len(fields) > len(names):
+            advice = ": put quotes around texts that hold the separator"
+            if separator == "\t":
+                advice = ": a text holds a TAB, for which this format has no quotes"
+        return f"{len(fields)} fields where the header has {len(names)}{advice}."
+    return next(filter(None, map(encoding_fault, fields)), "")
+
+
+class _Lines:
+    """Lines with their number, which can be given back."""
+
+    def __init__(self, lines: Iterator[str]):
+        self._lines, self._back = lines, deque[str]()
+        self.number = 0
+        self.taken: list[str] = []
+        """Lines since :meth:`start`."""
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._back.popleft() if self._back else next(self._lines)
+        self.number += 1
+        self.taken.append(line)
+        return line
+
+    def start(self) -> int:
+        """Begin a record; the number of its first line."""
+        self.taken = []
+        return self.number + 1
+
+    def give_back(self) -> None:
+        """Give back all lines of the record but the first."""
+        self._back.extendleft(reversed(self.taken[1:]))
+        self.number -= len(self.taken) - 1
+        self.taken = self.taken[:1]
+
+
+def _tab_records(lines: _Lines) -> Iterator[tuple[int, list[str] | str]]:
+    for line in lines:
+        yield lines.number, line.rstrip("\r\n").split("\t")
+        lines.start()
+
+
+def _csv_records(lines: _Lines, separator: str, columns: int) -> Iterator[tuple[int, list[str] | str]]:
+    """Numbers and fields of records, or what is wrong with them. After a bad quote the next line is read as usual."""
+    reader = csv.reader(lines, delimiter=separator, strict=True)
+    while True:
+        number = lines.start()
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            alone = len(lines.taken) == 1
+            lines.give_back()
+            yield number, _ALONE if alone and "expected after" in str(error) else _OPEN
+            reader = csv.reader(lines, delimiter=separator, strict=True)
+            continue
+        if len(lines.taken) > 1 and (len(fields) != columns or _holds_rows(fields, separator, columns)):
+            lines.give_back()
+            yield number, _OPEN
+            reader = csv.reader(lines, delimiter=separator, strict=True)
+        else:
+            yield number, fields
+
+
+def _holds_rows(fields: list[str], separator: str, columns: int) -> bool:
+    """Whether a field of several lines holds a line that reads like a row itself: the quote before it is a stray one.
+
+    A line of a text may hold separators, too. It is a row where it has as many fields, and where this record has a file
+    name (or a number) it has one.
+    """
+    spanning = [field for field in fields if _LINE_END.search(field)]
+    for like in (_FILE, _NUMBERED):
+        own = [place for place, field in enumerate(fields) if field not in spanning and like.fullmatch(field.strip())]
+        if own:
+            break
+    for line in (line for field in spanning for line in _LINE_END.split(field)):
+        pieces = [piece.strip(' "') for piece in line.split(separator)]
+        if len(pieces) >= columns and all(like.fullmatch(pieces[place]) for place in own):
+            return True
+    return False
