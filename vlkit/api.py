@@ -77,7 +77,8 @@ def load_model(
     """
     target = _device(device)
     part = _checked_part(name, model_type, checkpoint)
-    return build_model(part, checkpoint).to(target).train(not is_eval)
+    model = build_model(part, checkpoint).to(target)
+    return model.eval() if is_eval else model  # a new one is in training mode, but for parts that it froze itself
 
 
 def build_model(part: ModelPart, checkpoint: str | Path | None = None, pretrained: bool = True) -> nn.Module:

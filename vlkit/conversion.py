@@ -26,8 +26,8 @@ from vlkit.models.weights_names import (
     to_hugging_face,
 )
 from vlkit.models.weights_precision import check_precision, stored
-from vlkit.runner.checkpoint import save_tensors
 from vlkit.starting_weights import from_path
+from vlkit.tensor_files import save_tensors
 
 FORMATS = ("blip", "lavis", "hf", "vlkit")
 _DEPTHS = {768: 12, 1024: 24}  # ViT-B, ViT-L

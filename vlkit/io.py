@@ -16,6 +16,8 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from vlkit.checksums import digest as digest
+from vlkit.checksums import sha256 as sha256
 from vlkit.errors import VlkitError, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -90,20 +92,6 @@ def atomic_dir(path: str | Path, need: int | None = None) -> Iterator[Path]:
             raise
         sync_folder(target.parent)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file in hexadecimal."""
-    return digest(path, "sha256")
-
-
-def digest(path: str | Path, algorithm: str) -> str:
-    """The checksum of a file in hexadecimal; ``algorithm`` as in hashlib ("sha256", "md5")."""
-    found = hashlib.new(algorithm)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest()
 
 
 def fetch(url_or_path: str | Path, sha256: str | None = None, md5: str | None = None) -> Path:

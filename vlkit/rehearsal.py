@@ -19,6 +19,7 @@ from vlkit.datasets.loading import BAD, TrainLoader
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import BadSample, ConfigError, VlkitError, did_you_mean
 from vlkit.experiment import Data, Experiment, Prepared, Problems
+from vlkit.modes import evaluating, start_training
 from vlkit.overlap import overlap_notes
 from vlkit.preflight import checkpoint_bytes, free_bytes
 from vlkit.runner.activation_checkpointing import checkpoint_activations
@@ -189,7 +190,8 @@ def _forward(
     experiment: Experiment, ready: Prepared, mixture: Mixture, size: int, plan: Plan, device: torch.device
 ) -> tuple[dict[str, Tensor], int]:
     """Losses of the first samples, and the bytes that their backward pass needs."""
-    run, model = experiment.parts.run, ready.model.train()
+    run, model = experiment.parts.run, ready.model
+    start_training(model)
     batch = TrainLoader(mixture, size).next_step()[0]
     batch.pop(BAD)
     seed_all(run.seed)
@@ -214,8 +216,8 @@ def _evaluate(
     batch = collate(samples[:SAMPLES])
     context = EvalContext(device, autocast(device, experiment.parts.run.precision), name=name, dataset=dataset)
     seed_all(experiment.parts.run.seed)
-    with torch.inference_mode():
-        scores = _guarded(lambda: ready.task.evaluate(ready.model.eval(), [batch], context))
+    with evaluating(ready.model), torch.inference_mode():
+        scores = _guarded(lambda: ready.task.evaluate(ready.model, [batch], context))
     return {f"{name}/{key}": float(value) for key, value in scores.items()}
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlkit.checkpoint_files import is_checkpoint, verify
+from vlkit.checksums import sha256
 from vlkit.config.cards import Weights
 from vlkit.config.parts import ModelPart, model_part
 from vlkit.errors import ConfigError
-from vlkit.io import fetch, sha256
+from vlkit.io import fetch
 from vlkit.models.weights_files import weights_file
 
 
@@ -39,8 +40,8 @@ class StartingWeights:
 
     def step(self) -> int:
         """Optimiser steps behind them, where a run of ours wrote them; else 0."""
-        trainer = self.file().parent / "trainer.json"
-        return int(json.loads(trainer.read_text())["step"]) if trainer.is_file() else 0
+        folder = self.file().parent
+        return verify(folder, [], ["step"])["step"] if is_checkpoint(folder) else 0
 
 
 def named_card(name: str) -> StartingWeights:

@@ -20,7 +20,7 @@ from vlkit.capfilt.run import run_job
 from vlkit.cli import main
 from vlkit.config.parts import model_part
 from vlkit.datasets.web_shards import WebShards
-from vlkit.runner.checkpoint import save_tensors
+from vlkit.tensor_files import load_tensors, save_tensors
 
 IMAGES = (6, 5, 9)
 
@@ -250,3 +250,14 @@ def test_sub_words_are_commands_of_their_own(capsys):
     assert "vlkit capfilt apply" in capsys.readouterr().out
     assert main(["capfilt", "--help"]) == 0
     assert "job file" in capsys.readouterr().out
+
+
+def test_weights_that_are_not_finite_write_no_texts(job, made, capsys):
+    state = load_tensors(made / "captioner.safetensors")
+    name = "text_decoder.bert.encoder.layer.0.output.dense.weight"
+    state[name] = torch.full_like(state[name], float("nan"))
+    save_tensors(Path("nan.safetensors"), state)
+    job["model"]["captioner"]["weights"] = "nan.safetensors"
+    message = fails(capsys, "capfilt", write(Path("job.yaml"), job))
+    assert f"nan.safetensors holds weights that are not finite: {name}" in message
+    assert not Path("out").exists()

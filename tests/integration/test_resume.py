@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.assets.damage import DAMAGES, flip
 from tests.assets.toy import ToyTask, lines, start, toy_runner
 from tests.assets.waiting import LONG, wait_until
 from vlkit.config.durations import Duration
+from vlkit.errors import CheckpointError
 from vlkit.runner.checkpoint import MODEL, OPTIMISER
 
 HARD = {"num_workers": 2, "accumulate": 2}
@@ -139,3 +141,40 @@ def test_checkpoints_kept_are_the_newest_and_the_best(tmp_path):
     assert result["best"]["value"] == -10.0
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step_00000004", "step_00000012"]
+
+
+@pytest.mark.parametrize("name", ["zero_end model.safetensors", "zero_end optimizer.safetensors", "wrong type"])
+def test_whatever_the_damage_the_run_ends_as_if_uninterrupted(tmp_path, uninterrupted, caplog, name):
+    toy_runner(tmp_path, ToyTask(signal_at=9), accumulate=2, keep_checkpoints=2).train()
+    file, damage = DAMAGES[name]
+    damage(tmp_path / "checkpoints" / "step_00000010" / file)
+    toy_runner(tmp_path, accumulate=2, keep_checkpoints=2).train()
+    assert [record.levelname for record in caplog.records].count("WARNING") == 1 + 1  # and that of the signal
+    assert "step_00000010 is damaged" in caplog.text
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_when_all_checkpoints_are_damaged_nothing_is_overwritten(tmp_path):
+    toy_runner(tmp_path, ToyTask(signal_at=9), keep_checkpoints=2).train()
+    for file in tmp_path.glob(f"checkpoints/*/{MODEL}"):
+        flip(file, 8000)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*.*") if file.is_file()}
+    task = ToyTask()
+    with pytest.raises(CheckpointError, match=r"no checkpoint of the run .* Restore one of them"):
+        toy_runner(tmp_path, task, keep_checkpoints=2).train()
+    assert task.seen == []
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_a_best_checkpoint_that_is_lost_is_said_and_chosen_again(tmp_path, caplog):
+    class Best(ToyTask):
+        def evaluate(self, model, loader, context):
+            return {"loss": abs(context.step - 4) - 10.0}
+
+    every = {"eval_every": Duration(2, "steps"), "checkpoint_every": Duration(2, "steps"), "keep_checkpoints": 1}
+    toy_runner(tmp_path, Best(signal_at=7), **every).train()
+    flip(tmp_path / "checkpoints" / "step_00000004" / MODEL, 8000)
+    result = toy_runner(tmp_path, Best(), **every).train()
+    assert "step_00000004 is damaged" in caplog.text
+    assert "the best is chosen again" in caplog.text
+    assert result["best"]["step"] == 8

@@ -15,9 +15,11 @@ import torch
 from tests.assets.run_files import caption_run, fails, pretrain_run, snapshot, write
 from tests.assets.wrong_inputs import ROWS, Malice
 from vlkit.cli import main
+from vlkit.config.parts import model_part
 from vlkit.config.yamlfile import dump_yaml
 from vlkit.registry import DATASETS, MODELS, PROCESSORS, TASKS
 from vlkit.runner import checkpoint as checkpoint_module
+from vlkit.tensor_files import save_tensors
 
 CASES = [(row, command) for row in ROWS for command in row.commands]
 
@@ -138,3 +140,21 @@ def test_wrong_checkpoint_of_an_evaluation(folder, capsys):
     assert message.startswith("error: --checkpoint: ")
     assert "Did you mean 'weights.pth'" in message
     assert "damaged or cut short" in fails(capsys, "evaluate", run, "--checkpoint", "weights.pth")
+
+
+@pytest.fixture
+def without_numbers(folder) -> str:
+    """Weights of the captioner of :func:`caption_run` with a NaN."""
+    run = caption_run(folder)
+    model = model_part(run["model"]).build()
+    model.visual_encoder.norm.weight.data[0] = float("nan")
+    save_tensors(folder / "nan.safetensors", model.state_dict())
+    return "nan.safetensors"
+
+
+@pytest.mark.parametrize("command", ["check", "train", "evaluate"])
+def test_weights_that_are_not_finite_are_named(command, folder, without_numbers, capsys):
+    run = caption_run(folder, init_from=without_numbers)
+    message = fails(capsys, command, write(folder / "run.yaml", run))
+    assert "nan.safetensors holds weights that are not finite: visual_encoder.norm.weight (1 of 16 values)" in message
+    assert not (folder / "out").exists()

@@ -172,3 +172,12 @@ def test_a_base_checkpoint_captions_a_photograph(tmp_path, no_network):
     assert captions == source.generate({"image": image}, num_beams=3, max_length=20, min_length=5)
     assert len(captions) == 1
     assert captions[0]
+
+
+@pytest.mark.parametrize("load", [vlkit.load_model, vlkit.load_model_and_preprocess])
+def test_weights_that_are_not_finite_are_named(tmp_path, load):
+    model = tiny()
+    model.text_decoder.bert.encoder.layer[0].output.dense.bias.data[3] = float("nan")
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"w\.pth holds .* not finite: text_decoder\.\S+dense\.bias \(1 of"):
+        load("blip_caption", "tiny", checkpoint=tmp_path / "w.pth")

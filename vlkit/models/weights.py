@@ -25,6 +25,7 @@ from vlkit.models.weights_names import (
     twins,
 )
 from vlkit.models.weights_report import LoadReport, explain, shape_of
+from vlkit.tensor_files import describe_non_finite, non_finite
 
 __all__ = [
     "ADAPTERS",
@@ -60,7 +61,7 @@ def load_weights(
         strict: raise unless every name and shape is accounted for. Otherwise what fits is loaded.
 
     Raises:
-        CheckpointError: the file cannot be read, or is of another model.
+        CheckpointError: the file cannot be read, is of another model, or holds NaN or infinity.
     """
     state, label = _open(source, sha256)
     report = _load(model, state, label, adapter, strict)
@@ -132,6 +133,11 @@ def _fitted(
     lacking = [name for name in report.missing if name not in misfits and not chosen.may_start_fresh(name)]
     if (strict and (misfits or report.unexpected or lacking)) or not report.loaded:
         raise CheckpointError(explain(model, own, state, label, misfits, lacking, report.unexpected))
+    if wrong := non_finite(values):
+        raise CheckpointError(
+            f"{label} holds weights that are not finite: {describe_non_finite(wrong)}. A training that diverged wrote "
+            "them, or the file is damaged. Give an earlier checkpoint, or another file."
+        )
     return values, report
 
 

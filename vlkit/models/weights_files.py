@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import warnings
@@ -11,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from vlkit.checkpoint_files import MODEL, choose, is_checkpoint, verify_weights
 from vlkit.errors import CheckpointError, did_you_mean
 from vlkit.models.weights_precision import restored
+from vlkit.tensor_files import read_tensors
 
-_MODEL, _TRAINER = "model.safetensors", "trainer.json"  # as vlkit.runner.checkpoint writes them
 _FOREIGN = ("pytorch_model.bin",)
 _WRAPPERS = ("model", "state_dict")
 _AGAIN = "Download or copy it again"
@@ -40,12 +39,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
             (its best checkpoint, or else its newest).
 
     Raises:
-        CheckpointError: no such file, damaged, of another kind, or holding objects that only code could
-            restore.
+        CheckpointError: no such file, damaged (a file of a checkpoint folder is compared with its checksum), of
+            another kind, or holding objects that only code could restore.
     """
     file = weights_file(path)
-    size = file.stat().st_size
+    verify_weights(file)
     try:
+        size = file.stat().st_size
         with open(file, "rb") as stream:
             head = stream.read(64)
     except OSError as error:
@@ -79,43 +79,28 @@ def weights_file(path: str | Path) -> Path:
             raise CheckpointError(f"{path} is an address: download it first and give the file's path.")
         siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
         raise CheckpointError(f"checkpoint {path} does not exist.{did_you_mean(path.name, siblings)}")
-    if (path / _TRAINER).is_file():
-        problem = _damage(path)
-        if problem:
-            raise CheckpointError(f"checkpoint {path} is damaged: {problem}. Choose another one.")
-    for name in (_MODEL, *_FOREIGN):
+    if is_checkpoint(path):
+        verify_weights(path / MODEL)
+        return path / MODEL
+    for name in (MODEL, *_FOREIGN):
         if (path / name).is_file():
             return path / name
-    return _of_run(path) / _MODEL
+    return _of_run(path) / MODEL
 
 
 def _of_run(folder: Path) -> Path:
     """The best checkpoint of a run's output folder, else its newest."""
-    steps = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
-    found = [each for each in steps.glob("step_*") if re.fullmatch(r"step_\d{8,}", each.name)]
-    complete = sorted((each for each in found if not _damage(each)), key=lambda each: int(each.name[5:]))
-    if not complete:
-        what = f"none of its {len(found)} checkpoints is complete" if found else "no weights are in it"
+    inside = folder / "checkpoints"
+    try:
+        found = choose(inside if inside.is_dir() else folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder}: {error} Restore one of them from a copy, or give other weights.") from error
+    if found is None:
         raise CheckpointError(
-            f"{folder}: {what}. Give a weights file, a checkpoint folder (with {_MODEL}), or the output "
+            f"{folder}: no weights are in it. Give a weights file, a checkpoint folder (with {MODEL}), or the output "
             f"folder of a run that has written a checkpoint."
         )
-    newest = complete[-1]
-    best = (json.loads((newest / _TRAINER).read_text()).get("best") or {}).get("step")
-    return next((each for each in complete if best is not None and int(each.name[5:]) == best), newest)
-
-
-def _damage(checkpoint: Path) -> str:
-    """What is wrong with the model file of one of our checkpoint folders, or ""."""
-    try:
-        size = json.loads((checkpoint / _TRAINER).read_text())["files"][_MODEL]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{_TRAINER}: {type(error).__name__}: {error}"
-    model = checkpoint / _MODEL
-    if not model.is_file():
-        return f"{_MODEL} is missing"
-    found = model.stat().st_size
-    return "" if found == size else f"{_MODEL} has {found:,} bytes instead of {size:,}"
+    return found
 
 
 def _load_torch(file: Path, mapped: bool) -> Any:
@@ -149,11 +134,8 @@ def _damaged(file: Path, reason: str) -> CheckpointError:
 
 def _load_safetensors(file: Path) -> dict[str, Tensor]:
     try:
-        with safe_open(str(file), framework="pt", device="cpu") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (no mapping)
-            aliases = json.loads((opened.metadata() or {}).get("aliases", "{}"))
-            tensors.update({name: tensors[kept] for name, kept in aliases.items()})
-    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+        tensors = read_tensors(file)
+    except Exception as error:  # a damaged file raises whatever its reader stumbles over
         raise _damaged(file, str(error)) from error
     return _unwrap(restored(tensors), file)
 

@@ -1,32 +1,29 @@
 """Checkpoints: folders that are either complete or not there, without pickle.
 
 ``checkpoints/step_00000100/`` holds ``model.safetensors`` (tied tensors once), ``optimizer.safetensors`` (by
-parameter name) and ``trainer.json`` (everything else, and the size of the other two).
+parameter name) and ``trainer.json`` (everything else, and the checksums: see :mod:`vlkit.checkpoint_files`).
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from vlkit.checkpoint_files import MODEL, OPTIMISER, TRAINER, VERSION, read_trainer, seal, steps_in, verify
+from vlkit.checksums import sha256
 from vlkit.errors import CheckpointError, VlkitError
 from vlkit.io import atomic_dir, atomic_write
 from vlkit.runner.optimiser import cut_like, restore_by_name, state_by_name
+from vlkit.tensor_files import describe_non_finite, load_tensors, non_finite, save_tensors
 
 logger = logging.getLogger(__name__)
-
-MODEL, OPTIMISER, TRAINER = "model.safetensors", "optimizer.safetensors", "trainer.json"
-_NAME = re.compile(r"step_(\d{8,})")
 
 
 class Checkpoints:
@@ -39,28 +36,53 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int = 2):
         self.folder, self.keep = folder, max(1, keep)
+        self._sound: set[int] = set()  # written or verified by this process
+        self._damaged: set[int] = set()
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of that step is, or would be."""
         return self.folder / f"step_{step:08d}"
 
     def steps(self) -> list[int]:
-        """Steps that have a folder, ascending."""
-        if not self.folder.is_dir():
-            return []
-        found = (_NAME.fullmatch(entry.name) for entry in self.folder.iterdir() if entry.is_dir())
-        return sorted(int(match[1]) for match in found if match)
+        """Steps that have a checkpoint, sound or not, ascending."""
+        return steps_in(self.folder)
 
-    def newest(self) -> Path | None:
-        """The newest complete checkpoint; damaged ones are passed over with a warning."""
+    def newest(self, required: Collection[str] = ()) -> Path | None:
+        """Find the newest checkpoint whose files are what was written; others are passed over with one warning.
+
+        Args:
+            required: keys that ``trainer.json`` must have, as in :data:`vlkit.checkpoint_files.STATE`.
+
+        Returns:
+            None if there are no checkpoints.
+
+        Raises:
+            CheckpointError: all of them are damaged.
+        """
+        reasons = []
         for step in reversed(self.steps()):
-            try:
-                read_trainer(self.path(step))
-            except CheckpointError as error:
-                logger.warning("%s The one before is tried.", error)
-            else:
+            reason = self.problem(step, required)
+            if not reason:
+                if reasons:
+                    logger.warning("%s The run continues from %s instead.", " ".join(reasons), self.path(step).name)
                 return self.path(step)
-        return None
+            reasons.append(reason)
+        if not reasons:
+            return None
+        raise CheckpointError(
+            f"no checkpoint of the run in {self.folder} can be used: {' '.join(reasons)} Nothing was changed. Restore "
+            f"one of them from a copy; or delete {self.folder} to train from step 0; or choose another run.output_dir."
+        )
+
+    def problem(self, step: int, required: Collection[str] = ()) -> str:
+        """Return what is wrong with the checkpoint of a step, or ""."""
+        try:
+            verify(self.path(step), required=required)
+        except CheckpointError as error:
+            self._damaged.add(step)
+            return str(error)
+        self._sound.add(step)
+        return ""
 
     def save(self, model: nn.Module, optimiser: torch.optim.Optimizer, trainer: dict[str, Any]) -> Path:
         """:meth:`write` the state of a model and an optimiser that are whole in this process."""
@@ -82,19 +104,25 @@ class Checkpoints:
         path = self.path(trainer["step"])
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if path.exists() and self._renew(path, trainer):
+            if trainer["step"] in self._sound and self._renew(path, trainer):
                 return path
             with atomic_dir(path) as folder:
                 save_tensors(folder / MODEL, weights)
                 save_tensors(folder / OPTIMISER, moments)
-                sizes = {name: (folder / name).stat().st_size for name in (MODEL, OPTIMISER)}
-                (folder / TRAINER).write_text(json.dumps({**trainer, "files": sizes}, indent=1))
+                files = [folder / name for name in (MODEL, OPTIMISER)]
+                facts = {
+                    "files": {file.name: file.stat().st_size for file in files},
+                    "sha256": {file.name: sha256(file) for file in files},
+                }
+                (folder / TRAINER).write_text(seal({**trainer, "version": VERSION, **facts}))
         except (OSError, SafetensorError) as error:
             raise VlkitError(
                 f"the checkpoint {path} cannot be written: {error}. Earlier checkpoints are untouched; make "
                 "room (or lower run.keep_checkpoints), then start the same command again: it continues from "
                 "the newest one."
             ) from error
+        self._sound.add(trainer["step"])
+        self._damaged.discard(trainer["step"])
         return path
 
     def sweep(self) -> None:
@@ -104,21 +132,26 @@ class Checkpoints:
                 shutil.rmtree(leftover, ignore_errors=True)
 
     def prune(self, now: int, best: int | None) -> None:
-        """Delete all but the newest up to step ``now`` and the best. Later ones were found damaged; they
-        stay, and do not count."""
-        for step in [step for step in self.steps() if step <= now][: -self.keep]:
-            if step != best:
-                shutil.rmtree(self.path(step), ignore_errors=True)
+        """Delete all but the newest up to step ``now`` and the best.
+
+        Damaged ones do not count. Those after ``now`` stay: the run will write their steps again.
+        """
+        done = [step for step in self.steps() if step <= now]
+        kept = [step for step in done if step not in self._damaged][-self.keep :]
+        for step in set(done) - {*kept, best}:
+            shutil.rmtree(self.path(step), ignore_errors=True)
 
     def _renew(self, path: Path, trainer: dict[str, Any]) -> bool:
         """Replace ``trainer.json`` alone: the tensors of a step are always the same."""
         try:
-            sizes = read_trainer(path)["files"]
+            before = read_trainer(path)
         except CheckpointError:
-            shutil.rmtree(path)
             return False
+        if "sha256" not in before:
+            return False
+        facts = {"version": VERSION, "files": before["files"], "sha256": before["sha256"]}
         with atomic_write(path / TRAINER, "w") as file:
-            file.write(json.dumps({**trainer, "files": sizes}, indent=1))
+            file.write(seal({**trainer, **facts}))
         return True
 
 
@@ -132,9 +165,16 @@ def restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer | Non
         CheckpointError: damaged, or of another model.
     """
     trainer = read_trainer(path)
+    weights = load_tensors(path / MODEL)
+    trained = [name for name, _ in model.named_parameters(remove_duplicate=False) if name in weights]
+    if wrong := non_finite({name: weights[name] for name in trained}):
+        raise CheckpointError(
+            f"{path / MODEL} holds weights that are not finite: {describe_non_finite(wrong)}. A training that diverged "
+            "wrote them. Delete this checkpoint, and the run continues from the one before."
+        )
     try:
         own = model.state_dict()
-        found = {name: cut_like(tensor, own.get(name, tensor)) for name, tensor in load_tensors(path / MODEL).items()}
+        found = {name: cut_like(tensor, own.get(name, tensor)) for name, tensor in weights.items()}
         missing, unexpected = model.load_state_dict(found, strict=False)
     except RuntimeError as error:  # sizes differ
         raise CheckpointError(f"{path / MODEL} is of another model: {error}") from error
@@ -153,73 +193,26 @@ def restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer | Non
     return trainer
 
 
-def read_trainer(path: Path) -> dict[str, Any]:
-    """``trainer.json`` of a checkpoint that is seen to be complete.
+def check_finite(model: nn.Module) -> None:
+    """Check the weights that a model starts from.
 
     Raises:
-        CheckpointError: a file is missing, cut short or unreadable; it is named.
+        CheckpointError: some are NaN or infinite; they are named.
     """
-    advice = "Delete the folder, and the run continues from the checkpoint before."
-    try:
-        trainer = json.loads((path / TRAINER).read_text())
-        sizes = trainer["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"checkpoint {path} is damaged: {TRAINER}: {_reason(error)}. {advice}") from error
-    for name in (MODEL, OPTIMISER):
-        file = path / name
-        if not file.is_file():
-            raise CheckpointError(f"checkpoint {path} is damaged: {name} is missing. {advice}")
-        if file.stat().st_size != sizes.get(name):
-            raise CheckpointError(
-                f"checkpoint {path} is damaged: {name} has {file.stat().st_size} bytes instead of "
-                f"{sizes.get(name)}. {advice}"
-            )
-    return trainer
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], aliases: bool = True) -> None:
-    """Write tensors as safetensors. One that goes by several names is written once, the other names in the
-    header under ``aliases`` (unless that is False); overlapping views are written as copies."""
-    first: dict[int, str] = {}
-    others: dict[str, str] = {}
-    for name, tensor in tensors.items():
-        kept = first.setdefault(id(tensor), name)
-        if kept != name:
-            others[name] = kept
-    distinct: dict[str, Tensor] = {}
-    storages: set[int] = set()
-    for name in first.values():
-        tensor = tensors[name].detach().to("cpu").contiguous()
-        pointer = tensor.untyped_storage().data_ptr()
-        distinct[name] = tensor.clone() if pointer in storages else tensor
-        storages.add(pointer)
-    # One key at most: the library writes several in any order, and equal runs must give equal files.
-    metadata = {"aliases": json.dumps(others)} if others and aliases else {"format": "pt"}
-    save_file(distinct, str(path), metadata=metadata)
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """What :func:`save_tensors` wrote, under all names.
-
-    Raises:
-        CheckpointError: the file is damaged or missing.
-    """
-    try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            aliases = json.loads((file.metadata() or {}).get("aliases", "{}"))
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read: {_reason(error)}. Delete its checkpoint.") from error
-    return {**tensors, **{name: tensors[kept] for name, kept in aliases.items()}}
+    if wrong := non_finite(dict(model.named_parameters())):
+        raise CheckpointError(
+            f"the model has weights that are not finite before the first step: {describe_non_finite(wrong)}. Start "
+            "from other weights; the data and the learning rate are not the cause."
+        )
 
 
 def _check_finite(weights: Mapping[str, Tensor], step: int) -> None:
-    for name, tensor in weights.items():
-        if isinstance(tensor, nn.Parameter) and not torch.isfinite(tensor).all():
-            raise CheckpointError(
-                f"after step {step} the weight {name} is not finite, so no checkpoint is written. Lower "
-                "optim.lr or set optim.grad_clip, and start again from the newest checkpoint."
-            )
+    wrong = non_finite({name: tensor for name, tensor in weights.items() if isinstance(tensor, nn.Parameter)})
+    if wrong:
+        raise CheckpointError(
+            f"after step {step} the weight {next(iter(wrong))} is not finite, so no checkpoint is written. "
+            "Lower optim.lr or set optim.grad_clip, and start again from the newest checkpoint."
+        )
 
 
 def _some(names: Iterable[str]) -> str:
@@ -227,7 +220,3 @@ def _some(names: Iterable[str]) -> str:
     if not listed:
         return "nothing"
     return f"{len(listed)} tensors ({', '.join(listed[:3])}{', ...' if len(listed) > 3 else ''})"
-
-
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -14,6 +14,7 @@ from torch import nn
 from vlkit.datasets.base import VLDataset, collate
 from vlkit.datasets.loading import EvalLoader
 from vlkit.errors import BadSample, DataError
+from vlkit.modes import evaluating
 from vlkit.runner.device import seed_all
 from vlkit.runner.distributed import World
 from vlkit.runner.picture import draw_samples
@@ -73,14 +74,10 @@ class Evaluator:
             Interrupted: ``stop`` said yes.
         """
         scores: dict[str, float] = {}
-        training = model.training
-        model.eval()
-        try:
+        with evaluating(model):
             for name in self.sets:
                 found = self._evaluate(model, name, step, stop)
                 scores.update({f"{name}/{key}": float(value) for key, value in found.items()})
-        finally:
-            model.train(training)
         return scores
 
     def picture(
@@ -105,15 +102,10 @@ class Evaluator:
                 logger.warning("left out of the picture: %s", error)
         if not samples or not all(torch.is_tensor(sample.get("image")) for sample in samples):
             return None
-        training = model.training
-        model.eval()
-        try:
-            with torch.inference_mode():
-                seed_all(self.seed, step)
-                context = EvalContext(self.device, self.autocast, name=name, step=step, dataset=dataset)
-                texts = self.task.describe(model, collate(samples), context)
-        finally:
-            model.train(training)
+        with evaluating(model), torch.inference_mode():
+            seed_all(self.seed, step)
+            context = EvalContext(self.device, self.autocast, name=name, step=step, dataset=dataset)
+            texts = self.task.describe(model, collate(samples), context)
         if not texts:
             return None
         path = self.folder / "samples.png"

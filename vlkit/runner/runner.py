@@ -15,6 +15,7 @@ from vlkit.datasets.base import VLDataset
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import ConfigError, did_you_mean
 from vlkit.runner.activation_checkpointing import checkpoint_activations
+from vlkit.runner.checkpoint import check_finite
 from vlkit.runner.compilation import compile_model
 from vlkit.runner.device import autocast, choose_device
 from vlkit.runner.distributed import World
@@ -91,7 +92,7 @@ class Runner:
 
         Raises:
             ConfigError: nothing to train on, or the folder is another run's.
-            CheckpointError: the checkpoint to continue from does not fit.
+            CheckpointError: the checkpoint to continue from does not fit, or the weights to start from hold NaN.
             NonFinite: a loss is no longer a number.
         """
         if self.mixture is None:
@@ -100,6 +101,7 @@ class Runner:
         if stored is not None:
             logger.info("%s: this run is finished; its result is given again.", self.output.path)
             return stored
+        check_finite(self.model)
         self._record_environment("environment.json")
         if self.device.type == "cpu":  # a GPU has a cache of its own
             freed_memory.keep()
@@ -130,9 +132,11 @@ class Runner:
 
         Raises:
             ConfigError: nothing to evaluate on.
+            CheckpointError: the weights hold NaN or infinity.
         """
         if self.evaluator is None:
             raise ConfigError("there is nothing to evaluate on: name a dataset under 'datasets.eval'.")
+        check_finite(self.model)
         self._record_environment("evaluation_environment.json")
         with self.parallel.whole_model() as model:
             scores = self.evaluator(model, step)

@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlkit.checkpoint_files import STATE, read_trainer
 from vlkit.config.schema import OptimConfig, RunOptions
 from vlkit.datasets.loading import TrainLoader
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import CheckpointError, ConfigError
+from vlkit.modes import start_training
 from vlkit.runner.activation_checkpointing import ByNeed
 from vlkit.runner.activation_memory import device_memory
 from vlkit.runner.best import Best
-from vlkit.runner.checkpoint import Checkpoints, read_trainer, restore
+from vlkit.runner.checkpoint import Checkpoints, restore
 from vlkit.runner.device import autocast
 from vlkit.runner.distributed import World
 from vlkit.runner.evaluation import Evaluator, Interrupted
@@ -122,7 +124,7 @@ class Trainer:
             self.reporter.close()
 
     def _loop(self, stop: StopRequest) -> dict[str, Any]:
-        self.model.train()
+        start_training(self.model)
         while True:
             if self.world.size == 1:
                 stop.adopt(stop.flags())
@@ -199,7 +201,6 @@ class Trainer:
     def _write_checkpoint(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
         self.reporter.metrics.sync()
         trainer = {
-            "version": 1,
             "step": self.step,
             "seed": self.run.seed,
             "seconds": self.seconds,
@@ -215,23 +216,28 @@ class Trainer:
         self.checkpoints.write(weights, moments, trainer)
         self.checkpoints.prune(self.step, self.best.step)
 
-    def _find(self) -> int | None:
-        """Step of the newest complete checkpoint; the log is brought to its state."""
+    def _find(self) -> tuple[int, bool] | None:
+        """Step of the newest sound checkpoint, and whether the best one is lost; the log is brought to its state."""
         self.checkpoints.sweep()
-        newest = self.checkpoints.newest()
+        newest = self.checkpoints.newest(STATE)
         if newest is None:
             self.reporter.metrics.cut_back(0, evaluated=False)
             return None
         trainer = read_trainer(newest)
-        self.reporter.metrics.cut_back(trainer["step"], trainer["evaluated"]["step"] == trainer["step"])
-        return trainer["step"]
+        step, best = trainer["step"], trainer["best"]["step"]
+        lost = self.checkpoints.problem(best) if best not in (None, step) else ""
+        if lost:
+            logger.warning("%s It was the best so far: the best is chosen again, from here on.", lost)
+        self.reporter.metrics.cut_back(step, trainer["evaluated"]["step"] == step)
+        return step, bool(lost)
 
     def _resume(self) -> None:
-        """Go to the newest complete checkpoint, if there is one."""
+        """Go to the newest sound checkpoint, if there is one."""
 
-        step = self.world.on_main(self._find)
-        if step is None:
+        found = self.world.on_main(self._find)
+        if found is None:
             return
+        step, best_lost = found
         path = self.checkpoints.path(step)
         trainer = restore(path, self.model, self.optimiser)
         if trainer["batch_size"] != self.run.batch_size or trainer["seed"] != self.run.seed:
@@ -244,7 +250,8 @@ class Trainer:
             logger.warning("%s: the training data have changed since; the run goes on with those of today.", path)
         self.loader.load_state_dict(trainer["data"])
         self.window.load_state_dict(trainer["window"])
-        self.best.load_state_dict(trainer["best"])
+        if not best_lost:
+            self.best.load_state_dict(trainer["best"])
         self.step = self._saved = trainer["step"]
         self.reporter.load_state_dict(trainer["report"])
         self.seconds = trainer["seconds"]

@@ -75,3 +75,18 @@ def test_what_is_refused():
         stored({"big": torch.tensor([1e6])}, "fp16")
     with pytest.raises(CheckpointError, match=r"a\.scale is missing"):
         restored({"a": torch.zeros(2, 2, dtype=torch.int8)})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8"])
+def test_weights_that_are_not_finite_are_named_with_their_file(tmp_path, precision, value):
+    """In int8 by a scale."""
+    state = stored(captioner().state_dict(keep_vars=True), precision)
+    name = "visual_encoder.blocks.0.mlp.fc1.weight"
+    broken = dict(state)
+    stored_under = name + ".scale" if precision == "int8" else name
+    broken[stored_under] = state[stored_under].detach().clone()
+    broken[stored_under][0] = value
+    save_tensors(tmp_path / "w.safetensors", broken)
+    with pytest.raises(CheckpointError, match=rf"w\.safetensors holds weights that are not finite: {name} \(\d+ of"):
+        build_with_weights(captioner, tmp_path / "w.safetensors")

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from tests.assets.toy import ToyModel, ToyTask, lines, toy_runner
+from vlkit import tensor_files
 from vlkit.config.schema import OptimConfig
 from vlkit.errors import CheckpointError, VlkitError
-from vlkit.runner import checkpoint
 from vlkit.runner.checkpoint import MODEL, OPTIMISER, TRAINER, Checkpoints, load_tensors, restore, save_tensors
 from vlkit.runner.optimiser import build_optimiser
 
@@ -55,7 +55,8 @@ def test_damage_is_named(saved, name, damage):
         (path / name).write_bytes((path / name).read_bytes()[:-20])
     with pytest.raises(CheckpointError, match=f"step_00000005 is damaged: {name}"):
         restore(path, model)
-    assert checkpoints.newest() is None
+    with pytest.raises(CheckpointError, match=f"no checkpoint of the run .*step_00000005 is damaged: {name}"):
+        checkpoints.newest()
 
 
 def test_overwritten_content_is_named(saved):
@@ -64,6 +65,40 @@ def test_overwritten_content_is_named(saved):
     file.write_bytes(b"\x80\x04" * (file.stat().st_size // 2) + b"." * (file.stat().st_size % 2))
     with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
         restore(file.parent, model)
+    assert "does not agree with its checksum" in checkpoints.problem(5)
+
+
+def test_a_damaged_step_is_written_again_as_a_whole(saved):
+    checkpoints, model, optimiser = saved
+    file = checkpoints.save(model, optimiser, {"step": 5}) / MODEL
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-3] + b"\0\0\0")
+    again = Checkpoints(checkpoints.folder)
+    assert again.problem(5)
+    again.save(model, optimiser, {"step": 5})
+    assert file.read_bytes() == whole
+    assert again.problem(5) == ""
+
+
+def test_prune_does_not_count_damaged_ones(saved):
+    checkpoints, model, optimiser = saved
+    for step in (1, 2, 3):
+        checkpoints.save(model, optimiser, {"step": step})
+    (checkpoints.path(3) / TRAINER).unlink()
+    assert checkpoints.newest() == checkpoints.path(2)
+    checkpoints.save(model, optimiser, {"step": 4})
+    checkpoints.prune(now=4, best=None)
+    assert checkpoints.steps() == [2, 4]
+
+
+def test_weights_that_are_not_finite_are_named_when_they_are_restored(saved):
+    checkpoints, model, optimiser = saved
+    path = checkpoints.save(model, optimiser, {"step": 1})
+    tensors = load_tensors(path / MODEL)
+    tensors["block.0.bias"] = torch.full_like(tensors["block.0.bias"], float("inf"))
+    save_tensors(path / MODEL, tensors)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors holds .*not finite: block\.0\.bias \(8 of 8"):
+        restore(path, ToyModel())
 
 
 def test_another_model_is_refused(saved):
@@ -128,7 +163,7 @@ def test_a_full_disk_loses_nothing(saved):
 
 def test_a_run_continues_after_a_full_disk(tmp_path, monkeypatch):
     toy_runner(tmp_path / "whole").train()
-    real, calls = checkpoint.save_file, []
+    real, calls = tensor_files.save_file, []
 
     def full(tensors, path, metadata):
         calls.append(path)
@@ -136,7 +171,7 @@ def test_a_run_continues_after_a_full_disk(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device", path)
         real(tensors, path, metadata)
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(tensor_files, "save_file", full)
     with pytest.raises(VlkitError, match=r"(?i)no space left"):
         toy_runner(tmp_path / "full").train()
     monkeypatch.undo()

@@ -9,7 +9,7 @@ import torch
 from tests.assets.toy import ToyDataset, ToyModel, ToyTask, lines, toy_runner
 from vlkit.config.durations import Duration
 from vlkit.datasets.mixture import Mixture
-from vlkit.errors import ConfigError, DataError
+from vlkit.errors import CheckpointError, ConfigError, DataError
 
 
 def test_what_a_run_leaves_behind(tmp_path):
@@ -152,3 +152,31 @@ def test_a_run_without_evaluation_ends_with_its_last_checkpoint(tmp_path):
     result = toy_runner(tmp_path, evals={}, monitor=None, checkpoint_every=Duration(100, "steps")).train()
     assert (result["best"], result["metrics"]) == (None, {})
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000012"]
+
+
+def test_a_part_that_is_frozen_in_eval_mode_stays_so(tmp_path):
+    class Looks(ToyTask):
+        def evaluate(self, model, loader, context):
+            assert not any(module.training for module in model.modules())
+            return super().evaluate(model, loader, context)
+
+        def train_step(self, model, inputs, progress):
+            seen.append([model.training, model.image.training, model.image[1].training, model.block.training])
+            return super().train_step(model, inputs, progress)
+
+    seen: list[list[bool]] = []
+    model = ToyModel()
+    model.image.eval()
+    toy_runner(tmp_path, Looks(), model=model).train()
+    assert seen == [[True, False, False, True]] * 12
+    assert not model.image.training
+
+
+@pytest.mark.parametrize("action", ["train", "evaluate"])
+def test_weights_that_are_not_finite_are_named_before_the_first_step(tmp_path, action):
+    model = ToyModel()
+    model.block[0].bias.data[2] = float("nan")
+    task = ToyTask()
+    with pytest.raises(CheckpointError, match=r"before the first step: block\.0\.bias \(1 of 8 values\)"):
+        getattr(toy_runner(tmp_path, task, model=model), action)()
+    assert task.seen == []
