@@ -156,13 +156,14 @@ def _check_key(path: Path, trainer: Mapping[str, Any], key: str) -> None:
         if part not in value:
             raise damaged(path, TRAINER, f"lacks the key {key!r}")
         value = value[part]
-    allowed = _TYPES[key]
-    if not isinstance(value, allowed) or isinstance(value, bool):
-        raise damaged(
-            path, TRAINER, f"says that {key!r} is {_shown(value)}, which is not of type {allowed[0].__name__}"
-        )
-    inside = value.values() if key.startswith("window.") else value if key == "report.since" else ()
-    if not all(type(each) in _NUMBER for each in inside) or (key == "report.since" and len(value) != 2):
+    if not isinstance(value, _TYPES[key]) or isinstance(value, bool):
+        raise damaged(path, TRAINER, f"says that {key!r} is {_shown(value)}, not of type {_TYPES[key][0].__name__}")
+    inside: Collection[Any] = ()
+    if key in ("window.sums", "window.counts"):
+        inside = value.values()
+    elif key == "report.since":
+        inside = value if len(value) == 2 else [None]
+    if not all(type(each) in _NUMBER for each in inside):
         raise damaged(path, TRAINER, f"says that {key!r} is {_shown(value)}, where numbers are needed")
     if key == "step" and (value < 0 or step_of(path) not in (value, None)):
         raise damaged(path, TRAINER, f"says that 'step' is {value}, which is not that of the folder")

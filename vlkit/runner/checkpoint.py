@@ -59,7 +59,7 @@ class Checkpoints:
         Raises:
             CheckpointError: all of them are damaged.
         """
-        reasons = []
+        reasons: list[str] = []
         for step in reversed(self.steps()):
             reason = self.problem(step, required)
             if not reason:
