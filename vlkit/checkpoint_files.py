@@ -156,7 +156,8 @@ def _check_key(path: Path, trainer: Mapping[str, Any], key: str) -> None:
         if part not in value:
             raise damaged(path, TRAINER, f"lacks the key {key!r}")
         value = value[part]
-    if not isinstance(value, _TYPES[key]) or isinstance(value, bool):
+    fits: bool = type(value) in _TYPES[key]
+    if not fits:
         raise damaged(path, TRAINER, f"says that {key!r} is {_shown(value)}, not of type {_TYPES[key][0].__name__}")
     inside: Collection[Any] = ()
     if key in ("window.sums", "window.counts"):
