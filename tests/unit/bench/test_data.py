@@ -10,6 +10,7 @@ from PIL import Image
 pytest.importorskip("cv2", reason="the reference augments with OpenCV: pip install 'vlkit[bench]'")
 
 from tests.unit.processors.pictures import noise
+from vlkit.bench.compare import table
 from vlkit.bench.data import data_rows, jpeg, picture
 from vlkit.bench.original import load
 from vlkit.processors.image import BlipImageTrain
@@ -27,6 +28,14 @@ def test_all_ways_give_what_the_original_gives():
 def test_a_wrong_transform_is_noticed(monkeypatch):
     monkeypatch.setattr("vlkit.bench.data.BlipImageTrain.__call__", lambda self, image, rng: torch.zeros(3, 32, 32))
     assert not any(row.outputs_equal for row in data_rows("tiny", repeat=1))
+
+
+def test_a_clock_that_sees_no_time_pass_gives_figures_all_the_same(monkeypatch):
+    """A fast machine: the run takes less than the clock can tell, and less than figures are rounded to."""
+    monkeypatch.setattr("vlkit.bench.compare.time.perf_counter", lambda: 0.0)
+    rows = list(data_rows("tiny", repeat=1))
+    assert [row.ratio for row in rows] == [1.0] * 4
+    assert "0.000" in table(rows)
 
 
 @settings(deadline=None, max_examples=60)
