@@ -50,6 +50,13 @@ class CheckpointError(VlkitError):
     """A checkpoint that is damaged, unsafe, or of another model."""
 
 
+class LostProcess(VlkitError):
+    """Another process of a distributed run died, stopped, or ended with an error, so this one cannot go on.
+
+    The command line exits with 1: the run can be started again as it is.
+    """
+
+
 class MissingDependency(VlkitError):
     """An optional package that is not installed.
 

@@ -8,9 +8,9 @@ import logging
 import threading
 from collections.abc import Sequence
 
-from vlkit.capfilt.owner import is_dead, owner_name
 from vlkit.capfilt.place import Place
 from vlkit.errors import VlkitError
+from vlkit.process_identity import is_dead, owner_name
 
 logger = logging.getLogger(__name__)
 FOLDER = "claims"

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from vlkit.capfilt.owner import is_dead, owner_name
 from vlkit.capfilt.stores import LocalStore, store_of
 from vlkit.errors import VlkitError
 from vlkit.io import full_disk, is_full_disk
+from vlkit.process_identity import is_dead, owner_name
 
 UNFINISHED = ".unfinished"
 """Folder of files that are being written, below a local place."""

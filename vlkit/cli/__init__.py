@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from vlkit import __version__
-from vlkit.errors import VlkitError, did_you_mean
+from vlkit.errors import LostProcess, VlkitError, did_you_mean
 
 COMMANDS = {
     "train": ("vlkit.cli.train", "train a model as a run file says"),
@@ -29,7 +29,10 @@ line of help."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code: 0 done, 2 a mistake of the user, 130 interrupted.
+    """Run one command.
+
+    Returns:
+        The exit code: 0 done, 1 another process of the run was lost, 2 a mistake of the user, 130 interrupted.
 
     Args:
         argv: the arguments after ``vlkit``; None: those of the process.
@@ -45,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments[0], arguments[1:])
     except SystemExit as stop:  # argparse, after printing its help or what is wrong
         return stop.code if isinstance(stop.code, int) else 1
+    except LostProcess as error:
+        return _fail(str(error), 1)
     except VlkitError as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt:

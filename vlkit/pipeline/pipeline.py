@@ -76,7 +76,8 @@ class Pipeline:
         """Meet the other processes, if ``torchrun`` started several."""
         devices = [stage.device for stage in self.stages if stage.device != "auto"]
         self.world.start(choose_device(devices[0] if devices else "auto", self.world.local_rank))
-        yield
+        with self.world.explained():
+            yield
         self.world.finish()  # not after an error: the others may be gone, and leaving in order would wait for them
 
     def prepare(self, redo_from: str | None = None) -> dict[str, Record | None]:

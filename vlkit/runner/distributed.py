@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from vlkit.errors import ConfigError, VlkitError
+from vlkit.errors import ConfigError, LostProcess, VlkitError
+from vlkit.runner.heartbeat import Heartbeat, is_communication_error, lost_message, start_heartbeat
 
 T = TypeVar("T")
 
@@ -33,6 +35,8 @@ class World:
         self.size = int(os.environ.get("WORLD_SIZE", 1))
         self._started_here = False
 
+    _heartbeat: ClassVar[Heartbeat | None] = None  # of this Python process, as torch's default group is
+
     @property
     def is_main(self) -> bool:
         return self.rank == 0
@@ -40,7 +44,9 @@ class World:
     def start(self, device: torch.device) -> None:
         """Meet the other processes: gloo on CPU; NCCL besides on CUDA. Reads the environment of ``torchrun``.
 
-        A process that waits longer than ``VLKIT_TIMEOUT_SECONDS`` (default 1800) for the others gives up.
+        A process that waits longer than ``VLKIT_TIMEOUT_SECONDS`` (default 1800) for the others gives up. One that
+        died, is stopped or cannot be reached is noticed earlier: after ``VLKIT_LOST_AFTER_SECONDS`` (default 35)
+        without a heartbeat the others end with a message that names it.
         """
         if self.size == 1 or dist.is_initialized():
             return
@@ -50,12 +56,36 @@ class World:
         seconds = float(os.environ.get(TIMEOUT_VARIABLE, _TIMEOUT_SECONDS))
         dist.init_process_group(backend, timeout=timedelta(seconds=seconds))
         self._started_here = True
+        World._heartbeat = start_heartbeat(self.rank, self.size)
 
     def finish(self) -> None:
         """Leave the others, if :meth:`start` met them."""
         if self._started_here:
+            if World._heartbeat is not None:
+                World._heartbeat.leave()
+                World._heartbeat = None
             dist.destroy_process_group()
             self._started_here = False
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn the backend's error about a lost process into one that names it, and report own errors to the others.
+
+        Raises:
+            LostProcess: another process died, stopped, or ended with an error.
+        """
+        try:
+            yield
+        except BaseException as error:
+            heartbeat = World._heartbeat
+            if heartbeat is None or isinstance(error, LostProcess):
+                raise
+            if not is_communication_error(error):
+                heartbeat.fail(error)
+                raise
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = heartbeat.wait_for_loss() or f"the connection to another process failed ({first})"
+            raise LostProcess(lost_message(reason)) from error
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """The sums over all processes, in float64 through the CPU, so that no GPU is waited for."""

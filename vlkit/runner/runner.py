@@ -76,7 +76,8 @@ class Runner:
         else:
             self.mixture = Mixture(train, seed=run.seed)
         self.output = OutputFolder(Path(output_dir or run.output_dir or "output"), config or {})
-        self.parallel = share_model(run.parallel, self.model, self.world, self.device)
+        with self.world.explained():
+            self.parallel = share_model(run.parallel, self.model, self.world, self.device)
         if run.compile:
             for each in self.parallel.models:
                 compile_model(each, self.device)
@@ -97,6 +98,10 @@ class Runner:
         """
         if self.mixture is None:
             raise ConfigError("there is nothing to train on: name a dataset under 'datasets.train'.")
+        with self.world.explained():
+            return self._train()
+
+    def _train(self) -> dict[str, Any]:
         stored = self.world.on_main(self.output.claim)
         if stored is not None:
             logger.info("%s: this run is finished; its result is given again.", self.output.path)
@@ -137,6 +142,11 @@ class Runner:
         if self.evaluator is None:
             raise ConfigError("there is nothing to evaluate on: name a dataset under 'datasets.eval'.")
         check_finite(self.model)
+        with self.world.explained():
+            return self._evaluate(step)
+
+    def _evaluate(self, step: int) -> dict[str, float]:
+        assert self.evaluator is not None
         self._record_environment("evaluation_environment.json")
         with self.parallel.whole_model() as model:
             scores = self.evaluator(model, step)
