@@ -99,9 +99,9 @@ class Runner:
         if self.mixture is None:
             raise ConfigError("there is nothing to train on: name a dataset under 'datasets.train'.")
         with self.world.explained():
-            return self._train()
+            return self._train(self.mixture)
 
-    def _train(self) -> dict[str, Any]:
+    def _train(self, mixture: Mixture) -> dict[str, Any]:
         stored = self.world.on_main(self.output.claim)
         if stored is not None:
             logger.info("%s: this run is finished; its result is given again.", self.output.path)
@@ -114,7 +114,7 @@ class Runner:
         trainer = Trainer(
             self.parallel,
             self.task,
-            self.mixture,
+            mixture,
             self.evaluator,
             self.optim,
             self.run,
