@@ -184,13 +184,37 @@ def path_manager() -> Any:
     return _manager
 
 
+def local_path(path: str | Path) -> Path:
+    """Where on this machine ``path`` is: a path with ``~``, ``file://``, or ``package://name/path`` in an installed
+    package, which is found without being imported. It need not exist.
+
+    Raises:
+        VlkitError: no such package is installed, or the path leads out of it.
+    """
+    text = os.fspath(path)
+    scheme = urlsplit(text).scheme if "://" in text else ""
+    if scheme == "package":
+        return _in_package(text)
+    return Path(url2pathname(urlsplit(text).path) if scheme == "file" else text).expanduser()
+
+
 def _in_package(uri: str) -> Path:
     """Where the file of an installed package is; the package is found, not imported."""
     package, _, inside = uri.partition("://")[2].partition("/")
-    found = importlib.util.find_spec(package) if package.isidentifier() else None
+    parts = [part for part in inside.split("/") if part not in ("", ".")]
+    if ".." in parts or "\\" in inside or "\0" in inside:
+        raise VlkitError(f"{uri}: the path leads out of the package. Write package://<package>/<path in it>.")
+    try:
+        found = importlib.util.find_spec(package) if package.isidentifier() else None
+    except ValueError:  # of __main__
+        found = None
     if found is None or not found.submodule_search_locations:
-        raise VlkitError(f"{uri}: no installed package is named {package!r}. Write package://<package>/<path in it>.")
-    return Path(found.submodule_search_locations[0], inside)
+        hint = did_you_mean(package, [package.replace("-", "_")]) if "-" in package else ""
+        raise VlkitError(
+            f"{uri}: no installed package is named {package!r}.{hint} Write package://<package>/<path in it>."
+        )
+    paths = [Path(folder, *parts) for folder in found.submodule_search_locations]
+    return next((path for path in paths if path.exists()), paths[0])
 
 
 def _from_handler(uri: str) -> Path:

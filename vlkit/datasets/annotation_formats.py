@@ -1,4 +1,4 @@
-"""The formats of annotation files: JSON, JSON lines, CSV, TAB-separated text, COCO."""
+"""The formats of annotation files: JSON, JSON lines, CSV, TAB-separated text, COCO, Karpathy's splits."""
 
 from __future__ import annotations
 
@@ -8,29 +8,56 @@ from pathlib import Path
 from typing import Any
 
 from vlkit.datasets.coco_captions import coco_rows, top
+from vlkit.datasets.columns import Fields, TableColumns
 from vlkit.datasets.faults import Faults, lacks, short
-from vlkit.datasets.separated import header_of, table_rows
+from vlkit.datasets.karpathy import karpathy_rows, looks_karpathy
+from vlkit.datasets.separated import header_of, separated_rows
 from vlkit.errors import DataError
 from vlkit.json_reader import BadRow, JsonError, parse_json, parse_rows
 from vlkit.text_encoding import TextError
 from vlkit.text_files import encoding_fault, open_text, plain_suffix, read_bytes, start_of
 
-__all__ = ["FORMATS", "NEED", "Faults", "entries", "good_rows", "lacks", "short"]
+__all__ = ["FORMATS", "NEED", "Faults", "entries", "good_rows", "lacks", "short", "table_rows"]
 
-FORMATS = ("auto", "json", "jsonl", "csv", "txt", "coco")
+FORMATS = ("auto", "json", "jsonl", "csv", "txt", "coco", "karpathy")
 _SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv", ".txt": "txt"}
 _LINE_END = re.compile(r"[\r\n]")
 _LINE = re.compile(r"line 1, ")  # of a text of one line
-NEED = "A row needs 'image' (a file name) and 'caption' (a text or a list of texts)."
+NEED = (
+    "A row needs 'image' (a file name) and 'caption' (a text or a list of texts); image_key and caption_key say what "
+    "else they are called."
+)
 
 
-def entries(file: Path, format: str, faults: Faults, column: str = "image") -> Iterable[tuple[int, Any]]:
-    """Numbers and rows of a file; whether a row has what it needs is not checked.
+def table_rows(file: Path, format: str, faults: Faults, columns: TableColumns) -> Iterator[tuple[int, Fields]]:
+    """Numbers and rows of a file, with the columns that a dataset needs; their values are not checked.
 
     Args:
+        file: annotation file.
+        format: one of ``FORMATS``.
+        faults: added to: what is no row, and rows that lack a column. Its unit becomes that of the format.
+        columns: of the file.
+
+    Raises:
+        DataError: the file cannot be read in this format, or its columns cannot be told apart.
+    """
+    for number, row in entries(file, format, faults, columns):
+        fields = row if isinstance(row, Fields) else columns.fields(row)
+        if isinstance(fields, str):
+            faults.add(number, fields)
+        else:
+            yield number, fields
+    columns.finish()
+
+
+def entries(file: Path, format: str, faults: Faults, columns: TableColumns) -> Iterable[tuple[int, Any]]:
+    """Numbers and rows of a file as they are written; those of COCO and Karpathy as :class:`Fields`.
+
+    Args:
+        file: annotation file.
         format: one of ``FORMATS``.
         faults: added to: what is no row. Its unit becomes that of the format.
-        column: that the header of a CSV file must have.
+        columns: that the header of a CSV file must have.
 
     Raises:
         DataError: the file cannot be read in this format.
@@ -39,13 +66,13 @@ def entries(file: Path, format: str, faults: Faults, column: str = "image") -> I
     kind, suffix = format, plain_suffix(file)
     if format == "auto":
         kind = _SUFFIXES.get(suffix) or ("json" if start[:1] in "[{" else "txt")
-        if kind == "txt" and {"image", "caption"} <= set(header_of(_LINE_END.split(start)[0], column)[1]):
-            kind = "csv"
+        if kind == "txt" and not columns.positional:
+            kind = "csv" if columns.fits(header_of(_LINE_END.split(start)[0], columns)[1]) else "txt"
     if kind in ("jsonl", "csv", "txt"):
         faults.unit = "line"
         if kind == "csv":
-            return table_rows(file, faults, column, tabs=suffix == ".tsv")
-        return {"jsonl": _json_lines, "txt": _tab_lines}[kind](file, faults)
+            return separated_rows(file, faults, columns, tabs=suffix == ".tsv")
+        return _json_lines(file, faults) if kind == "jsonl" else _tab_lines(file, faults, columns)
     try:
         data = parse_rows(read_bytes(file), str(file))
     except JsonError as error:
@@ -53,8 +80,12 @@ def entries(file: Path, format: str, faults: Faults, column: str = "image") -> I
             faults.unit = "line"
             return _json_lines(file, faults)
         raise DataError(f"{error} Correct the file or set 'format'.") from error
+    if kind == "karpathy" or (format == "auto" and looks_karpathy(data)):
+        columns.own_format("Karpathy's")
+        return karpathy_rows(file, data, faults)
     if kind == "coco" or (format == "auto" and isinstance(data, dict) and "images" in data):
-        return coco_rows(file, data)
+        columns.own_format("COCO's")
+        return ((number, Fields(row)) for number, row in coco_rows(file, data))
     if isinstance(data, list):
         return good_rows(data, faults)
     hint = " This looks like a COCO file: set format: coco." if isinstance(data, dict) and "images" in data else ""
@@ -95,13 +126,15 @@ def _json_lines(file: Path, faults: Faults) -> Iterator[tuple[int, Any]]:
                 yield number, row
 
 
-def _tab_lines(file: Path, faults: Faults) -> Iterator[tuple[int, Any]]:
+def _tab_lines(file: Path, faults: Faults, columns: TableColumns) -> Iterator[tuple[int, Any]]:
     with open_text(file) as stream:
         for number, line in enumerate(stream, 1):
             image, tab, caption = line.rstrip("\n").partition("\t")
             fault = encoding_fault(line) if tab else ""
             if fault:
                 faults.add(number, fault)
+            elif columns.positional and line.strip():
+                yield number, line.rstrip("\n").split("\t")
             elif tab:
                 yield number, {"image": image, "caption": caption}
             elif line.strip():

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from vlkit.datasets.annotation_formats import NEED, Faults, entries, lacks, short
+from vlkit.datasets.annotation_formats import NEED, Faults, table_rows
+from vlkit.datasets.column_names import CAPTION, IMAGE, IMAGE_ID, Key
+from vlkit.datasets.columns import ColumnKeys, Fields
+from vlkit.datasets.faults import short
+from vlkit.datasets.foreign_files import is_tar_name
 from vlkit.datasets.image_ids import image_id_fault
-from vlkit.errors import DataError, VlkitError
-from vlkit.io import fetch
+from vlkit.datasets.karpathy import PARTS
+from vlkit.errors import DataError, VlkitError, did_you_mean
+from vlkit.io import fetch, local_path
 
 _SUFFIXES = ("json", "jsonl", "csv", "tsv", "txt")
 _IN_FOLDER = tuple(f"captions.{suffix}{packed}" for packed in ("", ".gz") for suffix in _SUFFIXES)
-_ID_KEYS = ("image_id", "img_id")  # img_id: the rows of nocaps
+_METADATA = ("metadata.jsonl", "metadata.csv")  # of Hugging Face's imagefolder
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "val": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing", "eval"),
+}
+"""Names of the folders of splits in Hugging Face's imagefolder."""
 
 
 class Row(NamedTuple):
@@ -35,33 +46,62 @@ class Row(NamedTuple):
     domain: str | None = None
 
 
-def find_file(path: str | os.PathLike[str]) -> Path:
-    """The annotation file at ``path``: a file, a URL, or a folder that holds one file ``captions.*``.
+def find_file(path: str | os.PathLike[str], split: str | None = None) -> Path:
+    """The annotation file at ``path``: a file, a URL, ``package://name/path``, or a folder that holds one file
+    ``captions.*`` or ``metadata.*`` (Hugging Face's imagefolder).
+
+    Args:
+        path: of a file or folder.
+        split: whose folder below ``path`` (:data:`SPLIT_FOLDERS`) may hold the file.
 
     Raises:
         DataError: there is none.
     """
-    folder = Path(path).expanduser()
-    other = _read_by(folder)
-    if other:
-        raise DataError(f"{folder}: {other}")
-    if not folder.is_dir():
-        try:
+    try:
+        folder = local_path(os.fspath(path))
+        if not folder.is_dir() and not (reader := _read_by(folder)):
             return fetch(os.fspath(path))
-        except VlkitError as error:
-            raise DataError(f"annotations: {error} Set 'path' to an annotation file.") from error
-    found = [folder / name for name in _IN_FOLDER if (folder / name).is_file()]
+    except VlkitError as error:
+        raise DataError(f"annotations: {error} Set 'path' to an annotation file.") from error
+    found = [folder / name for name in (*_IN_FOLDER, *_METADATA) if (folder / name).is_file()]
+    if not found:
+        found = _below(folder, split)
     if len(found) == 1:
         return found[0]
-    what = f"holds {' and '.join(file.name for file in found)}" if found else "holds no captions file"
-    names = ", ".join(_IN_FOLDER[: len(_SUFFIXES)])
-    raise DataError(f"{folder}: the folder {what}. One of {names} (or .gz) is needed, or the path of a file.")
+    reader = _read_by(folder)
+    if reader:
+        raise DataError(f"{folder}: {reader}")
+    names = " and ".join(str(file.relative_to(folder)) for file in found)
+    what = f"holds {names}" if found else "holds no captions file"
+    needed = ", ".join((*_IN_FOLDER[: len(_SUFFIXES)], *_METADATA))
+    raise DataError(f"{folder}: the folder {what}. One of {needed} (or .gz) is needed, or the path of a file.")
+
+
+def _below(folder: Path, split: str | None) -> list[Path]:
+    """The metadata files in the folders of a split.
+
+    Raises:
+        DataError: only other splits have one.
+    """
+    known = [name for names in SPLIT_FOLDERS.values() for name in names]
+    files = [
+        each / name
+        for each in (sorted(folder.iterdir()) if folder.is_dir() else ())
+        if each.name.lower() in known
+        for name in _METADATA
+        if (each / name).is_file()
+    ]
+    found = [file for file in files if split is not None and file.parent.name.lower() in SPLIT_FOLDERS[split]]
+    if files and not found:
+        there = ", ".join(sorted({file.parent.name for file in files}))
+        raise DataError(f"{folder}: no folder of split {split!r} holds a metadata file, only {there}. Set 'split'.")
+    return found
 
 
 def _read_by(path: Path) -> str:
     """Which dataset reads what is at ``path``, if it is known and none of annotations; a sentence or ""."""
-    folder = path.is_dir() and not any((path / name).is_file() for name in _IN_FOLDER)
-    if path.suffix == ".tar" or (folder and any(path.glob("*.tar"))):
+    folder = path.is_dir()
+    if is_tar_name(path.name) or (folder and any(is_tar_name(each.name) for each in path.iterdir())):
         return "webdataset shards are read by {name: web_shards, path: ...}."
     if path.suffix == ".parquet" or (folder and (any(path.glob("dataset_*.json")) or any(path.glob("*.parquet")))):
         return "what the package datasets has written is read by {name: hf_dataset, path: ...}."
@@ -81,58 +121,126 @@ def coco_image_id(name: str) -> int | None:
     return int(number) if number.isascii() and number.isdigit() else None
 
 
-def read_rows(file: Path, format: str = "auto", need_captions: bool = False, image_ids: str = "rows") -> Iterator[Row]:
+def caption_columns(
+    needed: bool,
+    keys: Mapping[str, Key | None] | None = None,
+    pattern: str | None = None,
+) -> ColumnKeys:
+    """The columns of a table of images with captions.
+
+    Args:
+        needed: whether each row needs a caption.
+        keys: "image", "caption" and "image_id" to what the user set.
+        pattern: makes file names of the values of the column of the image.
+    """
+    return ColumnKeys([IMAGE, CAPTION, IMAGE_ID], ["image", "caption"] if needed else ["image"], keys or {}, pattern)
+
+
+def read_rows(
+    file: Path,
+    format: str = "auto",
+    need_captions: bool = False,
+    image_ids: str = "rows",
+    columns: ColumnKeys | None = None,
+    split: str | None = None,
+    parts: Sequence[str] = (),
+) -> Iterator[Row]:
     """The rows of ``file``, in its order; of a COCO file one per image.
 
     Args:
+        file: annotation file.
         format: one of ``FORMATS``; "auto" goes by the extension and the content.
-        need_captions: a row without the key ``caption`` is a fault.
+        need_captions: a row without a caption is a fault.
         image_ids: "rows": as written; "coco": those of :func:`coco_image_id`.
+        columns: which columns to read; None: those of :func:`caption_columns`.
+        split: "train", "val", "test": which rows are read of a file that holds several splits: Karpathy's (of which
+            "train" reads ``restval`` too), and the metadata file of an imagefolder with a folder for each split.
+        parts: values of the column ``split`` of the rows to read; none: as ``split`` says.
 
     Raises:
         DataError: the file cannot be read, or has no rows. Faults of single rows are reported together, after
             the last row; inside :func:`~vlkit.datasets.faults.collect_faults` these rows are left out.
     """
     faults = Faults(file, need=NEED)
-    empty = True
-    for number, fields in entries(file, format, faults):
-        empty = False
-        fault = _fault(fields, need_captions)
+    chosen = _Parts(parts, split, file)
+    for number, fields in table_rows(file, format, faults, (columns or caption_columns(need_captions)).of(file)):
+        fault = _fault(fields) or chosen.fault(fields)
         if not fault and image_ids == "coco" and coco_image_id(fields["image"]) is None:
             fault = f"{short(fields['image'])} has no number after its last underscore, as image_ids: coco needs."
         if fault:
             faults.add(number, fault)
-        else:
-            image_id = next((fields[key] for key in _ID_KEYS if fields.get(key) not in (None, "")), None)
-            if image_ids == "coco":
-                image_id = coco_image_id(fields["image"])
+        elif chosen.takes(fields):
+            image_id = coco_image_id(fields["image"]) if image_ids == "coco" else fields.get("image_id")
             captions = _captions(fields.get("caption"))
             if need_captions and not captions:
                 faults.unused(number, "it has no caption to train on.")
+            image_id = None if image_id == "" else image_id
             yield Row(number, fields["image"], captions, image_id, fields.get("domain") or None)
-    faults.raise_where_empty(empty)
+    chosen.finish()
+    faults.raise_where_empty(not chosen.met)
 
 
-def _fault(fields: Any, need_captions: bool) -> str:
-    """Why ``fields`` is not a row, or ""."""
-    if not isinstance(fields, Mapping):
-        return f"{short(fields)} is not a mapping."
-    for key in ("image", "caption") if need_captions else ("image",):
-        if key not in fields:
-            return lacks(key, fields)
+class _Parts:
+    """Which rows of a file are read."""
+
+    def __init__(self, parts: Sequence[str], split: str | None, file: Path):
+        self._parts, self._split, self._metadata = parts, split, file.name in _METADATA
+        self._file, self._met = file, dict[str, None]()
+        self._taken = False
+
+    def fault(self, fields: Fields) -> str:
+        """Why it cannot be said whether a row is read, or ""."""
+        if not self._parts or isinstance(fields.get("split"), str):
+            return ""
+        return f"'split' is {short(fields.get('split'))}, and part: {', '.join(self._parts)} is set."
+
+    def takes(self, fields: Fields) -> bool:
+        """Whether the row is read."""
+        own, parts = fields.get("split"), self._parts
+        if not parts and self._split is not None and fields.in_splits:
+            parts = PARTS[self._split]
+        elif not parts and self._split is not None and self._metadata:
+            folder = fields["image"].partition("/")[0].lower()
+            if any(folder in names for names in SPLIT_FOLDERS.values()):
+                own, parts = folder, SPLIT_FOLDERS[self._split]
+        self._met[str(own)] = None
+        taken = not parts or own in parts
+        self._taken |= taken
+        return taken
+
+    @property
+    def met(self) -> bool:
+        """Whether there were rows."""
+        return bool(self._met)
+
+    def finish(self) -> None:
+        """Call after the last row.
+
+        Raises:
+            DataError: none of the rows is read.
+        """
+        if self._met and not self._taken:
+            wanted = self._parts or [str(self._split)]
+            only = f"{', '.join(self._met)}.{did_you_mean(wanted[0], self._met)}"
+            raise DataError(f"{self._file}: holds no rows of {' or '.join(map(repr, wanted))}, only of {only}")
+
+
+def _fault(fields: Fields) -> str:
+    """What is wrong with the values of a row, or ""."""
     image, caption = fields["image"], fields.get("caption")
     if not isinstance(image, str) or not image.strip():
-        return f"'image' is {short(image)}, not a file name."
+        return f"{fields.shown('image')} is {short(image)}, not a file name.{_patterned(image)}"
     texts = caption if isinstance(caption, list) else [] if caption is None else [caption]
     if not all(isinstance(text, str) for text in texts):
-        return f"'caption' is {short(caption)}, neither a text nor a list of texts."
+        return f"{fields.shown('caption')} is {short(caption)}, neither a text nor a list of texts."
     if not isinstance(fields.get("domain"), (str, type(None))):
         return f"'domain' is {short(fields['domain'])}, not a text."
-    for key in _ID_KEYS:
-        fault = "" if fields.get(key) in (None, "") else image_id_fault(fields[key], key)
-        if fault:
-            return fault
-    return ""
+    identity = fields.get("image_id")
+    return "" if identity in (None, "") else image_id_fault(identity, fields.label("image_id"))
+
+
+def _patterned(image: Any) -> str:
+    return " image_pattern makes names of numbers: images/{}.jpg." if type(image) is int else ""
 
 
 def _captions(caption: str | list[str] | None) -> list[str]:

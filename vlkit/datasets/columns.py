@@ -11,46 +11,14 @@ import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from vlkit.errors import DataError, did_you_mean
+from vlkit.datasets.column_names import Column, Key
+from vlkit.datasets.faults import lacks, short
+from vlkit.errors import DataError
 
-Key = str | int
 _MOST_SHAPES = 1000
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column that a dataset reads.
-
-    Args:
-        name: what the dataset calls it; the argument that sets its key is ``<name>_key``.
-        others: other names that are found automatically. Case, spaces, hyphens and underscores do not count.
-    """
-
-    name: str
-    others: tuple[str, ...] = ()
-
-
-_FILES = ("file_name", "file_path", "file", "path")
-_IMAGES = (
-    "image_path image_file image_name image_file_name image_file_path img img_path img_file img_name picture photo"
-)
-IMAGE = Column("image", (*_IMAGES.split(), *_FILES))
-CAPTION = Column(
-    "caption",
-    ("captions", "text", "texts", "title", "sentence", "sentences", "description", "alt", "alt_text", "caption_text"),
-)
-IMAGE_ID = Column("image_id", ("img_id", "coco_id"))
-QUESTION = Column("question", ("questions", "question_text", "query"))
-ANSWER = Column("answer", ("answers", "answer_text", "multiple_choice_answer"))
-QUESTION_ID = Column("question_id", ("qid",))
-SENTENCE = Column("sentence", ("text", "caption", "statement"))
-LABEL = Column("label", ("target", "answer"))
-VIDEO = Column("video", ("clip_name", "video_name", "video_path", "video_file", "video_id", "clip", *_FILES))
-IMAGES = Column("images", ("image_pair",))
-LEFT = Column("image0", ("left", "left_image", "image_left", "img0"))
-RIGHT = Column("image1", ("right", "right_image", "image_right", "img1"))
 
 
 class Fields(dict[str, Any]):
@@ -59,16 +27,23 @@ class Fields(dict[str, Any]):
     Args:
         values: of the row.
         labels: own name to the key in the file.
+        in_splits: whether the file holds several splits, of which a dataset reads its own.
     """
 
-    def __init__(self, values: Mapping[str, Any], labels: Mapping[str, Key]):
+    def __init__(
+        self, values: Mapping[str, Any], labels: Mapping[str, Key] = MappingProxyType({}), in_splits: bool = False
+    ):
         super().__init__(values)
-        self._labels = labels
+        self._labels, self.in_splits = labels, in_splits
+
+    def label(self, name: str) -> str:
+        """What the file calls the column ``name``."""
+        key = self._labels.get(name, name)
+        return f"position {key}" if isinstance(key, int) else key
 
     def shown(self, name: str) -> str:
-        """What the file calls the column ``name``, for messages."""
-        key = self._labels.get(name, name)
-        return f"column {key}" if isinstance(key, int) else repr(key)
+        """:meth:`label` in quotes, for messages."""
+        return repr(self.label(name))
 
 
 @dataclass(frozen=True)
@@ -80,37 +55,44 @@ class ColumnKeys:
         needed: names of those without which a row is of no use.
         keys: name of a column to a key of the rows, to a position (from 0) in rows that are lists and in CSV files
             without a header, or to None: found by name.
-        pattern: makes a file name of the value of the column ``patterned``: ``images/{}.png``.
+        pattern: makes file names of the values of the columns ``patterned``: ``images/{}.png``.
+        patterned: names of columns.
+        pattern_setting: the argument that sets ``pattern``.
     """
 
     columns: Sequence[Column]
     needed: Sequence[str]
     keys: Mapping[str, Key | None] = field(default_factory=dict)
     pattern: str | None = None
-    patterned: str = "image"
+    patterned: Sequence[str] = ("image",)
+    pattern_setting: str = "image_pattern"
 
     @property
     def positional(self) -> bool:
         """Whether keys are positions."""
         return any(isinstance(key, int) for key in self.keys.values())
 
+    def setting(self, name: str) -> str:
+        """The argument that sets the key of a column."""
+        return next((column.setting for column in self.columns if column.name == name), f"{name}_key")
+
     def problems(self) -> list[str]:
         """What is wrong with the keys and the pattern; one sentence each."""
         given = {name: key for name, key in self.keys.items() if key is not None}
         found = [
-            f"{name}_key: {key!r} given; a name of a column, or a position from 0 on, is needed."
+            f"{self.setting(name)}: {key!r} given; a name of a column, or a position from 0 on, is needed."
             for name, key in given.items()
             if (isinstance(key, int) and key < 0) or key == ""
         ]
         if self.positional:
-            names = [f"{name}_key: {key!r}" for name, key in given.items() if isinstance(key, str)]
-            names += [f"{name}_key: null" for name in self.needed if given.get(name) is None]
+            names = [f"{self.setting(name)}: {key!r}" for name, key in given.items() if isinstance(key, str)]
+            names += [f"{self.setting(name)}: null" for name in self.needed if given.get(name) is None]
             if names:
-                one = next(f"{name}_key: {key}" for name, key in given.items() if isinstance(key, int))
+                one = next(f"{self.setting(name)}: {key}" for name, key in given.items() if isinstance(key, int))
                 found.append(f"{', '.join(names)} and {one}: where one key is a position, all have to be.")
         if self.pattern is not None and _format_of(self.pattern) is None:
             found.append(
-                f"{self.patterned}_pattern: {self.pattern!r} given; it needs {{}} once, where the value of the "
+                f"{self.pattern_setting}: {self.pattern!r} given; it needs {{}} once, where the value of the "
                 "column goes, as in images/{}.jpg or COCO_{:012d}.jpg."
             )
         return found
@@ -166,8 +148,8 @@ class TableColumns:
             self._first = self._first or shape
         return found
 
-    def header(self, names: Sequence[str]) -> None:
-        """Check the header of a table.
+    def header(self, names: Sequence[str], line: int = 1) -> None:
+        """Check the header of a table, which is in line ``line``.
 
         Raises:
             DataError: a column is missing, or several names could be meant.
@@ -176,21 +158,44 @@ class TableColumns:
         self._check_given()
         for name in self.keys.needed:
             if name not in found:
-                raise DataError(f"{self.file}: the header, line 1, has {self._lacks(name, names)}{self._no_header()}")
+                raise DataError(
+                    f"{self.file}: the header, line {line}, has {self._lacks(name, names)}{self._no_header()}"
+                )
 
     def fits(self, names: Sequence[str]) -> bool:
-        """Whether ``names`` are the header of a table with all needed columns."""
+        """Whether ``names`` can only be the header of a table: the needed columns, and at least two in all."""
         try:
             found = self._resolve(tuple(names))
         except DataError:
             return True
-        return all(name in found for name in self.keys.needed)
+        return len(found) > 1 and all(name in found for name in self.keys.needed)
+
+    def count(self, names: Sequence[str]) -> int:
+        """How many columns ``names`` hold."""
+        try:
+            return len(self._resolve(tuple(names)))
+        except DataError:
+            return len(self.keys.columns)
+
+    def own_format(self, what: str) -> None:
+        """Check that no key was set, in a file of a format that has its own keys.
+
+        Args:
+            what: whose format it is.
+
+        Raises:
+            DataError: keys were set.
+        """
+        given = [self.keys.setting(name) for name, key in self.keys.keys.items() if key is not None]
+        given += [self.keys.pattern_setting] * (self.keys.pattern is not None)
+        if given:
+            raise DataError(f"{self.file}: {what} format has its own keys. Leave out {', '.join(given)}.")
 
     def fields(self, row: Any) -> Fields | str:
         """A row by own names, or a sentence that says why it is none."""
         if isinstance(row, Mapping):
             if self.positional:
-                return f"it is a mapping with the keys {_listed(row)}, and {self._positions()} name places in lists."
+                return f"{short(row)} is a mapping, and {self._positions()} are positions in lists."
             found: Mapping[str, Key] = self.resolve(tuple(row))
             for name in self.keys.needed:
                 if name not in found:
@@ -200,15 +205,15 @@ class TableColumns:
             values.update((name, row[key]) for name, key in found.items())
         elif isinstance(row, (list, tuple)):
             if not self.positional:
-                settings = ", ".join(f"{column.name}_key" for column in self.keys.columns)
-                return f"it is a list of {len(row)} values: set positions in it, from 0 on, as the keys: {settings}."
+                settings = ", ".join(dict.fromkeys(column.setting for column in self.keys.columns))
+                return f"{short(row)} is not a mapping. If rows are lists, set the positions, from 0 on: {settings}."
             places = {name: key for name, key in self.keys.keys.items() if isinstance(key, int)}
-            short = next((name for name, place in places.items() if place >= len(row)), None)
-            if short:
-                return f"it has {len(row)} values, and {short}_key: {places[short]} counts from 0."
+            beyond = next((name for name, place in places.items() if place >= len(row)), None)
+            if beyond:
+                return f"it has {len(row)} values, and {self.keys.setting(beyond)} is {places[beyond]}, counted from 0."
             found, values = dict(places), {name: row[place] for name, place in places.items()}
         else:
-            return f"{repr(row)[:40]} ({type(row).__name__}) is not a mapping."
+            return f"{short(row)} is not a mapping."
         return self._formatted(Fields(values, found))
 
     def finish(self) -> None:
@@ -239,7 +244,7 @@ class TableColumns:
             if len(alike) > 1:
                 both = " and ".join(map(repr, alike))
                 raise DataError(
-                    f"{self.file}: {both} could be the column {column.name!r}: set {column.name}_key to one of them."
+                    f"{self.file}: {both} could be the column {column.name!r}: set {column.setting} to one of them."
                 )
             found.update((column.name, name) for name in alike)
         return found
@@ -247,40 +252,47 @@ class TableColumns:
     def _check_given(self) -> None:
         for name, key in self.keys.keys.items():
             if isinstance(key, str) and name not in self._met:
-                raise DataError(f"{self.file}: {name}_key is {key!r}, and there is {self._lacks(name, self._first)}")
+                what = f"{self.keys.setting(name)} is {key!r}"
+                raise DataError(f"{self.file}: {what}, and there is {self._lacks(name, self._first)}")
 
     def _lacks(self, name: str, names: Any) -> str:
         key = self.keys.keys.get(name)
         wanted = name if key is None else str(key)
-        there = _listed(names)
-        advice = f" Set {name}_key." if key is None and len(names) else ""
-        return f"no key {wanted!r}, only {there or 'an empty mapping'}.{did_you_mean(wanted, map(str, names))}{advice}"
+        return lacks(wanted, dict.fromkeys(map(str, names))) + (
+            f" Set {self.keys.setting(name)}." if key is None and len(names) else ""
+        )
 
     def _no_header(self) -> str:
-        places = ", ".join(f"{name}_key: {place}" for place, name in enumerate(self.keys.needed))
+        places = ", ".join(f"{self.keys.setting(name)}: {i}" for i, name in enumerate(self.keys.needed))
         return f" If the file has no header, set positions, such as {places}."
 
     def _positions(self) -> str:
-        return ", ".join(f"{name}_key: {key}" for name, key in self.keys.keys.items() if isinstance(key, int))
+        keys = self.keys.keys.items()
+        return ", ".join(f"{self.keys.setting(name)}: {key}" for name, key in keys if isinstance(key, int))
 
     def _formatted(self, fields: Fields) -> Fields | str:
-        name, pattern = self.keys.patterned, self.keys.pattern
-        if pattern is None or name not in fields:
-            return fields
-        value = fields[name]
-        if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
-            return f"{fields.shown(name)} is {value!r} ({type(value).__name__}), neither a text nor a whole number."
-        try:
-            fields[name] = pattern.format(int(value) if _format_of(pattern) else value)
-        except ValueError:
-            return f"{fields.shown(name)} is {value!r}, not the whole number that {name}_pattern needs."
+        """The row with file names in place of the values that they are made of, or what is wrong with one."""
+        for name in self.keys.patterned if self.keys.pattern is not None else ():
+            values = fields.get(name)
+            if name not in fields:
+                continue
+            made = [self._made(value) for value in (values if isinstance(values, list) else [values])]
+            bad = next((each for each, good in made if not good), None)
+            if bad is not None:
+                return f"{fields.shown(name)} is {bad}"
+            fields[name] = [each for each, _ in made] if isinstance(values, list) else made[0][0]
         return fields
+
+    def _made(self, value: Any) -> tuple[str, bool]:
+        """A file name and True, or what is wrong with ``value`` and False."""
+        pattern = self.keys.pattern or ""
+        if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
+            return f"{short(value)}, neither a text nor a whole number.", False
+        try:
+            return pattern.format(int(value) if _format_of(pattern) else value), True
+        except ValueError:
+            return f"{short(value)}, not the whole number that {self.keys.pattern_setting} needs.", False
 
 
 def _plain(name: str) -> str:
     return re.sub(r"[\s_-]+", "", name).lower()
-
-
-def _listed(names: Any) -> str:
-    shown = [repr(name) for name in names]
-    return ", ".join(shown[:20]) + (", ..." if len(shown) > 20 else "")

@@ -8,7 +8,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlkit.errors import BadSample, DataError, did_you_mean
+from vlkit.errors import BadSample, DataError, VlkitError, did_you_mean
+from vlkit.io import local_path
 from vlkit.processors.open_image import open_image
 
 DECODED = 16
@@ -64,20 +65,36 @@ def media_root(files: list[Path], given: str | None, key: str = "image_root") ->
 
     Args:
         files: annotation files.
-        given: the folder; None: each file's names start from its own folder.
+        given: the folder, which may be ``package://name/path``; None: each file's names start from its own folder.
         key: what ``given`` is called in a configuration.
 
     Raises:
         DataError: ``given`` is no folder.
     """
     if given is not None:
-        root = os.path.expanduser(given)
-        if not os.path.isdir(root):
-            raise DataError(f"{key}: {root} is not a folder. {nearest(root)}")
-        return root, [""] * len(files)
+        return local_folder(given, key), [""] * len(files)
     folders = [str(file.parent) for file in files]
     if len(set(folders)) == 1:
         return folders[0], [""] * len(files)
     folders = [os.path.abspath(folder) for folder in folders]
     root = os.path.commonpath(folders)
     return root, ["" if folder == root else os.path.relpath(folder, root) for folder in folders]
+
+
+def local_folder(given: str, key: str) -> str:
+    """The folder that ``given`` names: a path, or ``package://name/path``.
+
+    Args:
+        given: as configured.
+        key: what it is called in a configuration.
+
+    Raises:
+        DataError: it is no folder.
+    """
+    try:
+        root = str(local_path(given))
+    except VlkitError as error:
+        raise DataError(f"{key}: {error}") from error
+    if not os.path.isdir(root):
+        raise DataError(f"{key}: {root} is not a folder. {nearest(root)}")
+    return root

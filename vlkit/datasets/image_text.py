@@ -10,10 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from vlkit.datasets.annotation_formats import FORMATS
-from vlkit.datasets.annotations import few, find_file, read_rows, short_names
+from vlkit.datasets.annotations import caption_columns, few, find_file, read_rows, short_names
 from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.caption_table import CaptionTable, Source
+from vlkit.datasets.column_names import Key
 from vlkit.datasets.image_files import evenly, image_problems, media_root
 from vlkit.errors import DataError
 from vlkit.io import sha256
@@ -32,13 +33,22 @@ class ImageText(VLDataset):
     A row is ``{"image": "a.jpg", "caption": "text"}``; the caption may be a list of texts, and an ``image_id``
     may be given. Rows stand in a JSON list, one a line in JSON (jsonl), or in a CSV file with a header (columns
     separated by commas or TABs). A txt file holds ``name<TAB>caption`` in each line. A COCO file holds
-    ``images`` and ``annotations``.
+    ``images`` and ``annotations``; a file of Karpathy's splits (``dataset_coco.json``) holds ``images`` with their
+    ``sentences``. Common other names of columns (``file_name``, ``filepath``, ``text``, ``title``, ...) are found.
 
     Args:
-        path: annotation file, or several, or a folder that holds one file ``captions.json`` (jsonl, csv, tsv, txt).
+        path: annotation file, or several, or a folder that holds one file ``captions.json`` (jsonl, csv, tsv, txt) or,
+            as Hugging Face's imagefolder, ``metadata.jsonl`` (csv) with ``file_name``, there or in the folder of the
+            split (``train``, ``validation``, ``test``).
         image_root: where the names of images start from; None: the folder of the annotation file.
         split: "train", "val" or "test": how samples are made. It chooses no rows.
         format: of the annotation files; "auto" goes by extension and content.
+        part: the rows whose ``split`` is this or one of these; None: all rows, but of Karpathy's splits those of
+            ``split``: "train" has both ``train`` and ``restval``.
+        image_key, caption_key, image_id_key: names of the columns; None: ``image``, ``caption``, ``image_id`` or a
+            common other name. Positions from 0 on for rows that are lists, and for CSV files without a header.
+        image_pattern: makes the image's file name of what its column holds: ``images/{}.jpg``,
+            ``COCO_val2014_{:012d}.jpg``.
         image_ids: "rows": those of the rows; "coco": COCO's, which are the numbers at the end of its file names.
         image_processor: called with (path, generator).
         text_processor: called with ``text_input`` (not with references).
@@ -56,7 +66,12 @@ class ImageText(VLDataset):
         path: str | list[str],
         image_root: str | None = None,
         split: Literal["train", "val", "test"] = "train",
-        format: Literal["auto", "json", "jsonl", "csv", "txt", "coco"] = "auto",
+        format: Literal["auto", "json", "jsonl", "csv", "txt", "coco", "karpathy"] = "auto",
+        part: str | list[str] | None = None,
+        image_key: str | int | None = None,
+        caption_key: str | int | None = None,
+        image_id_key: str | int | None = None,
+        image_pattern: str | None = None,
         image_ids: Literal["rows", "coco"] = "rows",
         image_processor: Any = None,
         text_processor: Any = None,
@@ -64,11 +79,14 @@ class ImageText(VLDataset):
     ):
         paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
         choices = {"split": (split, SPLITS), "format": (format, FORMATS), "image_ids": (image_ids, ("rows", "coco"))}
-        check_arguments("image_text", choices, limit, image_processor, paths)
+        keys: dict[str, Key | None] = {"image": image_key, "caption": caption_key, "image_id": image_id_key}
+        columns = caption_columns(split == "train", keys, image_pattern)
+        check_arguments("image_text", choices, limit, image_processor, paths, columns.problems())
         self.split, self.image_processor, self.text_processor = split, image_processor, text_processor
-        self.files = [find_file(each) for each in paths]
+        self.files = [find_file(each, split) for each in paths]
         self.root, folders = media_root(self.files, image_root)
-        rows = [read_rows(file, format, self.training, image_ids) for file in self.files]
+        parts = [part] if isinstance(part, str) else part or []
+        rows = [read_rows(file, format, self.training, image_ids, columns, split, parts) for file in self.files]
         self.table = CaptionTable(map(Source, short_names(self.files), folders, rows))
         size = len(self.table.captions if self.training else self.table.images)
         if size == 0:
@@ -96,7 +114,7 @@ class ImageText(VLDataset):
     def problems(self, limit: int = 20_000) -> list[str]:
         looked_at = evenly(len(self), limit)
         images = sorted({self._image_of(index) for index in looked_at})
-        advice = f"Names start from image_root, which is {self.root}: set it, or mend the names."
+        advice = f"Names start from image_root, which is {self.root}: set it, or correct the names."
         found = image_problems([self._path(image) for image in images], advice)
         return found + self._caption_problems(looked_at)
 
@@ -129,7 +147,7 @@ class ImageText(VLDataset):
         if table.conflicts:
             found.append(
                 f"{table.conflict_count} image ids do not tell images apart ({'; '.join(table.conflicts)}): samples "
-                "count as one image where their ids are equal. Mend the ids, or leave image_id out of the file."
+                "count as one image where their ids are equal. Correct the ids, or leave image_id out of the file."
             )
         return found
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import re
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.datasets.annotation_formats import Faults, entries, lacks, short
+from vlkit.datasets.annotation_formats import Faults, table_rows
 from vlkit.datasets.annotations import find_file
 from vlkit.datasets.arguments import check_arguments
 from vlkit.datasets.base import Sample, VLDataset
+from vlkit.datasets.column_names import IMAGES, LABEL, LEFT, RIGHT, SENTENCE, Key
+from vlkit.datasets.columns import ColumnKeys, Fields
+from vlkit.datasets.faults import lacks, short
 from vlkit.datasets.image_files import evenly, image_problems, media_root
 from vlkit.datasets.packed import PackedStrings
 from vlkit.errors import BadSample
@@ -23,7 +26,10 @@ from vlkit.io import sha256
 from vlkit.registry import DATASETS
 
 SPLITS, FORMATS, SWAPS = ("train", "val", "test"), ("auto", "json", "jsonl", "csv"), ("sides", "original", "off")
-NEED = "A row needs 'images' (two file names; or 'image0' and 'image1'), 'sentence' and 'label' (True or False)."
+NEED = (
+    "A row needs 'images' (two file names; or 'image0' and 'image1'), 'sentence' and 'label' (True or False); "
+    "image_key (one or two), sentence_key and label_key say what else they are called."
+)
 _LABELS = {"true": 1, "1": 1, "false": 0, "0": 0}
 _SIDE = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 _OTHER = {"left": "right", "right": "left"}
@@ -62,6 +68,11 @@ class ImagePair(VLDataset):
         image_root: where the names of images start from; None: the folder of the annotation file.
         split: "train", "val" or "test": whether images are exchanged. It chooses no rows.
         format: of the annotation file; "auto" goes by extension and content.
+        image_key: the column that holds both images, or the columns of the left and of the right one; None:
+            ``images``, or ``image0`` and ``image1``, or common other names.
+        sentence_key, label_key: names of the columns; None: ``sentence``, ``label`` or a common other name. As
+            ``image_key``, positions from 0 on for rows that are lists, and for CSV files without a header.
+        image_pattern: makes an image's file name of what its column holds: ``images/{}.png``.
         swap: which words change when images do: "sides": left and right wherever they are words; "original": only those
             between two spaces, as the original; "off": images are not exchanged.
         image_processor: called with (path, generator).
@@ -79,20 +90,25 @@ class ImagePair(VLDataset):
         image_root: str | None = None,
         split: Literal["train", "val", "test"] = "train",
         format: Literal["auto", "json", "jsonl", "csv"] = "auto",
+        image_key: str | int | list[str | int] | None = None,
+        sentence_key: str | int | None = None,
+        label_key: str | int | None = None,
+        image_pattern: str | None = None,
         swap: Literal["sides", "original", "off"] = "sides",
         image_processor: Any = None,
         text_processor: Any = None,
         limit: int | None = None,
     ):
         choices = {"split": (split, SPLITS), "format": (format, FORMATS), "swap": (swap, SWAPS)}
-        check_arguments("image_pair", choices, limit, image_processor)
+        columns, problems = pair_columns(image_key, sentence_key, label_key, image_pattern)
+        check_arguments("image_pair", choices, limit, image_processor, others=problems)
         self.split, self.swap = split, swap
         self.image_processor, self.text_processor = image_processor, text_processor
         self.file = find_file(path)
         self.root, _ = media_root([self.file], image_root)
         self.names, self.sentences = PackedStrings(), PackedStrings()  # names: the left and the right of each pair
         labels, numbers = array("b"), array("i")
-        for number, left, right, sentence, label in _rows(self.file, format):
+        for number, left, right, sentence, label in _rows(self.file, format, columns):
             self.names.append(left)
             self.names.append(right)
             self.sentences.append(sentence)
@@ -130,11 +146,11 @@ class ImagePair(VLDataset):
             yield name, os.path.join(self.root, name)
 
     def problems(self, limit: int = 20_000) -> list[str]:
-        looked_at = evenly(len(self), limit)
-        paths = sorted({path for index in looked_at for path in self._paths(index)})
-        advice = f"Names start from image_root, which is {self.root}: set it, or mend the names."
+        chosen = evenly(len(self), limit)
+        paths = sorted({path for index in chosen for path in self._paths(index)})
+        advice = f"Names start from image_root, which is {self.root}: set it, or correct the names."
         found = image_problems(paths, advice)
-        empty = [index for index in looked_at if not self.sentences[index].strip()]
+        empty = [index for index in chosen if not self.sentences[index].strip()]
         if empty:
             few = ", ".join(f"{self.file.name}:{self.numbers[index]}" for index in empty[:3])
             found.append(f"{len(empty)} empty sentences ({few}{', ...' * (len(empty) > 3)}). Fill or delete them.")
@@ -158,11 +174,27 @@ class ImagePair(VLDataset):
         )
 
 
-def _rows(file: Path, format: str) -> Iterator[tuple[int, str, str, str, int]]:
+def pair_columns(
+    image_key: Key | list[Key] | None, sentence_key: Key | None, label_key: Key | None, pattern: str | None
+) -> tuple[ColumnKeys, list[str]]:
+    """The columns of a table of pairs, and what is wrong with the keys that the user set."""
+    images = image_key if isinstance(image_key, list) else [image_key]
+    names = ["images"] if len(images) == 1 else ["image0", "image1"]
+    keys: dict[str, Key | None] = {**dict(zip(names, images)), "sentence": sentence_key, "label": label_key}
+    columns = [IMAGES, LEFT, RIGHT, SENTENCE, LABEL]
+    needed = [*(names if image_key is not None else []), "sentence", "label"]
+    found = ColumnKeys(columns, needed, keys, pattern, ("images", "image0", "image1"), "image_pattern")
+    problems = found.problems()
+    if isinstance(image_key, list) and len(images) != 2:
+        problems.append(f"image_key: {image_key} given; one column, or those of the left and of the right image.")
+    return found, problems
+
+
+def _rows(file: Path, format: str, columns: ColumnKeys) -> Iterator[tuple[int, str, str, str, int]]:
     """Number, left and right image, sentence and label of each row; faults are reported together, after the last."""
     faults = Faults(file, need=NEED)
     empty = True
-    for number, fields in entries(file, format, faults, column="image0"):
+    for number, fields in table_rows(file, format, faults, columns.of(file)):
         empty = False
         row = _row(fields)
         if isinstance(row, str):
@@ -172,25 +204,23 @@ def _rows(file: Path, format: str) -> Iterator[tuple[int, str, str, str, int]]:
     faults.raise_where_empty(empty)
 
 
-def _row(fields: Any) -> tuple[str, str, str, int] | str:
+def _row(fields: Fields) -> tuple[str, str, str, int] | str:
     """Both images, sentence and label of a row, or a sentence that says why it is none."""
-    if not isinstance(fields, Mapping):
-        return f"{short(fields)} is not a mapping."
-    apart = "image0" in fields or "image1" in fields
-    for key in (*(("image0", "image1") if apart else ("images",)), "sentence", "label"):
-        if key not in fields:
-            return lacks(key, fields)
+    apart = "images" not in fields
+    missing = [name for name in ("image0", "image1") if apart and name not in fields]
+    if missing:
+        return lacks("images" if len(missing) == 2 else missing[0], fields) + " Set image_key."
     images = [fields["image0"], fields["image1"]] if apart else fields["images"]
     if not isinstance(images, list) or len(images) != 2:
-        return f"'images' is {short(images)}, not a list of two file names."
+        return f"{fields.shown('images')} is {short(images)}, not a list of two file names."
     for image in images:
         if not isinstance(image, str) or not image.strip():
             return f"an image is {short(image)}, not a file name."
     sentence, label = fields["sentence"], fields["label"]
     if not isinstance(sentence, str):
-        return f"'sentence' is {short(sentence)}, not a text."
+        return f"{fields.shown('sentence')} is {short(sentence)}, not a text."
     known = _LABELS.get(str(label).strip().lower()) if isinstance(label, (str, int)) else None
     if known is None:
-        return f"'label' is {short(label)}, neither True nor False."
+        return f"{fields.shown('label')} is {short(label)}, neither True nor False."
     # Half of a surrogate pair, as cut-off emoji leave it in JSON, is no text: tokenizers fail on it.
     return images[0], images[1], sentence.encode("utf-8", "replace").decode(), known

@@ -6,7 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vlkit.datasets.annotation_formats import Faults, entries, good_rows, lacks, short
+from vlkit.datasets.annotation_formats import Faults, good_rows, table_rows
+from vlkit.datasets.column_names import ANSWER, IMAGE, QUESTION, QUESTION_ID, VIDEO, Key
+from vlkit.datasets.columns import ColumnKeys, Fields
+from vlkit.datasets.faults import lacks, short
 from vlkit.errors import DataError
 from vlkit.json_reader import parse_rows
 from vlkit.text_encoding import TextError
@@ -42,12 +45,29 @@ class QuestionRow(NamedTuple):
     weight: float | None = None
 
 
+def question_columns(
+    media: str, need_answers: bool, keys: Mapping[str, Key | None] | None = None, pattern: str | None = None
+) -> ColumnKeys:
+    """The columns of a table of questions.
+
+    Args:
+        media: "image" or "video": what the questions are about.
+        need_answers: whether each row needs an answer.
+        keys: ``media``, "question", "answer" and "question_id" to what the user set.
+        pattern: makes file names of the values of the column ``media``.
+    """
+    columns = [VIDEO if media == "video" else IMAGE, QUESTION, ANSWER, QUESTION_ID]
+    needed = [media, "question", *(["answer"] if need_answers else [])]
+    return ColumnKeys(columns, needed, keys or {}, pattern, (media,), f"{media}_pattern")
+
+
 def read_questions(
     file: Path,
     format: str = "auto",
     media: str = "image",
     need_answers: bool = False,
     answers: Path | None = None,
+    columns: ColumnKeys | None = None,
 ) -> Iterator[QuestionRow]:
     """The rows of ``file``, in its order.
 
@@ -56,19 +76,25 @@ def read_questions(
         media: key of the file name in a row: "image" or "video".
         need_answers: a row without an answer is a fault.
         answers: an official annotation file with the answers to the questions of an official file.
+        columns: which columns to read; None: those of :func:`question_columns`.
 
     Raises:
         DataError: the file cannot be read, or has no rows. Faults of single rows are reported together, after the last
             row.
     """
     known = "" if need_answers else ", where known,"
-    need = f"A row needs {media!r} (a file name), 'question' and{known} 'answer' (a text or a list of texts)."
+    need = (
+        f"A row needs {media!r} (a file name), 'question' and{known} 'answer' (a text or a list of texts); "
+        f"{media}_key, question_key and answer_key say what else they are called."
+    )
     faults = Faults(file, need=need)
+    found = (columns or question_columns(media, need_answers)).of(file)
     if format == "official" or (format == "auto" and _looks_official(file)):
+        found.own_format("the VQA challenge's")
         faults.need = _OFFICIAL
-        given: Iterable[tuple[int, Any]] = _official(file, answers, media, faults)
+        given: Iterable[tuple[int, Fields]] = _official(file, answers, media, faults)
     else:
-        given = entries(file, format, faults, column=media)
+        given = table_rows(file, format, faults, found)
     empty = True
     for number, fields in given:
         empty = False
@@ -80,27 +106,24 @@ def read_questions(
     faults.raise_where_empty(empty)
 
 
-def _row(number: int, fields: Any, media: str, need_answers: bool) -> QuestionRow | str:
+def _row(number: int, fields: Fields, media: str, need_answers: bool) -> QuestionRow | str:
     """A row, or a sentence that says why there is none."""
-    if not isinstance(fields, Mapping):
-        return f"{short(fields)} is not a mapping."
-    for key in (media, "question", *(["answer"] if need_answers else [])):
-        if key not in fields:
-            return lacks(key, fields)
     name, question, answer = fields[media], fields["question"], fields.get("answer")
     if not isinstance(name, str) or not name.strip():
-        return f"{media!r} is {short(name)}, not a file name."
+        advice = f" {media}_pattern makes names of numbers: {media}s/{{}}.ext." if type(name) is int else ""
+        return f"{fields.shown(media)} is {short(name)}, not a file name.{advice}"
     if not isinstance(question, str):
-        return f"'question' is {short(question)}, not a text."
+        return f"{fields.shown('question')} is {short(question)}, not a text."
     answers = answer if isinstance(answer, list) else [answer] if answer not in (None, "") else []
+    answers = [each.get("answer") if isinstance(each, Mapping) else each for each in answers]  # VizWiz
     if not all(isinstance(each, str) for each in answers):
-        return f"'answer' is {short(answer)}, neither a text nor a list of texts."
+        return f"{fields.shown('answer')} is {short(answer)}, neither a text nor a list of texts."
     if need_answers and not answers:
         return "it has no answer."
     question_id, kind = fields.get("question_id"), fields.get("kind", fields.get("answer_type"))
     question_id = None if question_id == "" else question_id
     if type(question_id) not in (int, str, type(None)):
-        return f"'question_id' is {short(question_id)}, neither a whole number nor a text."
+        return f"{fields.shown('question_id')} is {short(question_id)}, neither a whole number nor a text."
     weight = VG_WEIGHT if fields.get("dataset") == "vg" else None
     kind = str(kind) if kind not in (None, "") else None
     return QuestionRow(number, name, _text(question), [_text(each) for each in answers], question_id, kind, weight)
@@ -125,7 +148,7 @@ def _loaded(file: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def _official(file: Path, answers: Path | None, media: str, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:
+def _official(file: Path, answers: Path | None, media: str, faults: Faults) -> Iterator[tuple[int, Fields]]:
     """Rows of official files, images named as COCO names them."""
     data = _loaded(file)
     subtype = str(data.get("data_subtype", ""))
@@ -141,7 +164,7 @@ def _official(file: Path, answers: Path | None, media: str, faults: Faults) -> I
         row = {key: question[key] for key in ("question", "question_id")}
         row[media] = f"{folder}/COCO_{folder}_{int(question['image_id']):012d}.jpg"
         people = known.get(question["question_id"])
-        yield number, row if people is None else row | people
+        yield number, Fields(row if people is None else row | people)
 
 
 def _official_answers(file: Path) -> dict[Any, dict[str, Any]]:

@@ -16,7 +16,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vlkit.datasets.faults import Faults, lacks
+from vlkit.datasets.columns import TableColumns
+from vlkit.datasets.faults import Faults
 from vlkit.errors import DataError
 from vlkit.text_files import encoding_fault, open_text
 
@@ -34,17 +35,21 @@ _OPEN = f"a quote left open: the text would hold the rows that follow. {_ADVICE}
 _ALONE = f"text follows a closing quote. {_ADVICE}"
 
 
-def header_of(line: str, needed: str = "", tabs: bool = False) -> tuple[str, list[str]]:
-    """The separator and the column names of a header.
+def header_of(line: str, columns: TableColumns, tabs: bool = False) -> tuple[str, list[str]]:
+    """The separator and the column names of a header; without one, the separator and the fields of the first row.
 
     Args:
         line: the first line of a table.
-        needed: a column that tells a separator from another.
+        columns: those that tell a separator from another.
         tabs: whether the file is separated by TABs, whatever the header holds.
     """
     line = line.rstrip("\r\n")
     found = [(separator, _names(line, separator)) for separator in ("\t" if tabs else _SEPARATORS)]
-    return max(found, key=lambda each: (needed in each[1], len(each[1])))
+    if columns.positional:  # texts hold commas and semicolons, too
+        by_separator = dict(found)
+        separator = next((each for each in "\t,;" if len(by_separator.get(each, ())) > 1), found[0][0])
+        return separator, by_separator[separator]
+    return max(found, key=lambda each: (columns.count(each[1]), len(each[1])))
 
 
 def _names(line: str, separator: str) -> list[str]:
@@ -53,12 +58,15 @@ def _names(line: str, separator: str) -> list[str]:
     return [name.strip() for name in fields]
 
 
-def table_rows(file: Path, faults: Faults, needed: str, tabs: bool = False) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line numbers and rows of a table with a header.
+def separated_rows(
+    file: Path, faults: Faults, columns: TableColumns, tabs: bool = False
+) -> Iterator[tuple[int, dict[str, str] | list[str]]]:
+    """Line numbers and rows of a table: mappings by its header, or lists where columns are positions.
 
     Args:
+        file: the table.
         faults: added to: records that are no rows.
-        needed: column that the header must have.
+        columns: that the header must have.
         tabs: as for :func:`header_of`.
 
     Raises:
@@ -70,22 +78,26 @@ def table_rows(file: Path, faults: Faults, needed: str, tabs: bool = False) -> I
         hint = _HINT.match(first)
         if hint:
             first = next(lines, "")
-        separator, names = header_of(first, needed, tabs)
+        separator, names = header_of(first, columns, tabs)
         if hint and hint[1] in _SEPARATORS:
             separator, names = hint[1], _names(first.rstrip("\r\n"), hint[1])
-        _check_header(file, names, needed, faults.need, lines.number)
+        if columns.positional:
+            lines.push(first)
+        else:
+            _check_header(file, names, columns, lines.number)
         records = _tab_records(lines) if separator == "\t" else _csv_records(lines, separator, len(names))
         spanning: list[int] = []
         for number, fields in records:
             if len(fields) < 2 and not "".join(fields).strip():  # a blank line
                 continue
-            fault = fields if isinstance(fields, str) else _fault(fields, names, separator)
+            like = "first row" if columns.positional else "header"
+            fault = fields if isinstance(fields, str) else _fault(fields, len(names), separator, like)
             if fault:
                 faults.add(number, fault)
                 continue
             if any(separator in field and _LINE_END.search(field) for field in fields):
                 spanning.append(number)
-            yield number, dict(zip(names, fields))
+            yield number, list(fields) if columns.positional else dict(zip(names, fields))
         if spanning:
             logger.warning(
                 "%s: %d texts span several lines and hold the separator (from line %s on): each was read as one text. "
@@ -96,23 +108,22 @@ def table_rows(file: Path, faults: Faults, needed: str, tabs: bool = False) -> I
             )
 
 
-def _check_header(file: Path, names: list[str], needed: str, need: str, line: int) -> None:
-    if needed not in names:
-        raise DataError(f"{file}: the header, line {line}, has {lacks(needed, dict.fromkeys(names))} {need}")
+def _check_header(file: Path, names: list[str], columns: TableColumns, line: int) -> None:
+    columns.header(names, line)
     twice = [name for name in names if name and names.count(name) > 1]
     if twice:
         raise DataError(f"{file}: the header, line {line}, names the column {twice[0]!r} twice. Rename one.")
 
 
-def _fault(fields: Sequence[str], names: list[str], separator: str) -> str:
+def _fault(fields: Sequence[str], count: int, separator: str, like: str) -> str:
     """Why the fields of a record are no row, or ""."""
-    if len(fields) != len(names):
+    if len(fields) != count:
         advice = ""
-        if len(fields) > len(names):
+        if len(fields) > count:
             advice = ": put quotes around texts that hold the separator"
             if separator == "\t":
                 advice = ": a text holds a TAB, for which this format has no quotes"
-        return f"{len(fields)} fields where the header has {len(names)}{advice}."
+        return f"{len(fields)} fields where the {like} has {count}{advice}."
     return next(filter(None, map(encoding_fault, fields)), "")
 
 
@@ -138,6 +149,11 @@ class _Lines:
         """Begin a record; the number of its first line."""
         self.taken = []
         return self.number + 1
+
+    def push(self, line: str) -> None:
+        """Give back a line."""
+        self._back.appendleft(line)
+        self.number -= 1
 
     def give_back(self) -> None:
         """Give back all lines of the record but the first."""

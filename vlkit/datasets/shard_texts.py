@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from vlkit.datasets.columns import CAPTION, ColumnKeys, Fields
+from vlkit.datasets.column_names import CAPTION
+from vlkit.datasets.columns import ColumnKeys, Fields
 from vlkit.errors import BadSample
+from vlkit.json_reader import JsonError, parse_json
 
 
 class ShardTexts:
@@ -65,9 +66,9 @@ class ShardTexts:
 
     def _given(self, data: bytes, name: str, need: bool) -> Any:
         try:
-            fields = json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise BadSample(name, f"its JSON cannot be read ({error})") from error
+            fields = parse_json(data, name)
+        except JsonError as error:
+            raise BadSample(name, f"its JSON cannot be read ({error.reason.rstrip('.')})") from error
         found = self._columns.fields(fields) if isinstance(fields, dict) else f"it is a {type(fields).__name__}"
         if isinstance(found, Fields):
             return found["caption"]

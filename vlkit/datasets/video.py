@@ -14,12 +14,14 @@ from vlkit.datasets.answer_list import read_answer_list
 from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.caption_table import CaptionTable, Source
+from vlkit.datasets.column_names import Key
+from vlkit.datasets.columns import ColumnKeys
 from vlkit.datasets.image_files import evenly, media_root
 from vlkit.datasets.packed import PackedStrings
-from vlkit.datasets.question_rows import read_questions
+from vlkit.datasets.question_rows import question_columns, read_questions
 from vlkit.datasets.question_table import QuestionSource, QuestionTable
 from vlkit.datasets.video_files import find_video, video_problems
-from vlkit.datasets.video_rows import caption_rows
+from vlkit.datasets.video_rows import caption_rows, video_columns
 from vlkit.errors import DataError
 from vlkit.io import sha256
 from vlkit.processors.video_sampling import sampling_problems
@@ -39,12 +41,12 @@ class _Videos(VLDataset):
         image_processor: Any,
         video_processor: Any,
         limit: int | None,
+        columns: ColumnKeys,
     ):
         paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
         processor = image_processor or video_processor
-        check_arguments(
-            "videos", {"split": (split, SPLITS)}, limit, processor, paths, sampling_problems(frames, sampling)
-        )
+        others = sampling_problems(frames, sampling) + columns.problems()
+        check_arguments("videos", {"split": (split, SPLITS)}, limit, processor, paths, others)
         self.split, self.frames, self.sampling = split, frames, sampling
         self.image_processor, self.video_processor = image_processor, video_processor
         self.files = [find_file(each) for each in paths]
@@ -108,6 +110,9 @@ class VideoText(_Videos):
         split: "train", "val" or "test": how samples are made. It chooses no rows.
         frames: of each video. Paper: 8.
         sampling: "even" or "original"; see :func:`~vlkit.processors.video_sampling.frame_indices`.
+        video_key, caption_key: names of the columns; None: ``video``, ``caption`` or a common other name. Positions
+            from 0 on for rows that are lists, and for CSV files without a header.
+        video_pattern: makes the video's file name of what its column holds: ``video{}.mp4``.
         image_processor: called for each frame with (image, generator).
         video_processor: called with (path, generator) in place of ``frames``, ``sampling`` and ``image_processor``.
         text_processor: called with ``text_input`` (not with references).
@@ -125,14 +130,18 @@ class VideoText(_Videos):
         split: Literal["train", "val", "test"] = "train",
         frames: int = 8,
         sampling: Literal["even", "original"] = "even",
+        video_key: str | int | None = None,
+        caption_key: str | int | None = None,
+        video_pattern: str | None = None,
         image_processor: Any = None,
         video_processor: Any = None,
         text_processor: Any = None,
         limit: int | None = None,
     ):
-        super().__init__(path, video_root, split, frames, sampling, image_processor, video_processor, limit)
+        columns = video_columns(split == "train", {"video": video_key, "caption": caption_key}, video_pattern)
+        super().__init__(path, video_root, split, frames, sampling, image_processor, video_processor, limit, columns)
         self.text_processor = text_processor
-        rows = [caption_rows(file, need_captions=self.training) for file in self.files]
+        rows = [caption_rows(file, self.training, columns) for file in self.files]
         self.table = CaptionTable(map(Source, short_names(self.files), self._folders, rows))
         size = len(self.table.captions if self.training else self.table.images)
         if size == 0:
@@ -172,6 +181,8 @@ class VideoQuestion(_Videos):
         split: "train", "val" or "test": how samples are made. It chooses no rows.
         frames: of each video. Paper: 16.
         sampling: "even" or "original"; see :func:`~vlkit.processors.video_sampling.frame_indices`.
+        video_key, question_key, answer_key, question_id_key: names of the columns, as for :class:`VideoText`.
+        video_pattern: makes the video's file name of what its column holds: ``video{}.mp4``.
         answer_list: file of the answers that a model chooses from; see
             :func:`~vlkit.datasets.answer_list.read_answer_list`.
         image_processor: called for each frame with (image, generator).
@@ -191,16 +202,23 @@ class VideoQuestion(_Videos):
         split: Literal["train", "val", "test"] = "train",
         frames: int = 16,
         sampling: Literal["even", "original"] = "even",
+        video_key: str | int | None = None,
+        question_key: str | int | None = None,
+        answer_key: str | int | None = None,
+        question_id_key: str | int | None = None,
+        video_pattern: str | None = None,
         answer_list: str | None = None,
         image_processor: Any = None,
         video_processor: Any = None,
         text_processor: Any = None,
         limit: int | None = None,
     ):
-        super().__init__(path, video_root, split, frames, sampling, image_processor, video_processor, limit)
+        keys: dict[str, Key | None] = {"video": video_key, "question": question_key, "answer": answer_key}
+        columns = question_columns("video", split == "train", {**keys, "question_id": question_id_key}, video_pattern)
+        super().__init__(path, video_root, split, frames, sampling, image_processor, video_processor, limit, columns)
         self.text_processor = text_processor
         self.answer_list = read_answer_list(answer_list) if answer_list is not None else None
-        rows = [read_questions(file, media="video", need_answers=self.training) for file in self.files]
+        rows = [read_questions(file, "auto", "video", self.training, columns=columns) for file in self.files]
         self.table = QuestionTable(map(QuestionSource, short_names(self.files), self._folders, rows))
         self._by_video = np.argsort(self.table.name_of, kind="stable").astype(np.int32)
         self._ends = np.cumsum(np.bincount(self.table.name_of))

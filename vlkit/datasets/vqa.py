@@ -13,8 +13,9 @@ from vlkit.datasets.annotations import find_file, short_names
 from vlkit.datasets.answer_list import read_answer_list
 from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
+from vlkit.datasets.column_names import Key
 from vlkit.datasets.image_files import evenly, image_problems, media_root
-from vlkit.datasets.question_rows import FORMATS, read_questions
+from vlkit.datasets.question_rows import FORMATS, question_columns, read_questions
 from vlkit.datasets.question_table import QuestionSource, QuestionTable
 from vlkit.io import sha256
 from vlkit.registry import DATASETS
@@ -27,8 +28,9 @@ class ImageQuestion(VLDataset):
     A row is ``{"image": "a.jpg", "question": "text", "answer": "text"}``; the answer may be a list, one of each person
     asked, or missing outside of training. ``question_id`` and ``kind`` (of question) may be given; with
     ``"dataset": "vg"`` each answer weighs 0.2, otherwise an answer weighs its share of the list. Rows stand in a JSON
-    list, one a line in JSON (jsonl), or in a CSV file with a header. The question files of the VQA challenge
-    (``v2_OpenEnded_...``) are read as they are, with their annotation file in ``answers``.
+    list, one a line in JSON (jsonl), or in a CSV file with a header. Common other names of columns are found. The
+    question files of the VQA challenge (``v2_OpenEnded_...``) are read as they are, with their annotation file in
+    ``answers``.
 
     A sample holds ``image``, ``text_input`` (the question), ``answers`` (different ones), ``weights``, ``question_id``,
     ``image_id`` (the name of the image), ``sample_id`` (``<annotation file>:<row>``), ``kind`` where rows have it and,
@@ -39,6 +41,10 @@ class ImageQuestion(VLDataset):
         image_root: where the names of images start from; None: the folder of the annotation file.
         split: "train", "val" or "test": how samples are made. It chooses no rows.
         format: of the annotation files; "auto" goes by extension and content.
+        image_key, question_key, answer_key, question_id_key: names of the columns; None: ``image``, ``question``,
+            ``answer``, ``question_id`` or a common other name. Positions from 0 on for rows that are lists, and for CSV
+            files without a header.
+        image_pattern: makes the image's file name of what its column holds: ``images/{}.png``.
         answers: official annotation file, for an official question file.
         answer_list: file of the answers that a model chooses from: a JSON list, or one a line.
         image_processor: called with (path, generator).
@@ -58,6 +64,11 @@ class ImageQuestion(VLDataset):
         image_root: str | None = None,
         split: Literal["train", "val", "test"] = "train",
         format: Literal["auto", "json", "jsonl", "csv", "official"] = "auto",
+        image_key: str | int | None = None,
+        question_key: str | int | None = None,
+        answer_key: str | int | None = None,
+        question_id_key: str | int | None = None,
+        image_pattern: str | None = None,
         answers: str | None = None,
         answer_list: str | None = None,
         image_processor: Any = None,
@@ -71,6 +82,9 @@ class ImageQuestion(VLDataset):
             if official
             else [f"answers: is for official question files, and format is {format!r}. Leave one of them out."]
         )
+        keys: dict[str, Key | None] = {"image": image_key, "question": question_key, "answer": answer_key}
+        columns = question_columns("image", split == "train", {**keys, "question_id": question_id_key}, image_pattern)
+        others += columns.problems()
         choices = {"split": (split, SPLITS), "format": (format, FORMATS)}
         check_arguments("image_question", choices, limit, image_processor, paths, others)
         self.split, self.image_processor, self.text_processor = split, image_processor, text_processor
@@ -78,7 +92,7 @@ class ImageQuestion(VLDataset):
         self._answers = find_file(answers) if answers is not None else None
         self.root, folders = media_root(self.files, image_root)
         self.answer_list = read_answer_list(answer_list) if answer_list is not None else None
-        rows = [read_questions(file, format, "image", self.training, self._answers) for file in self.files]
+        rows = [read_questions(file, format, "image", self.training, self._answers, columns) for file in self.files]
         self.table = QuestionTable(map(QuestionSource, short_names(self.files), folders, rows))
         self._size = len(self.table) if limit is None else min(len(self.table), limit)
 
@@ -104,16 +118,16 @@ class ImageQuestion(VLDataset):
             yield name, os.path.join(self.root, name)
 
     def problems(self, limit: int = 20_000) -> list[str]:
-        looked_at = evenly(len(self), limit)
-        paths = sorted({self.image_path(index) for index in looked_at})
-        advice = f"Names start from image_root, which is {self.root}: set it, or mend the names."
-        found = image_problems(paths, advice) + self.table.problems(looked_at, self.training)
+        chosen = evenly(len(self), limit)
+        paths = sorted({self.image_path(index) for index in chosen})
+        advice = f"Names start from image_root, which is {self.root}: set it, or correct the names."
+        found = image_problems(paths, advice) + self.table.problems(chosen, self.training)
         if self.answer_list is not None:
             known = set(self.answer_list)
-            answered = [answers for index in looked_at if (answers := self.table.answers(index))]
+            answered = [answers for index in chosen if (answers := self.table.answers(index))]
             if answered and not any(known.intersection(answers) for answers in answered):
                 found.append(
-                    f"none of the {len(answered)} questions looked at has an answer that is in answer_list: it seems "
+                    f"none of the {len(answered)} questions checked has an answer that is in answer_list: it seems "
                     f"to be another dataset's."
                 )
         return found

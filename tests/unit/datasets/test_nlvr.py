@@ -139,8 +139,8 @@ def test_a_wrong_row_is_explained(tmp_path, rows, told):
 
 
 def test_a_csv_file_without_the_columns(tmp_path):
-    (tmp_path / "pairs.csv").write_text("left,right,sentence,label\na,b,s,True\n")
-    with pytest.raises(DataError, match=r"no key 'image0'.*'image0' and 'image1'"):
+    (tmp_path / "pairs.csv").write_text("first,second,sentence,label\na,b,s,True\n")
+    with pytest.raises(DataError, match=r"no key 'images', only 'first', 'second'.*'image0' and 'image1'"):
         dataset(str(tmp_path / "pairs.csv"))
 
 

@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlkit.datasets.annotation_formats import entries
+from vlkit.datasets.column_names import Column
+from vlkit.datasets.columns import ColumnKeys
 from vlkit.datasets.faults import Faults, collect_faults
 from vlkit.errors import DataError
 
@@ -21,8 +23,9 @@ def read(folder: Path, content: str | bytes, name: str = "a.csv", column: str = 
     """Rows as lists of fields with their line, and (line, fault)."""
     file = folder / name
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    columns = ColumnKeys([Column(column), Column("caption")], [column]).of(file)
     with collect_faults() as bad:
-        rows = [(number, list(row.values())) for number, row in entries(file, "auto", Faults(file), column)]
+        rows = [(number, list(row.values())) for number, row in entries(file, "auto", Faults(file), columns)]
     return rows, [(int(source.rpartition(":")[2]), reason) for source, reason in bad]
 
 

@@ -170,7 +170,7 @@ def test_problems(folder):
     assert "1 of the 3 image files looked at do not exist" in found[0]
     assert "image_root" in found[0]
     assert "empty" in found[1]
-    assert "none of the 4 questions looked at has an answer that is in answer_list" in found[2]
+    assert "none of the 4 questions checked has an answer that is in answer_list" in found[2]
     (folder / "list.json").write_text('["red", "2"]')
     fine = opened(write(folder / "rows.json", ROWS), answer_list=str(folder / "list.json"))
     assert fine.problems() == []

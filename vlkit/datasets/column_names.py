@@ -1,0 +1,47 @@
+"""The columns that datasets read, and their common other names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Key = str | int
+"""Of a column: its name, or its position from 0 on."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column that a dataset reads.
+
+    Args:
+        name: what the dataset calls it.
+        others: other names that are found automatically. Case, spaces, hyphens and underscores do not count.
+        setting: the argument that sets its key; "": ``<name>_key``.
+    """
+
+    name: str
+    others: tuple[str, ...] = ()
+    setting: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "setting", self.setting or f"{self.name}_key")
+
+
+_FILES = ("file_name", "file_path", "file", "path")
+_IMAGES = (
+    "image_path image_file image_name image_file_name image_file_path img img_path img_file img_name picture photo"
+)
+IMAGE = Column("image", (*_IMAGES.split(), *_FILES))
+CAPTION = Column(
+    "caption",
+    ("captions", "text", "texts", "title", "sentence", "sentences", "description", "alt", "alt_text", "caption_text"),
+)
+IMAGE_ID = Column("image_id", ("img_id", "coco_id"))
+QUESTION = Column("question", ("questions", "question_text", "query"))
+ANSWER = Column("answer", ("answers", "answer_text", "multiple_choice_answer"))
+QUESTION_ID = Column("question_id", ("qid",))
+SENTENCE = Column("sentence", ("text", "caption", "statement"))
+LABEL = Column("label", ("target", "answer"))
+VIDEO = Column("video", ("clip_name", "video_name", "video_path", "video_file", "video_id", "clip", *_FILES))
+IMAGES = Column("images", ("image_pair",), "image_key")
+LEFT = Column("image0", ("left", "left_image", "image_left", "img0"), "image_key")
+RIGHT = Column("image1", ("right", "right_image", "image_right", "img1"), "image_key")
