@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import logging
 import os
@@ -15,9 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vlkit.disk_errors import cannot, full_disk, is_full_disk, named
 from vlkit.errors import VlkitError
 from vlkit.foreign_caches import in_torch_hub
-from vlkit.io import check_first_use, full_disk, is_full_disk, mismatch, offline, record_first_use
+from vlkit.io import check_first_use, mismatch, offline, record_first_use
 
 logger = logging.getLogger(__name__)
 TIMEOUT = 30.0  # seconds without a byte
@@ -142,7 +144,8 @@ def _transfer(url: str, part: Path, target: Path, trusted: bool) -> None:
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
         _check_disk(part, total, have)
-        _validator_file(target).write_text(_validator(response))
+        with named(_validator_file(target)):
+            _validator_file(target).write_text(_validator(response))
         _copy(response, part, have, total)
 
 
@@ -159,6 +162,8 @@ def _copy(response: Any, part: Path, have: int, total: int | None) -> None:
     except OSError as error:
         if is_full_disk(error):
             raise full_disk(part, part.stat().st_size, total) from error
+        if error.filename is not None or error.errno in (errno.EFBIG, errno.EIO, errno.EROFS):
+            raise cannot(part, error) from error
         raise _Interrupted(_reason(error)) from error
     size = part.stat().st_size
     if total is not None and size < total:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import importlib.util
 import logging
@@ -18,10 +17,10 @@ from urllib.request import url2pathname
 
 from vlkit.checksums import digest as digest
 from vlkit.checksums import sha256 as sha256
+from vlkit.disk_errors import cannot, full_disk, is_full_disk, number_of, size_of
 from vlkit.errors import VlkitError, did_you_mean
 
 logger = logging.getLogger(__name__)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def cache_dir() -> Path:
@@ -45,7 +44,7 @@ def atomic_write(path: str | Path, mode: str = "wb", need: int | None = None) ->
         need: bytes that will be written, if known: then a full disk is found before the first of them.
 
     Raises:
-        VlkitError: no space left, or the folder cannot be written; what was there before is unchanged.
+        FileError: no space left, or the file cannot be written; what was there before is unchanged.
     """
     if mode not in ("wb", "w"):
         raise ValueError(f"mode {mode!r}: 'wb' or 'w' is needed")
@@ -56,8 +55,7 @@ def atomic_write(path: str | Path, mode: str = "wb", need: int | None = None) ->
         _check_space(target, need)
         with open(temp, mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+        sync(temp)  # by its name: a library may have put another file in its place
         os.replace(temp, target)
         sync_folder(target.parent)
 
@@ -70,7 +68,7 @@ def atomic_dir(path: str | Path, need: int | None = None) -> Iterator[Path]:
     leaves it beside ``path``, named ``.<name>.<random>.old``.)
 
     Raises:
-        VlkitError: as for :func:`atomic_write`.
+        FileError: as for :func:`atomic_write`.
     """
     target = Path(os.path.realpath(path))
     temp, old = _beside(target, "tmp"), _beside(target, "old")
@@ -91,7 +89,7 @@ def atomic_dir(path: str | Path, need: int | None = None) -> Iterator[Path]:
                 os.replace(old, target)
             raise
         sync_folder(target.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
 
 
 def fetch(url_or_path: str | Path, sha256: str | None = None, md5: str | None = None) -> Path:
@@ -235,61 +233,35 @@ def _beside(target: Path, kind: str) -> Path:
 
 @contextlib.contextmanager
 def _explained(path: str | Path, temp: Path) -> Iterator[None]:
-    """Removes ``temp`` after any error, and says what a full disk means."""
+    """Remove ``temp`` after any error, and name ``path`` where it cannot be written."""
     try:
         yield
     except BaseException as error:
-        written = _size(temp)
-        if temp.is_dir():
-            shutil.rmtree(temp, ignore_errors=True)
-        else:
-            with contextlib.suppress(OSError):
-                temp.unlink()
+        written = size_of(temp)
+        _remove(temp)
+        if isinstance(error, VlkitError):
+            raise
         if is_full_disk(error):
             raise full_disk(Path(path), written) from error
-        if isinstance(error, OSError) and Path(os.fspath(error.filename or "")) in (temp, *temp.parents):
-            raise VlkitError(f"{path}: cannot be written there ({error.strerror}). Choose another.") from error
+        about = getattr(error, "filename", None)
+        own = about is None or Path(os.fsdecode(about)) in (temp, *temp.parents) or temp in Path(about).parents
+        if number_of(error) is not None and own:
+            raise cannot(path, error) from error
         raise
 
 
-def is_full_disk(error: BaseException) -> bool:
-    """Whether an error says that the disk is full; safetensors reports it as text only."""
-    return getattr(error, "errno", None) in _FULL or "StorageFull" in str(error)
-
-
-def full_disk(path: Path, written: int, need: int | None = None) -> VlkitError:
-    """The error for a full disk.
-
-    Args:
-        path: what was to be written.
-        written: bytes that fitted.
-        need: bytes in all, if known.
-    """
-    wanted = f"{_megabytes(need)} are needed" if need else f"more than {_megabytes(written)} are needed"
-    with contextlib.suppress(OSError):
-        wanted += f", {_megabytes(shutil.disk_usage(_existing(path)).free)} are free"
-    return VlkitError(
-        f"{path}: no space left on the disk: {wanted}. Nothing was lost: what was there before is unchanged. "
-        f"Make room, or choose another folder, and run again."
-    )
+def _remove(path: Path) -> None:
+    """Remove a file or folder as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _check_space(target: Path, need: int | None) -> None:
     if need is not None and shutil.disk_usage(target.parent).free < need:
         raise full_disk(target, 0, need)
-
-
-def _existing(path: Path) -> Path:
-    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-
-
-def _size(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
-
-
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
 
 
 def sync(path: Path) -> None:

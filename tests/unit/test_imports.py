@@ -30,6 +30,7 @@ FORBIDDEN = {
             "errors",
             "io",
             "checksums",
+            "disk_errors",
             "checkpoint_files",
             "tensor_files",
             "modes",

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 
 from vlkit import __version__
+from vlkit.cli.terminal import say
+from vlkit.disk_errors import describe
 from vlkit.errors import LostProcess, VlkitError, did_you_mean
 
 COMMANDS = {
@@ -32,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit code: 0 done, 1 another process of the run was lost, 2 a mistake of the user, 130 interrupted.
+        The exit code: 0 done, 1 another process of the run was lost, 2 a mistake of the user or an error of a
+        file, 130 interrupted.
 
     Args:
         argv: the arguments after ``vlkit``; None: those of the process.
@@ -40,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
-            print(_help(), flush=True)
+            say(_help())
             return 0 if arguments else 2
         if arguments[0] == "--version":
-            print(f"vlkit {__version__}")
+            say(f"vlkit {__version__}")
             return 0
         return _run(arguments[0], arguments[1:])
     except SystemExit as stop:  # argparse, after printing its help or what is wrong
@@ -54,9 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), 2)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except BrokenPipeError:  # `vlkit show ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except OSError as error:
+        return _fail(describe(error), 2)
 
 
 def _run(name: str, arguments: list[str]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from vlkit.cli.terminal import say
 from vlkit.config.build import describe
 from vlkit.config.cards import dataset_card_config, list_cards, list_dataset_cards, model_card_config
 from vlkit.config.load import to_yaml
@@ -25,19 +26,19 @@ def run(args: argparse.Namespace) -> int:
     for file in args.plugin:
         load_plugin(file)
     if args.what == "cards":
-        print(_card(args.name) if args.name else "\n".join(_all_cards()))
+        say(_card(args.name) if args.name else "\n".join(_all_cards()))
     elif args.what == "datasets" and args.name in list_dataset_cards():
-        print(to_yaml(dataset_card_config(args.name)).rstrip())
+        say(to_yaml(dataset_card_config(args.name)).rstrip())
         if args.name in DATASETS:  # a class that has the name of the card
-            print(describe(DATASETS, args.name))
+            say(describe(DATASETS, args.name))
     elif args.name:
-        print(describe(REGISTRIES[args.what], args.name))
+        say(describe(REGISTRIES[args.what], args.name))
         types = list_cards().get(args.name, []) if args.what == "models" else []
         if types:
-            print(f"cards (type): {', '.join(types)}")
+            say(f"cards (type): {', '.join(types)}")
     else:
         extra = list_dataset_cards() if args.what == "datasets" else []
-        print("\n".join(sorted({*REGISTRIES[args.what].names(), *extra})))
+        say("\n".join(sorted({*REGISTRIES[args.what].names(), *extra})))
     return 0
 
 

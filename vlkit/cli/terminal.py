@@ -8,6 +8,8 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
+from vlkit.disk_errors import FileError
+
 
 def is_main() -> bool:
     """Whether this is process 0 of those that ``torchrun`` started, or the only one."""
@@ -15,16 +17,48 @@ def is_main() -> bool:
 
 
 def say(text: str = "") -> None:
-    """Print, in process 0 alone."""
+    """Print, in process 0 alone.
+
+    Raises:
+        SystemExit: nobody reads it any more (`vlkit show ... | head`).
+        FileError: standard output cannot be written.
+    """
     if is_main():
-        print(text, flush=True)
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:
+            give_up_output()
+            raise SystemExit(1) from None
+        except OSError as error:
+            give_up_output()
+            raise FileError(f"standard output: {error.strerror or error}.", error.errno) from error
+
+
+class _Lines(logging.StreamHandler):  # type: ignore[type-arg]
+    """Log lines that end no run when nobody can take them any more: a closed pipe or terminal, a full disk."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            give_up_output(f"the log cannot be printed any more: {error.strerror or error}. The command continues.")
+        else:
+            super().handleError(record)
+
+
+def give_up_output(reason: str = "") -> None:
+    """Let everything that is still to be printed vanish: standard output cannot be written."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(OSError, ValueError):
+        if reason:
+            print(reason, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def log_lines() -> Iterator[None]:
     """While entered, what the library logs goes to standard output; of other processes than 0 only warnings."""
     logger = logging.getLogger("vlkit")
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Lines(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     before = logger.level
     logger.addHandler(handler)

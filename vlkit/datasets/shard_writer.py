@@ -15,8 +15,10 @@ import numpy as np
 
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.tar_index import scan
+from vlkit.disk_errors import FileError, named
 from vlkit.errors import BadSample, DataError
 from vlkit.io import atomic_write
+from vlkit.json_reader import parse_json
 from vlkit.processors.open_image import ImageSource, header, open_image, read_bytes
 
 logger = logging.getLogger(__name__)
@@ -107,9 +109,12 @@ def _claim(folder: Path, facts: dict[str, Any]) -> None:
             file.write(json.dumps(facts, indent=1) + "\n")
         return
     try:
-        found = json.loads(record.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{record}: cannot be read ({error}). Delete the folder, or choose another.") from error
+        with named(record, "read"):
+            found = parse_json(record.read_bytes(), str(record))
+    except (FileError, DataError) as error:
+        raise DataError(f"{error} Delete the folder, or choose another.") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{record}: is no record of shards. Delete the folder, or choose another.")
     if found != facts:
         pairs = [(key, found.get(key), value) for key, value in facts.items()]
         changed = [f"{key} is {old!r}, not {new!r}" for key, old, new in pairs if old != new]

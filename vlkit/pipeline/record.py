@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vlkit.errors import VlkitError
+from vlkit.disk_errors import named
+from vlkit.errors import DataError, VlkitError
 from vlkit.io import atomic_write
+from vlkit.json_reader import parse_json
 from vlkit.pipeline.stages.base import Record, Stage
 from vlkit.runner.log import finite_or_none
 
@@ -26,12 +29,16 @@ def read_record(folder: Path) -> Record | None:
         VlkitError: the record is damaged.
     """
     path = folder / RECORD
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise VlkitError(f"{path} is damaged: {error}. Delete the folder to run the stage again.") from error
+        with named(path, "read"):
+            record = parse_json(path.read_bytes(), str(path))
+    except DataError as error:
+        raise VlkitError(f"{error} Delete the folder to run the stage again.") from error
+    if not isinstance(record, dict) or not isinstance(record.get("status"), str):
+        raise VlkitError(f"{path}: is no record of a stage. Delete the folder to run the stage again.")
+    return record
 
 
 def write_record(folder: Path, record: Record) -> None:

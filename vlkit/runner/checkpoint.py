@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vlkit.checkpoint_files import MODEL, OPTIMISER, TRAINER, VERSION, read_trainer, seal, steps_in, verify
 from vlkit.checksums import sha256
+from vlkit.disk_errors import FileError
 from vlkit.errors import CheckpointError, VlkitError
 from vlkit.io import atomic_dir, atomic_write
 from vlkit.runner.optimiser import cut_like, restore_by_name, state_by_name
@@ -116,10 +117,10 @@ class Checkpoints:
                 }
                 (folder / TRAINER).write_text(seal({**trainer, "version": VERSION, **facts}))
         except (OSError, SafetensorError) as error:
+            reason = str(error) if isinstance(error, FileError) else f"{path} cannot be written: {error}."
             raise VlkitError(
-                f"the checkpoint {path} cannot be written: {error}. Earlier checkpoints are untouched; make "
-                "room (or lower run.keep_checkpoints), then start the same command again: it continues from "
-                "the newest one."
+                f"the checkpoint {reason} Earlier checkpoints are untouched; correct the cause (for room: lower "
+                "run.keep_checkpoints), then start the same command again: it continues from the newest one."
             ) from error
         self._sound.add(trainer["step"])
         self._damaged.discard(trainer["step"])

@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from vlkit.io import atomic_write
+
 _TILE, _MARGIN, _LINES, _COLUMNS = 192, 8, 4, 4
 _LINE_HEIGHT, _CHARACTERS = 14, 31
 
@@ -41,8 +43,8 @@ def draw_samples(
         canvas.paste(_to_picture(image, mean, std), (left, top))
         lines = textwrap.wrap(text, _CHARACTERS, max_lines=_LINES, placeholder=" ...")
         draw.multiline_text((left, top + _TILE + 4), "\n".join(lines), fill="black", font=font, spacing=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    canvas.save(path)
+    with atomic_write(path) as file:
+        canvas.save(file, "PNG")
 
 
 def _to_picture(image: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Image.Image:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import subprocess
 import sys
 import types
 
@@ -80,6 +82,30 @@ def test_traceback_on_request(command, capsys, monkeypatch):
     command(fail(ConfigError("a: wrong")))
     assert main(["probe"]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "a/b"), "a/b: No such file or directory. Was it"),
+        (OSError(errno.ENOSPC, "No space left on device", "out/x"), "out/x: No space left on device. Make room"),
+        (OSError(errno.EROFS, "Read-only file system", "out"), "out: Read-only file system. Write elsewhere."),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), "a file or stream: Broken pipe."),
+    ],
+)
+def test_errors_of_files_are_one_message(command, capsys, error, message):
+    command(fail(error))
+    assert main(["probe"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+def test_output_that_cannot_be_written():
+    """A full device ends in one message, a reader that has seen enough in none."""
+    run = f"{sys.executable} -m vlkit show cards"
+    full = subprocess.run(f"{run} > /dev/full", shell=True, capture_output=True, text=True)
+    assert (full.returncode, full.stderr) == (2, "error: standard output: No space left on device.\n")
+    closed = subprocess.run(f"{run} | true", shell=True, capture_output=True, text=True)
+    assert closed.stderr == ""
 
 
 def test_interruption_exits_with_130(command, capsys):

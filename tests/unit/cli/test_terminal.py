@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 
 import pytest
 
@@ -47,3 +49,18 @@ def test_logging_is_left_as_it_was(capsys):
     with log_lines():
         assert logger.handlers != before[1]
     assert (logger.level, logger.handlers) == before
+
+
+def test_a_log_that_nobody_can_take_ends_nothing():
+    code = (
+        "import logging\n"
+        "from vlkit.cli.terminal import log_lines\n"
+        "with log_lines():\n"
+        "    for number in range(3):\n"
+        "        logging.getLogger('vlkit.x').info('line')\n"
+        "raise SystemExit(7)\n"
+    )
+    done = subprocess.run(f'{sys.executable} -c "{code}" > /dev/full', shell=True, capture_output=True, text=True)
+    assert done.returncode == 7
+    assert done.stderr.count("the log cannot be printed any more: No space left on device. The command continues") == 1
+    assert "Traceback" not in done.stderr

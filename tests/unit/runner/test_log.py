@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 
 import pytest
 
-from vlkit.runner.log import Ledger, MetricsFile, json_line
+from vlkit.disk_errors import FileError
+from vlkit.runner.log import Ledger, MetricsFile, json_line, read_lines
 
 
 def test_what_json_cannot_say_becomes_null():
@@ -55,3 +57,79 @@ def test_the_ledger_names_each_source_once_also_after_a_restart(tmp_path):
     found = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["source"] for line in found] == ["a.jpg", "b.jpg", "c.jpg"]
     assert found[0] == {"source": "a.jpg", "reason": "empty", "where": "step 1"}
+
+
+DAMAGED = [
+    b'{"step": 2, "lo',
+    b"[1, 2]",
+    b"3",
+    b"null",
+    b'"text"',
+    b'{"loss": 1.0}',
+    b'{"step": "2"}',
+    b'{"step": true}',
+    b'{"step": 2.5}',
+    b'{"step": NaN}',
+    b"\xff\xfe\xfa",
+    b"\0" * 50,
+    b"[" * 100_000,
+    b'{"step": ' + b"9" * 5000 + b"}",
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGED, ids=range(len(DAMAGED)))
+@pytest.mark.parametrize("place", ["first", "between", "last", "unfinished"])
+def test_a_damaged_line_costs_that_line_and_one_warning(tmp_path, caplog, damage, place):
+    lines = [json_line({"step": step}).encode() for step in (1, 2, 3)]
+    lines.insert({"first": 0, "between": 1}.get(place, 3), damage)
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"\n".join(lines) + (b"" if place == "unfinished" else b"\n"))
+    file = MetricsFile(path)
+    if place == "unfinished":  # what is added stands on a line of its own
+        file.append({"step": 4})
+    assert [line["step"] for line in read_lines(path, {"step": int})] == [1, 2, 3] + [4] * (place == "unfinished")
+    assert len(caplog.records) == 1
+    assert "metrics.jsonl: 1 damaged or half-written line is left out" in caplog.text
+    file.cut_back(2, evaluated=True)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+@pytest.mark.parametrize("line", [b'{"source": ["a"]}', b'{"sour', b"7", b"{}"])
+def test_a_damaged_ledger_is_read_as_far_as_possible(tmp_path, line):
+    path = tmp_path / "ledger.jsonl"
+    path.write_bytes(b'{"source": "a.jpg"}\n' + line)
+    ledger = Ledger(path)
+    ledger.add([("b.jpg", "empty", "step 1")])
+    assert ledger.count == 2
+    assert Ledger(path).count == 2
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/proc/self/mem")
+    with pytest.raises(FileError, match=r"metrics\.jsonl: cannot be read there \(Input/output error\)"):
+        MetricsFile(tmp_path / "metrics.jsonl").cut_back(1, evaluated=True)
+
+
+@pytest.mark.parametrize("kind", ["folder", "full", "gone"])
+def test_a_file_that_cannot_be_written_is_named(tmp_path, kind):
+    path = tmp_path / "out" / "metrics.jsonl"
+    if kind == "folder":
+        path.mkdir(parents=True)
+    elif kind == "full":
+        path.parent.mkdir()
+        path.symlink_to("/dev/full")
+    with pytest.raises(FileError, match=r"metrics\.jsonl: cannot be written there \("):
+        MetricsFile(path).append({"step": 1})
+
+
+def test_a_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.append({"step": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, hard))
+    try:
+        with pytest.raises(FileError, match="File too large"):
+            file.append({"step": 2, "text": "x" * 100})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert file.path.read_text() == '{"step": 1}\n'
