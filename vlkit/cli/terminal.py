@@ -34,7 +34,7 @@ def say(text: str = "") -> None:
             raise FileError(f"standard output: {error.strerror or error}.", error.errno) from error
 
 
-class _Lines(logging.StreamHandler):  # type: ignore[type-arg]
+class _Lines(logging.StreamHandler):
     """Log lines that end no run when nobody can take them any more: a closed pipe or terminal, a full disk."""
 
     def handleError(self, record: logging.LogRecord) -> None:
