@@ -7,7 +7,11 @@ from collections.abc import Iterable, Sequence
 
 
 class VlkitError(Exception):
-    """A mistake that the user can mend: the message says what was given, what is allowed and what to do."""
+    """A mistake that the user can correct: the message says what was given, what is allowed and what to do."""
+
+    def add(self, sentence: str) -> None:
+        """Say more: what was kept, how to continue."""
+        self.args = (f"{self} {sentence}", *self.args[1:])
 
 
 class ConfigError(VlkitError):
@@ -20,6 +24,10 @@ class ConfigError(VlkitError):
     def __init__(self, problems: str | Sequence[str]):
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
+
+    def add(self, sentence: str) -> None:
+        self.problems.append(sentence)
+        self.args = ("\n".join(self.problems),)
 
 
 class RegistryError(VlkitError):
@@ -44,6 +52,10 @@ class BadSample(DataError):
 
     def __reduce__(self):  # crosses process borders: worker to main
         return (BadSample, (self.source, self.reason))
+
+
+class RunFailed(VlkitError):
+    """A run that was ended by an error which is not a mistake in its configuration. Its cause is the error itself."""
 
 
 class CheckpointError(VlkitError):

@@ -22,6 +22,7 @@ from vlkit.models.weights import build_with_weights
 from vlkit.nested_models import build_with_models, model_weights
 from vlkit.preflight import data_problems, disk_problems, image_size_problems
 from vlkit.runner import Runner
+from vlkit.runner.distributed import World
 from vlkit.runner.output import OutputFolder
 from vlkit.starting_weights import StartingWeights, from_card, from_path, named_card, of_run
 from vlkit.tasks.base import Task
@@ -240,14 +241,15 @@ class Experiment:
         Raises:
             ConfigError: everything that is wrong.
         """
-        return self._runner(self.prepare(checkpoint))
+        return self.make_runner(self.prepare(checkpoint))
 
     def evaluator(self, checkpoint: str | Path | None = None) -> tuple[Runner, int]:
         """Like :meth:`runner`, with the optimiser steps that the weights have had, for the record."""
         ready = self.prepare(checkpoint)
-        return self._runner(ready), ready.weights.step() if ready.weights else 0
+        return self.make_runner(ready), ready.weights.step() if ready.weights else 0
 
-    def _runner(self, ready: Prepared) -> Runner:
+    def make_runner(self, ready: Prepared, world: World | None = None) -> Runner:
+        """A runner of what :meth:`prepare` has built; ``world``: the processes, if they have met already."""
         facts: dict[str, Any] = {"weights": ready.weights.facts() if ready.weights else None}
         if self.parts.model.models and not ready.weights:
             facts["weights"] = {key: found.facts() for key, found in model_weights(self.parts.model).items()}
@@ -262,6 +264,7 @@ class Experiment:
             config=self.parts.config.data,
             facts=facts,
             normalisation=_normalisation(ready.data.evals, self.parts.run.monitor),
+            world=world,
         )
 
     def _dataset(self, part: DatasetPart, data: Data, problems: Problems, awaited: Awaited) -> VLDataset | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +30,7 @@ from vlkit.runner.activation_memory import SavedBytes
 from vlkit.runner.device import autocast, choose_device, seed_all
 from vlkit.runner.optimiser import build_optimiser
 from vlkit.runner.plan import Plan
-from vlkit.tasks.base import EvalContext, Progress
+from vlkit.tasks.base import EvalContext
 
 SAMPLES = 4
 """The most samples that a rehearsal reads for one batch."""
@@ -105,29 +108,48 @@ def rehearse(
         ConfigError: everything that is wrong.
     """
     ready = experiment.prepare(checkpoint, awaited)
-    problems, parts = Problems(), experiment.parts
-    origin = parts.config.origin
-    report = _facts(experiment, ready, awaited)
+    report = facts(experiment, ready, awaited)
+    go_through(experiment, ready, report, world_size, SAMPLES, math.inf)
+    missing = [part for part in _data_parts(experiment) if part.where not in ready.data.by_key]
+    report.notes += [f"{part.where} is still to be made by an earlier stage." for part in missing]
+    report.notes += _overlap(ready.data)
+    return report
+
+
+def go_through(
+    experiment: Experiment, ready: Prepared, report: Report, world_size: int, count: int, seconds: float
+) -> None:
+    """A first batch and each evaluation set in small; fills ``report``.
+
+    Args:
+        count: the most samples of a batch.
+        seconds: after so many no further sample or set is begun.
+
+    Raises:
+        ConfigError: everything that is wrong.
+    """
+    problems, parts, end = Problems(), experiment.parts, time.monotonic() + seconds
+    origin, evals = parts.config.origin, ready.data.evals
     with problems.of(origin("run")):
-        device = choose_device(parts.run.device)
+        device = choose_device(parts.run.device, int(os.environ.get("LOCAL_RANK", 0)))
         ready.model.to(device)
         if experiment.training and ready.data.train is not None:
             with problems.of(origin("task")):
-                _train(experiment, ready, report, device, world_size)
-        for name, dataset in ready.data.evals.items():
+                _train(experiment, ready, report, device, world_size, count)
+        done = []
+        for name, dataset in evals.items():
+            if time.monotonic() > end:
+                break
             with problems.of(origin(f"datasets.eval.{name}")):
-                report.scores |= _evaluate(experiment, ready, name, dataset, device)
+                report.scores |= _evaluate(experiment, ready, name, dataset, device, count, end)
+            done.append(name)
         monitor = parts.run.monitor or ""
-        looked_at = experiment.training and monitor.partition("/")[0] in ready.data.evals
+        looked_at = experiment.training and monitor.partition("/")[0] in done
         if looked_at and not problems and monitor not in report.scores:
             hint, known = did_you_mean(monitor, report.scores), ", ".join(sorted(report.scores)) or "nothing"
             place = origin("run.monitor")
             problems.append(f"{place}: {monitor!r} is given by no evaluation.{hint} Available: {known}.")
     problems.end()
-    missing = [part for part in _data_parts(experiment) if part.where not in ready.data.by_key]
-    report.notes += [f"{part.where} is still to be made by an earlier stage." for part in missing]
-    report.notes += _overlap(ready.data)
-    return report
 
 
 def _data_parts(experiment: Experiment) -> list[DatasetPart]:
@@ -141,7 +163,7 @@ def _overlap(data: Data) -> list[str]:
     return overlap_notes(train, {key: dataset for key, dataset in named.items() if key not in train})
 
 
-def _facts(experiment: Experiment, ready: Prepared, awaited: Awaited) -> Report:
+def facts(experiment: Experiment, ready: Prepared, awaited: Awaited) -> Report:
     part, model = experiment.parts.model, ready.model
     run = experiment.parts.run
     drawn = "of an earlier stage" if awaited.holds(run.init_from) else f"drawn with seed {run.seed}"
@@ -156,7 +178,9 @@ def _facts(experiment: Experiment, ready: Prepared, awaited: Awaited) -> Report:
     )
 
 
-def _train(experiment: Experiment, ready: Prepared, report: Report, device: torch.device, world_size: int) -> None:
+def _train(
+    experiment: Experiment, ready: Prepared, report: Report, device: torch.device, world_size: int, count: int
+) -> None:
     """One batch forward and backward."""
     run, mixture = experiment.parts.run, ready.data.train
     if mixture is None:
@@ -166,7 +190,7 @@ def _train(experiment: Experiment, ready: Prepared, report: Report, device: torc
     build_optimiser(ready.model, experiment.parts.optim, device)  # raises where a pattern of optim fits nothing
     checkpoint_activations(ready.model, run.activation_checkpointing)
     micro = run.batch_size // (run.accumulate * world_size)
-    size = min(SAMPLES, micro)
+    size = min(count, micro)
     small = _forward(experiment, ready, mixture, size // 2, plan, device)[1] if size == SAMPLES else None
     losses, kept = _forward(experiment, ready, mixture, size, plan, device)
     _guarded(lambda: torch.stack([loss.float() for loss in losses.values()]).sum().backward())
@@ -196,7 +220,7 @@ def _forward(
     batch.pop(BAD)
     seed_all(run.seed)
     inputs = _guarded(lambda: ready.task.prepare(model, batch, device))
-    progress = Progress(0, plan.steps, plan.steps_per_epoch, 0)
+    progress = plan.progress(0, 0.0, run.batch_size)
     recomputed = run.activation_checkpointing in ("torch", "fairscale")
     with _Kept(model, recomputed) as kept, autocast(device, run.precision)():
         output = _guarded(lambda: ready.task.train_step(model, inputs, progress))
@@ -204,21 +228,27 @@ def _forward(
 
 
 def _evaluate(
-    experiment: Experiment, ready: Prepared, name: str, dataset: VLDataset, device: torch.device
+    experiment: Experiment,
+    ready: Prepared,
+    name: str,
+    dataset: VLDataset,
+    device: torch.device,
+    count: int,
+    end: float,
 ) -> dict[str, float]:
     """Scores of a few samples of an evaluation set: only their names mean something."""
     samples: list[Sample] = []
     for index in range(min(2 * SAMPLES, len(dataset))):
-        try:
+        if len(samples) == count or (samples and time.monotonic() > end):
+            break
+        with contextlib.suppress(BadSample):
             samples.append({**dataset.sample(index, np.random.default_rng([index])), "index": index})
-        except BadSample:
-            continue
-    batch = collate(samples[:SAMPLES])
+    batch = collate(samples)
     context = EvalContext(device, autocast(device, experiment.parts.run.precision), name=name, dataset=dataset)
     seed_all(experiment.parts.run.seed)
     with evaluating(ready.model), torch.inference_mode():
-        scores = _guarded(lambda: ready.task.evaluate(ready.model, [batch], context))
-    return {f"{name}/{key}": float(value) for key, value in scores.items()}
+        found = _guarded(lambda: dict(ready.task.evaluate(ready.model, [batch], context)))
+        return _guarded(lambda: {f"{name}/{key}": float(value) for key, value in found.items()})
 
 
 def _guarded(action: Callable[[], Any]) -> Any:

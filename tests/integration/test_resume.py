@@ -140,7 +140,7 @@ def test_checkpoints_kept_are_the_newest_and_the_best(tmp_path):
     assert result["best"]["step"] == 4
     assert result["best"]["value"] == -10.0
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert names == ["step_00000004", "step_00000012"]
+    assert names == ["step_00000004", "step_00000010", "step_00000012"]
 
 
 @pytest.mark.parametrize("name", ["zero_end model.safetensors", "zero_end optimizer.safetensors", "wrong type"])

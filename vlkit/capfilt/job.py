@@ -27,8 +27,8 @@ from vlkit.errors import ConfigError, VlkitError
 from vlkit.experiment import Problems
 from vlkit.folders import why_unwritable
 from vlkit.nested_models import build_with_models, image_processors, model_weights
+from vlkit.runner.config_changes import differences, plain
 from vlkit.runner.device import autocast, choose_device
-from vlkit.runner.output import differences, plain
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from vlkit.cli.train import add_run_file, overrides_of
 
 if TYPE_CHECKING:
     from vlkit.rehearsal import Report
+    from vlkit.runner.plan import Plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +95,13 @@ def _pipeline(args: argparse.Namespace) -> dict[str, Report | None]:
     return dict(reversed(reports.items()))
 
 
+def _length(plan: Plan) -> str:
+    epochs = f"epochs of {plan.steps_per_epoch:,.1f} steps"
+    if plan.steps is None:
+        return f"{plan.seconds:,.0f} s of training steps, in {epochs}"
+    return f"{plan.steps:,} steps, {plan.steps / plan.steps_per_epoch:.3g} {epochs}"
+
+
 def _lines(report: Report) -> list[tuple[str, str]]:
     from vlkit.preflight import human
 
@@ -107,10 +115,9 @@ def _lines(report: Report) -> list[tuple[str, str]]:
     ]
     memory, plan = report.memory, report.plan
     if memory is not None and plan is not None:
-        epochs = plan.steps / plan.steps_per_epoch
         lines += [
             ("first batch", values(report.losses)),
-            ("length", f"{plan.steps:,} steps, {epochs:.3g} epochs of {plan.steps_per_epoch:,.1f} steps"),
+            ("length", _length(plan)),
             (
                 "memory",
                 f"about {human(memory.total)} a process: weights {human(memory.weights)}, gradients "

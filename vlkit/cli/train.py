@@ -32,11 +32,12 @@ def overrides_of(args: argparse.Namespace) -> list[str]:
 
 def run(args: argparse.Namespace) -> int:
     """Train; 128 + signal when a signal stopped it."""
+    from vlkit.checked_run import checked_runner
     from vlkit.experiment import Experiment
 
     with log_lines():
         experiment = Experiment.open(args.file, overrides_of(args))
-        with experiment.runner() as runner:
+        with checked_runner(experiment) as runner:
             result = runner.train()
         return report(result, str(experiment.output_dir))
 

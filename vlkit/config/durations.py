@@ -1,4 +1,4 @@
-"""Lengths of training in steps, epochs or samples."""
+"""Lengths of training in steps, epochs, samples or time, and how often something is done."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from typing import Any
 
 from vlkit.errors import ConfigError, did_you_mean
 
+TIMES = {"seconds": 1, "minutes": 60, "hours": 3600}
+"""Units of time, in seconds. They count what a run spends in training steps, by the clock of process 0."""
 UNITS = ("steps", "epochs", "samples")
+"""Units that are a number of steps."""
+_ALL = (*UNITS, *TIMES)
+_SHORT = {"s": "seconds", "sec": "seconds", "min": "minutes", "h": "hours", "hr": "hours"}
 _FACTORS = {"": 1, "k": 1_000, "K": 1_000, "M": 1_000_000}
 _TEXT = re.compile(
     r"\s*([-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?)\s*(?:([kKM])(?![A-Za-z]))?\s*([A-Za-z]*)\s*"
@@ -23,23 +28,28 @@ class Duration:
     """A length of training.
 
     Args:
-        amount: how many, at least 0; whole unless the unit is epochs.
-        unit: "steps" (of the optimiser), "epochs" (passes over the training data) or "samples" (over all
-            processes).
+        amount: how many, at least 0; whole unless the unit is epochs or a time.
+        unit: "steps" (of the optimizer), "epochs" (passes over the training data), "samples" (over all
+            processes), or "seconds", "minutes", "hours" (of training).
     """
 
     amount: int | float
     unit: str
 
-    FORMS = "3000 (steps), '3000 steps', '0.5 epochs', '80k samples' or {epochs: 2}"
+    FORMS = "3000 (steps), '3000 steps', '0.5 epochs', '80k samples', '15 minutes' or {epochs: 2}"
 
     def __post_init__(self) -> None:
-        if self.unit not in UNITS:
-            raise ConfigError(f"{self.unit!r} is no unit.{did_you_mean(self.unit, UNITS)} Write {self.FORMS}.")
+        if self.unit not in _ALL:
+            raise ConfigError(f"{self.unit!r} is no unit.{did_you_mean(self.unit, _ALL)} Write {self.FORMS}.")
         if not math.isfinite(self.amount) or self.amount < 0:
             raise ConfigError(f"{self.amount} {self.unit}: a duration is finite and at least 0.")
-        if self.unit != "epochs" and self.amount != int(self.amount):
-            raise ConfigError(f"{self.amount} {self.unit}: only epochs can be fractions.")
+        if self.unit != "epochs" and self.unit not in TIMES and self.amount != int(self.amount):
+            raise ConfigError(f"{self.amount} {self.unit}: only epochs can be fractions, and times.")
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of training; None unless the unit is a time."""
+        return float(self.amount * TIMES[self.unit]) if self.unit in TIMES else None
 
     @classmethod
     def parse(cls, value: Any) -> Duration:
@@ -71,8 +81,10 @@ class Duration:
             batch_size: samples per optimiser step, over all processes.
 
         Raises:
-            ConfigError: a size below 1.
+            ConfigError: a size below 1, or the duration is a time.
         """
+        if self.unit in TIMES:
+            raise ConfigError(f"{self} is a time, which is no fixed number of steps. Give steps, epochs or samples.")
         if samples_per_epoch < 1 or batch_size < 1:
             raise ConfigError(
                 f"{self} cannot be counted in steps: {samples_per_epoch} samples per epoch and batch size "
@@ -87,6 +99,37 @@ class Duration:
 
     def __str__(self) -> str:
         return f"{self.amount} {self.unit}"
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """How often something is done: after each of some durations, whichever is sooner.
+
+    Args:
+        durations: at least one, such as ``(Duration(1, "epochs"), Duration(15, "minutes"))``.
+    """
+
+    durations: tuple[Duration, ...]
+
+    FORMS = f"{Duration.FORMS}, or a list such as [1 epochs, 15 minutes]: whichever is sooner"
+
+    def __post_init__(self) -> None:
+        if not self.durations:
+            raise ConfigError(f"an empty list is no duration. Write {self.FORMS}, or null.")
+
+    @classmethod
+    def parse(cls, value: Any) -> Cadence:
+        """What a config holds: one duration, or a list of them.
+
+        Raises:
+            ConfigError: what was given is none of the allowed forms.
+        """
+        if isinstance(value, Cadence):
+            return value
+        return cls(tuple(map(Duration.parse, value if isinstance(value, (list, tuple)) else [value])))
+
+    def __str__(self) -> str:
+        return " or ".join(map(str, self.durations))
 
 
 class Count(int):
@@ -116,8 +159,8 @@ def _read(text: str, forms: str) -> tuple[int | float, str]:
         raise ConfigError(f"{text!r} cannot be read. Write {forms}.")
     number, factor, unit = match.groups(default="")
     exact = Fraction(number.replace("_", "")) * _FACTORS[factor]
-    singular = f"{unit.lower()}s"
-    unit = singular if singular in UNITS else unit.lower()
-    if unit and unit not in UNITS:
-        raise ConfigError(f"{text!r}: {unit!r} is no unit.{did_you_mean(unit, UNITS)} Write {forms}.")
+    unit = _SHORT.get(unit.lower(), unit.lower())
+    unit = f"{unit}s" if f"{unit}s" in _ALL else _SHORT.get(unit.removesuffix("s"), unit)
+    if unit and unit not in _ALL:
+        raise ConfigError(f"{text!r}: {unit!r} is no unit.{did_you_mean(unit, _ALL)} Write {forms}.")
     return (int(exact) if exact.denominator == 1 else float(exact)), unit

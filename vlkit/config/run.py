@@ -8,7 +8,7 @@ from typing import Any
 
 from vlkit.config.load import Config
 from vlkit.config.parts import DatasetPart, ModelPart, Part, dataset_part, model_part, task_part
-from vlkit.config.schema import OptimConfig, RunOptions
+from vlkit.config.schema import OptimConfig, RunOptions, length_problem
 from vlkit.config.sections import Sections
 from vlkit.config.words import short
 from vlkit.errors import ConfigError, did_you_mean
@@ -83,6 +83,8 @@ class _Checker(Sections):
             self.report("optim", "the learning rate is missing: give optim.lr.")
         if options is not None and self.training and options.length is None:
             self.report("run", "the length of training is missing: give run.duration, such as '3000 steps'.")
+        if optim is not None and options is not None and (problem := length_problem(optim, options)):
+            self.report("run.duration", problem)
         self.check_monitor()
         if model is None or task is None or optim is None or options is None or self.problems:
             raise ConfigError(list(dict.fromkeys(self.problems)))

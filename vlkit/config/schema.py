@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from vlkit.config.durations import Count, Duration
+from vlkit.config.durations import Cadence, Count, Duration
 from vlkit.config.words import Between
 from vlkit.errors import ConfigError
 
@@ -17,6 +17,8 @@ PositiveInt = Annotated[int, Between(1)]
 WholeNumber = Annotated[int, Between(0)]
 
 _NO_STEPS = Duration(0, "steps")
+_EPOCH = Cadence((Duration(1, "epochs"),))
+_EPOCH_OR_MINUTES = Cadence((Duration(1, "epochs"), Duration(15, "minutes")))
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,13 @@ class OptimConfig:
     fused: bool = False
 
     def __post_init__(self) -> None:
+        problems = []
         if self.min_lr > self.lr:
-            raise ConfigError(f"min_lr ({self.min_lr:g}) is above lr ({self.lr:g}).")
+            problems.append(f"min_lr ({self.min_lr:g}) is above lr ({self.lr:g}).")
+        if self.warmup.seconds is not None:
+            problems.append(f"warmup is {self.warmup}; it cannot be a time: give steps, epochs or samples.")
+        if problems:
+            raise ConfigError(problems)
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,8 @@ class RunOptions:
     """How long, on what and how to run.
 
     Args:
-        duration, max_steps, max_epochs, max_samples: length of training; give one of them.
+        duration, max_steps, max_epochs, max_samples: length of training; give one of them. A ``duration`` may be a
+            time ('8 hours'), of training steps alone; schedules then follow the share of it that is spent.
         batch_size: samples per optimiser step, over all processes and accumulated micro-batches.
         eval_batch_size: samples per batch of evaluation; null: as in a training micro-batch.
         accumulate: micro-batches per optimiser step.
@@ -75,9 +83,12 @@ class RunOptions:
         num_workers: loader processes per process; 0 loads in the main one.
         monitor: ``<eval set>/<metric>`` that decides which checkpoint is the best; null: the last one.
         mode: whether a high or a low ``monitor`` is good.
-        eval_every, checkpoint_every: null: only at the end.
+        eval_every, checkpoint_every: a duration, or a list of which the soonest counts; a time is one of training
+            steps. A checkpoint is also written before each evaluation. null: only at the end.
         log_every: steps between two lines of the log.
         keep_checkpoints: how many of the latest to keep, besides the best.
+        check: before training, take a first batch and two samples of each evaluation set through everything.
+        change_optimizer: continue a run that was begun with other values in the section ``optim``.
         output_dir: null: ``output/<name of the run file>``.
         device: auto takes cuda, then mps, then cpu.
         activation_checkpointing: recompute activations in the backward pass: less memory, more time. auto: those of
@@ -106,10 +117,12 @@ class RunOptions:
     num_workers: WholeNumber = 0
     monitor: str | None = None
     mode: Literal["max", "min"] = "max"
-    eval_every: Duration | None = None
-    checkpoint_every: Duration | None = None
+    eval_every: Cadence | None = _EPOCH
+    checkpoint_every: Cadence | None = _EPOCH_OR_MINUTES
     log_every: PositiveInt = 50
-    keep_checkpoints: PositiveInt = 1
+    keep_checkpoints: PositiveInt = 2
+    check: bool = True
+    change_optimizer: bool = False
     output_dir: Path | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     activation_checkpointing: Literal["auto", "none", "torch", "fairscale"] = "auto"
@@ -122,6 +135,9 @@ class RunOptions:
     parallel: Literal["ddp", "fsdp", "oss"] = "ddp"
 
     def __post_init__(self) -> None:
+        for name in ("eval_every", "checkpoint_every"):  # in Python, one duration may be given
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Cadence.parse(getattr(self, name)))
         given = self._lengths()
         problems = []
         if len(given) > 1:
@@ -148,3 +164,15 @@ class RunOptions:
             if amount is not None:
                 given[name] = Duration(amount, unit)
         return given
+
+
+def length_problem(optim: OptimConfig, run: RunOptions) -> str | None:
+    """Why the schedule of ``optim`` cannot follow the length of ``run``; None: it can."""
+    if run.length is None or run.length.seconds is None:
+        return None
+    if optim.schedule_unit == "epoch" and optim.schedule in ("cosine", "linear", "wsd"):
+        return (
+            f"optim.schedule is {optim.schedule!r} by epoch, and run.duration is {run.length}: how many epochs that is "
+            "is not known. Set optim.schedule_unit to step, or give the length in epochs, steps or samples."
+        )
+    return None

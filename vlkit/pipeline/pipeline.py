@@ -15,9 +15,9 @@ from vlkit.pipeline.file import PipelineFile
 from vlkit.pipeline.record import held, is_finished, read_record, set_aside, write_record
 from vlkit.pipeline.results import write_results
 from vlkit.pipeline.stages.base import Record, Stage
+from vlkit.runner.config_changes import plain
 from vlkit.runner.device import choose_device
 from vlkit.runner.distributed import World
-from vlkit.runner.output import plain
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class Pipeline:
         unfinished = {stage.key: stage.folder for stage in stages if not is_finished(records[stage.key])}
         for stage in stages:
             key, record = stage.key, records[stage.key]
-            changed = stage.changes(record["config"]) if record else ""
+            changed = stage.changes(record["config"], is_finished(record)) if record else ""
             if changed:
                 problems.append(
                     f"stage {key}: {stage.folder} holds it with another configuration: {changed}. Undo the "

@@ -108,16 +108,19 @@ class World:
         self.sum([0.0])
 
     def on_main(self, action: Callable[[], T]) -> T:
-        """What ``action`` gives in process 0, in every process; its VlkitError is raised in all of them."""
+        """What ``action`` gives in process 0, in every process. Its error is raised in all of them: in the others as a
+        VlkitError with its message."""
         if self.size == 1:
             return action()
         result: list[Any] = [None, None]
-        failure: VlkitError | None = None
+        failure: Exception | None = None
         if self.is_main:
             try:
                 result[0] = action()
             except VlkitError as error:
                 failure, result[1] = error, str(error)
+            except Exception as error:  # a task or a tracker is anyone's code, and the others wait
+                failure, result[1] = error, f"process 0 failed: {type(error).__name__}: {error}"
         dist.broadcast_object_list(result, src=0)
         if result[1] is not None:
             raise failure or VlkitError(result[1])

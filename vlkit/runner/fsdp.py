@@ -31,6 +31,8 @@ class Fsdp(Parallel):
     weights are there only while it lasts.
     """
 
+    whole_in_each = False
+
     def __init__(self, model: nn.Module, world: World, device: torch.device):
         super().__init__(model, world, device)
         self._whole = copy.deepcopy(model)

@@ -173,11 +173,11 @@ class Bar:
     """Progress with rate and time left on a terminal; without one, log lines do.
 
     Args:
-        steps: of the run.
+        steps: of the run; None: not known.
         done: of them before.
     """
 
-    def __init__(self, steps: int, done: int):
+    def __init__(self, steps: int | None, done: int):
         self._bar: Any = None
         if sys.stderr.isatty():
             from tqdm import tqdm

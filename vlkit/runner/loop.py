@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -62,6 +63,11 @@ class TrainStep:
         self.bad: list[tuple[str, str, int]] = []
         self.model = model
         self._count_names: list[str] | None = None
+        trained = {id(parameter) for group in optimiser.param_groups for parameter in group["params"]}
+        self._frozen = [each for each in parallel.model.parameters() if id(each) not in trained]
+        self._buffers = [(module._buffers, name) for module in parallel.model.modules() for name in module._buffers]
+        self._before: list[tuple[int, int]] | None = None
+        self._updating = False
 
     def __call__(self, progress: Progress, rate: float, signals: list[float]) -> list[float]:
         """Take the step.
@@ -81,13 +87,30 @@ class TrainStep:
         counts = [self._counts(each) for each in inputs]
         totals, signals = self._reduce(counts, signals)
         values: dict[str, Tensor] = {}
+        self._before = self._frozen_versions()
         for micro, (each, count) in enumerate(zip(inputs, counts)):
+            here = dataclasses.replace(progress, micro=micro, micros=len(inputs))
             with self.parallel.exchange(self.model, last=micro == len(inputs) - 1):
-                self._forward_backward(each, count, totals, progress, micro, values)
+                self._forward_backward(each, count, totals, here, values)
+        self._updating = True
         values["grad_norm"] = self._update(rate) / self.world.size
         values[WAITED] = torch.tensor(waited / self.world.size)
         self.window.add(progress.step + 1, values, _sample_ids(batches, progress.step))
         return signals
+
+    def settled(self) -> None:
+        """To be called once the step is counted and the place in the data is noted."""
+        self._updating, self._before = False, None
+
+    def intact(self) -> bool:
+        """Whether the model is as the last completed step left it. A step that failed may have moved weights, or what
+        a forward pass moves itself: momentum encoders, queues, running means."""
+        return not self._updating and (self._before is None or self._before == self._frozen_versions())
+
+    def _frozen_versions(self) -> list[tuple[int, int]]:
+        """Which tensors the model has that the optimizer does not move, and how often each was written to."""
+        tensors = [*self._frozen, *(buffers[name] for buffers, name in self._buffers)]
+        return [(id(each), each._version) for each in tensors if each is not None and not each.is_inference()]
 
     def _read(self, step: int) -> list[Batch]:
         batches = self.loader.next_step()
@@ -123,10 +146,9 @@ class TrainStep:
         counts: dict[str, float],
         totals: dict[str, float],
         progress: Progress,
-        micro: int,
         values: dict[str, Tensor],
     ) -> None:
-        seed_all(self.seed, progress.step, micro, self.world.rank, _FORWARD)
+        seed_all(self.seed, progress.step, progress.micro, self.world.rank, _FORWARD)
         with self.autocast():
             output = self.task.train_step(self.model, inputs, progress)
         shares = {name: _share(name, counts, totals) for name in output.losses}

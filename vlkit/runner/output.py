@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import json
+import logging
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vlkit.config.yamlfile import Node, dump_yaml, parse_yaml
+from vlkit.config.yamlfile import dump_yaml, parse_yaml
 from vlkit.errors import ConfigError
 from vlkit.folders import why_unwritable
 from vlkit.io import atomic_write
+from vlkit.runner.config_changes import (
+    changes,
+    digest,
+    mapping_of,
+    of_training,
+    plain,
+    requested,
+    sentences,
+    trained_keys,
+)
 from vlkit.runner.log import finite_or_none
 
-NEUTRAL = (
-    "output_dir",
-    "bad_samples",
-    "eval_batch_size",
-    "num_workers",
-    "log_every",
-    "checkpoint_every",
-    "eval_every",
-    "keep_checkpoints",
-    "device",
-    "activation_checkpointing",
-    "compile",
-    "parallel",
-    "monitor",
-    "mode",
-    "tensorboard",
-    "wandb",
-    "sample_images",
-)
-"""Keys of ``run`` that leave the sequence of weights as it is: a run may be continued with others."""
+logger = logging.getLogger(__name__)
+
 _PACKAGES = (
     "vlkit",
     "torch",
@@ -60,16 +51,25 @@ class OutputFolder:
     Args:
         path: where it is; made when something is written.
         config: the resolved configuration.
+
+    Attributes:
+        begun: whether a run was begun here before :meth:`claim`.
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any]):
         self.path, self.config = path, plain(config)
+        self.begun = False
 
     @property
     def config_hash(self) -> str:
         """Equal for configurations that give the same weights."""
-        text = json.dumps(_essential(self.config), sort_keys=True, default=str)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digest(of_training(self.config))
+
+    @property
+    def evaluation_hashes(self) -> dict[str, str]:
+        """For each evaluation set a text that changes when other scores are to be expected of the same weights."""
+        sets = mapping_of(mapping_of(self.config.get("datasets")).get("eval"))
+        return {str(name): digest([each, self.config.get("task")]) for name, each in sets.items()}
 
     def check(self) -> None:
         """Look whether the folder can be made and written, and is free or was left by the same run.
@@ -79,15 +79,13 @@ class OutputFolder:
         """
         if why := why_unwritable(self.path):
             raise ConfigError(f"{self.path} cannot be made: {why}. Choose another run.output_dir.")
-        file = self.path / "config.yaml"
-        if file.exists():
-            self._check_same(file)
+        self._check_same()
 
     def claim(self) -> dict[str, Any] | None:
         """Take the folder for this run: new, or left by the same one.
 
         Returns:
-            The result, if the run is finished.
+            The result, if the run is finished and neither its length nor what is evaluated was changed since.
 
         Raises:
             ConfigError: another run lives here, or the folder cannot be made.
@@ -97,41 +95,65 @@ class OutputFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"run.output_dir {self.path} cannot be made: {error}.") from error
-        result = self.path / "result.json"
-        if result.exists():
-            return json.loads(result.read_text())
+        self.begun = (self.path / "config.yaml").exists()
+        if (result := self.finished()) is not None:
+            return result
+        if (self.path / "result.json").exists():
+            self.reopen(self._result())
         write_text(self.path / "config.yaml", dump_yaml(self.config))
         return None
+
+    def finished(self) -> dict[str, Any] | None:
+        """The result of a finished run; None: there is none, or a changed length or evaluation asks for more.
+
+        Raises:
+            ConfigError: the change cannot be followed.
+        """
+        if not (self.path / "result.json").exists():
+            return None
+        result, before = self._result(), self._before()
+        changed = sentences(requested(before), requested(self.config))
+        optim = changes(before.get("optim"), self.config.get("optim"))
+        if optim and not changed:
+            raise ConfigError(
+                f"{self.path}: this run is finished after {result['step']} steps, and only settings of the optimizer "
+                f"were changed ({'; '.join(optim)}). Make it longer too (run.duration, run.max_epochs, ...)."
+            )
+        if changed and not any((self.path / "checkpoints").glob("step_*")):
+            raise ConfigError(
+                f"{self.path}: this run is finished, and its checkpoints are gone, so it cannot be continued after a "
+                f"change ({changed}). Undo the change, or choose another run.output_dir."
+            )
+        return None if changed else result
+
+    def reopen(self, result: Mapping[str, Any]) -> None:
+        """Set the result of a finished run aside, which is to be continued."""
+        logger.info("%s: this run was finished after step %s; it is continued.", self.path, result["step"])
+        (self.path / "result.json").replace(self.path / f"result_{result['step']:08d}.json")
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file in one piece."""
         write_text(self.path / name, json.dumps(finite_or_none(content), indent=1, allow_nan=False) + "\n")
 
-    def _check_same(self, file: Path) -> None:
-        told = differences(plain(parse_yaml(file.read_bytes(), str(file), file)), self.config)
-        if told:
+    def _check_same(self) -> None:
+        before = self._before()
+        changed = bool(mapping_of(self.config.get("run")).get("change_optimizer"))
+        found = sentences(trained_keys(before, changed), trained_keys(self.config, changed))
+        if found:
             raise ConfigError(
-                f"{self.path} holds a run with another configuration: {told}. Choose another run.output_dir, or "
-                "delete the folder to start over."
+                f"{self.path} holds a run with another configuration: {found}. Choose another run.output_dir, or "
+                "delete the folder to start over. To continue this run with other optimizer settings, set "
+                "run.change_optimizer=true; to start another run from its weights, set "
+                f"run.init_from={self.path} and another run.output_dir."
             )
 
+    def _before(self) -> dict[str, Any]:
+        """The configuration of the run that is here; without any, that of this one."""
+        file = self.path / "config.yaml"
+        return plain(parse_yaml(file.read_bytes(), str(file), file)) if file.exists() else self.config
 
-def plain(config: Any) -> Any:
-    """The configuration as YAML gives it back: mappings, lists, texts and numbers only."""
-    value = config.value if isinstance(config, Node) else config
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(each) for each in value]
-    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
-
-
-def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """What changed between two configurations so that they give other weights, in words; empty if nothing did."""
-    old, new = (dict(_leaves(_essential(config))) for config in (before, after))
-    keys = [key for key in {**old, **new} if old.get(key, "absent") != new.get(key, "absent")]
-    told = [f"{key} was {old.get(key, 'absent')}, is {new.get(key, 'absent')}" for key in keys[:5]]
-    return "; ".join(told) + (f" (and {len(keys) - 5} more)" if len(keys) > 5 else "")
+    def _result(self) -> dict[str, Any]:
+        return json.loads((self.path / "result.json").read_text())
 
 
 def environment(device: torch.device, world_size: int, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,21 +180,6 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file so that it is the old or the new one at any moment."""
     with atomic_write(path, "w") as file:
         file.write(text)
-
-
-def _essential(config: Mapping[str, Any]) -> dict[str, Any]:
-    kept = copy.deepcopy(dict(config))
-    if isinstance(kept.get("run"), dict):
-        kept["run"] = {key: value for key, value in kept["run"].items() if key not in NEUTRAL}
-    return kept
-
-
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, (dict, list)) and node:
-        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, node
 
 
 def _version(package: str) -> str | None:

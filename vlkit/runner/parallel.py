@@ -35,6 +35,9 @@ class Parallel:
     def __init__(self, model: nn.Module, world: World, device: torch.device):
         self.model, self.world, self.device = model, world, device
 
+    whole_in_each = True
+    """Whether process 0 holds weights and optimizer state without asking the others."""
+
     @property
     def models(self) -> list[nn.Module]:
         """The model, and a copy for evaluation where there is one."""
@@ -85,7 +88,9 @@ class Parallel:
 
 
 class Oss(Parallel):
-    """DDP in which each process keeps the optimiser's state of its part of the weights (fairscale's OSS)."""
+    """DDP in which each process keeps the optimizer's state of its part of the weights (fairscale's OSS)."""
+
+    whole_in_each = False
 
     def optimiser(self, optim: OptimConfig) -> torch.optim.Optimizer:
         try:

@@ -4,46 +4,111 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vlkit.config.durations import Duration
-from vlkit.config.schema import OptimConfig, RunOptions
+from vlkit.config.durations import Cadence, Duration
+from vlkit.config.schema import OptimConfig, RunOptions, length_problem
 from vlkit.errors import ConfigError
+from vlkit.tasks.base import Progress
+
+
+@dataclass(frozen=True)
+class Interval:
+    """How often something is done: after so many steps or so many seconds of training, whichever is sooner.
+
+    Args:
+        steps: None: not by steps.
+        seconds: None: not by time.
+    """
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    def due(self, step: int, seconds: float) -> bool:
+        """Whether it is time.
+
+        Args:
+            step: optimizer steps done.
+            seconds: of training since it was done last.
+        """
+        by_steps = self.steps is not None and step > 0 and step % self.steps == 0
+        return by_steps or (self.seconds is not None and seconds >= self.seconds)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every duration of a run in optimiser steps; None: only at the end."""
+    """Every duration of a run in optimizer steps, or in seconds of training where it was given as a time.
 
-    steps: int
+    Args:
+        steps: length of the run; None: it is a time.
+        seconds: length of the run as a time; None: it is a number of steps.
+        steps_per_epoch: may be fractional.
+        warmup: steps.
+        eval_every, checkpoint_every: intervals besides the end of the run.
+    """
+
+    steps: int | None
+    seconds: float | None
     steps_per_epoch: float
     warmup: int
-    eval_every: int | None
-    checkpoint_every: int | None
+    eval_every: Interval
+    checkpoint_every: Interval
 
     @classmethod
     def resolve(cls, optim: OptimConfig, run: RunOptions, samples: int) -> Plan:
-        """Count in steps.
+        """Count in steps and seconds.
 
         Args:
             optim, run: the sections.
             samples: of one epoch.
 
         Raises:
-            ConfigError: the run has no length.
+            ConfigError: the run has no length, or one that the schedule cannot follow.
         """
 
-        def count(duration: Duration | None) -> int | None:
-            return None if duration is None else duration.resolve(samples, run.batch_size) or None
+        def count(duration: Duration) -> int:
+            return duration.resolve(samples, run.batch_size)
+
+        def interval(cadence: Cadence | None) -> Interval:
+            durations = [each for each in (cadence.durations if cadence else ()) if each.amount]
+            times = [each.seconds for each in durations if each.seconds is not None]
+            counts = [count(each) for each in durations if each.seconds is None]
+            return Interval(min(counts, default=None), min(times, default=None))
 
         if run.length is None:
             raise ConfigError("run: the length of training is missing: give run.duration, such as '3000 steps'.")
+        if problem := length_problem(optim, run):
+            raise ConfigError(problem)
         return cls(
-            steps=count(run.length) or 0,
+            steps=count(run.length) if run.length.seconds is None else None,
+            seconds=run.length.seconds,
             steps_per_epoch=samples / run.batch_size,
-            warmup=count(optim.warmup) or 0,
-            eval_every=count(run.eval_every),
-            checkpoint_every=count(run.checkpoint_every),
+            warmup=count(optim.warmup),
+            eval_every=interval(run.eval_every),
+            checkpoint_every=interval(run.checkpoint_every),
         )
 
-    def due(self, step: int, every: int | None) -> bool:
-        """Whether what happens every so many steps, and at the end, happens after ``step`` steps."""
-        return step == self.steps or (every is not None and step > 0 and step % every == 0)
+    def ends(self, step: int, seconds: float) -> bool:
+        """Whether the run is over after ``step`` steps and ``seconds`` of training."""
+        if self.steps is not None:
+            return step >= self.steps
+        return self.seconds is not None and seconds >= self.seconds
+
+    def progress(self, step: int, seconds: float, batch_size: int) -> Progress:
+        """Where the run is. Of a length in time, its steps are what the time spent so far makes likely: schedules then
+        follow the share of the time.
+
+        Args:
+            step: optimizer steps done.
+            seconds: of training, the same in all processes.
+            batch_size: samples of a step.
+        """
+        steps = self.steps
+        if steps is None:
+            spent = min(1.0, seconds / self.seconds) if self.seconds else 1.0
+            steps = max(step + 1, round(step / spent)) if spent else step + 1
+        return Progress(step, steps, self.steps_per_epoch, step * batch_size)
+
+    def seconds_left(self, step: int, seconds: float, steps_per_second: float) -> float:
+        """An estimate for people."""
+        if self.steps is None:
+            return max(0.0, (self.seconds or 0.0) - seconds)
+        return (self.steps - step) / steps_per_second

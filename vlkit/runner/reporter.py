@@ -48,9 +48,11 @@ class Reporter:
 
     def close(self) -> None:
         """Put everything in order."""
-        if self._bar is not None and self._trackers is not None:
-            self._bar.close()
-            self._trackers.close()
+        bar, trackers, self._bar, self._trackers = self._bar, self._trackers, None, None
+        if bar is not None:
+            bar.close()
+        if trackers is not None:
+            trackers.close()
 
     def place(self, step: int) -> dict[str, Any]:
         """``step`` in every unit."""
@@ -85,11 +87,12 @@ class Reporter:
             "samples_per_s": round(speed, 2),
             "waited_for_data": round(waited, 4),
         }
-        left = (self.plan.steps - step) * self.run.batch_size / speed
+        left = self.plan.seconds_left(step, seconds, speed / self.run.batch_size)
         told = f"loss {means['loss']:.4g}, lr {rate:.3g}, {speed:.1f} samples/s, {left:.0f} s left"
         if waited >= _MUCH:
             told += f"; {waited:.0%} of the time waits for data: see run.num_workers"
-        self._write(line, f"step {step}/{self.plan.steps}, {told}")
+        end = f"/{self.plan.steps}" if self.plan.steps is not None else ""
+        self._write(line, f"step {step}{end}, {told}")
 
     def evaluation(self, step: int, scores: dict[str, float]) -> None:
         """A line of scores."""

@@ -46,6 +46,7 @@ class Runner:
         facts: more for ``environment.json`` (hashes of weights, say).
         normalisation: mean and standard deviation of the images' channels, for the picture of samples; None:
             each image is stretched to its range.
+        world: the processes, where they have met already; the runner parts from them in its end.
 
     Raises:
         ConfigError: options that do not fit together or this machine.
@@ -64,9 +65,10 @@ class Runner:
         config: Mapping[str, Any] | None = None,
         facts: Mapping[str, Any] | None = None,
         normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+        world: World | None = None,
     ):
         _check_monitor(run.monitor, evals)
-        self.world = World()
+        self.world = world or World()
         self.device = choose_device(run.device, self.world.local_rank)
         self.world.start(self.device)
         self.model, self.task, self.optim, self.run = model.to(self.device), task, optim, run
@@ -84,7 +86,8 @@ class Runner:
         self.evaluator = self._evaluator() if self.evals else None
 
     def train(self) -> dict[str, Any]:
-        """Train to the end, going on where an earlier call in the same folder stopped.
+        """Train to the end, continuing where an earlier call in the same folder stopped. A finished run continues when
+        its length was raised, or when what is evaluated was changed.
 
         Returns:
             ``status`` ("finished", or "interrupted" with ``signal``), ``step``, ``epoch``, ``samples``,
@@ -95,6 +98,7 @@ class Runner:
             ConfigError: nothing to train on, or the folder is another run's.
             CheckpointError: the checkpoint to continue from does not fit, or the weights to start from hold NaN.
             NonFinite: a loss is no longer a number.
+            VlkitError: anything else failed; it says what is saved and how to continue.
         """
         if self.mixture is None:
             raise ConfigError("there is nothing to train on: name a dataset under 'datasets.train'.")
@@ -102,7 +106,7 @@ class Runner:
             return self._train(self.mixture)
 
     def _train(self, mixture: Mixture) -> dict[str, Any]:
-        stored = self.world.on_main(self.output.claim)
+        stored = self.world.on_main(self._claim)
         if stored is not None:
             logger.info("%s: this run is finished; its result is given again.", self.output.path)
             return stored
@@ -125,8 +129,10 @@ class Runner:
         with StopRequest() as stop:
             result = trainer.train(stop)
         if result["status"] == "finished":
-            self._picture(trainer.step)
-            self.world.on_main(lambda: self.output.write_json("result.json", result))
+            with trainer.guarded("the picture of samples"):
+                self._picture(trainer.step)
+            with trainer.guarded("writing the result"):
+                self.world.on_main(lambda: self.output.write_json("result.json", result))
         return result
 
     def evaluate(self, step: int = 0) -> dict[str, float]:
@@ -181,6 +187,14 @@ class Runner:
             run.seed,
             run.num_workers,
         )
+
+    def _claim(self) -> dict[str, Any] | None:
+        """The result of a finished run, unless another length is wanted."""
+        stored, length = self.output.claim(), str(self.run.length)
+        if stored is None or stored.get("length", length) == length:
+            return stored
+        self.output.reopen(stored)
+        return None
 
     def _record_environment(self, name: str) -> None:
         def record() -> None:

@@ -2,40 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from typing import Any
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
 
-from vlkit.checkpoint_files import STATE, read_trainer
 from vlkit.config.schema import OptimConfig, RunOptions
 from vlkit.datasets.loading import TrainLoader
 from vlkit.datasets.mixture import Mixture
-from vlkit.errors import CheckpointError, ConfigError
+from vlkit.errors import RunFailed, VlkitError
 from vlkit.modes import start_training
 from vlkit.runner.activation_checkpointing import ByNeed
 from vlkit.runner.activation_memory import device_memory
 from vlkit.runner.best import Best
-from vlkit.runner.checkpoint import Checkpoints, restore
+from vlkit.runner.checkpoint import Checkpoints
+from vlkit.runner.clock import Clock
 from vlkit.runner.device import autocast
 from vlkit.runner.distributed import World
 from vlkit.runner.evaluation import Evaluator, Interrupted
+from vlkit.runner.heartbeat import is_communication_error
 from vlkit.runner.loop import TrainStep
 from vlkit.runner.output import OutputFolder
 from vlkit.runner.parallel import Parallel
 from vlkit.runner.plan import Plan
 from vlkit.runner.reporter import Reporter
+from vlkit.runner.resuming import SAVING, Resumable
 from vlkit.runner.schedules import learning_rate
 from vlkit.runner.signals import StopRequest
 from vlkit.runner.window import NonFinite, Window
-from vlkit.tasks.base import Progress, Task
+from vlkit.tasks.base import Task
 
 logger = logging.getLogger(__name__)
 
 
-class Trainer:
+class Trainer(Resumable):
     """Trains a model; see :class:`~vlkit.runner.runner.Runner`, which makes it.
 
     Args:
@@ -61,6 +66,7 @@ class Trainer:
         device: torch.device,
         output: OutputFolder,
     ):
+        super().__init__()
         self.parallel, self.model = parallel, parallel.model
         self.evaluator, self.optim, self.run = evaluator, optim, run
         self.world, self.output = world, output
@@ -78,15 +84,11 @@ class Trainer:
         self.by_need = ByNeed(self.model, memory, world, run.accumulate)
         wrapped = parallel.wrap()
         self.optimiser = parallel.optimiser(optim)
-        self.window = Window(world)
+        self.window, self.clock = Window(world), Clock(world)
         self.best = Best(run.monitor, run.mode)
         self.checkpoints = Checkpoints(output.path / "checkpoints", run.keep_checkpoints)
         self.reporter = Reporter(output, self.plan, run, world)
         self.fingerprints = mixture.fingerprints()
-        self.step, self.seconds, self._rate = 0, 0.0, 0.0
-        self._saved: int | None = None
-        self._evaluated: int | None = None
-        self._scores: dict[str, float] = {}
         self.train_step = TrainStep(
             parallel,
             wrapped,
@@ -109,11 +111,16 @@ class Trainer:
 
         Raises:
             NonFinite: a loss is no longer a number; ``nonfinite.json`` names the samples.
+            VlkitError: anything else that failed, after an attempt to save; it says what is saved and how to continue.
         """
-        self._resume()
-        self.reporter.open(self.step)
+        self.resume()
         try:
-            return self._loop(stop)
+            with self.guarded("the start of the log"):
+                self.reporter.open(self.step)
+                result = self._loop(stop)
+                self.doing = "the end of the log"
+                self.reporter.close()
+                return result
         except NonFinite as error:
             if self.world.is_main:
                 found = {"step": error.step, "value": error.name, "sample_ids": error.sample_ids}
@@ -121,40 +128,65 @@ class Trainer:
             raise
         finally:
             self.loader.close()
-            self.reporter.close()
+            with contextlib.suppress(Exception):  # after an error, which is the one to be seen
+                self.reporter.close()
+
+    @contextlib.contextmanager
+    def guarded(self, doing: str) -> Iterator[None]:
+        """While entered, no error loses what was trained: a checkpoint is written if need be and possible, and the
+        error says where it is and how to continue.
+
+        Args:
+            doing: what is done, for the message.
+        """
+        self.doing = doing
+        try:
+            yield
+        except NonFinite:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            self._end_by(error)
 
     def _loop(self, stop: StopRequest) -> dict[str, Any]:
         start_training(self.model)
         while True:
             if self.world.size == 1:
                 stop.adopt(stop.flags())
-            if stop.number is None:
-                self._evaluate_if_due(stop)
+            ends = self.plan.ends(self.step, self.clock.agreed)
+            evaluate = self.evaluated != self.step and self.evaluation_due()
+            elapsed = self.clock.agreed - self.clock.saved
+            if stop.number is not None or evaluate or ends or self.plan.checkpoint_every.due(self.step, elapsed):
+                self.save()
+            if evaluate and stop.number is None:
+                self._evaluate(stop)
             if stop.number is not None:
-                self._save()
                 return self._result("interrupted", signal=stop.number)
-            if self.plan.due(self.step, self.plan.checkpoint_every):
-                self._save()
-            if self.step >= self.plan.steps:
+            if ends:
                 return self._result("finished")
             self._advance(stop)
 
     def _advance(self, stop: StopRequest) -> None:
+        self.doing = f"training step {self.step + 1}"
         started = time.perf_counter()
-        progress = Progress(self.step, self.plan.steps, self.plan.steps_per_epoch, self.step * self.run.batch_size)
-        self._rate = learning_rate(self.optim, progress, self.plan.warmup)
-        stop.adopt(self.train_step(progress, self._rate, stop.flags()))
-        self.step += 1
-        due = self.plan.due(self.step, self.run.log_every)
+        progress = self.plan.progress(self.step, self.clock.agreed, self.run.batch_size)
+        rate = learning_rate(self.optim, progress, self.plan.warmup)
+        *flags, clock = self.train_step(progress, rate, [*stop.flags(), self.clock.signal()])
+        self.step, self.data = self.step + 1, self.loader.state_dict()
+        self.train_step.settled()
+        counted = time.perf_counter()
+        self.clock.after_step(counted - started, clock)
+        stop.adopt(flags)
+        due = self.step % self.run.log_every == 0 or self.plan.ends(self.step, self.clock.agreed)
         means = self.window.close() if due else None
         self.by_need.after_step(look=due)
-        self.seconds += time.perf_counter() - started
+        self.clock.add(time.perf_counter() - counted)
+        self.doing = f"the log of step {self.step}"
         if means is not None:
-            self.reporter.training(self.step, self._rate, means, self.seconds)
-            self._report_bad_samples()
+            self.reporter.training(self.step, rate, means, self.clock.seconds)
+            self.report_bad_samples()
         self.reporter.advance()
 
-    def _report_bad_samples(self) -> None:
+    def report_bad_samples(self) -> None:
         found = [(source, reason, f"step {step}") for source, reason, step in self.train_step.bad]
         self.train_step.bad = []
         if self.evaluator is not None:
@@ -162,12 +194,9 @@ class Trainer:
             self.evaluator.bad = []
         self.reporter.bad_samples(found)
 
-    def _evaluate_if_due(self, stop: StopRequest) -> None:
-        if self.evaluator is None or self._evaluated == self.step:
-            return
-        if not self.plan.due(self.step, self.plan.eval_every):
-            return
-        self.window.settle()
+    def _evaluate(self, stop: StopRequest) -> None:
+        assert self.evaluator is not None
+        self.doing = f"the evaluation after step {self.step}"
         alone = self.world.size == 1  # several processes would have to agree before each batch
         try:
             with self.parallel.whole_model() as model:
@@ -177,86 +206,48 @@ class Trainer:
             return
         self.by_need.after_evaluation()
         self.reporter.evaluation(self.step, scores)
-        self._report_bad_samples()
-        try:
-            better = self.best.update(self.step, scores)
-        except ConfigError:  # run.monitor is wrong; what was trained until here must not be lost
-            self._save()
-            raise
-        self._evaluated, self._scores = self.step, scores
-        if better or self._saved == self.step:
-            self._saved = None
-            self._save()
+        self.report_bad_samples()
+        self.best.update(self.step, scores)
+        self.evaluated, self.scores, self.clock.evaluated = self.step, scores, self.clock.agreed
+        self.saved = None  # the checkpoint is to know the scores
+        self.save()
 
-    def _save(self) -> None:
-        """Write a checkpoint of this step, if there is none yet."""
-        if self._saved == self.step:
-            return
-        self.window.settle()
-        self._report_bad_samples()
-        weights, moments = self.parallel.weights(), self.parallel.moments(self.optimiser)
-        self.world.on_main(lambda: self._write_checkpoint(weights, moments))
-        self._saved = self.step
+    def _end_by(self, error: BaseException) -> NoReturn:
+        """Save if possible, and raise ``error`` with what is saved."""
+        doing, told = self.doing, self._rescue(error)
+        if isinstance(error, VlkitError):
+            if doing != SAVING:  # there, it says itself what is left
+                error.add(told)
+            raise error
+        if not isinstance(error, Exception) or is_communication_error(error):  # explained by who calls
+            logger.warning("%s", told)
+            raise error
+        raise RunFailed(
+            f"{doing} failed: {type(error).__name__}: {error} ({_place(error)}). {told} VLKIT_TRACEBACK=1 shows more."
+        ) from error
 
-    def _write_checkpoint(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
-        self.reporter.metrics.sync()
-        trainer = {
-            "step": self.step,
-            "seed": self.run.seed,
-            "seconds": self.seconds,
-            "data": self.loader.state_dict(),
-            "fingerprints": self.fingerprints,
-            "window": self.window.state_dict(),
-            "report": self.reporter.state_dict(),
-            "best": self.best.state_dict(),
-            "evaluated": {"step": self._evaluated, "scores": self._scores},
-            "batch_size": self.run.batch_size,
-            "config_hash": self.output.config_hash,
-        }
-        self.checkpoints.write(weights, moments, trainer)
-        self.checkpoints.prune(self.step, self.best.step)
+    def _rescue(self, error: BaseException) -> str:
+        """Write a checkpoint of the last completed step, where that is safe; what is saved now, in words."""
+        if self._may_rescue():
+            if isinstance(error, torch.OutOfMemoryError):
+                traceback.clear_frames(error.__traceback__)
+            if isinstance(error, KeyboardInterrupt):
+                logger.warning("saving step %d; another Ctrl-C ends it without.", self.step)
+            try:
+                self.save_alone()
+            except Exception as failure:
+                logger.warning("step %d could not be saved: %s", self.step, failure)
+        if self.saved is None:
+            return "No checkpoint was written yet: nothing is lost but the steps of this call."
+        path = self.checkpoints.path(self.saved)
+        kept = f"Step {self.saved} is saved in {path}"
+        kept += "." if self.saved == self.step else f"; the {self.step - self.saved} steps after it are lost."
+        return f"{kept} Correct the cause and start the same command again: it continues from there."
 
-    def _find(self) -> tuple[int, bool] | None:
-        """Step of the newest sound checkpoint, and whether the best one is lost; the log is brought to its state."""
-        self.checkpoints.sweep()
-        newest = self.checkpoints.newest(STATE)
-        if newest is None:
-            self.reporter.metrics.cut_back(0, evaluated=False)
-            return None
-        trainer = read_trainer(newest)
-        step, best = trainer["step"], trainer["best"]["step"]
-        lost = self.checkpoints.problem(best) if best not in (None, step) else ""
-        if lost:
-            logger.warning("%s It was the best so far: the best is chosen again, from here on.", lost)
-        self.reporter.metrics.cut_back(step, trainer["evaluated"]["step"] == step)
-        return step, bool(lost)
-
-    def _resume(self) -> None:
-        """Go to the newest sound checkpoint, if there is one."""
-
-        found = self.world.on_main(self._find)
-        if found is None:
-            return
-        step, best_lost = found
-        path = self.checkpoints.path(step)
-        trainer = restore(path, self.model, self.optimiser)
-        if trainer["batch_size"] != self.run.batch_size or trainer["seed"] != self.run.seed:
-            raise CheckpointError(
-                f"{path} was written with batch_size {trainer['batch_size']} and seed {trainer['seed']}; "
-                f"this run has {self.run.batch_size} and {self.run.seed}. Restore them, or choose another "
-                "run.output_dir."
-            )
-        if trainer["fingerprints"] != self.fingerprints:
-            logger.warning("%s: the training data have changed since; the run goes on with those of today.", path)
-        self.loader.load_state_dict(trainer["data"])
-        self.window.load_state_dict(trainer["window"])
-        if not best_lost:
-            self.best.load_state_dict(trainer["best"])
-        self.step = self._saved = trainer["step"]
-        self.reporter.load_state_dict(trainer["report"])
-        self.seconds = trainer["seconds"]
-        self._evaluated, self._scores = trainer["evaluated"]["step"], trainer["evaluated"]["scores"]
-        logger.info("continuing from %s", path)
+    def _may_rescue(self) -> bool:
+        if self.doing == SAVING or self.step == 0 or self.saved == self.step or not self.world.is_main:
+            return False
+        return self.train_step.intact() and (self.world.size == 1 or self.parallel.whole_in_each)
 
     def _result(self, status: str, **more: Any) -> dict[str, Any]:
         best = None
@@ -270,10 +261,18 @@ class Trainer:
         return {
             "status": status,
             **self.reporter.place(self.step),
-            "metrics": self._scores,
+            "length": str(self.run.length),
+            "metrics": self.scores,
             "best": best,
             "checkpoint": str(self.checkpoints.path(self.step)),
-            "seconds": round(self.seconds, 3),
+            "seconds": round(self.clock.seconds, 3),
             "bad_samples": self.reporter.ledger.count,
+            **({"history": self.history} if self.history else {}),
             **more,
         }
+
+
+def _place(error: BaseException) -> str:
+    """File and line where an error was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "nowhere"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,11 @@ class Progress:
 
     Args:
         step: optimiser steps done before this one.
-        steps: optimiser steps of the whole run.
+        steps: optimiser steps of the whole run; of a run whose length is a time, an estimate from the time spent.
         steps_per_epoch: optimiser steps of one pass over the training data (may be fractional).
         samples: samples seen before this step, by all processes.
         micro: index of the micro-batch within this step, from 0: what belongs to a step once belongs to 0.
+        micros: micro-batches of a step.
     """
 
     step: int
@@ -30,6 +31,7 @@ class Progress:
     steps_per_epoch: float
     samples: int
     micro: int = 0
+    micros: int = 1
 
     @property
     def epoch(self) -> float:
@@ -81,7 +83,14 @@ class EvalContext:
 
 
 class Task:
-    """A protocol of training and evaluation. Subclasses say what a batch means; they hold no state of a run."""
+    """A protocol of training and evaluation. Subclasses say what a batch means; they hold no state of a run.
+
+    Attributes:
+        evaluation_keys: constructor arguments that change evaluation and decoding alone. A run may be continued with
+            other values of these; every other argument is taken to change what is trained.
+    """
+
+    evaluation_keys: ClassVar[Collection[str]] = ()
 
     def prepare(self, model: nn.Module, batch: Batch, device: torch.device) -> Batch:
         """Model inputs from a collated batch: tokenise, move to ``device``. Runs before autocast. The batch itself is

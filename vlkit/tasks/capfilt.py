@@ -44,6 +44,8 @@ class CapFiltTask(Task):
             as they are.
     """
 
+    evaluation_keys = ("generation", "decision", "max_words")
+
     def __init__(
         self,
         generation: GenerationConfig | None = None,

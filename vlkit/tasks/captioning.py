@@ -37,6 +37,8 @@ class Captioning(Task):
         java: also METEOR and SPICE (extra ``caption-java``); what is missing is skipped with the reason.
     """
 
+    evaluation_keys = ("generation", "java")
+
     def __init__(self, generation: GenerationConfig | None = None, java: bool = False):
         self.generation = generation or GenerationConfig(max_length=20, min_length=5)
         self.java = java

@@ -39,6 +39,8 @@ class Pretrain(Task):
         generation: how the picture's captions are decoded.
     """
 
+    evaluation_keys = ("rerank_top_k", "generation")
+
     def __init__(
         self,
         alpha: float = 0.4,
@@ -67,7 +69,7 @@ class Pretrain(Task):
                 "itm_accuracy": right,
                 "temperature": out.temperature,
                 "alpha": alpha,
-                "queue_age": out.queue_age,
+                "queue_age": out.queue_age / progress.micros,
             },
         )
 

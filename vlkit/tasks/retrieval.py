@@ -53,6 +53,8 @@ class Retrieval(Task):
         ConfigError: an argument outside that.
     """
 
+    evaluation_keys = ("rerank_top_k", "max_words", "image_tokens", "image_tokens_gib")
+
     def __init__(
         self,
         rerank_top_k: int = 256,
@@ -81,7 +83,7 @@ class Retrieval(Task):
             "itm_accuracy": (said == true).float().mean(),
             "temperature": out.temperature,
             "alpha": alpha,
-            "queue_age": out.queue_age,
+            "queue_age": out.queue_age / progress.micros,
         }
         return StepOutput(losses={"loss_itc": out.loss_itc, "loss_itm": out.loss_itm}, metrics=metrics)
 

@@ -40,6 +40,8 @@ class VisDial(Task):
         tokens_at_once: bound on the memory of evaluation, in tokens of one pass.
     """
 
+    evaluation_keys = ("tokens_at_once",)
+
     def __init__(self, tokens_at_once: int = 16384):
         self.tokens_at_once = tokens_at_once
 

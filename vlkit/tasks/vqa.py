@@ -44,6 +44,8 @@ class Vqa(Task):
         DataError: the answer list cannot be read.
     """
 
+    evaluation_keys = ("inference", "num_ans_candidates", "answer_list", "generation")
+
     def __init__(
         self,
         inference: Literal["rank", "generate"] = "rank",

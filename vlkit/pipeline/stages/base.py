@@ -14,7 +14,7 @@ from vlkit.awaited import Awaited
 from vlkit.config.load import Config
 from vlkit.errors import ConfigError, VlkitError
 from vlkit.io import sha256
-from vlkit.runner.output import differences, plain
+from vlkit.runner.config_changes import differences, plain
 
 if TYPE_CHECKING:
     from vlkit.rehearsal import Report
@@ -119,8 +119,13 @@ class Stage(ABC):
         """What of a configuration of such a stage matters to its outcome."""
         return config
 
-    def changes(self, before: Mapping[str, Any]) -> str:
-        """What in the configuration is not as it was ``before`` and matters, in words; empty if nothing is."""
+    def changes(self, before: Mapping[str, Any], finished: bool) -> str:
+        """What in the configuration is not as it was ``before`` and matters, in words; empty if nothing is.
+
+        Args:
+            before: the configuration that it was begun with.
+            finished: whether it was finished with that one.
+        """
         return differences(self.essential(before), self.essential(plain(self.config.data)))
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vlkit.awaited import Awaited
+from vlkit.checked_run import checked_runner
 from vlkit.config.load import Config
 from vlkit.errors import ConfigError
 from vlkit.experiment import Experiment
 from vlkit.pipeline.stages.base import Record, Spot, Stage, digest
 from vlkit.rehearsal import Report, rehearse
+from vlkit.runner.config_changes import plain, training_differences
 from vlkit.starting_weights import from_path
 
 
@@ -52,11 +55,16 @@ class TrainStage(ExperimentStage):
     command = "train"
     training = True
 
+    def changes(self, before: Mapping[str, Any], finished: bool) -> str:
+        if finished:
+            return super().changes(before, finished)
+        return training_differences(before, plain(self.config.data))
+
     def product(self) -> str:
         return from_path(self.folder).fingerprint()
 
     def run(self) -> Record:
-        with self.experiment.runner() as runner:
+        with checked_runner(self.experiment) as runner:
             result = runner.train()
         kept = ("status", "metrics", "best", "checkpoint", "seconds", "signal")
         return {key: result[key] for key in kept if key in result}

@@ -1,0 +1,220 @@
+"""What a training run writes into its checkpoints, and how it continues from them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlkit.checkpoint_files import STATE, read_trainer
+from vlkit.config.schema import OptimConfig, RunOptions
+from vlkit.datasets.loading import TrainLoader
+from vlkit.errors import CheckpointError, ConfigError
+from vlkit.runner.best import Best
+from vlkit.runner.checkpoint import Checkpoints, restore
+from vlkit.runner.clock import Clock
+from vlkit.runner.config_changes import changes, plain
+from vlkit.runner.distributed import World
+from vlkit.runner.evaluation import Evaluator
+from vlkit.runner.output import OutputFolder
+from vlkit.runner.parallel import Parallel
+from vlkit.runner.plan import Plan
+from vlkit.runner.reporter import Reporter
+from vlkit.runner.window import Window
+
+logger = logging.getLogger(__name__)
+State = dict[str, Any]
+SAVING = "saving"
+"""What a run is ``doing`` while it writes a checkpoint."""
+
+
+class Resumable:
+    """The state of a run. A subclass makes the parts and trains.
+
+    Attributes:
+        step: optimizer steps done.
+        data: place in the data after them.
+        saved: step of the newest checkpoint of this process's life; None: there is none.
+        evaluated: step of the last evaluation that was finished; its ``scores``.
+        doing: what the run does, for messages.
+        history: one entry for each time that the run was continued with another length or optimizer: the ``step``, and
+            what was ``changed``.
+    """
+
+    parallel: Parallel
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    optim: OptimConfig
+    run: RunOptions
+    world: World
+    output: OutputFolder
+    plan: Plan
+    loader: TrainLoader
+    window: Window
+    best: Best
+    clock: Clock
+    checkpoints: Checkpoints
+    reporter: Reporter
+    evaluator: Evaluator | None
+    fingerprints: list[str]
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.data: State = {}
+        self.saved: int | None = None
+        self.evaluated: int | None = None
+        self.scores: dict[str, float] = {}
+        self.history: list[State] = []
+        self.doing = ""
+
+    def save(self) -> None:
+        """Write a checkpoint of this step, if there is none yet; every process calls it."""
+        if self.saved == self.step:
+            return
+        self.doing = f"the log of step {self.step}"
+        self.window.settle()
+        self.report_bad_samples()
+        if self.world.is_main:
+            self.reporter.metrics.sync()
+        self.doing = SAVING
+        weights, moments = self.parallel.weights(), self.parallel.moments(self.optimiser)
+        self.world.on_main(lambda: self._write_checkpoint(weights, moments))
+        self.saved, self.clock.saved = self.step, self.clock.agreed
+
+    def save_alone(self) -> None:
+        """Write a checkpoint of this step in process 0, when the others can no longer be reached.
+
+        Raises:
+            VlkitError: it cannot be written, or the weights are not finite.
+        """
+        if self.world.size == 1:
+            self.window.settle()
+        with contextlib.suppress(OSError):  # the log may be what failed
+            self.reporter.metrics.sync()
+        weights, moments = self.parallel.weights(), self.parallel.moments(self.optimiser)
+        self._write_checkpoint(weights, moments)
+        self.saved = self.step
+
+    def report_bad_samples(self) -> None:
+        """Enter unusable samples into the ledger."""
+        raise NotImplementedError
+
+    def evaluation_due(self) -> bool:
+        """Whether this step is to be evaluated."""
+        if self.evaluator is None:
+            return False
+        due = self.plan.eval_every.due(self.step, self.clock.agreed - self.clock.evaluated)
+        return due or self.plan.ends(self.step, self.clock.agreed)
+
+    def _write_checkpoint(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
+        self.checkpoints.write(weights, moments, self._state())
+        self.checkpoints.prune(self.step, self.best.step)
+
+    def _state(self) -> State:
+        """The content of ``trainer.json``."""
+        return {
+            "step": self.step,
+            "seed": self.run.seed,
+            "seconds": self.clock.seconds,
+            "clock": self.clock.state_dict(),
+            "data": self.data,
+            "fingerprints": self.fingerprints,
+            "window": self.window.state_dict(),
+            "report": self.reporter.state_dict(),
+            "best": self.best.state_dict(),
+            "evaluated": {"step": self.evaluated, "scores": self.scores, "sets": self.output.evaluation_hashes},
+            "batch_size": self.run.batch_size,
+            "config_hash": self.output.config_hash,
+            "settings": self._settings(),
+            "history": self.history,
+        }
+
+    def _settings(self) -> State:
+        """What of a run may be changed on request while it is continued, and changes how it trains."""
+        return {"length": str(self.run.length), "optim": plain(dataclasses.asdict(self.optim))}
+
+    def _find(self) -> tuple[int, bool] | None:
+        """Step of the newest sound checkpoint; the log is brought to its state."""
+        self.checkpoints.sweep()
+        newest = self.checkpoints.newest(STATE)
+        if newest is None:
+            if self.output.begun:
+                logger.warning(
+                    "%s holds an unfinished run without a usable checkpoint: it starts again from step 0.",
+                    self.output.path,
+                )
+            self.reporter.metrics.cut_back(0, evaluated=False)
+            return None
+        trainer = read_trainer(newest)
+        self._check_length(trainer)
+        self._load_small(trainer)
+        best = self.best.step
+        lost = self.checkpoints.problem(best) if best is not None and best != self.step else ""
+        if lost:
+            logger.warning("%s It was the best so far: the best is chosen again, from here on.", lost)
+        self.reporter.metrics.cut_back(self.step, evaluated=self.evaluated == self.step or not self.evaluation_due())
+        return self.step, bool(lost)
+
+    def resume(self) -> None:
+        """Go to the newest sound checkpoint, if there is one; every process calls it."""
+        self.data = self.loader.state_dict()
+        found = self.world.on_main(self._find)
+        if found is None:
+            return
+        step, best_lost = found
+        path = self.checkpoints.path(step)
+        trainer = restore(path, self.model, self.optimiser)
+        if trainer["batch_size"] != self.run.batch_size or trainer["seed"] != self.run.seed:
+            raise CheckpointError(
+                f"{path} was written with batch_size {trainer['batch_size']} and seed {trainer['seed']}; "
+                f"this run has {self.run.batch_size} and {self.run.seed}. Restore them, or choose another "
+                "run.output_dir."
+            )
+        if trainer["fingerprints"] != self.fingerprints:
+            logger.warning("%s: the training data have changed since; the run continues with those of today.", path)
+        self.loader.load_state_dict(trainer["data"])
+        self._load_small(trainer)
+        if best_lost:
+            self.best.step = self.best.value = None
+        logger.info("continuing from %s", path)
+        for change in self.history[-1]["changed"] if self.history and self.history[-1]["step"] == step else ():
+            logger.info("from step %d on: %s", step, change)
+
+    def _load_small(self, trainer: State) -> None:
+        """Take over everything but weights, optimizer and data; also called to see what that would be."""
+        self.step = self.saved = trainer["step"]
+        self.data = trainer["data"]
+        self.clock.load_state_dict(trainer.get("clock", {"seconds": trainer["seconds"]}))
+        self.window.load_state_dict(trainer["window"])
+        self.reporter.load_state_dict(trainer["report"])
+        self.history = list(trainer.get("history", ()))
+        changed = changes(trainer.get("settings", self._settings()), self._settings())
+        if changed:
+            self.history.append({"step": self.step, "changed": changed})
+        self._load_scores(trainer)
+
+    def _load_scores(self, trainer: State) -> None:
+        """Take over scores and the best one, as far as evaluation sets, task and monitor are still the same."""
+        found, now = trainer["evaluated"], self.output.evaluation_hashes
+        before = found.get("sets", now)
+        monitored = (self.best.monitor or "").partition("/")[0]
+        if before.get(monitored) == now.get(monitored):
+            self.best.load_state_dict(trainer["best"])
+        known = self.best.monitor is None or self.best.monitor in found["scores"]
+        if before == now and known:
+            self.evaluated, self.scores = found["step"], found["scores"]
+            if self.evaluated is not None and self.best.step is None:  # another score is monitored now
+                self.best.update(self.evaluated, self.scores)
+
+    def _check_length(self, trainer: State) -> None:
+        step, changed = trainer["step"], trainer.get("settings", {}).get("length", str(self.run.length))
+        if self.plan.steps is not None and step > self.plan.steps and changed != str(self.run.length):
+            raise ConfigError(
+                f"{self.output.path} holds a run of {changed} that has trained {step} steps; its length is now "
+                f"{self.run.length}, which is {self.plan.steps}. A run can be made longer, not shorter than it is: "
+                "raise the length, or choose another run.output_dir."
+            )
