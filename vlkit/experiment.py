@@ -16,11 +16,12 @@ from vlkit.config.load import Config, load_config
 from vlkit.config.parts import DatasetPart
 from vlkit.config.run import RunConfig, check_run
 from vlkit.datasets.base import VLDataset
+from vlkit.datasets.faults import collect_faults
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import CheckpointError, ConfigError, VlkitError
 from vlkit.models.weights import build_with_weights
 from vlkit.nested_models import build_with_models, model_weights
-from vlkit.preflight import data_problems, disk_problems, image_size_problems
+from vlkit.preflight import bad_row_problems, data_problems, disk_problems, image_size_problems
 from vlkit.runner import Runner
 from vlkit.runner.distributed import World
 from vlkit.runner.output import OutputFolder
@@ -270,8 +271,13 @@ class Experiment:
     def _dataset(self, part: DatasetPart, data: Data, problems: Problems, awaited: Awaited) -> VLDataset | None:
         if awaited.holds(part.mapping):
             return None
-        with problems.of(part.origin(part.where)):
-            dataset = data.by_key[part.where] = part.build()
+        with problems.of(part.origin(part.where)), collect_faults() as bad:
+            try:
+                dataset = data.by_key[part.where] = part.build()
+            except VlkitError:
+                problems += bad_row_problems(bad, part.origin(part.where))
+                raise
+            dataset.bad_rows = (*dataset.bad_rows, *bad)
             return dataset
         return None
 

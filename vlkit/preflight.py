@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 Origin = Callable[[str], str]
 _TRIES = 8
 _SHOWN = 20
+_ROWS = 50  # bad rows shown with their reason
+_RUNS = 200  # and others by their numbers
 _MOMENTS = 2  # of AdamW, each as large as what is trained
 
 
@@ -31,21 +33,62 @@ def data_problems(datasets: Mapping[str, VLDataset], origin: Origin, raise_bad: 
         raise_bad: whether samples that cannot be used are a problem; otherwise they are only logged.
     """
     problems: list[str] = []
+    rows: list[str] = []
     bad: list[str] = []
     for key, dataset in datasets.items():
         if len(dataset) == 0:
             problems.append(f"{origin(key)}: the dataset is empty.")
+            problems += bad_row_problems(dataset.bad_rows, origin(key))
             continue
         bad += [f"{origin(key)}: {problem}" for problem in dataset.problems()]
-    if bad and raise_bad:
+        if raise_bad:
+            rows += bad_row_problems(dataset.bad_rows, origin(key))
+        elif dataset.bad_rows:
+            bad.append(f"{origin(key)}: {len(dataset.bad_rows):,} rows are left out: {_first(dataset.bad_rows)}")
+    if (rows or bad) and raise_bad:
         more = [f"and {len(bad) - _SHOWN} more problems like these."] if len(bad) > _SHOWN else []
         advice = (
-            "Mend the data, or set run.bad_samples=skip: unusable samples are then left out and named in ledger.jsonl."
+            "Correct the data, or set run.bad_samples=skip: unusable samples are then left out and named in "
+            "ledger.jsonl."
         )
-        return problems + bad[:_SHOWN] + more + [advice]
+        return problems + rows + bad[:_SHOWN] + more + [advice]
     for problem in bad:
         logger.warning("%s", problem)
     return problems
+
+
+def bad_row_problems(rows: Sequence[tuple[str, str]], place: str) -> list[str]:
+    """All rows that cannot be used: the first ones with the reason, of the others where they are.
+
+    Args:
+        rows: where each is, ``file:row``, and why.
+        place: where the dataset was written.
+    """
+    problems = [f"{place}: {source}: {reason}" for source, reason in rows[:_ROWS]]
+    others: dict[str, list[str]] = {}
+    for source, _ in rows[_ROWS:]:
+        file, _, number = source.rpartition(":")
+        others.setdefault(file, []).append(number)
+    for file, numbers in others.items():
+        problems.append(f"{place}: {file}: {len(numbers):,} more rows: {', '.join(_runs(numbers))}.")
+    return problems
+
+
+def _runs(numbers: list[str]) -> list[str]:
+    """The numbers with runs written as one: "3", "7-12"; the first ones where there are many."""
+    found: list[tuple[str, str]] = []
+    for number in numbers:
+        if found and number.isdigit() and found[-1][1].isdigit() and int(number) == int(found[-1][1]) + 1:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return [first if first == last else f"{first}-{last}" for first, last in found[:_RUNS]] + ["..."] * (
+        len(found) > _RUNS
+    )
+
+
+def _first(rows: Sequence[tuple[str, str]]) -> str:
+    return "; ".join(f"{source}: {reason}" for source, reason in rows[:3]) + " ..." * (len(rows) > 3)
 
 
 def image_size_problems(model: nn.Module, datasets: Mapping[str, VLDataset], origin: Origin) -> list[str]:

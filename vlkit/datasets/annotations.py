@@ -12,7 +12,7 @@ from vlkit.datasets.column_names import CAPTION, IMAGE, IMAGE_ID, Key
 from vlkit.datasets.columns import ColumnKeys, Fields
 from vlkit.datasets.faults import short
 from vlkit.datasets.foreign_files import is_tar_name
-from vlkit.datasets.image_ids import image_id_fault
+from vlkit.datasets.image_ids import image_id_fault, printable
 from vlkit.datasets.karpathy import PARTS
 from vlkit.errors import DataError, VlkitError, did_you_mean
 from vlkit.io import fetch, local_path
@@ -175,7 +175,7 @@ def read_rows(
             if need_captions and not captions:
                 faults.unused(number, "it has no caption to train on.")
             image_id = None if image_id == "" else image_id
-            yield Row(number, fields["image"], captions, image_id, fields.get("domain") or None)
+            yield Row(number, fields["image"], captions, image_id, _domain(fields.get("domain")))
     chosen.finish()
     faults.raise_where_empty(not chosen.met)
 
@@ -247,6 +247,10 @@ def _captions(caption: str | list[str] | None) -> list[str]:
     texts = caption if isinstance(caption, list) else [] if caption is None else [caption]
     # Half of a surrogate pair, as cut-off emoji leave it in JSON, is no text: tokenizers fail on it.
     return [text.encode("utf-8", "replace").decode() for text in texts]
+
+
+def _domain(given: str | None) -> str | None:
+    return printable(given) if given else None
 
 
 def few(kind: str, places: list[str]) -> str:

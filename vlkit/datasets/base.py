@@ -19,10 +19,13 @@ class VLDataset:
 
     Subclasses implement ``__len__`` and :meth:`sample`, and list the values of their argument ``split``, if they
     have one, in ``splits``. ``plain_images`` says that samples may hold what any ``image_processor`` returns.
+    ``bad_rows`` are rows of annotation files that give no sample: where each is and why. An experiment fills it;
+    loaders list them with the samples that cannot be used.
     """
 
     splits: Sequence[str] = ()
     plain_images: bool = False
+    bad_rows: Sequence[tuple[str, str]] = ()
 
     def __len__(self) -> int:
         raise TypeError(f"{type(self).__name__} does not define __len__")

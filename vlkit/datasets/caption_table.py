@@ -12,6 +12,7 @@ import numpy as np
 
 from vlkit.datasets.annotations import Row
 from vlkit.datasets.base import Sample
+from vlkit.datasets.image_ids import printable
 from vlkit.datasets.packed import PackedStrings
 from vlkit.errors import BadSample
 
@@ -97,8 +98,9 @@ class CaptionTable:
         self._starts = np.cumsum(self.counts) - self.counts
 
     def image_id(self, image: int) -> str | int:
-        """What the rows call the image, else its name."""
-        return json.loads(self._ids[image])
+        """What the rows call the image, else its name; what is no Unicode text in it is written out."""
+        image_id = json.loads(self._ids[image])
+        return printable(image_id) if isinstance(image_id, str) else image_id
 
     def domain(self, image: int) -> str | None:
         """What the rows call the domain of the image."""

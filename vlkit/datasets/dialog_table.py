@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,15 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from vlkit.datasets.annotation_formats import Faults, lacks, short
+from vlkit.datasets.annotation_formats import Faults, good_rows, lacks, short
+from vlkit.datasets.image_ids import LARGEST
 from vlkit.datasets.packed import PackedStrings
 from vlkit.errors import DataError
+from vlkit.json_reader import BadRow, parse_rows
+from vlkit.text_encoding import TextError
+from vlkit.text_files import read_bytes
 
 NEED = (
     "A dialog needs 'image_id', 'caption' and 'dialog': a list of rounds with 'question', 'answer', 'answer_options' "
     "and 'gt_index', which are places in the lists 'questions' and 'answers' (in 'answer_options'), counted from 0."
 )
 UNKNOWN = -1
+_MOST = 2**31 - 1
+_PACKED = object()  # in place of a whole dialog
 
 
 class DialogTable:
@@ -34,6 +39,7 @@ class DialogTable:
     Attributes:
         questions, answers: all different texts.
         captions: [N] of the dialogs.
+        numbers: int32 [N], the place of each dialog in the file, from 1.
         image_ids: int64 [N].
         starts: int64 [N + 1], the first round of each dialog.
         question, answer: int32 [R], places in ``questions`` and ``answers``; ``UNKNOWN`` where there is none.
@@ -47,20 +53,25 @@ class DialogTable:
 
     def __init__(self, file: Path):
         self.file, self.captions = file, PackedStrings()
-        self._faults = Faults(file, "dialog", NEED)
+        self._faults, self._bad = Faults(file, "dialog", NEED), dict[int, str]()
+        self._seen, self._numbers = 0, array("i")
         self._ids, self._starts, self._option_starts = array("q"), array("q", [0]), array("q", [0])
         self._question, self._answer, self._gt, self._options = array("i"), array("i"), array("i"), array("i")
         data = self._read()
         self.questions, self.answers = (self._texts(data, name) for name in ("questions", "answers"))
         self._check_dialogs(data)
         # Without a copy: the arrays stay the owners of their memory.
-        self.image_ids, self.starts = np.asarray(self._ids), np.asarray(self._starts)
+        self.numbers, self.image_ids, self.starts = map(np.asarray, (self._numbers, self._ids, self._starts))
         self.question, self.answer, self.gt_index = map(np.asarray, (self._question, self._answer, self._gt))
         self.option_starts, self.options = np.asarray(self._option_starts), np.asarray(self._options)
-        del self._ids, self._starts, self._option_starts, self._question, self._answer, self._gt, self._options
+        del self._numbers, self._ids, self._starts, self._option_starts
+        del self._question, self._answer, self._gt, self._options
         self._check_places()
+        for number, fault in sorted(self._bad.items()):
+            self._faults.add(number, fault)
         self._faults.raise_all()
-        if not len(self):
+        self._drop(set(self._bad))
+        if not self._seen:
             raise DataError(f"{file}: holds no dialogs. {NEED}")
 
     def __len__(self) -> int:
@@ -77,13 +88,9 @@ class DialogTable:
 
     def _read(self) -> Mapping[str, Any]:
         try:
-            with open(self.file, encoding="utf-8") as stream:
-                content = json.load(stream, object_hook=self._take)
-        except json.JSONDecodeError as error:
-            where = f"line {error.lineno}, column {error.colno}"
-            raise DataError(f"{self.file}: not valid JSON at {where}: {error.msg}.") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{self.file}: cannot be read: {error}") from error
+            content = parse_rows(read_bytes(self.file), str(self.file), object_hook=self._take)
+        except TextError as error:
+            raise DataError(f"{error} {NEED}") from error
         if not isinstance(content, Mapping) or not isinstance(content.get("data"), Mapping):
             what = lacks("data", content) if isinstance(content, Mapping) else f"the top level is {short(content)}."
             raise DataError(f"{self.file}: {what} This is not a file of VisDial v1.0. {NEED}")
@@ -96,11 +103,9 @@ class DialogTable:
                 fields["answer_options"] = array("i", fields["answer_options"])
         if "dialog" not in fields:
             return fields
-        number = len(self._ids) + self._faults.count + 1
         fault = _dialog_fault(fields)
         if fault:
-            self._faults.add(number, fault)
-            return None
+            return _Faulty(fault)
         self._ids.append(fields["image_id"])
         self.captions.append(_text(fields["caption"]))
         for turn in fields["dialog"]:
@@ -110,7 +115,7 @@ class DialogTable:
             self._options.extend(turn.get("answer_options", ()))
             self._option_starts.append(len(self._options))
         self._starts.append(len(self._question))
-        return None
+        return _PACKED
 
     def _texts(self, data: Mapping[str, Any], name: str) -> PackedStrings:
         texts = data.get(name)
@@ -122,9 +127,17 @@ class DialogTable:
         if not isinstance(data.get("dialogs"), list):
             raise DataError(f"{self.file}: 'dialogs' under 'data' is {short(data.get('dialogs'))}, not a list. {NEED}")
         for number, left in enumerate(data["dialogs"], 1):
-            if left is not None:  # whole dialogs have vanished
-                what = lacks("dialog", left) if isinstance(left, Mapping) else f"{short(left)} is not a mapping."
-                self._faults.add(number, what)
+            if left is _PACKED:
+                self._numbers.append(number)
+            elif isinstance(left, (_Faulty, BadRow)):
+                self._bad[number] = left.reason
+            else:
+                self._bad[number] = (
+                    lacks("dialog", left) if isinstance(left, Mapping) else f"{short(left)} is not a mapping."
+                )
+        self._seen = len(data["dialogs"])
+        if len(self._numbers) != len(self._ids):
+            raise DataError(f"{self.file}: there are dialogs in other places than the list 'dialogs'. {NEED}")
 
     def _check_places(self) -> None:
         sizes = np.diff(self.option_starts)
@@ -138,10 +151,33 @@ class DialogTable:
                 turn = _last_start(self.option_starts, at) if what == "answer_options" else at
                 dialog = _last_start(self.starts, turn)
                 most = int(np.broadcast_to(limit, values.shape)[at]) - 1
-                self._faults.add(
-                    dialog + 1,
+                self._bad.setdefault(
+                    int(self.numbers[dialog]),
                     f"{what!r} of round {turn - int(self.starts[dialog]) + 1} is {values[at]}; 0 to {most} is there.",
                 )
+
+    def _drop(self, numbers: set[int]) -> None:
+        """Leave out the dialogs with these numbers."""
+        kept = np.array([number not in numbers for number in self.numbers.tolist()], bool)
+        if kept.all():
+            return
+        rounds = np.repeat(kept, np.diff(self.starts))
+        options = np.repeat(rounds, np.diff(self.option_starts))
+        self.captions = PackedStrings(self.captions[int(index)] for index in np.flatnonzero(kept))
+        self.starts = np.concatenate([[0], np.cumsum(np.diff(self.starts)[kept])])
+        self.option_starts = np.concatenate([[0], np.cumsum(np.diff(self.option_starts)[rounds])])
+        self.numbers, self.image_ids = self.numbers[kept], self.image_ids[kept]
+        self.question, self.answer, self.gt_index = (
+            each[rounds] for each in (self.question, self.answer, self.gt_index)
+        )
+        self.options = self.options[options]
+
+
+class _Faulty:
+    """A dialog that cannot be used, and why."""
+
+    def __init__(self, reason: str):
+        self.reason = reason
 
 
 def _last_start(starts: np.ndarray, place: int) -> int:
@@ -158,6 +194,8 @@ def _dialog_fault(fields: Mapping[str, Any]) -> str:
         return (
             f"image_id {short(fields['image_id'])} and caption {short(fields['caption'])}: a number and a text needed."
         )
+    if not 0 <= fields["image_id"] <= LARGEST:
+        return f"'image_id' is {short(fields['image_id'])}; a whole number from 0 to {LARGEST} is needed."
     rounds = fields["dialog"]
     if not isinstance(rounds, list) or not rounds:
         return f"'dialog' is {short(rounds)}, not a list of rounds."
@@ -165,7 +203,7 @@ def _dialog_fault(fields: Mapping[str, Any]) -> str:
         if not isinstance(turn, Mapping) or "question" not in turn:
             return f"round {number} is {short(turn)}, not a mapping with a 'question'."
         for key in ("question", "answer", "gt_index"):
-            if type(turn.get(key, 0)) is not int:
+            if type(turn.get(key, 0)) is not int or abs(turn.get(key, 0)) > _MOST:
                 return f"{key!r} of round {number} is {short(turn[key])}, not a place in a list."
         if not isinstance(turn.get("answer_options", array("i")), array):
             return f"'answer_options' of round {number} is {short(turn['answer_options'])}, not a list of places."
@@ -188,13 +226,13 @@ def read_relevance(file: Path) -> dict[tuple[int, int], np.ndarray]:
     """
     need = "A row needs 'image_id', 'round_id' (from 1) and 'gt_relevance' (a list of numbers from 0 to 1)."
     try:
-        rows = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read as JSON: {error}") from error
+        rows = parse_rows(read_bytes(file), str(file))
+    except TextError as error:
+        raise DataError(f"{error} {need}") from error
     if not isinstance(rows, list):
         raise DataError(f"{file}: the top level is {short(rows)}; a list of rows is needed. {need}")
     faults, found = Faults(file, need=need), {}
-    for number, row in enumerate(rows, 1):
+    for number, row in good_rows(rows, faults):
         fault = _relevance_fault(row)
         if fault:
             faults.add(number, fault)

@@ -27,9 +27,9 @@ _TRIES = 20
 class TrainLoader:
     """The endless stream of a mixture, cut into optimiser steps and these into micro-batches.
 
-    A sample that cannot be used is replaced by the next one of its dataset, and listed under the batch's
-    ``_bad``. Step g holds positions g*B to (g+1)*B of the stream, micro-batch after micro-batch, and within
-    each of them process after process.
+    A sample that cannot be used is replaced by the next one of its dataset, and listed under the batch's ``_bad``; so
+    are, in the first batch, the datasets' bad rows. Step g holds positions g*B to (g+1)*B of the stream, micro-batch
+    after micro-batch, and within each of them process after process.
 
     Args:
         mixture: the stream.
@@ -75,11 +75,14 @@ class TrainLoader:
         """
         if self._batches is None:
             self._batches = self._start()
+        first = not any(self._counts)
         try:
             step = [_checked(next(self._batches)) for _ in range(self.accumulate)]
         except DataError:
             self.close()
             raise
+        if first and self.rank == 0:
+            step[0][BAD] = [*(row for dataset in self.mixture.datasets for row in dataset.bad_rows), *step[0][BAD]]
         self._counts = self._ahead.popleft()
         return step
 
@@ -121,7 +124,7 @@ class EvalLoader:
     """A dataset once through; process r of W reads the r-th of W equal parts, so each sample is read once.
 
     Batches carry ``index``: the place of each sample in the dataset. Samples that cannot be used are left out
-    and listed in :attr:`bad`.
+    and listed in :attr:`bad`, after the dataset's bad rows.
 
     Args:
         dataset: what to read.
@@ -146,6 +149,7 @@ class EvalLoader:
         starts = range(0, len(indices), batch_size)
         self._keys = [list(indices[start : start + batch_size]) for start in starts]
         self._loader = _torch_loader(_EvalFetch(dataset), self._keys, num_workers, pin_memory)
+        self._bad_rows = list(dataset.bad_rows) if rank == 0 else []
         self.bad: list[tuple[str, str]] = []
 
     def __len__(self) -> int:
@@ -153,7 +157,7 @@ class EvalLoader:
         return len(self._keys)
 
     def __iter__(self) -> Iterator[Batch]:
-        self.bad = []
+        self.bad = list(self._bad_rows)
         with contextlib.closing(_guarded(self._loader)) as batches:
             for found in batches:
                 batch = _checked(found)

@@ -20,6 +20,7 @@ from vlkit.datasets.column_names import IMAGES, LABEL, LEFT, RIGHT, SENTENCE, Ke
 from vlkit.datasets.columns import ColumnKeys, Fields
 from vlkit.datasets.faults import lacks, short
 from vlkit.datasets.image_files import evenly, image_problems, media_root
+from vlkit.datasets.image_ids import printable
 from vlkit.datasets.packed import PackedStrings
 from vlkit.errors import BadSample
 from vlkit.io import sha256
@@ -137,7 +138,7 @@ class ImagePair(VLDataset):
             "images": torch.stack([self.image_processor(path, rng) for path in (left, right)]),
             "text_input": sentence,
             "label": int(self.labels[index]),
-            "image_id": f"{self.names[2 * index]}|{self.names[2 * index + 1]}",
+            "image_id": printable(f"{self.names[2 * index]}|{self.names[2 * index + 1]}"),
             "sample_id": place,
         }
 

@@ -10,6 +10,7 @@ from vlkit.datasets.annotation_formats import Faults, good_rows, table_rows
 from vlkit.datasets.column_names import ANSWER, IMAGE, QUESTION, QUESTION_ID, VIDEO, Key
 from vlkit.datasets.columns import ColumnKeys, Fields
 from vlkit.datasets.faults import lacks, short
+from vlkit.datasets.image_ids import printable
 from vlkit.errors import DataError
 from vlkit.json_reader import parse_rows
 from vlkit.text_encoding import TextError
@@ -121,7 +122,7 @@ def _row(number: int, fields: Fields, media: str, need_answers: bool) -> Questio
     if need_answers and not answers:
         return "it has no answer."
     question_id, kind = fields.get("question_id"), fields.get("kind", fields.get("answer_type"))
-    question_id = None if question_id == "" else question_id
+    question_id = None if question_id == "" else printable(question_id) if isinstance(question_id, str) else question_id
     if type(question_id) not in (int, str, type(None)):
         return f"{fields.shown('question_id')} is {short(question_id)}, neither a whole number nor a text."
     weight = VG_WEIGHT if fields.get("dataset") == "vg" else None

@@ -12,6 +12,7 @@ import numpy as np
 
 from vlkit.datasets.annotations import few
 from vlkit.datasets.base import Sample
+from vlkit.datasets.image_ids import printable
 from vlkit.datasets.packed import PackedStrings
 from vlkit.datasets.question_rows import QuestionRow
 from vlkit.errors import BadSample
@@ -123,7 +124,7 @@ class QuestionTable:
             "weights": list(weights.values()),
             "question_id": place if question_id is None else question_id,
             "sample_id": place,
-            "image_id": self.name(index),
+            "image_id": printable(self.name(index)),
         }
         if not training:
             sample["references"] = answers

@@ -92,7 +92,7 @@ class VisDial(VLDataset):
             "text_input": self._text(self.table.captions[index]),
             "dialog": [self._round(index, turn) for turn in self.table.rounds(index)],
             "image_id": int(self.table.image_ids[index]),
-            "sample_id": f"{self.files[0].name}:{index + 1}",
+            "sample_id": f"{self.files[0].name}:{self.table.numbers[index]}",
         }
 
     def images(self) -> Iterator[tuple[str | int, str]]:

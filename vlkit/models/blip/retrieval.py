@@ -201,7 +201,7 @@ def image_numbers(ids: Tensor | Iterable[int | str]) -> Tensor:
 
 def _number(image_id: object) -> int:
     if isinstance(image_id, str):
-        digest = hashlib.blake2b(image_id.encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(image_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         return int.from_bytes(digest, "big") >> 1
     if not isinstance(image_id, (int, np.integer)) or not 0 <= image_id < 2**63:
         raise VlkitError(f"image_id must be texts or whole numbers from 0; given: {image_id!r}.")
