@@ -11,6 +11,7 @@ import pytest
 
 from tests.assets.visdial_files import visdial_files
 from vlkit.datasets.dialog_table import DialogTable
+from vlkit.datasets.faults import collect_faults
 from vlkit.datasets.visdial import VisDial
 from vlkit.errors import ConfigError, DataError
 
@@ -123,6 +124,25 @@ def damaged(files, change):
     return files
 
 
+def test_dialogs_with_faults_are_left_out_where_faults_are_collected(tmp_path):
+    files = visdial_files(tmp_path, count=6, rounds=3)
+    whole = dataset(files)
+    content = json.loads(files.path.read_text())
+    dialogs = content["data"]["dialogs"]
+    dialogs[0]["dialog"][2]["answer_options"][5] = 999
+    dialogs[2].pop("caption")
+    dialogs[4]["image_id"] = "NUMBER"
+    text = json.dumps(content).replace('"NUMBER"', "7" * 3000)
+    files.path.write_text(text)
+    with collect_faults() as bad:
+        left = dataset(files)
+    assert [source.rpartition(":")[2] for source, _ in bad] == ["dialog 1", "dialog 3", "dialog 5"]
+    assert [reason.partition(" ")[0] for _, reason in bad] == ["'answer_options'", "no", "image_id"]
+    for index, kept in enumerate((1, 3, 5)):
+        assert left[index] == whole[kept] == {**left[index], "sample_id": f"{files.path.name}:{kept + 1}"}
+    assert len(left) == 3
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -130,6 +150,10 @@ def damaged(files, change):
         (lambda d: d["dialogs"][1].pop("dialog"), "dialog 2: no key 'dialog'"),
         (lambda d: d["dialogs"].insert(0, 3), r"dialog 1: 3 \(int\) is not a mapping"),
         (lambda d: d["dialogs"][0].update(image_id="a"), "dialog 1: image_id 'a'"),
+        (lambda d: d["dialogs"][0].update(image_id=-3), "dialog 1: 'image_id' is -3"),
+        (lambda d: d["dialogs"][0].update(image_id=2**63), "dialog 1: 'image_id' is 9223372036854775808"),
+        (lambda d: d["dialogs"][0]["dialog"][0].update(question=2**40), "'question' of round 1 is 1099511627776"),
+        (lambda d: d["dialogs"].insert(1, None), r"dialog 2: None \(NoneType\) is not a mapping"),
         (lambda d: d["dialogs"][0].update(dialog=[]), r"dialog 1: 'dialog' is \[\]"),
         (lambda d: d["dialogs"][0]["dialog"][1].update(question="what"), "'question' of round 2 is 'what'"),
         (lambda d: d["dialogs"][0]["dialog"][1].update(question=999), "dialog 1: 'question' of round 2 is 999"),
