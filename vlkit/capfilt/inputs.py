@@ -8,7 +8,7 @@ from typing import Any, Literal
 from vlkit.config.durations import Count
 from vlkit.config.schema import PositiveInt
 from vlkit.errors import ConfigError
-from vlkit.processors.open_image import MAX_PIXELS
+from vlkit.processors.encoded import MAX_PIXELS
 
 REASONS = (
     "undecodable image",

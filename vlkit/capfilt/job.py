@@ -21,12 +21,15 @@ from vlkit.capfilt.reading import Ready
 from vlkit.capfilt.shard_output import SUMMARY
 from vlkit.capfilt.sources import find_inputs
 from vlkit.capfilt.stored import RECORD
+from vlkit.config.build import accepts
 from vlkit.config.load import Config, load_config
+from vlkit.config.parts import Part
 from vlkit.config.yamlfile import dump_yaml
 from vlkit.errors import ConfigError, VlkitError
 from vlkit.experiment import Problems
 from vlkit.folders import why_unwritable
 from vlkit.nested_models import build_with_models, image_processors, model_weights
+from vlkit.registry import PROCESSORS
 from vlkit.runner.config_changes import differences, plain
 from vlkit.runner.device import autocast, choose_device
 
@@ -123,13 +126,19 @@ class Job:
             task = file.task.build()
         problems.end()
         with problems.of(""):  # these say themselves where
-            processors = {name: part.build() for name, part in image_processors(file.model).items()}
+            processors = {name: self._processor(part) for name, part in image_processors(file.model).items()}
             model = build_with_models(file.model).eval().to(device)
             cast = autocast(device, file.run.precision)
             annotator = ModelAnnotator(model, task, processors, device, cast, file.run.seed)
             _rehearse(annotator)
         problems.end()
         return Prepared(annotator, looked.shards, looked.record)
+
+    def _processor(self, part: Part) -> Any:
+        """What makes the pixels of an image. How large an image may be is said by the input."""
+        if "max_pixels" in part.mapping or not accepts(PROCESSORS.get(part.name), "max_pixels"):
+            return part.build()
+        return part.build(max_pixels=int(self.file.input.max_pixels))
 
     def check(self) -> Looked:
         """Look at everything that the job needs without building its models. Nothing is written.

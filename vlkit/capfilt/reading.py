@@ -10,11 +10,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from vlkit.capfilt.inputs import InputShard, Item, Refused
 from vlkit.errors import BadSample
-from vlkit.processors.open_image import check_size, header
+from vlkit.processors.encoded import TooLarge, open_encoded
+from vlkit.processors.pillow_state import pillow_without_limits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,22 +78,21 @@ class Decoder:
         """The image, or why there is none (and what becomes of its text)."""
         try:
             self._check_size(item.image)
-        except BadSample as error:
-            return _turned(shard, item, "oversized image", error.reason)
-        try:
             images = {name: processor(item.image) for name, processor in self.processors.items()}
+        except TooLarge as error:
+            return _turned(shard, item, "oversized image", error.reason)
         except BadSample as error:
             return _turned(shard, item, "undecodable image", error.reason)
         return [Ready(shard, item, images)]
 
     def _check_size(self, data: bytes) -> None:
         try:
-            image = header(data)
-        except Image.DecompressionBombError as error:  # Pillow's own limit, which is met first
-            raise BadSample("", f"decompression bomb: {error}") from error
+            with pillow_without_limits():
+                open_encoded(data, "", self.max_pixels)
+        except TooLarge:
+            raise
         except Exception:  # the processor says it better
             return
-        check_size(image, "", self.max_pixels)
 
 
 def _turned(shard: int, item: Item, reason: str, detail: str) -> list[Event]:
@@ -206,5 +204,7 @@ class Reader:
     def _decoded(self, chunk: list[tuple[int, Item] | Event]) -> list[Event]:
         events: list[Event] = []
         for entry in chunk:
+            if self._closing.is_set():  # nobody takes them
+                break
             events += self._decode(*entry) if isinstance(entry, tuple) else [entry]
         return events

@@ -19,7 +19,8 @@ from vlkit.disk_errors import FileError, named
 from vlkit.errors import BadSample, DataError
 from vlkit.io import atomic_write
 from vlkit.json_reader import parse_json
-from vlkit.processors.open_image import ImageSource, header, open_image, read_bytes
+from vlkit.processors.encoded import encoded_format
+from vlkit.processors.open_image import ImageSource, open_image, read_bytes
 
 logger = logging.getLogger(__name__)
 RECORD = "shards.json"
@@ -93,10 +94,7 @@ def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 def _extension(data: bytes) -> str:
     """What the file is called after, or "" where shards do not hold its format."""
-    try:
-        return _EXTENSIONS.get(header(data).format or "", "")
-    except Exception:  # Pillow raises nearly everything on a broken file; whoever decodes it says why
-        return ""
+    return _EXTENSIONS.get(encoded_format(data), "")
 
 
 def _claim(folder: Path, facts: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vlkit.errors import ConfigError
+from vlkit.processors.encoded import MAX_PIXELS
 from vlkit.processors.open_image import ImageSource
 from vlkit.processors.randaugment import BLIP_AUGS, RandomAugment
 from vlkit.processors.resize import Box, check_method, random_box, square
@@ -38,7 +39,7 @@ class Normalise:
     def __call__(self, pixels: np.ndarray) -> Tensor:
         """float32 [3, H, W] from uint8 [H, W, 3]."""
         tensor = _as_tensor(pixels).permute(2, 0, 1)
-        # Bytes are laid out anew and then converted: a fifth faster than both at once.
+        # Bytes are rearranged and then converted: a fifth faster than both at once.
         return tensor.contiguous().float().div_(255).sub_(self.mean).div_(self.std)
 
 
@@ -63,8 +64,12 @@ def _check_range(name: str, low: float, high: float, most: float = float("inf"))
     return [f"{name}: from {low} to {high}; both must be above 0{bound}, the smaller one first."]
 
 
-def _check_size(size: int) -> list[str]:
-    return [] if size >= 1 else [f"image_size: {size} pixels; it must be 1 or more."]
+def check_pixels(image_size: int, max_pixels: int) -> list[str]:
+    """What is wrong with these two arguments of an image processor."""
+    problems = [] if image_size >= 1 else [f"image_size: {image_size} pixels; it must be 1 or more."]
+    if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
+        problems.append(f"max_pixels: {max_pixels}; give a whole number of pixels, 1 or more (default: {MAX_PIXELS}).")
+    return problems
 
 
 @PROCESSORS.register("blip_image_eval")
@@ -75,6 +80,7 @@ class BlipImageEval:
         image_size: pixels a side.
         mean, std: one number per channel, or one for all, on the scale 0..1.
         resize: "pil" is exact; "fast" stays within 2 grey levels of it.
+        max_pixels: image files of more are refused before they are decoded; see docs/datasets.md.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -86,11 +92,12 @@ class BlipImageEval:
         mean: float | Sequence[float] = MEAN,
         std: float | Sequence[float] = STD,
         resize: Literal["pil", "fast"] = "pil",
+        max_pixels: int = MAX_PIXELS,
     ):
         check_method(resize)
-        if problems := _check_size(image_size):
+        if problems := check_pixels(image_size, max_pixels):
             raise ConfigError(problems)
-        self.image_size, self.resize = image_size, resize
+        self.image_size, self.resize, self.max_pixels = image_size, resize, max_pixels
         self.normalise = Normalise(mean, std)
 
     def __call__(self, image: ImageSource, rng: np.random.Generator | None = None) -> Tensor:
@@ -99,7 +106,7 @@ class BlipImageEval:
         Raises:
             BadSample: the picture cannot be used.
         """
-        return self.normalise(square(image, self.image_size, self.resize))
+        return self.normalise(square(image, self.image_size, self.resize, max_pixels=self.max_pixels))
 
 
 @PROCESSORS.register("blip_image_train")
@@ -115,6 +122,7 @@ class BlipImageTrain:
         randaugment: apply two random operations at level 5, each with probability one half.
         randaugment_original: reproduce the mistakes of the original RandAugment.
         resize: "pil" is exact; "fast" stays within 2 grey levels of it.
+        max_pixels: image files of more are refused before they are decoded; see docs/datasets.md.
 
     Raises:
         ConfigError: arguments are out of range.
@@ -132,9 +140,11 @@ class BlipImageTrain:
         randaugment: bool = True,
         randaugment_original: bool = False,
         resize: Literal["pil", "fast"] = "pil",
+        max_pixels: int = MAX_PIXELS,
     ):
         check_method(resize)
-        problems = _check_size(image_size) + _check_range("min_scale, max_scale", min_scale, max_scale, 1)
+        problems = check_pixels(image_size, max_pixels)
+        problems += _check_range("min_scale, max_scale", min_scale, max_scale, 1)
         if len(ratio) != 2:
             problems.append(f"ratio: {ratio}; give the smallest and the largest width / height.")
         else:
@@ -143,7 +153,7 @@ class BlipImageTrain:
             problems.append(f"flip: {flip}; a probability lies between 0 and 1.")
         if problems:
             raise ConfigError(problems)
-        self.image_size, self.resize, self.flip = image_size, resize, flip
+        self.image_size, self.resize, self.flip, self.max_pixels = image_size, resize, flip, max_pixels
         self.scale, self.ratio = (min_scale, max_scale), tuple(ratio)
         self.augment = RandomAugment(2, 5, BLIP_AUGS, original=randaugment_original) if randaugment else None
         self.normalise = Normalise(mean, std)
@@ -159,7 +169,7 @@ class BlipImageTrain:
         def choose_box(height: int, width: int) -> Box:
             return random_box(height, width, self.scale, self.ratio, rng)
 
-        pixels = square(image, self.image_size, self.resize, choose_box)
+        pixels = square(image, self.image_size, self.resize, choose_box, self.max_pixels)
         if rng.random() < self.flip:
             pixels = _as_tensor(pixels).flip(1).numpy()
         if self.augment is not None:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import os
-import warnings
-from pathlib import Path
+import stat
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from vlkit.errors import BadSample
+from vlkit.processors.encoded import MAX_PIXELS, TooLarge, open_encoded, unknown
+from vlkit.processors.file_kinds import kind_of
+from vlkit.processors.pillow_state import pillow_without_limits
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray | Tensor"
 
-MAX_PIXELS = 89_478_485  # a quarter of a gigabyte as RGB: Pillow's own idea of a decompression bomb
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -28,6 +28,15 @@ _UPRIGHT = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
+}
+_STRIP = 16_000_000  # pixels that are converted at once, to save memory
+_HEAD, _LARGE = 4096, 64_000_000  # bytes
+_SPECIAL = {
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a named pipe",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+    stat.S_ISSOCK: "a socket",
 }
 
 
@@ -41,7 +50,8 @@ def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
     Args:
         source: a path, an encoded file as bytes, a PIL image, a uint8 array [H, W, 3] (or [H, W], or with 1
             or 4 channels), or a uint8 tensor [3, H, W] (or with 1 or 4 channels).
-        max_pixels: larger pictures are refused before they are decoded.
+        max_pixels: larger files are refused before they are decoded; see
+            :func:`~vlkit.processors.encoded.open_encoded`. What is decoded already is never refused.
 
     Returns:
         An image of mode RGB. A PIL image that is RGB and upright is returned itself.
@@ -56,7 +66,7 @@ def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
     name = describe(source)
     if isinstance(source, Image.Image):
         return _guarded(source, name, max_pixels)
-    return _guarded(read_bytes(source), name, max_pixels)
+    return _guarded(read_bytes(source, max_pixels), name, max_pixels)
 
 
 def describe(source: Any) -> str:
@@ -71,23 +81,24 @@ def describe(source: Any) -> str:
     return type(source).__name__ if shape is None else f"{type(source).__name__} {tuple(shape)} {source.dtype}"
 
 
-def read_bytes(source: Any) -> bytes:
+def read_bytes(source: Any, max_pixels: int = MAX_PIXELS) -> bytes:
     """The encoded file behind a path, or the bytes given.
 
+    Args:
+        source: a path or bytes.
+        max_pixels: a file that is larger than such a picture can be is not read.
+
     Raises:
-        BadSample: there is no such file, it is empty, or ``source`` is of another type.
+        BadSample: there is no such file, it is empty, no regular file or too large, or ``source`` is of another type.
     """
     name = describe(source)
     if isinstance(source, bytes):
         data = source
     elif isinstance(source, (str, os.PathLike)):
-        path = Path(source)
         try:
-            if not path.is_file():
-                raise BadSample(name, "a folder, not an image file" if path.is_dir() else "no such file")
-            data = path.read_bytes()
+            data = _read_file(name, 8 * max_pixels + _LARGE)
         except (OSError, ValueError) as error:
-            raise BadSample(name, f"cannot be read: {error}") from error
+            raise BadSample(name, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     else:
         raise BadSample(name, "not an image: give a path, bytes, a PIL image, a uint8 array or a uint8 tensor")
     if not data:
@@ -95,59 +106,64 @@ def read_bytes(source: Any) -> bytes:
     return data
 
 
-def header(data: bytes) -> Image.Image:
-    """The encoded image as PIL sees it before decoding: format, mode, size and metadata."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd metadata and large sizes are ours to judge, whatever the filters say
-        return Image.open(io.BytesIO(data))
-
-
-def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) to 8; 1 where there is none or it cannot be read."""
+def _read_file(name: str, limit: int) -> bytes:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # The base class reads what the header held; some formats' own method would decode the picture.
-            value = Image.Image.getexif(image).get(_ORIENTATION, 1)
-    except Exception:  # broken metadata say nothing about the picture
-        return 1
-    return value if value in _UPRIGHT else 1
-
-
-def check_size(image: Image.Image, name: str, max_pixels: int) -> None:
-    """Refuse a picture of more than ``max_pixels``.
-
-    Raises:
-        BadSample: it has more.
-    """
-    width, height = image.size
-    if width * height > max_pixels:
-        raise BadSample(name, f"{width}x{height} pixels, more than the {max_pixels} allowed (decompression bomb?)")
+        status = os.stat(name)
+    except FileNotFoundError as error:
+        missing = f"a link to {os.readlink(name)}, which does not exist" if os.path.islink(name) else "no such file"
+        raise BadSample(name, missing) from error
+    for is_kind, kind in _SPECIAL.items():
+        if is_kind(status.st_mode):
+            raise BadSample(name, f"{kind}, not an image file")
+    if status.st_size == 0:  # files of /proc, which may never end, say so too
+        return b""
+    with open(name, "rb") as file:
+        if status.st_size > _LARGE:
+            head = file.read(_HEAD)
+            if kind := kind_of(head):
+                raise BadSample(name, f"{kind}, not an image file that is read")
+            if status.st_size > limit:
+                raise TooLarge(
+                    name,
+                    f"{status.st_size:,} bytes, more than {limit:,}, the most for an image of max_pixels. Set "
+                    "max_pixels of the image processor to admit it",
+                )
+            return head + file.read(limit)
+        return file.read(limit)
 
 
 def _guarded(source: bytes | Image.Image, name: str, max_pixels: int) -> Image.Image:
     """Decode and convert; whatever Pillow throws at a broken file becomes :class:`BadSample`."""
     try:
-        image = source if isinstance(source, Image.Image) else header(source)
-        check_size(image, name, max_pixels)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image.load()
-            return _upright(image, _composed(image))
+        with pillow_without_limits():
+            if isinstance(source, Image.Image):
+                source.load()
+                return _upright(_composed(source), _orientation(source))
+            opened = open_encoded(source, name, max_pixels)
+            opened.image.load()
+            return _upright(_composed(opened.image), opened.orientation)
     except BadSample:
         raise
-    except Image.DecompressionBombError as error:
-        raise BadSample(name, f"decompression bomb: {error}") from error
     except Image.UnidentifiedImageError as error:
-        raise BadSample(name, "not an image file, or of a format that Pillow cannot read") from error
+        raise BadSample(name, unknown(source, name) if isinstance(source, bytes) else str(error)) from error
     except MemoryError as error:
         raise BadSample(name, "too large for the memory") from error
     except Exception as error:  # decoders raise nearly everything: OSError, SyntaxError, struct.error, IndexError
         raise BadSample(name, f"cannot be decoded: {error or type(error).__name__}") from error
 
 
-def _upright(image: Image.Image, shown: Image.Image) -> Image.Image:
-    turn = _UPRIGHT.get(orientation(image))
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation of a PIL image, 1 (upright) to 8; 1 where there is none or it cannot be read."""
+    try:
+        # The base class reads what the header held; some formats' own method would decode the picture.
+        value = Image.Image.getexif(image).get(_ORIENTATION, 1)
+    except Exception:  # broken metadata say nothing about the picture
+        return 1
+    return value if value in _UPRIGHT else 1
+
+
+def _upright(shown: Image.Image, orientation: int) -> Image.Image:
+    turn = _UPRIGHT.get(orientation)
     return shown if turn is None else shown.transpose(turn)
 
 
@@ -158,27 +174,54 @@ def _composed(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         return Image.fromarray(_to_8bit(image)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        if image.mode == "La":
-            image = image.convert("LA")
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
+        strips = _strips(image)
+        if len(strips) == 1:
+            return _on_white(image)
+        shown = Image.new("RGB", image.size)
+        with pillow_without_limits():
+            for top, bottom in strips:
+                shown.paste(_on_white(image.crop((0, top, image.width, bottom))), (0, top))
+        return shown
     return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode == "La":
+        image = image.convert("LA")
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def _strips(image: Image.Image) -> list[tuple[int, int]]:
+    """Top and bottom of parts of at most ``_STRIP`` pixels."""
+    rows = max(1, _STRIP // max(1, image.width))
+    return [(top, min(image.height, top + rows)) for top in range(0, image.height, rows)]
 
 
 def _to_8bit(image: Image.Image) -> np.ndarray:
     """A grey picture of 16 or 32 bits or floats, as uint8 [H, W]."""
-    values = np.nan_to_num(np.asarray(image).astype(np.float64))
-    low, high = values.min(), values.max()
+    source, strips = np.asarray(image), _strips(image)
+
+    def values(top: int, bottom: int) -> np.ndarray:
+        return np.nan_to_num(source[top:bottom].astype(np.float64))
+
+    sixteen = image.mode.startswith("I;16")
+    extremes = [] if sixteen else [(part.min(), part.max()) for part in (values(*strip) for strip in strips)]
+    low, high = (0.0, 65535.0) if sixteen else (min(e[0] for e in extremes), max(e[1] for e in extremes))
     # In a file, mode I holds 16 bits (PNG, PGM); made in memory, it may well be a widened 8-bit picture.
     in_memory = image.format is None
-    if image.mode.startswith("I;16") or (image.mode == "I" and low >= 0 and high <= 65535):
+    shift = 0.0
+    if sixteen or (image.mode == "I" and low >= 0 and high <= 65535):
         scale = 255.0 if image.mode == "I" and in_memory and high <= 255 else 65535.0
     elif image.mode == "F" and low >= 0 and high <= 255:
         scale = 1.0 if high <= 1 else 255.0
     else:
-        values, scale = values - low, max(high - low, 1e-12)
-    return np.rint(values * (255 / scale)).astype(np.uint8)
+        shift, scale = low, max(high - low, 1e-12)
+    eight = np.empty(source.shape, np.uint8)
+    for top, bottom in strips:
+        eight[top:bottom] = np.rint((values(top, bottom) - shift) * (255 / scale))
+    return eight
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

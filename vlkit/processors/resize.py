@@ -1,6 +1,6 @@
 """Any picture as a square of uint8 pixels: crop and antialiased bicubic resize, exactly as PIL or faster.
 
-``"pil"`` decodes and resizes with Pillow. ``"fast"`` decodes with torchvision and resizes tensors: within 2
+``"pil"`` decodes and resizes with Pillow. ``"fast"`` decodes JPEG with torchvision and resizes tensors: within 2
 grey levels of Pillow, far less on average.
 """
 
@@ -14,16 +14,9 @@ import numpy as np
 from PIL import Image
 
 from vlkit.errors import BadSample, ConfigError, did_you_mean
-from vlkit.processors.open_image import (
-    MAX_PIXELS,
-    ImageSource,
-    check_size,
-    describe,
-    header,
-    open_image,
-    orientation,
-    read_bytes,
-)
+from vlkit.processors.encoded import MAX_PIXELS, jpeg_header
+from vlkit.processors.open_image import ImageSource, describe, open_image, read_bytes
+from vlkit.processors.pillow_state import pillow_without_limits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +34,9 @@ def check_method(method: str) -> None:
         )
 
 
-def square(source: ImageSource, size: int, method: str, choose_box: ChooseBox | None = None) -> np.ndarray:
+def square(
+    source: ImageSource, size: int, method: str, choose_box: ChooseBox | None = None, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     """``source``, or the part of it that ``choose_box`` picks, resized to ``size`` x ``size``.
 
     Args:
@@ -49,6 +44,7 @@ def square(source: ImageSource, size: int, method: str, choose_box: ChooseBox | 
         size: pixels a side.
         method: "pil" or "fast".
         choose_box: gives (top, left, height, width) for a height and width in pixels.
+        max_pixels: larger image files are refused.
 
     Returns:
         uint8 [size, size, 3]; ``source`` itself where nothing has to change.
@@ -61,19 +57,21 @@ def square(source: ImageSource, size: int, method: str, choose_box: ChooseBox | 
         if box == (0, 0, size, size):
             return source
         choose_box = _always(box)
-    return _square_fast(source, size, choose_box) if method == "fast" else _square_pil(source, size, choose_box)
+    if method == "fast":
+        return _square_fast(open_tensor(source, max_pixels), size, choose_box)
+    return _square_pil(open_image(source, max_pixels), size, choose_box)
 
 
 def _always(box: Box) -> ChooseBox:
     return lambda height, width: box
 
 
-def _square_pil(source: ImageSource, size: int, choose_box: ChooseBox | None) -> np.ndarray:
-    image = open_image(source)
+def _square_pil(image: Image.Image, size: int, choose_box: ChooseBox | None) -> np.ndarray:
     if choose_box is not None:
         top, left, height, width = choose_box(image.height, image.width)
         # Cropped first: with resize(box=...), pixels around the box would shine in.
-        image = image.crop((left, top, left + width, top + height))
+        with pillow_without_limits():
+            image = image.crop((left, top, left + width, top + height))
     # Width first, as Pillow 12 and before (and the original) do it. From Pillow 13 on, a single call starts with the
     # height of tall images, which moves sharp edges by up to 26 grey levels.
     for shape in ((size, image.height), (size, size)):
@@ -81,11 +79,10 @@ def _square_pil(source: ImageSource, size: int, choose_box: ChooseBox | None) ->
     return np.array(image)
 
 
-def _square_fast(source: ImageSource, size: int, choose_box: ChooseBox | None) -> np.ndarray:
+def _square_fast(image: Tensor, size: int, choose_box: ChooseBox | None) -> np.ndarray:
     import torch
     from torch.nn.functional import interpolate
 
-    image = open_tensor(source)
     if choose_box is not None:
         top, left, height, width = choose_box(image.shape[1], image.shape[2])
         image = image[:, top : top + height, left : left + width]
@@ -96,9 +93,9 @@ def _square_fast(source: ImageSource, size: int, choose_box: ChooseBox | None) -
     return image.permute(1, 2, 0).contiguous().numpy()
 
 
-def open_tensor(source: ImageSource) -> Tensor:
-    """``source`` as a uint8 tensor [3, H, W], decoded by torchvision where that gives what
-    :func:`~vlkit.processors.open_image.open_image` would: JPEG and PNG, upright, RGB, 8 bits, not animated.
+def open_tensor(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """``source`` as a uint8 tensor [3, H, W], the same as :func:`~vlkit.processors.open_image.open_image` gives. JPEG
+    is decoded by torchvision where that gives the same pixels: upright, RGB, 8 bits.
 
     Raises:
         BadSample: the picture cannot be used.
@@ -111,32 +108,27 @@ def open_tensor(source: ImageSource) -> Tensor:
         return torch.from_numpy(np.require(source, requirements=["C", "W"])).permute(2, 0, 1)
     encoded: ImageSource = source
     if not hasattr(source, "shape") and not isinstance(source, Image.Image):
-        encoded = read_bytes(source)
-        decoded = _decode(encoded, describe(source))
+        encoded = read_bytes(source, max_pixels)
+        decoded = _decode_jpeg(encoded, describe(source), max_pixels)
         if decoded is not None:
             return decoded
     try:
-        return torch.from_numpy(np.array(open_image(encoded))).permute(2, 0, 1)
+        return torch.from_numpy(np.array(open_image(encoded, max_pixels))).permute(2, 0, 1)
     except BadSample as error:
-        raise BadSample(describe(source), error.reason) from error
+        raise type(error)(describe(source), error.reason) from error
 
 
-def _decode(data: bytes, name: str) -> Tensor | None:
-    """The picture, or None: leave it to Pillow, which knows more formats and says better what is wrong."""
+def _decode_jpeg(data: bytes, name: str, max_pixels: int) -> Tensor | None:
+    """The picture, or None: leave it to Pillow, which knows more formats and says better what is wrong. The other
+    decoders of torchvision are not used: that for PNG crashes on some damaged files."""
     import torch
-    from torchvision.io import decode_jpeg, decode_png
+    from torchvision.io import decode_jpeg
 
-    try:
-        image = header(data)
-    except Exception:
+    header = jpeg_header(data, name, max_pixels)
+    if header is None or header.channels != 3 or header.bits != 8 or header.orientation != 1:
         return None
-    plain = image.mode == "RGB" and "transparency" not in image.info and orientation(image) == 1
-    if not plain or image.format not in ("JPEG", "PNG") or getattr(image, "is_animated", False):
-        return None
-    check_size(image, name, MAX_PIXELS)
-    decode = decode_jpeg if image.format == "JPEG" else decode_png
     try:
-        decoded = decode(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        decoded = decode_jpeg(torch.frombuffer(bytearray(header.data), dtype=torch.uint8))
     except RuntimeError:
         return None
     return decoded if decoded.dtype == torch.uint8 and decoded.shape[0] == 3 else None

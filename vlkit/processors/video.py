@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from vlkit.errors import BadSample, ConfigError, did_you_mean
-from vlkit.processors.image import MEAN, STD, Normalise
+from vlkit.processors.encoded import MAX_PIXELS
+from vlkit.processors.image import MEAN, STD, Normalise, check_pixels
 from vlkit.processors.open_image import ImageSource, describe
 from vlkit.processors.resize import METHODS, square
 from vlkit.processors.video_reader import read_video
@@ -107,6 +108,7 @@ class BlipVideoEval:
         sampling: "even" takes the middles of equal parts, "original" follows the original; see
             :func:`~vlkit.processors.video_sampling.frame_indices`.
         norm_original: do not divide by 255 where all pixels of a clip are 0 or 1, as the original.
+        max_pixels: image files and frames of video files of more are refused.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -121,17 +123,16 @@ class BlipVideoEval:
         resize: Literal["pil", "fast", "decoder"] = "pil",
         sampling: Literal["even", "original"] = "even",
         norm_original: bool = False,
+        max_pixels: int = MAX_PIXELS,
     ):
         check_sampling(frames, sampling)
-        problems = []
-        if image_size < 1:
-            problems.append(f"image_size: {image_size} pixels; it must be 1 or more.")
+        problems = check_pixels(image_size, max_pixels)
         if resize not in RESIZES:
             problems.append(f"resize: {resize!r}; {', '.join(RESIZES)} allowed.{did_you_mean(resize, RESIZES)}")
         if problems:
             raise ConfigError(problems)
         self.frames, self.image_size, self.sampling = frames, image_size, sampling
-        self.resize, self.norm_original = resize, norm_original
+        self.resize, self.norm_original, self.max_pixels = resize, norm_original, max_pixels
         self.normalise = Normalise(mean, std)
 
     def __call__(self, video: VideoSource, rng: np.random.Generator | None = None) -> Tensor:
@@ -142,7 +143,8 @@ class BlipVideoEval:
         """
         by_decoder = self.resize == "decoder"
         found = sample_frames(video, self.frames, self.sampling, self.image_size if by_decoder else None)
-        pixels = [square(frame, self.image_size, "pil" if by_decoder else self.resize) for frame in found]
+        resize = "pil" if by_decoder else self.resize
+        pixels = [square(frame, self.image_size, resize, max_pixels=self.max_pixels) for frame in found]
         if not self.norm_original:
             return torch.stack([self.normalise(each) for each in pixels])
         clip = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
