@@ -20,7 +20,8 @@ class Counts:
         web_refused: those that were missing or could not be used, by reason ("no image": their image was refused).
         web_unasked: those that the job does not score.
         synthetic, synthetic_kept: texts that the captioner wrote.
-        fields_refused: samples that went on without their other data, by reason.
+        fields_refused: samples that were used without their other data, by reason.
+        members_refused: files of tars that are neither image nor text, by reason.
         shards: how many.
         damaged: shards that could not be read to their end, by reason.
     """
@@ -35,6 +36,7 @@ class Counts:
     synthetic: int = 0
     synthetic_kept: int = 0
     fields_refused: Counter[str] = field(default_factory=Counter)
+    members_refused: Counter[str] = field(default_factory=Counter)
     shards: int = 0
     damaged: Counter[str] = field(default_factory=Counter)
 
@@ -102,6 +104,7 @@ class Counts:
                 "synthetic": {"scored": self.synthetic, "kept": self.synthetic_kept},
             },
             "fields": {"refused": _sorted(self.fields_refused)},
+            "members": {"refused": _sorted(self.members_refused)},
             "shards": {"read": self.shards, "damaged": _sorted(self.damaged)},
         }
 
@@ -120,6 +123,7 @@ class Counts:
             synthetic=synthetic["scored"],
             synthetic_kept=synthetic["kept"],
             fields_refused=Counter(data["fields"]["refused"]),
+            members_refused=Counter(data.get("members", {}).get("refused", {})),
             shards=data["shards"]["read"],
             damaged=Counter(data["shards"]["damaged"]),
         )

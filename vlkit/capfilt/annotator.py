@@ -14,6 +14,8 @@ from vlkit.capfilt.reading import Ready
 from vlkit.capfilt.seeds import seed_of
 from vlkit.errors import VlkitError
 
+_SCORES = {"captioner's log-probabilities": ("log_prob",), "filter's scores": ("itm", "itc")}
+
 
 class ModelAnnotator:
     """Captions and scores batches of images.
@@ -47,16 +49,21 @@ class ModelAnnotator:
             VlkitError: a score is not a number.
         """
         seeds = torch.tensor([seed_of(ready.item.key, self.seed) for ready in images])
-        web = [ready.item.text for ready in images]
+        web = [ready.item.texts for ready in images]
         with torch.inference_mode(), self.autocast():
             found = self.task.annotate(self.model, self._samples(images), web, seeds)
         for ready, texts in zip(images, found):
-            if not all(math.isfinite(score) for text in texts for score in (text.itm, text.itc or 0.0)):
-                raise VlkitError(
-                    f"the filter's scores of {ready.item.key!r} are not finite numbers. Are its weights intact? With "
-                    "run.precision bf16, try fp32."
-                )
+            for whose, names in _SCORES.items():
+                if not all(math.isfinite(getattr(text, name) or 0.0) for text in texts for name in names):
+                    raise VlkitError(
+                        f"the {whose} of {ready.item.key!r} are not finite numbers. Nothing is written of them. Are "
+                        f"its weights intact? With run.precision bf16, try fp32."
+                    )
         return found
+
+    def reads(self, text: str) -> bool:
+        """Whether anything is left of a web text after the preprocessing of captions."""
+        return bool(self.task.read(text).strip()) if hasattr(self.task, "read") else True
 
     def encoder_speed(self, images: Sequence[Ready]) -> float | None:
         """Images a second that the image encoder (both, where there are two) alone takes; None: the model has none."""

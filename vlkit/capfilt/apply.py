@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,11 @@ from vlkit.capfilt.accounting import total
 from vlkit.capfilt.decision import Decision
 from vlkit.capfilt.inputs import Item
 from vlkit.capfilt.place import Place
-from vlkit.capfilt.shard_output import DONE, DROPPED, KEPT, TABLES, RoundedText, ShardOutput, write_summary
+from vlkit.capfilt.shard_output import DONE, DROPPED, KEPT, TABLES, RoundedText, ShardOutput, hash_of, write_summary
 from vlkit.capfilt.stored import RECORD, StoredImage, StoredOutput, StoredShard
+from vlkit.capfilt.tables import COLUMNS
 from vlkit.errors import ConfigError, DataError
+from vlkit.json_writer import json_text
 
 logger = logging.getLogger(__name__)
 
@@ -65,17 +66,20 @@ def apply(source: str | Path, output: str | Path, decision: Decision, workers: i
 def cut_shard(source: Place, output: Place, name: str, decision: Decision) -> None:
     """Write the shard ``name`` of one output folder into another, decided anew."""
     shard = StoredShard.of(source, name)
-    written = ShardOutput(name, output, decision, shard.has_dropped)
+    written = ShardOutput(name, output, decision, shard.has_dropped, shard.has_images)
     try:
         for refused in shard.ledger():
             written.refuse(refused)
         # Whether an image came with a text that was not scored is not stored with the image.
         written.counts.web_unasked = shard.counts.web_unasked
-        images = _all_images(shard) if shard.has_dropped else _kept_images(shard, written)
-        for image in images:
-            # All of the JSON, so that its keys stay in their order; caption and texts are replaced.
-            item = Item(image.key, image.image, image.extension, None, image.record)
-            written.add(item, [_text(each) for each in image.record["texts"]])
+        for image, row in _images(shard):
+            item, texts = None, row.texts
+            if image is not None:
+                # All of the JSON, so that its keys stay in their order; caption and texts are replaced.
+                item = Item(image.key, image.image, image.extension, (), image.record)
+                texts = [_text(each) for each in image.record["texts"]]
+            hashed = row.image if image is None else hash_of(image.image)
+            written.add_stored(row.key, hashed, texts, row.fields, item)
         written.finish(shard.counts.read, shard.counts.web)
     except BaseException:
         written.discard()
@@ -118,41 +122,50 @@ def _cut_elsewhere(source: str, output: str, name: str, decision: Decision) -> N
         cut_shard(place, target, name, decision)
 
 
-def _all_images(shard: StoredShard) -> Iterator[StoredImage]:
-    """Kept and dropped images in the order of the input."""
-    folders = {True: shard.images(KEPT), False: shard.images(DROPPED)}
-    for kept in _kept(shard):
-        yield _next(shard, folders[bool(kept)])
-    _end(shard, folders.values())
+@dataclass
+class _Row:
+    """What the table says of an image; nothing, if it has no texts.
+
+    Args:
+        key, image: of the sample, and the hash of its image.
+        texts: with their scores.
+        fields: column to value.
+    """
+
+    key: str = ""
+    image: str = ""
+    texts: list[RoundedText] = field(default_factory=list)
+    fields: dict[str, Any] = field(default_factory=dict)
 
 
-def _kept_images(shard: StoredShard, written: ShardOutput) -> Iterator[StoredImage]:
-    """Kept images; those that were dropped, and are not stored, go from the old table into the new one."""
-    images, rows = shard.images(KEPT), _Rows(shard)
+def _images(shard: StoredShard) -> Iterator[tuple[StoredImage | None, _Row]]:
+    """The images in the order of the input, with their rows; None: the image is not stored."""
+    folders = {True: shard.images(KEPT)} if shard.has_images else {}
+    folders |= {False: shard.images(DROPPED)} if shard.has_dropped else {}
+    rows = _Rows(shard)
     for index, kept in enumerate(_kept(shard)):
-        if kept:
-            yield _next(shard, images)
-        else:
-            written.add_dropped(*rows.image(index))
-    _end(shard, [images])
+        images = folders.get(bool(kept))
+        yield None if images is None else _next(shard, images), rows.image(index)
+    _end(shard, folders.values())
 
 
 class _Rows:
     """The table of a shard, image by image."""
 
     def __init__(self, shard: StoredShard):
-        self._parts = (row for part in shard.table() for row in part.to_pylist())
+        self._parts = (row for part in shard.table(None) for row in part.to_pylist())
         self._row = next(self._parts, None)
 
-    def image(self, index: int) -> tuple[str, str, list[RoundedText]]:
-        """Key, hash and texts of an image; empty ones if it has no texts. Images are asked for in order."""
-        key, image, texts = "", "", []
+    def image(self, index: int) -> _Row:
+        """What the table says of an image. Images are asked for in order."""
+        found = _Row()
         while self._row is not None and self._row["index"] <= index:
             if self._row["index"] == index:
-                key, image = self._row["key"], self._row["image"]
-                texts.append(_text(self._row))
+                found.key, found.image = self._row["key"], self._row["image"]
+                found.texts.append(_text(self._row))
+                found.fields = {name: value for name, value in self._row.items() if name not in COLUMNS}
             self._row = next(self._parts, None)
-        return key, image, texts
+        return found
 
 
 def _kept(shard: StoredShard) -> np.ndarray:
@@ -188,7 +201,7 @@ def _check(old: StoredOutput, decision: Decision, target: Place) -> None:
     """Raises what is wrong with the request."""
     if _same(old.place, target):
         raise ConfigError(f"{target}: the output would overwrite what is read. Choose another folder.")
-    lacking = [shard.name for shard in old.shards if not shard.has_dropped]
+    lacking = [shard.name for shard in old.shards if shard.has_images and not shard.has_dropped]
     if lacking and not decision.stricter_than(old.decision):
         raise ConfigError(
             f"{old.place}: dropped images were not stored (run.store_dropped: false), so texts can only be left out. "
@@ -224,7 +237,7 @@ def _write_record(old: StoredOutput, decision: Decision, target: Place) -> None:
     task = {**old.record["task"], "decision": asdict(decision)}
     cut_from = {"output": str(old.place), "decision": asdict(old.decision)}
     record = {**old.record, "task": task, "cut_from": cut_from}
-    if target.create(RECORD, json.dumps(record, indent=1).encode() + b"\n"):
+    if target.create(RECORD, json_text(record, indent=1).encode() + b"\n"):
         return
     found = StoredOutput.open(target)
     there = found.record.get("cut_from")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from vlkit.capfilt.place import Place
 from vlkit.errors import VlkitError
+from vlkit.json_writer import json_text
 from vlkit.process_identity import is_dead, owner_name
 
 logger = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ class Claims:
             return b""
 
     def _content(self, refreshed: int) -> bytes:
-        return json.dumps({"owner": self.owner, "refreshed": refreshed}).encode()
+        return json_text({"owner": self.owner, "refreshed": refreshed}).encode()
 
     def _refresh_until_closed(self) -> None:
         while not self._stop.wait(self.lease / 4):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -16,14 +15,15 @@ _CHOICES = ("both", *SOURCES)
 
 class Scored(Protocol):
     """A text with what the filter says of it: source "web" or "synthetic"; ``itm``, probability that it matches its
-    image, 0 to 1; ``itc``, cosine similarity, -1 to 1, or None where the filter has none."""
+    image, 0 to 1; ``itc``, cosine similarity, -1 to 1, or None where the filter has none. None stands for a score that
+    is no finite number, too."""
 
     @property
     def text(self) -> str: ...
     @property
     def source(self) -> str: ...
     @property
-    def itm(self) -> float: ...
+    def itm(self) -> float | None: ...
     @property
     def itc(self) -> float | None: ...
 
@@ -105,4 +105,4 @@ def _at_least(value: float | None, other: float | None) -> bool:
 
 def _reaches(score: float | None, threshold: float | None) -> bool:
     score, threshold = rounded(score), rounded(threshold)
-    return score is not None and not math.isnan(score) and (threshold is None or score >= threshold)
+    return score is not None and (threshold is None or score >= threshold)

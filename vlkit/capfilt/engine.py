@@ -15,6 +15,7 @@ from vlkit.capfilt.inputs import InputOptions, InputShard
 from vlkit.capfilt.place import Place
 from vlkit.capfilt.progress import Progress
 from vlkit.capfilt.reading import Decoder, Reader, Ready
+from vlkit.capfilt.refusals import MOST, RefusalLimit
 from vlkit.capfilt.shard_output import DONE, SUMMARY, Decides, ShardOutput, file_name, write_summary
 from vlkit.capfilt.sources import read_shard
 from vlkit.capfilt.stored import StoredShard
@@ -34,6 +35,10 @@ class Annotator(Protocol):
 
     def __call__(self, images: Sequence[Ready]) -> list[list[Any]]:
         """The texts of each image with their scores."""
+        ...
+
+    def reads(self, text: str) -> bool:
+        """Whether the filter reads anything of a web text."""
         ...
 
     def encoder_speed(self, images: Sequence[Ready]) -> float | None:
@@ -67,6 +72,8 @@ class Worker:
         readers: threads that decode images.
         lease: seconds after which a lot is free whose worker gave no sign.
         store_dropped: whether images without a kept text are stored.
+        store_images: whether images are stored at all.
+        max_refused: share of the rows that may be refused before the job stops; None: any.
         stop: asked again and again; true: end soon. What is not finished is done by the next call, or by others.
     """
 
@@ -81,13 +88,17 @@ class Worker:
         readers: int = 2,
         lease: float = 600.0,
         store_dropped: bool = True,
+        store_images: bool = True,
+        max_refused: float | None = MOST,
         stop: Callable[[], bool] = lambda: False,
     ):
         self.shards, self.options, self.place, self.annotator = shards, options, place, annotator
-        self.batch_size, self.readers, self.lease, self.store_dropped = batch_size, readers, lease, store_dropped
+        self.batch_size, self.readers, self.lease = batch_size, readers, lease
+        self.store_dropped, self.store_images = store_dropped, store_images
         self.lots = lots_of(shards, shards_at_once)
         self.progress = Progress(len(shards), len(self._done()))
-        self._decode = Decoder(annotator.processors, int(options.max_pixels))
+        self._decode = Decoder(annotator.processors, int(options.max_pixels), annotator.reads)
+        self._limit = RefusalLimit(place, [shard.name for shard in shards], max_refused)
         self._stop = stop
 
     def run(self) -> dict[str, Any] | None:
@@ -97,8 +108,9 @@ class Worker:
             The summary; None when it was asked to stop.
 
         Raises:
-            VlkitError: the output cannot be written, or the models refuse the input.
+            VlkitError: the output cannot be written, the models refuse the input, or too much of it is refused.
         """
+        self._limit.redo()
         try:
             with Claims(self.place, self.lease) as claims, Writer() as writer:
                 self._work(HandOut(self.lots, self.place, claims, lambda: self._look(writer)), writer)
@@ -145,10 +157,11 @@ class Worker:
     def _output(self, lots: HandOut, lot: Lot, plan: Plan) -> LotOutput:
         def opened(place: int) -> ShardOutput:
             name = lot.shards[place].name
-            return ShardOutput(name, self.place, self.annotator.decision, self.store_dropped)
+            return ShardOutput(name, self.place, self.annotator.decision, self.store_dropped, self.store_images)
 
         def finished(place: int, counts: Counts) -> None:
             self.progress.shard(lot.shards[place].name, counts, len(self._done()))
+            self._limit.check()
 
         return LotOutput(plan.todo, opened, finished, lambda: lots.give_back(lot))
 

@@ -24,6 +24,7 @@ REASONS = (
     "unreadable shard",
     "missing image file",
     "incomplete row",
+    "unread member",
 )
 """Why an input gives no output."""
 _IMAGE_BYTES, _PIXELS, _TEXT_BYTES = Count(64_000_000), Count(MAX_PIXELS), Count(1_000_000)
@@ -31,20 +32,20 @@ _IMAGE_BYTES, _PIXELS, _TEXT_BYTES = Count(64_000_000), Count(MAX_PIXELS), Count
 
 @dataclass(frozen=True)
 class Item:
-    """An image to be captioned, with the text that came with it.
+    """An image to be captioned, with the texts that came with it.
 
     Args:
-        key: unique in its shard; a safe relative name, printable, without a dot in its last part.
+        key: unique in its shard; a safe relative name, printable.
         image: the encoded file, not yet decoded.
         extension: of the image file, in lower case, such as "jpg".
-        text: the web's caption; None: there is none that can be used, and a :class:`Refused` said why.
+        texts: the web's captions; none: there is none that can be used, and a :class:`Refused` said why.
         fields: plain data that belong to the sample (address, scene, ...), unchanged, without the caption.
     """
 
     key: str
     image: bytes
     extension: str
-    text: str | None
+    texts: tuple[str, ...]
     fields: dict[str, Any] = field(default_factory=dict)
 
 
@@ -53,21 +54,23 @@ class Refused:
     """An input that gives no output.
 
     Every image that a shard holds leads to exactly one :class:`Item` or one of these with the kind "image". Every
-    text leads to exactly one ``Item.text`` or one of these with the kind "text"; an item without any text has one
-    too. The text of a refused image is refused as "no image".
+    text (each of a list of captions) leads to exactly one of ``Item.texts`` or one of these with the kind "text"; an
+    item without any text has one too. The texts of a refused image are refused as "no image".
 
     Args:
-        key: of the sample; the name of the shard for one.
-        kind: "image", "text", "fields" (the other data of a sample, which goes on without them) or "shard" (all that
-            is left of it).
+        key: of the sample; the name of the shard for one and for members.
+        kind: "image", "text", "fields" (the other data of a sample, which is used without them), "member" (files of a
+            tar that are neither image nor text) or "shard" (all that is left of it).
         reason: one of ``REASONS``.
         detail: what is known beyond that, for people; may be empty.
+        count: how many this stands for.
     """
 
     key: str
-    kind: Literal["image", "text", "fields", "shard"]
+    kind: Literal["image", "text", "fields", "member", "shard"]
     reason: str
     detail: str = ""
+    count: int = 1
 
 
 @dataclass(frozen=True)

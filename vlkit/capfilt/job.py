@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,21 +12,25 @@ from PIL import Image
 
 from vlkit.capfilt.annotator import ModelAnnotator
 from vlkit.capfilt.engine import Worker, summary_of
+from vlkit.capfilt.folders import described
 from vlkit.capfilt.hand_out import done_shards
 from vlkit.capfilt.inputs import InputShard, Item
 from vlkit.capfilt.job_file import JobFile, check_job
 from vlkit.capfilt.place import Place
 from vlkit.capfilt.reading import Ready
+from vlkit.capfilt.refusals import forget_all, nothing_came
 from vlkit.capfilt.shard_output import SUMMARY
-from vlkit.capfilt.sources import find_inputs
-from vlkit.capfilt.stored import RECORD
+from vlkit.capfilt.sources import find_all
+from vlkit.capfilt.stored import NOT_READ, RECORD
 from vlkit.config.build import accepts
 from vlkit.config.load import Config, load_config
 from vlkit.config.parts import Part
 from vlkit.config.yamlfile import dump_yaml
-from vlkit.errors import ConfigError, VlkitError
+from vlkit.errors import ConfigError, DataError, VlkitError
 from vlkit.experiment import Problems
 from vlkit.folders import why_unwritable
+from vlkit.json_reader import parse_json
+from vlkit.json_writer import json_text
 from vlkit.nested_models import build_with_models, image_processors, model_weights
 from vlkit.registry import PROCESSORS
 from vlkit.runner.config_changes import differences, plain
@@ -148,14 +151,16 @@ class Job:
         """
         problems, file = Problems(), self.file
         with problems.of(self._at("input")):
-            shards = find_inputs(file.input)
+            found = find_all(file.input)
         with problems.of(""):  # these say themselves where
             weights = self._weights()
         with problems.of(self._at("run.output_dir")):
             self._check_folder()
         problems.end()
+        shards = found.shards
         inputs = {shard.name: asdict(shard) for shard in shards}
-        record = plain({**file.essential(), "weights": weights, "inputs": inputs})
+        not_read = {NOT_READ: described(found.not_read)} if found.not_read else {}
+        record = plain({**file.essential(), "weights": weights, "inputs": inputs, **not_read})
         place = Place(self.output_dir)
         with problems.of(self._at("run.output_dir")):
             self._compare(place, record)
@@ -174,8 +179,10 @@ class Job:
         Raises:
             ConfigError: the folder meanwhile holds another job.
         """
-        if not place.create(RECORD, json.dumps(ready.record, indent=1).encode() + b"\n"):
-            self._compare(place, ready.record)
+        data = json_text(ready.record, indent=1).encode() + b"\n"
+        if not place.create(RECORD, data) and self._compare(place, ready.record):
+            forget_all(place)
+            place.write_bytes(RECORD, data)
         run = self.file.run
         return Worker(
             ready.shards,
@@ -187,6 +194,8 @@ class Job:
             readers=run.readers,
             lease=run.lease,
             store_dropped=run.store_dropped,
+            store_images=run.output == "shards",
+            max_refused=run.max_refused,
             stop=stop,
         )
 
@@ -211,23 +220,31 @@ class Job:
         if place.local is not None and (why := why_unwritable(place.local)):
             raise ConfigError(f"{place} cannot be made: {why}. Choose another run.output_dir.")
 
-    def _compare(self, place: Place, record: dict[str, Any]) -> None:
+    def _compare(self, place: Place, record: dict[str, Any]) -> bool:
+        """Whether the folder holds another job that may be replaced, because nothing came of it."""
         if not place.exists(RECORD):
             if place.list("done"):
                 raise ConfigError(f"{place} holds shards, but no {RECORD}. Choose another run.output_dir.")
-            return
+            return False
         try:
-            before = json.loads(place.read_bytes(RECORD))
-        except ValueError as error:
-            raise ConfigError(f"{place}/{RECORD} is damaged ({error}). Choose another run.output_dir.") from error
-        told = differences(before, record)
-        if told:
+            before = parse_json(place.read_bytes(RECORD), f"{place}/{RECORD}")
+        except DataError as error:
+            raise ConfigError(f"{error} Choose another run.output_dir.") from error
+        changed = differences(_compared(before), _compared(record))
+        if changed and not nothing_came(place):
             raise ConfigError(
-                f"{place} holds another job: {told}. Choose another run.output_dir, or delete the folder to start over."
+                f"{place} holds another job: {changed}. Choose another run.output_dir, or delete the folder to start "
+                "over."
             )
+        return bool(changed)
 
     def _at(self, key_path: str) -> str:
         return self.file.config.origin(key_path)
+
+
+def _compared(record: Any) -> Any:
+    """What of a record two commands have to agree on."""
+    return {key: value for key, value in record.items() if key != NOT_READ} if isinstance(record, dict) else record
 
 
 def _rehearse(annotator: ModelAnnotator) -> None:
@@ -235,7 +252,7 @@ def _rehearse(annotator: ModelAnnotator) -> None:
     blank = Image.new("RGB", (32, 32), "white")
     images = {name: processor(blank) for name, processor in annotator.processors.items()}
     try:
-        annotator([Ready(0, Item("blank", b"", "png", "a picture"), images)])
+        annotator([Ready(0, Item("blank", b"", "png", ("a picture",)), images)])
     except VlkitError:
         raise
     except Exception as error:  # a model is anyone's code

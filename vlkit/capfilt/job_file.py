@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlkit.capfilt.inputs import InputOptions
+from vlkit.capfilt.refusals import MOST
 from vlkit.config.load import Config, read_tree
 from vlkit.config.parts import ModelPart, Part, model_part, task_part
-from vlkit.config.schema import Positive, PositiveInt, WholeNumber
+from vlkit.config.schema import Positive, PositiveInt, Share, WholeNumber
 from vlkit.config.sections import Sections
 from vlkit.data_folder import localise
 from vlkit.errors import ConfigError
@@ -34,6 +35,9 @@ class JobOptions:
         shards_at_once: consecutive shards that one process takes as its work; batches are filled over their borders.
         lease: seconds without a sign of life after which the work of a process is free for others.
         store_dropped: whether images of which no text was kept are stored, too.
+        output: "shards" stores images with their texts, and tables; "scores" tables alone.
+        max_refused: share of the rows that may be refused before the job stops, checked after each shard once two
+            shards and 1000 rows are done; 1 or null: any.
     """
 
     output_dir: str | None = None
@@ -46,9 +50,11 @@ class JobOptions:
     shards_at_once: PositiveInt = 2
     lease: Positive = 600.0
     store_dropped: bool = True
+    output: Literal["shards", "scores"] = "shards"
+    max_refused: Share | None = MOST
 
 
-NEUTRAL = ("output_dir", "device", "readers", "lease")
+NEUTRAL = ("output_dir", "device", "readers", "lease", "max_refused")
 """Keys of ``run`` that leave the output as it is: a job may be continued with others."""
 
 

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from vlkit.capfilt.texts import Fault, parsed
+from vlkit.json_writer import finite_or_none
+from vlkit.text_encoding import encoding_of, kind_of
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
 _BLOCK = 1 << 16  # bytes read at once
-_BATCH = 256  # rows of Parquet decoded at once
+_BATCH, _IMAGE_BATCH = 256, 8  # rows of Parquet decoded at once; with images in them
 _NEXT = re.compile(r"[^\s,]|\Z")
 Row = dict[str, Any]
 
@@ -101,6 +103,7 @@ def _json_rows(file: Path, suffix: str, first: Place, limit: int) -> Iterator[Ro
 def _raw(stream: IO[bytes], suffix: str, offset: int | None, limit: int) -> Iterator[tuple[int, bytes | None]]:
     """Offset and bytes of every row (None: too large) from ``offset`` on, or from the first one."""
     start = stream.read(_BLOCK)
+    _check_text(start)
     bare = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     skipped = len(start) - len(bare)
     if suffix == ".json" and bare[:1] == b"[":
@@ -109,6 +112,18 @@ def _raw(stream: IO[bytes], suffix: str, offset: int | None, limit: int) -> Iter
     if suffix == ".json" and end and not isinstance(parsed(line), dict):
         raise Damage("it holds neither a list nor a row in its first line")
     return _lines(stream, skipped if offset is None else offset, limit)
+
+
+def _check_text(start: bytes) -> None:
+    """Raises what the file is, if it is no text in UTF-8 with line feeds."""
+    kind, encoding = kind_of(start), encoding_of(start)[0]
+    if kind:
+        raise Damage(f"it is {kind}")
+    if encoding != "utf-8" or start[:200].count(0) > 40:
+        name = encoding.upper() if encoding != "utf-8" else "UTF-16 or another encoding with zero bytes"
+        raise Damage(f"its encoding is {name}: save it as UTF-8")
+    if b"\n" not in start and re.search(rb"[}\]][ \t]*\r+[ \t]*[{\[]", start):
+        raise Damage("its lines end with CR alone, as of old Macintosh files: save it with LF")
 
 
 def _lines(stream: IO[bytes], place: int, limit: int) -> Iterator[tuple[int, bytes | None]]:
@@ -151,8 +166,8 @@ def _elements(stream: IO[bytes], place: int, limit: int) -> Iterator[tuple[int, 
 def _parquet(stream: IO[bytes]) -> Any:
     import pyarrow.parquet
 
-    try:
-        return pyarrow.parquet.ParquetFile(stream)
+    try:  # read page by page: a row group of images may be larger than memory
+        return pyarrow.parquet.ParquetFile(stream, buffer_size=_BLOCK, pre_buffer=False)
     except Exception as error:  # on a damaged file pyarrow raises nearly everything
         raise Damage(f"no Parquet file ({type(error).__name__})") from error
 
@@ -160,36 +175,50 @@ def _parquet(stream: IO[bytes]) -> Any:
 def _parquet_rows(file: Path, first: int, limit: int) -> Iterator[Row | Fault]:
     with open(file, "rb") as stream:
         table = _parquet(stream)
+        encoded = [field.name for field in table.schema_arrow if _holds_bytes(field.type)]
         try:
-            for batch in _batches(table, first):
+            for batch in _batches(table, first, _IMAGE_BATCH if encoded else _BATCH):
                 for number in range(batch.num_rows):
-                    yield _plain(batch.slice(number, 1), limit)
+                    yield _plain(batch.slice(number, 1), encoded, limit)
         except Exception as error:  # as above
             raise Damage(f"a damaged row group ({type(error).__name__})") from error
 
 
-def _batches(table: Any, first: int) -> Iterator[Any]:
+def _holds_bytes(type: Any) -> bool:
+    """Whether a column may hold encoded images: bytes, or Hugging Face's struct of ``bytes`` and ``path``."""
+    from pyarrow import types
+
+    if types.is_struct(type):
+        return type.get_field_index("bytes") >= 0 and _holds_bytes(type.field("bytes").type)
+    return any(of(type) for of in (types.is_binary, types.is_large_binary, types.is_fixed_size_binary))
+
+
+def _batches(table: Any, first: int, size: int) -> Iterator[Any]:
     """The rows from ``first`` on; no row group before it is read."""
     before = 0
     for group in range(table.num_row_groups):
-        size = table.metadata.row_group(group).num_rows
-        if before + size <= first:
-            before += size
+        rows = table.metadata.row_group(group).num_rows
+        if before + rows <= first:
+            before += rows
             continue
-        for batch in table.iter_batches(_BATCH, row_groups=[group]):
+        for batch in table.iter_batches(size, row_groups=[group]):
             skipped = min(max(0, first - before), batch.num_rows)
             before += batch.num_rows
             yield batch.slice(skipped)
 
 
-def _plain(row: Any, limit: int) -> Row | Fault:
-    """One row as plain data."""
+def _plain(row: Any, encoded: list[str], limit: int) -> Row | Fault:
+    """One row as plain data; columns of ``encoded`` as they are."""
     try:
-        text = json.dumps(row.to_pylist()[0], default=_told)
-    except ValueError as error:  # of a text that is not UTF-8, too
+        values = row.to_pylist()[0]
+        images = {name: values[name] for name in encoded}
+        text = json.dumps(finite_or_none({**values, **dict.fromkeys(encoded)}), default=_shown)
+    except (ValueError, OverflowError) as error:  # of a text that is not UTF-8, of a date that Python does not have
         return Fault("unreadable text", type(error).__name__)
-    return json.loads(text) if len(text) <= limit else Fault("oversized text", f"a row of more than {limit} bytes")
+    if len(text) > limit:
+        return Fault("oversized text", f"a row of more than {limit} bytes")
+    return {**json.loads(text), **images}
 
 
-def _told(value: Any) -> str:
+def _shown(value: Any) -> str:
     return f"{len(value)} bytes" if isinstance(value, bytes) else str(value)

@@ -7,10 +7,11 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vlkit.capfilt.inputs import InputShard, Item, Refused
+from vlkit.datasets.annotation_formats import short
 from vlkit.errors import BadSample
 from vlkit.processors.encoded import TooLarge, open_encoded
 from vlkit.processors.pillow_state import pillow_without_limits
@@ -69,10 +70,11 @@ class Decoder:
     Args:
         processors: input of the models ("image", "filter_image") to its image processor.
         max_pixels: larger images are refused before they are decoded.
+        reads: whether the filter reads anything of a text.
     """
 
-    def __init__(self, processors: dict[str, Any], max_pixels: int):
-        self.processors, self.max_pixels = processors, max_pixels
+    def __init__(self, processors: dict[str, Any], max_pixels: int, reads: Callable[[str], bool] = lambda text: True):
+        self.processors, self.max_pixels, self.reads = processors, max_pixels, reads
 
     def __call__(self, shard: int, item: Item) -> list[Event]:
         """The image, or why there is none (and what becomes of its text)."""
@@ -83,7 +85,10 @@ class Decoder:
             return _turned(shard, item, "oversized image", error.reason)
         except BadSample as error:
             return _turned(shard, item, "undecodable image", error.reason)
-        return [Ready(shard, item, images)]
+        emptied = [text for text in item.texts if not self.reads(text)]
+        texts = tuple(text for text in item.texts if text not in emptied)
+        turned = [Turned(shard, Refused(item.key, "text", "no text", _emptied(text))) for text in emptied]
+        return [*turned, Ready(shard, replace(item, texts=texts) if emptied else item, images)]
 
     def _check_size(self, data: bytes) -> None:
         try:
@@ -95,12 +100,14 @@ class Decoder:
             return
 
 
+def _emptied(text: str) -> str:
+    return f"nothing is left of {short(text)} after the preprocessing of captions"
+
+
 def _turned(shard: int, item: Item, reason: str, detail: str) -> list[Event]:
     detail = re.sub(r" at 0x[0-9a-fA-F]+", "", detail)  # Pillow names objects by their address
     turned: list[Event] = [Turned(shard, Refused(item.key, "image", reason, detail))]
-    if item.text is not None:
-        turned.append(Turned(shard, Refused(item.key, "text", "no image")))
-    return turned
+    return turned + [Turned(shard, Refused(item.key, "text", "no image")) for _ in item.texts]
 
 
 class Reader:
@@ -190,7 +197,7 @@ class Reader:
         size = images = texts = 0
         for found in self._read(shard):
             if isinstance(found, Item):
-                images, texts = images + 1, texts + (found.text is not None)
+                images, texts = images + 1, texts + len(found.texts)
                 size += len(found.image)
                 chunk.append((place, found))
             else:

@@ -8,13 +8,14 @@ import stat
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from vlkit.capfilt.fetching import kept_copy, local_path, reason, tried
 from vlkit.capfilt.inputs import InputOptions, InputShard, Item, Refused
 from vlkit.capfilt.lists import Damage, Place, Row, read_list
 from vlkit.capfilt.names import fault
 from vlkit.capfilt.stores import Store, store_of
-from vlkit.capfilt.texts import Fault, caption
+from vlkit.capfilt.texts import Fault, captions
 from vlkit.datasets.annotation_formats import short
 from vlkit.datasets.shard_names import IMAGES
 from vlkit.errors import VlkitError
@@ -68,23 +69,31 @@ def folder_of(path: str) -> str:
 def _key(number: int, row: Row) -> str:
     given = row.get("key")
     text = str(given) if isinstance(given, (str, int)) and not isinstance(given, bool) else ""
-    if text and not fault(text) and "." not in text.rpartition("/")[2] and text == text.strip():
+    if text and not fault(text) and text == text.strip():
         return text
     return f"{number:09d}"
 
 
 def _read_row(key: str, row: Row, root: str, options: InputOptions, repeated: bool) -> Iterator[Item | Refused]:
     image = Fault("duplicate key") if repeated else _image_of(row, root, options)
-    text = caption(row, options)
+    found = captions(row, options)
+    texts = tuple(each for each in found if isinstance(each, str))
     if isinstance(image, Fault):
         yield Refused(key, "image", *image)
-        if isinstance(text, str):
-            yield Refused(key, "text", *(image if repeated else Fault("no image", image.reason)))
+        yield from [Refused(key, "text", *(image if repeated else Fault("no image", image.reason)))] * len(texts)
         return
-    if isinstance(text, Fault):
-        yield Refused(key, "text", *text)
-    fields = {name: value for name, value in row.items() if name != options.caption_key}
-    yield Item(key, *image, None if isinstance(text, Fault) else text, fields)
+    yield from (Refused(key, "text", *each) for each in found if isinstance(each, Fault))
+    fields = {name: _field(value) for name, value in row.items() if name != options.caption_key}
+    if isinstance(row[options.image_key], bytes) or fields[options.image_key] is None:
+        del fields[options.image_key]
+    yield Item(key, *image, texts, fields)
+
+
+def _field(value: Any) -> Any:
+    """A value without encoded files: of a struct of bytes and path the path."""
+    if isinstance(value, dict) and set(value) == {"bytes", "path"}:
+        return value["path"]
+    return f"{len(value)} bytes" if isinstance(value, bytes) else value
 
 
 def _image_of(row: Row, root: str, options: InputOptions) -> tuple[bytes, str] | Fault:
@@ -92,13 +101,21 @@ def _image_of(row: Row, root: str, options: InputOptions) -> tuple[bytes, str] |
     if options.image_key not in row:
         advice = "; download the images first, with img2dataset for example" if "url" in row else ""
         return Fault("incomplete row", f"no key {options.image_key!r}{advice}")
-    name = row[options.image_key]
-    if not isinstance(name, str) or not name.strip():
-        return Fault("incomplete row", f"{options.image_key!r} is {short(name)}, not a file name")
-    data = _image(name, root, options)
-    if isinstance(data, Fault):
-        return data
-    extension = _extension(name, data)
+    given = row[options.image_key]
+    # A struct of bytes and path, as Hugging Face writes it; one of them may be null.
+    data, name = (given.get("bytes"), given.get("path")) if isinstance(given, dict) else (given, given)
+    if isinstance(data, bytes):
+        name, found = name if isinstance(name, str) else "", _checked(data, options)
+    elif name is None:
+        what = "null" if given is None else short(given)
+        return Fault("no image", f"{options.image_key!r} is {what}{_why_null(row)}")
+    elif not isinstance(name, str) or not name.strip():
+        return Fault("incomplete row", f"{options.image_key!r} is {short(given)}, neither a file name nor an image")
+    else:
+        found = _image(name, root, options)
+    if isinstance(found, Fault):
+        return found
+    data, extension = found, _extension(name, found)
     if not extension:
         return Fault("undecodable image", f"neither {', '.join(IMAGES)} by its name nor by its content")
     return data, extension
@@ -121,11 +138,19 @@ def _image(name: str, root: str, options: InputOptions) -> bytes | Fault:
         return Fault("missing image file", reason(error))
     except (ValueError, VlkitError):  # a zero byte, half of a surrogate pair; an address that nothing reads
         return Fault("missing image file", "no name of a file")
-    if isinstance(data, Fault):
-        return data
-    if len(data) > limit:
-        return Fault("oversized image", f"more than {limit} bytes")
+    return data if isinstance(data, Fault) else _checked(data, options)
+
+
+def _checked(data: bytes, options: InputOptions) -> bytes | Fault:
+    if len(data) > options.max_image_bytes:
+        return Fault("oversized image", f"more than {options.max_image_bytes} bytes")
     return data or Fault("empty image", "0 bytes")
+
+
+def _why_null(row: Row) -> str:
+    """What img2dataset says of an image that it did not get."""
+    said = [f"{name} {short(row[name])}" for name in ("status", "error_message") if isinstance(row.get(name), str)]
+    return f"; {', '.join(said)}" if said else ""
 
 
 def _local(path: Path, limit: int) -> bytes | Fault:

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import tarfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from vlkit.capfilt import decision
 from vlkit.capfilt.accounting import Counts
+from vlkit.capfilt.field_columns import FieldColumns, free_name
 from vlkit.capfilt.inputs import Item, Refused
 from vlkit.capfilt.place import Place
 from vlkit.capfilt.tables import COLUMNS, rounded, write_table
 from vlkit.io import full_disk, is_full_disk
+from vlkit.json_writer import finite_or_none, json_text
 
 KEPT, DROPPED, TABLES, LEDGER, DONE = "kept", "dropped", "tables", "ledger", "done"
 """Folders of the output; in each, a shard has one file."""
 SUMMARY = "summary.json"
 SUFFIXES = {KEPT: ".tar", DROPPED: ".tar", TABLES: ".parquet", LEDGER: ".jsonl", DONE: ".json"}
+_OWN_KEYS = ("caption", "texts")  # of an image's JSON
 _HASH = 16  # hexadecimal digits that name an image in the table
 
 
@@ -46,15 +48,14 @@ class RoundedText:
 
     text: str
     source: str
-    itm: float
+    itm: float | None
     itc: float | None
     log_prob: float | None
 
     @classmethod
     def of(cls, text: Scored) -> RoundedText:
-        """``text`` rounded."""
-        scores = (rounded(float(text.itm)), rounded(text.itc), rounded(text.log_prob))
-        return cls(text.text, text.source, *scores)  # type: ignore[arg-type]
+        """``text`` rounded; scores that are not finite numbers become None, and such a text is not kept."""
+        return cls(text.text, text.source, rounded(text.itm), rounded(text.itc), rounded(text.log_prob))
 
 
 def file_name(folder: str, shard: str) -> str:
@@ -71,7 +72,7 @@ def write_summary(place: Place, counts: Counts) -> dict[str, Any]:
     """Write the counts over everything; equal whoever writes them."""
     counts.check(counts.read, counts.web)
     summary = counts.as_dict()
-    data = json.dumps(summary, indent=1).encode() + b"\n"
+    data = json_text(summary, indent=1).encode() + b"\n"
     if not place.exists(SUMMARY) or place.read_bytes(SUMMARY) != data:
         place.write_bytes(SUMMARY, data)
     return summary
@@ -85,56 +86,73 @@ class ShardOutput:
         place: output folder.
         decision: which texts stay.
         store_dropped: whether images without a text are stored, too.
+        store_images: whether any images are stored; False: the table is all there is of them.
     """
 
-    def __init__(self, shard: str, place: Place, decision: Decides, store_dropped: bool = True):
-        self.shard, self.place, self.decision, self.store_dropped = shard, place, decision, store_dropped
+    def __init__(
+        self, shard: str, place: Place, decision: Decides, store_dropped: bool = True, store_images: bool = True
+    ):
+        self.shard, self.place, self.decision = shard, place, decision
         self.counts = Counts(shards=1)
         self._columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+        self._fields = FieldColumns(COLUMNS)
         self._files: dict[str, HashedFile] = {}
+        stored = [KEPT, *([DROPPED] if store_dropped else [])] if store_images else []
         with self._explained():
-            for folder in (KEPT, LEDGER, *([DROPPED] if store_dropped else [])):
+            for folder in (LEDGER, *stored):
                 self._files[folder] = HashedFile(self._local(folder))
 
     def refuse(self, refused: Refused) -> None:
         """An input that gives no output."""
-        line = {"key": refused.key, "kind": refused.kind, "reason": refused.reason, "detail": refused.detail}
+        line = asdict(refused)
+        if refused.count == 1:
+            del line["count"]
         with self._explained():
-            self._files[LEDGER].write(json.dumps(line).encode() + b"\n")
+            self._files[LEDGER].write(json_text(line).encode() + b"\n")
         counters = {
             "image": self.counts.refused,
             "text": self.counts.web_refused,
             "fields": self.counts.fields_refused,
+            "member": self.counts.members_refused,
             "shard": self.counts.damaged,
         }
-        counters[refused.kind][refused.reason] += 1
+        counters[refused.kind][refused.reason] += refused.count
 
     def add(self, item: Item, found: Sequence[Scored]) -> None:
         """An image with all texts that there are for it."""
         texts = [RoundedText.of(text) for text in found]
-        kept, captions = self.decision.kept(texts), self.decision.captions(texts)
-        self._tabulate(item.key, hash_of(item.image), texts, kept)
-        self._count(texts, kept, bool(captions), item.text is not None)
-        folder = KEPT if captions else DROPPED
-        if folder not in self._files:
-            return
-        listed = [{**vars(text), "kept": stays} for text, stays in zip(texts, kept)]
-        record = {**item.fields, "caption": captions, "texts": listed}
-        with self._explained():
-            self._files[folder].write(*tar_member(f"{item.key}.{item.extension}", item.image))
-            self._files[folder].write(*tar_member(f"{item.key}.json", json.dumps(record, default=str).encode()))
+        fields = {free_name(name, _OWN_KEYS): value for name, value in finite_or_none(item.fields).items()}
+        self._fields.add(fields, len(texts))
+        self._add(Item(item.key, item.image, item.extension, item.texts, fields), hash_of(item.image), texts)
 
-    def add_dropped(self, key: str, image: str, found: Sequence[Scored]) -> None:
-        """An image without a kept text that is not at hand any more.
+    def add_stored(
+        self, key: str, image: str, found: Sequence[Scored], columns: Mapping[str, Any], item: Item | None
+    ) -> None:
+        """An image of an earlier output.
 
         Args:
             key: of the sample.
             image: its hash in the table.
             found: its texts.
+            columns: its fields in the table.
+            item: its file and JSON; None: they are not stored.
         """
         texts = [RoundedText.of(text) for text in found]
-        self._tabulate(key, image, texts, [False] * len(texts))
-        self._count(texts, [False] * len(texts), False, False)
+        self._fields.add_columns(columns, len(texts))
+        self._add(item or Item(key, b"", "", ()), image, texts)
+
+    def _add(self, item: Item, image: str, texts: Sequence[RoundedText]) -> None:
+        kept, captions = self.decision.kept(texts), self.decision.captions(texts)
+        self._tabulate(item.key, image, texts, kept)
+        self._count(texts, kept, bool(captions), len(item.texts))
+        folder = KEPT if captions else DROPPED
+        if folder not in self._files or not item.extension:
+            return
+        listed = [{**vars(text), "kept": stays} for text, stays in zip(texts, kept)]
+        record = {**item.fields, "caption": captions, "texts": listed}
+        with self._explained():
+            self._files[folder].write(*tar_member(f"{item.key}.{item.extension}", item.image))
+            self._files[folder].write(*tar_member(f"{item.key}.json", json_text(record).encode()))
 
     def finish(self, images: int, texts: int) -> Counts:
         """Make the files appear, the manifest last.
@@ -152,7 +170,7 @@ class ShardOutput:
                 file.close(_TAR_END if SUFFIXES[folder] == ".tar" else b"")
             facts = {folder: (file.size, file.sha256) for folder, file in self._files.items()}
             table = self._local(TABLES)
-            write_table(table, self._columns)
+            write_table(table, self._columns, self._fields.columns())
             data = table.read_bytes()
             facts[TABLES] = (len(data), hashlib.sha256(data).hexdigest())
         names = {file_name(folder, self.shard): fact for folder, fact in sorted(facts.items())}
@@ -163,7 +181,7 @@ class ShardOutput:
             "files": {name: {"size": size, "sha256": sha256} for name, (size, sha256) in names.items()},
             "counts": self.counts.as_dict(),
         }
-        self.place.write_bytes(file_name(DONE, self.shard), json.dumps(manifest, indent=1).encode() + b"\n")
+        self.place.write_bytes(file_name(DONE, self.shard), json_text(manifest, indent=1).encode() + b"\n")
         return self.counts
 
     def discard(self) -> None:
@@ -181,14 +199,14 @@ class ShardOutput:
             for column, value in zip(self._columns.values(), row):
                 column.append(value)
 
-    def _count(self, texts: Sequence[RoundedText], kept: Sequence[bool], stays: bool, has_web: bool) -> None:
+    def _count(self, texts: Sequence[RoundedText], kept: Sequence[bool], stays: bool, web: int) -> None:
         counts = self.counts
         counts.kept += stays
         counts.dropped += not stays
         of_web = [stays for text, stays in zip(texts, kept) if text.source == "web"]
         counts.web_scored += len(of_web)
         counts.web_kept += sum(of_web)
-        counts.web_unasked += has_web and not of_web
+        counts.web_unasked += max(0, web - len(of_web))
         counts.synthetic += len(texts) - len(of_web)
         counts.synthetic_kept += sum(kept) - sum(of_web)
 

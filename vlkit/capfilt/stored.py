@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import tarfile
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
@@ -18,8 +17,11 @@ from vlkit.capfilt.shard_output import DONE, DROPPED, KEPT, LEDGER, SUFFIXES, TA
 from vlkit.capfilt.tables import COLUMNS
 from vlkit.datasets.shard_files import CAPFILT_RECORD
 from vlkit.errors import DataError
+from vlkit.json_reader import JsonError, parse_json
 
 RECORD = CAPFILT_RECORD
+NOT_READ = "not_read"
+"""Key of the record: what of the folders of the input is not read, in words."""
 _BATCH_ROWS = 1 << 15
 
 
@@ -63,10 +65,15 @@ class StoredShard:
         """The shard that the manifest ``done/<name>.json`` describes."""
         file = file_name(DONE, name)
         try:
-            manifest = json.loads(place.read_bytes(file))
+            manifest = parse_json(place.read_bytes(file), file)
             return cls(place, name, manifest["files"], Counts.from_dict(manifest["counts"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (DataError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{place}/{file}: is no manifest of a shard ({error!r}).") from error
+
+    @property
+    def has_images(self) -> bool:
+        """Whether images were stored at all (``run.output: shards``)."""
+        return file_name(KEPT, self.name) in self.files
 
     @property
     def has_dropped(self) -> bool:
@@ -101,19 +108,25 @@ class StoredShard:
 
     def ledger(self) -> Iterator[Refused]:
         """Every input that gave no output."""
+        name = file_name(LEDGER, self.name)
         with self._checked(LEDGER) as file:
             for line in file:
-                yield Refused(**json.loads(line))
+                yield Refused(**parse_json(line, name))
 
-    def table(self, columns: tuple[str, ...] = tuple(COLUMNS)) -> Iterator[Any]:
-        """Parts of the table as ``pyarrow.Table``; the texts of one image are in one part."""
+    def table(self, columns: tuple[str, ...] | None = tuple(COLUMNS)) -> Iterator[Any]:
+        """Parts of the table as ``pyarrow.Table``; the texts of one image are in one part.
+
+        Args:
+            columns: that are read; None: all, with the fields of the input.
+        """
         import pyarrow
         from pyarrow import parquet
 
         name = file_name(TABLES, self.name)
         with self._explained(name), self.place.open(name) as file:
             waiting = None
-            for batch in parquet.ParquetFile(file).iter_batches(_BATCH_ROWS, columns=list(columns)):
+            chosen = None if columns is None else list(columns)
+            for batch in parquet.ParquetFile(file).iter_batches(_BATCH_ROWS, columns=chosen):
                 part = pyarrow.Table.from_batches([batch])
                 if waiting is not None:
                     part = pyarrow.concat_tables([waiting, part])
@@ -145,7 +158,7 @@ class StoredShard:
     def _explained(self, name: str) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError, KeyError, TypeError, tarfile.TarError) as error:
+        except (OSError, ValueError, KeyError, TypeError, tarfile.TarError, JsonError) as error:
             raise DataError(f"{self.place}/{name}: is damaged, or no output of vlkit capfilt ({error!r}).") from error
 
 
@@ -175,9 +188,9 @@ class StoredOutput:
         if not place.exists(RECORD):
             raise DataError(f"{place} is no output folder of vlkit capfilt: there is no {RECORD} in it.")
         try:
-            record = json.loads(place.read_bytes(RECORD))
+            record = parse_json(place.read_bytes(RECORD), RECORD)
             names, decision = list(record["inputs"]), Decision(**(record["task"].get("decision") or {}))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (DataError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{place}/{RECORD} is damaged ({error!r}).") from error
         done = set(place.list(DONE))
         found = [StoredShard.of(place, name) for name in names if f"{name}{SUFFIXES[DONE]}" in done]
@@ -221,16 +234,15 @@ class _Hashing:
 
 
 def _key(name: str) -> str:
-    """Of a member ``<key>.<extension>``; a key has no dot in its last part."""
-    folder, slash, last = name.rpartition("/")
-    return folder + slash + last.partition(".")[0]
+    """Of a member ``<key>.<extension>``."""
+    return name.rpartition(".")[0]
 
 
 def _pair(name: str, image: bytes, json_name: str, data: bytes) -> StoredImage:
     key = _key(name)
     if json_name != f"{key}.json":
         raise ValueError(f"{json_name!r} follows {name!r}")
-    record = json.loads(data)
+    record = parse_json(data, json_name)
     if not isinstance(record["texts"], list):
         raise ValueError(f"{json_name!r} has no list of texts")
     return StoredImage(key, name[len(key) + 1 :], image, record)

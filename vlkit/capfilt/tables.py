@@ -1,9 +1,11 @@
-"""The table of a shard, in parquet: one row for each text, with its scores."""
+"""The table of a shard, in parquet: one row for each text, with its scores and the fields of its image."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 COLUMNS = {
@@ -26,23 +28,31 @@ DIGITS = 6
 
 
 def rounded(score: float | None) -> float | None:
-    """A score as it is written and compared."""
-    return None if score is None else round(float(score), DIGITS)
+    """A score as it is written and compared; None: there is none, or it is not a finite number."""
+    return None if score is None or not math.isfinite(score) else round(float(score), DIGITS)
 
 
-def write_table(file: str | Path | IO[bytes], columns: Mapping[str, Sequence[Any]]) -> None:
+def write_table(
+    file: str | Path | IO[bytes],
+    columns: Mapping[str, Sequence[Any]],
+    fields: Mapping[str, tuple[str, Sequence[Any]]] = MappingProxyType({}),
+) -> None:
     """Write a table; equal columns give equal bytes.
 
     Args:
         file: where to.
         columns: of equal length, those of :data:`COLUMNS`.
+        fields: further columns: name to type (of pyarrow) and values.
     """
     import pyarrow
     from pyarrow import parquet
 
-    fields = [pyarrow.field(name, getattr(pyarrow, kind + "_" * (kind == "bool"))()) for name, kind in COLUMNS.items()]
-    arrays = [pyarrow.array(columns[field.name], field.type) for field in fields]
-    table = pyarrow.Table.from_arrays(arrays, schema=pyarrow.schema(fields))
+    own = [pyarrow.field(name, getattr(pyarrow, kind + "_" * (kind == "bool"))()) for name, kind in COLUMNS.items()]
+    arrays = [pyarrow.array(columns[field.name], field.type) for field in own]
+    for name, (kind, values) in fields.items():
+        own.append(pyarrow.field(name, getattr(pyarrow, kind)()))
+        arrays.append(pyarrow.array(values, own[-1].type))
+    table = pyarrow.Table.from_arrays(arrays, schema=pyarrow.schema(own))
     parquet.write_table(table, file, compression="zstd", use_dictionary=["source"], row_group_size=1 << 16)
 
 

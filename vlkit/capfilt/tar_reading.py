@@ -12,12 +12,14 @@ from typing import IO, Literal, NamedTuple
 from vlkit.capfilt.fetching import reason, tried
 from vlkit.capfilt.inputs import InputOptions, Item, Refused
 from vlkit.capfilt.names import fault, shown
-from vlkit.capfilt.texts import Fault, TextFile, web_text
-from vlkit.datasets.shard_names import IMAGES, OTHER_IMAGES, TEXTS, escaped
-from vlkit.datasets.tar_index import entries
+from vlkit.capfilt.texts import Fault, TextFile, WebText, web_text
+from vlkit.datasets.foreign_files import why_not_tar
+from vlkit.datasets.shard_names import IMAGES, OTHER_IMAGES, TEXTS, escaped, is_further_image, split_name
+from vlkit.datasets.tar_index import FILES, entries
 
 MOST_MEMBERS = 1_000_000
 """Of a shard. They are held in memory, at some hundred bytes each; img2dataset writes 30,000."""
+_NAMED = 3
 
 
 class _Member(NamedTuple):
@@ -40,11 +42,13 @@ class _Listing:
     """The samples of a tar in the order of their first members, by whether the key is safe and how it is written.
 
     Attributes:
+        unread: members that are neither image nor text, by suffix.
         damage: why it cannot be read to its end.
     """
 
     def __init__(self, file: Path):
         self.samples: dict[tuple[bool, str], _Sample] = {}
+        self.unread: dict[str, list[str]] = {}
         self.damage = ""
         try:
             for number, (name, start, size, type) in enumerate(entries(file)):
@@ -53,25 +57,33 @@ class _Listing:
                     break
                 self._add(name, start, size, type)
         except tarfile.ReadError as error:
-            self.damage = str(error)
+            self.damage = (not self.samples and why_not_tar(file)) or str(error)
+        self._leave_further_images()
+
+    def _leave_further_images(self) -> None:
+        """Masks and the like, ``a.seg.png`` of the sample ``a``, are no samples, as for ``web_shards``."""
+        parts = {key: sample.parts for (safe, key), sample in self.samples.items() if safe}
+        for key in [key for key in parts if "image" in parts[key] and is_further_image(key, parts)]:
+            suffix = f".{key.rpartition('/')[2].partition('.')[2]}.{parts[key]['image'].suffix}"
+            self.unread.setdefault(suffix, []).append(key)
+            del self.samples[True, key]
 
     def _add(self, name: str, start: int, size: int, type: bytes) -> None:
-        from webdataset.tariterators import base_plus_ext
-
-        suffix = name.rpartition(".")[2].lower()
-        if suffix not in (*IMAGES, *OTHER_IMAGES, *TEXTS):
+        found = split_name(name)
+        if found is None or type == tarfile.DIRTYPE:
+            return
+        suffix = found.suffix
+        if not found.kind:
+            self.unread.setdefault(f".{suffix}" if suffix else "without a suffix", []).append(name)
             return
         kind = suffix if suffix in TEXTS else "image"
-        key, extension = base_plus_ext(name)
         problem: Fault | None = None
-        if type not in tarfile.REGULAR_TYPES:
-            problem = Fault("unsafe name", "a link or another thing that is no file")
+        if type not in FILES:
+            problem = Fault("unsafe name", "a link, a sparse file, or another thing that is no plain file")
         elif suffix in OTHER_IMAGES:
             problem = Fault("undecodable image", f".{suffix} given; shards hold {', '.join(IMAGES)}")
-        stem = escaped(name[: -len(suffix) - 1])
+        stem = escaped(found.key)
         wrong = fault(stem)
-        if not wrong and (key is None or extension.lower() != suffix):
-            wrong = "no key: a dot before the suffix"  # for webdataset 'a.b.jpg' is a part 'b.jpg' of the sample 'a'
         sample = self.samples.setdefault((not wrong, shown(stem) if wrong else stem), _Sample(wrong))
         if kind in sample.parts:
             sample.repeated.append(kind)
@@ -103,6 +115,9 @@ def read_tar(name: str, file: Path, options: InputOptions) -> Iterator[Item | Re
     except OSError as error:
         yield _damage(name, f"after {last!r}: {reason(error)}" if last else reason(error), bool(last))
         return
+    for suffix, members in sorted(listing.unread.items()):
+        some = ", ".join(shown(each) for each in members[:_NAMED]) + ", ..." * (len(members) > _NAMED)
+        yield Refused(name, "member", "unread member", f"{shown(suffix)} ({some})", len(members))
     if listing.damage:
         yield _damage(name, listing.damage, bool(listing.samples))
 
@@ -129,7 +144,9 @@ class _SampleReader:
             if "image" in parts:
                 yield Refused(self.key, "image", *problem)
             if "txt" in parts or "json" in parts:
-                yield Refused(self.key, "text", *(problem if self.sample.fault else Fault("no image", problem.reason)))
+                count = 1 if self.sample.fault else max(1, len(self._texts().texts))
+                why = problem if self.sample.fault else Fault("no image", problem.reason)
+                yield from [Refused(self.key, "text", *why)] * count
         for kind in self.sample.repeated:
             beside_text = kind == "json" and "txt" in parts
             said: Literal["image", "text", "fields"] = "fields" if beside_text else "text"
@@ -152,12 +169,14 @@ class _SampleReader:
 
     def _item(self) -> Iterator[Item | Refused]:
         image = self.sample.parts["image"]
-        texts = {kind: self.sample.parts[kind] for kind in TEXTS if kind in self.sample.parts}
-        data = self._bytes(image)
-        files = {kind: TextFile(each.size, partial(self._bytes, each)) for kind, each in texts.items()}
-        found = web_text(self.key, files, self.options)
+        data, found = self._bytes(image), self._texts()
         yield from found.refused
-        yield Item(self.key, data, image.suffix, found.text, found.fields)
+        yield Item(self.key, data, image.suffix, found.texts, found.fields)
+
+    def _texts(self) -> WebText:
+        texts = {kind: self.sample.parts[kind] for kind in TEXTS if kind in self.sample.parts}
+        files = {kind: TextFile(each.size, partial(self._bytes, each)) for kind, each in texts.items()}
+        return web_text(self.key, files, self.options)
 
     def _bytes(self, member: _Member) -> bytes:
         """Raises:

@@ -87,6 +87,9 @@ def count_lines(result: dict[str, Any]) -> list[str]:
         f"web texts: {web['read']:,} read, {web['scored']:,} scored, {web['kept']:,} kept{_why(web)}",
         f"synthetic texts: {synthetic['scored']:,} scored, {synthetic['kept']:,} kept",
     ]
+    for name, what in (("fields", "other data"), ("members", "other files in tars")):
+        if refused := result[name]["refused"]:
+            lines.append(f"{what}: {sum(refused.values()):,} refused ({_list(refused)})")
     damaged = result["shards"]["damaged"]
     if damaged:
         lines.append(f"shards: {result['shards']['read']:,} read, of which {_list(damaged)}")

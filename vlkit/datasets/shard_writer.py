@@ -19,6 +19,7 @@ from vlkit.disk_errors import FileError, named
 from vlkit.errors import BadSample, DataError
 from vlkit.io import atomic_write
 from vlkit.json_reader import parse_json
+from vlkit.json_writer import finite_or_none, json_text
 from vlkit.processors.encoded import encoded_format
 from vlkit.processors.open_image import ImageSource, open_image, read_bytes
 
@@ -104,7 +105,7 @@ def _claim(folder: Path, facts: dict[str, Any]) -> None:
         if any(folder.glob("*.tar")):
             raise DataError(f"{folder}: holds shards that were not written here. Choose another folder.")
         with atomic_write(record, "w") as file:
-            file.write(json.dumps(facts, indent=1) + "\n")
+            file.write(json_text(facts, indent=1) + "\n")
         return
     try:
         with named(record, "read"):
@@ -142,7 +143,7 @@ def _members(dataset: VLDataset, index: int, seed: int) -> Iterator[tuple[str, b
         )
     key = f"{index:09d}"
     yield f"{key}.{extension}", image
-    yield f"{key}.json", json.dumps(_fields(sample)).encode()
+    yield f"{key}.json", json_text(_fields(sample)).encode()
 
 
 def _fields(sample: Sample) -> dict[str, Any]:
@@ -152,7 +153,7 @@ def _fields(sample: Sample) -> dict[str, Any]:
         if key in _NOT_FIELDS or (key == "references" and fields["caption"] is value):
             continue
         try:
-            fields[key] = json.loads(json.dumps(value))
+            fields[key] = json.loads(json.dumps(finite_or_none(value)))
         except (TypeError, ValueError):  # no plain data: a tensor, say
             continue
     return fields

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -14,8 +13,8 @@ from vlkit.disk_errors import named
 from vlkit.errors import DataError, VlkitError
 from vlkit.io import atomic_write
 from vlkit.json_reader import parse_json
+from vlkit.json_writer import json_text
 from vlkit.pipeline.stages.base import Record, Stage
-from vlkit.runner.log import finite_or_none
 
 logger = logging.getLogger(__name__)
 RECORD = "stage.json"
@@ -84,4 +83,4 @@ def set_aside(stages: Iterable[Stage], folder: Path) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file in one piece."""
     with atomic_write(path, "w") as file:
-        file.write(json.dumps(finite_or_none(content), indent=1, allow_nan=False) + "\n")
+        file.write(json_text(content, indent=1) + "\n")

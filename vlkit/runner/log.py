@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,22 +14,15 @@ from vlkit.disk_errors import named
 from vlkit.errors import DataError
 from vlkit.io import atomic_write
 from vlkit.json_reader import parse_json
+from vlkit.json_writer import finite_or_none as finite_or_none
+from vlkit.json_writer import json_text
 
 logger = logging.getLogger(__name__)
 
 
 def json_line(content: Any) -> str:
     """One line of JSON; what JSON cannot say (nan, infinity) becomes null."""
-    return json.dumps(finite_or_none(content), allow_nan=False)
-
-
-def finite_or_none(content: Any) -> Any:
-    """``content`` with None in place of numbers that are not finite."""
-    if isinstance(content, dict):
-        return {key: finite_or_none(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [finite_or_none(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+    return json_text(content)
 
 
 def read_lines(path: Path, required: Mapping[str, type] | None = None) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from vlkit.capfilt.decision import Decision
 from vlkit.errors import ConfigError, DataError
 from vlkit.io import atomic_write
+from vlkit.json_writer import finite_or_none
 from vlkit.metrics.classification import auc, best_threshold
 from vlkit.models.blip.capfilt import ScoredText
 from vlkit.models.decoding import GenerationConfig
@@ -58,7 +59,7 @@ class CapFiltTask(Task):
         self.decision, self.max_words = decision or Decision(), max_words
 
     def annotate(
-        self, model: Any, samples: dict[str, Any], web: Sequence[str | None], seeds: Tensor
+        self, model: Any, samples: dict[str, Any], web: Sequence[str | Sequence[str] | None], seeds: Tensor
     ) -> list[list[ScoredText]]:
         """The texts of B images with their scores; see :meth:`BlipCapFilt.annotate`.
 
@@ -67,12 +68,14 @@ class CapFiltTask(Task):
         Args:
             model: ``blip_capfilt``.
             samples: ``image``, maybe ``filter_image``.
-            web: text of each image, or None.
+            web: texts of each image, or its only one; None: it has none.
             seeds: [B] of what is drawn for each image.
         """
-        read = [text if text is None else self._read(text) for text in web]
+        read = [
+            self.read(given) if isinstance(given, str) else [self.read(each) for each in given or ()] for given in web
+        ]
         found = model.annotate(samples, read, self.generation, seeds)
-        return [_with_web(text, texts) if text else texts for text, texts in zip(web, found)]
+        return [_with_web(_listed(given), _listed(seen), texts) for given, seen, texts in zip(web, read, found)]
 
     def evaluate(self, model: Any, loader: Iterable[Batch], context: EvalContext) -> dict[str, float]:
         rows: list[Row] = []
@@ -96,7 +99,8 @@ class CapFiltTask(Task):
             for row in rows
         ]
 
-    def _read(self, text: str) -> str:
+    def read(self, text: str) -> str:
+        """A web text as the filter reads it; it may be empty then."""
         return text if self.max_words is None else pre_caption(text, self.max_words)
 
     def _rows(self, model: Any, batch: Batch, index: Iterable[int], context: EvalContext) -> list[Row]:
@@ -125,18 +129,26 @@ class CapFiltTask(Task):
                 values = [getattr(each, name) for each in judged if getattr(each, name) is not None]
                 if values:
                     scores[f"{source}_{name}"] = float(np.mean(values))
-        repeated = [len(texts) - len(set(texts)) for texts in ([self._read(t.text) for t in r["texts"]] for r in rows)]
+        repeated = [len(texts) - len(set(texts)) for texts in ([self.read(t.text) for t in r["texts"]] for r in rows)]
         synthetic = [each.text for row in rows for each in row["texts"] if each.source == "synthetic"]
         scores["duplicates"] = sum(repeated) / max(sum(len(row["texts"]) for row in rows), 1)
         scores["distinct"] = len(set(synthetic)) / max(len(synthetic), 1)
         return scores
 
 
-def _with_web(text: str, texts: list[ScoredText]) -> list[ScoredText]:
-    """``texts`` whose web text is as the web gave it, not as the filter read it."""
-    if texts and texts[0].source == "web":
-        return [dataclasses.replace(texts[0], text=text), *texts[1:]]
-    return [ScoredText(text, "web", 0.0), *texts]
+def _listed(texts: str | Sequence[str] | None) -> list[str]:
+    return [texts] if isinstance(texts, str) else list(texts or ())
+
+
+def _with_web(web: list[str], read: list[str], texts: list[ScoredText]) -> list[ScoredText]:
+    """``texts`` whose web texts are as the web gave them, not as the filter read them."""
+    scored = iter(texts)
+    found = [
+        dataclasses.replace(next(scored), text=given) if seen.strip() else ScoredText(given, "web", 0.0)
+        for given, seen in zip(web, read)
+        if given
+    ]
+    return [*found, *scored]
 
 
 def _of(row: Row) -> tuple[list[ScoredText], list[bool]]:
@@ -184,4 +196,4 @@ def _write(rows: list[Row], context: EvalContext) -> None:
             text["correct"] = correct
         images.append({"image_id": row["image_id"], "texts": texts})
     with atomic_write(context.output_dir / f"capfilt_{context.name}.json", "w") as file:
-        json.dump(images, file, ensure_ascii=False, indent=0)
+        json.dump(finite_or_none(images), file, ensure_ascii=False, indent=0, allow_nan=False)

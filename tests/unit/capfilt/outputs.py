@@ -52,7 +52,7 @@ def shape_entries(shard: int, count: int) -> list[Entry]:
         file = io.BytesIO()
         Image.fromarray(render(scene, 48)).save(file, "PNG")
         right = kind == "clean"
-        item = Item(f"{shard:03}{index:05}", file.getvalue(), "png", web, {"scene": scene.to_dict(), "url": "x"})
+        item = Item(f"{shard:03}{index:05}", file.getvalue(), "png", (web,), {"scene": scene.to_dict(), "url": "x"})
         itm = rng.beta(6, 0.6) if right else rng.beta(0.5, 3)
         synthetic = caption(sample_scene(rng) if rng.random() < 0.2 else scene, rng)
         own = Text(synthetic, "synthetic", rng.beta(5, 1), rng.normal(0.45, 0.1), float(-rng.exponential(9)))
@@ -106,7 +106,7 @@ def write_shard(
             texts += entry.kind == "text"
             output.refuse(entry)
         else:
-            images, texts = images + 1, texts + (entry[0].text is not None)
+            images, texts = images + 1, texts + len(entry[0].texts)
             output.add(*entry)
     output.finish(images, texts)
 
@@ -119,5 +119,5 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def hostile_entry() -> Entry:
     """An image whose web text attacks the page that it is shown on."""
     text = "</q><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>\u202eback\" style='x'"
-    item = Item("evil", png(), "png", text, {"url": "http://evil.example"})
+    item = Item("evil", png(), "png", (text,), {"url": "http://evil.example"})
     return item, [Text(text, "web", float(np.float32(0.5001)), 0.1), Text("a blue square", "synthetic", 0.9, 0.5, -3.0)]

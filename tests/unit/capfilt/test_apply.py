@@ -87,7 +87,7 @@ def test_whatever_is_stored_is_cut_to_the_bit(tmp_path_factory, entries, first, 
     shard = []
     for number, (image, extension, fields, texts) in enumerate(entries):
         web = next((each.text for each in texts if each.source == "web"), "unscored" if number % 2 else None)
-        shard.append((Item(f"sub/{number}", image, extension, web, fields), texts))
+        shard.append((Item(f"sub/{number}", image, extension, () if web is None else (web,), fields), texts))
         if web is None:
             shard.append(Refused(f"sub/{number}", "text", "no text"))
     folder = tmp_path_factory.mktemp("cut")
@@ -207,7 +207,7 @@ def test_without_dropped_images_only_stricter_decisions_can_be_made(tmp_path):
 
 
 def test_a_threshold_on_similarities_that_nobody_computed_is_refused(tmp_path):
-    shard = [(Item("a", png(), "png", "x"), [Text("x", "web", 0.9)])]
+    shard = [(Item("a", png(), "png", ("x",)), [Text("x", "web", 0.9)])]
     source = write_output(tmp_path / "first", [shard])
     with pytest.raises(ConfigError, match="gave no ITC similarities"):
         apply(source, tmp_path / "cut", Decision(itc_threshold=0.2))

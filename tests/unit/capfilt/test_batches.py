@@ -18,7 +18,7 @@ def events_of(shards: list[list[bool]], first: int = 0) -> list[Event]:
     for place, images in list(enumerate(shards))[first:]:
         for number, good in enumerate(images):
             key = f"{place}-{number}"
-            item = Item(key, b"", "png", None)
+            item = Item(key, b"", "png", ())
             found.append(Ready(place, item, {}) if good else Turned(place, Refused(key, "image", "empty image")))
         found.append(End(place, len(images), 0))
     return found

@@ -20,7 +20,7 @@ SHARDS = [(place, InputShard(f"{place}", "tar", "")) for place in range(3)]
 
 
 def item(key: str, text: str | None = "a text", image: bytes = b"x") -> Item:
-    return Item(key, image, "png", text)
+    return Item(key, image, "png", (text,) if text else ())
 
 
 def slow_for_some(shard: int, found: Item) -> list:

@@ -48,7 +48,7 @@ class Reading(html.parser.HTMLParser):
 def image(key, itms, color=(1, 2, 3)):
     """An image with a web text (first score) and synthetic ones."""
     texts = [Text(f"text {key} {n}", "synthetic" if n else "web", itm, itm - 0.5) for n, itm in enumerate(itms)]
-    return Item(key, png(color), "png", texts[0].text, {}), texts
+    return Item(key, png(color), "png", (texts[0].text,), {}), texts
 
 
 def test_numbers_of_a_small_output(tmp_path):
@@ -105,14 +105,14 @@ def test_purity_is_what_the_checker_says(tmp_path):
 
 
 def test_a_field_scene_of_another_kind_is_none(tmp_path):
-    entries = [(Item("a", png(), "png", "x", {"scene": {"objects": "kitchen"}}), [Text("x", "web", 0.9)])]
+    entries = [(Item("a", png(), "png", ("x",), {"scene": {"objects": "kitchen"}}), [Text("x", "web", 0.9)])]
     assert "purity_after" not in write_report(write_output(tmp_path, [entries]))
 
 
 def test_the_page_shows_hostile_texts_as_texts_and_loads_nothing(tmp_path):
     entries = [hostile_entry()]
     key = '"><script>alert(3)</script>'
-    entries.append((Item(key, png((9, 0, 0)), "png", "x", {}), [Text("</style><svg onload=a>", "web", 0.4)]))
+    entries.append((Item(key, png((9, 0, 0)), "png", ("x",), {}), [Text("</style><svg onload=a>", "web", 0.4)]))
     write_report(write_output(tmp_path, [entries]))
     page = Reading((tmp_path / "report" / "report.html").read_text())
     assert page.elements["script"] == page.elements["link"] == page.elements["iframe"] == 0
@@ -186,11 +186,11 @@ def test_the_picture_is_one_and_as_large_as_its_examples_need(tmp_path):
     "entries",
     [
         [Refused("a", "image", "empty image"), Refused("a", "text", "no image")],
-        [(Item("a", png(), "png", None, {}), []), Refused("a", "text", "no text")],
-        [(Item("a", b"no image here", "jpg", "x", {}), [Text("x " * 300, "web", float("nan"), float("nan"))])],
+        [(Item("a", png(), "png", (), {}), []), Refused("a", "text", "no text")],
+        [(Item("a", b"no image here", "jpg", ("x",), {}), [Text("x " * 300, "web", float("nan"), float("nan"))])],
         [
             (
-                Item("a", png(size=1), "png", "x", {}),
+                Item("a", png(size=1), "png", ("x",), {}),
                 [Text("w" * 5000, "synthetic", 1.0, 1.0), Text("", "synthetic", 0.0)],
             ),
             Refused("a", "text", "no text"),

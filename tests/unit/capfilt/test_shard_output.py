@@ -18,8 +18,8 @@ from vlkit.capfilt.shard_output import ShardOutput, tar_member
 from vlkit.capfilt.tables import read_table
 from vlkit.models.blip.capfilt import ScoredText
 
-GOOD = Item("a/é", b"image of a", "jpg", "web a", {"url": "http://a", "caption": "old", "n": 1.5, "x": [None]})
-BAD = Item("b", b"image of b", "png", None)
+GOOD = Item("a/é", b"image of a", "jpg", ("web a",), {"url": "http://a", "caption": "old", "n": 1.5, "x": [None]})
+BAD = Item("b", b"image of b", "png", ())
 
 
 def written(folder: Path, store_dropped: bool = True) -> Place:
@@ -55,6 +55,7 @@ def test_an_image_lies_beside_its_texts_and_the_fields_of_the_input(tmp_path):
     assert kept["a/é.jpg"] == b"image of a"
     assert json.loads(kept["a/é.json"]) == {
         "url": "http://a",
+        "input_caption": "old",
         "caption": ["web a", "made"],
         "n": 1.5,
         "x": [None],

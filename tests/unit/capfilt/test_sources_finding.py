@@ -61,7 +61,7 @@ def test_shards_know_their_path(folder):
     [
         (["c"], "neither a shard|do not exist"),
         (["a/7.tar"], "do not exist"),
-        (["a/{00000..00003}.tar"], r"00002\.tar, .*00003\.tar\. Mend"),
+        (["a/{00000..00003}.tar"], r"00002\.tar, .*00003\.tar\. Correct"),
         (["a", "a/00000.tar"], "a file twice"),
         (["a/*.parquet"], "no file is called like that"),
         (["a/00000_stats.json"], "holds no rows"),

@@ -64,8 +64,8 @@ def test_shards_of_a_list_hold_all_rows_in_order(folder, format, rows_per_shard)
     found = [list(read_shard(shard, options)) for shard in reversed(shards)][::-1]
     assert all(len(part) <= rows_per_shard for part in found)
     rows = [item for part in found for item in part]
-    assert [(item.key, item.text, item.extension) for item in rows] == [
-        (f"{i:09d}", f"text ü{i}", "png") for i in range(8)
+    assert [(item.key, item.texts, item.extension) for item in rows] == [
+        (f"{i:09d}", (f"text ü{i}",), "png") for i in range(8)
     ]
     assert rows[5].image == picture(5)
     assert rows[5].fields == {"image": "5.png", "n": 5}
@@ -73,7 +73,7 @@ def test_shards_of_a_list_hold_all_rows_in_order(folder, format, rows_per_shard)
 
 def test_a_list_with_line_breaks_between_its_words(folder):
     path = write_list(folder / "list.json", ROWS, indent=4)
-    assert [item.text for item in items(read_all(path, rows_per_shard=3))] == [row["caption"] for row in ROWS]
+    assert [item.texts for item in items(read_all(path, rows_per_shard=3))] == [(row["caption"],) for row in ROWS]
 
 
 def test_names_start_from_the_root(folder):
@@ -127,10 +127,10 @@ def test_a_bad_row_loses_itself_only(folder, format):
         assert all(each.reason in REASONS for each in found if isinstance(each, Refused))
         for number, (_, reasons) in enumerate(bad):
             assert [reason for key, _, reason in told(found) if key == f"{number:09d}"] == reasons, bad[number]
-        assert [(item.key, item.text, item.extension) for item in items(found)] == [
-            ("000000019", None, "png"),
-            ("000000020", None, "png"),
-            ("000000021", "webp", "webp"),
+        assert [(item.key, item.texts, item.extension) for item in items(found)] == [
+            ("000000019", (), "png"),
+            ("000000020", (), "png"),
+            ("000000021", ("webp",), "webp"),
         ]
 
 
@@ -166,7 +166,7 @@ def test_keys_are_the_rows_where_they_can_be(folder):
     path = write_list(folder / "list.jsonl", [{**row, "key": key} for row, key in zip(ROWS, keys)])
     found = read_all(path)
     assert [item.key for item in items(found)] == [
-        "a", "d/e", "000000002", "000000003", "7", "000000006", "000000007",
+        "a", "d/e", "000000002", "f.g", "7", "000000006", "000000007",
     ]  # fmt: skip
     assert told(found) == [("a", "image", "duplicate key"), ("a", "text", "duplicate key")]
 
@@ -174,7 +174,7 @@ def test_keys_are_the_rows_where_they_can_be(folder):
 def test_other_keys_for_image_and_caption(folder):
     path = write_list(folder / "list.jsonl", [{"file": "1.png", "text": "a", "caption": "other"}])
     (item,) = read_all(path, image_key="file", caption_key="text")
-    assert (item.text, item.fields) == ("a", {"file": "1.png", "caption": "other"})
+    assert (item.texts, item.fields) == (("a",), {"file": "1.png", "caption": "other"})
 
 
 def test_parquet_with_other_columns(folder):

@@ -40,7 +40,7 @@ class Output:
 
 
 def ready(shard: int, key: str) -> Ready:
-    return Ready(shard, Item(key, b"", "png", None), {})
+    return Ready(shard, Item(key, b"", "png", ()), {})
 
 
 BATCH = Batch(
@@ -90,7 +90,7 @@ def test_the_next_lot_is_put_while_the_last_one_is_written():
 
 
 def test_only_so_many_bytes_wait():
-    large = Batch([Ready(0, Item("a", bytes(150_000_000), "png", None), {})])
+    large = Batch([Ready(0, Item("a", bytes(150_000_000), "png", ()), {})])
     may_finish = threading.Event()
     output = Output(may_finish=may_finish)
     later = threading.Timer(0.3, may_finish.set)

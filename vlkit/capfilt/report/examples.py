@@ -79,7 +79,8 @@ class ExamplePicker:
         starts, kept = image_starts(part), part["kept"].to_numpy()
         image = np.searchsorted(starts, np.arange(len(kept)), side="right") - 1  # of each row
         image_kept = np.logical_or.reduceat(kept, starts)[image]
-        stored = image_kept | self.shards[place].has_dropped
+        shard = self.shards[place]
+        stored = (image_kept & shard.has_images) | shard.has_dropped
 
         def candidate(rank: float | str, row: int) -> _Candidate:
             key, text, source = (part[name][row].as_py() for name in ("key", "text", "source"))

@@ -12,7 +12,7 @@ from vlkit.capfilt.report.drawing import Drawing
 from vlkit.capfilt.report.examples import Example
 from vlkit.capfilt.report.repeats import Repeated
 from vlkit.capfilt.report.survey import BINS, MOST_WORDS, SourceSurvey, Survey
-from vlkit.capfilt.stored import StoredOutput
+from vlkit.capfilt.stored import NOT_READ, StoredOutput
 
 _SHOWN_BINS = 40
 _LISTED = np.linspace(0, 1, 21)  # thresholds in the JSON file
@@ -104,16 +104,20 @@ def lines(found: Findings) -> list[str]:
     images = f"{counts.annotated:,} images: {counts.kept:,} kept, {counts.dropped:,} dropped"
     images += f"; {counts.refused.total():,} refused" if counts.refused else ""
     kept = [f"{percent(each.kept / each.texts)} of the {name} texts" for name, each in found.sources.items()]
-    told = [images + ".", f"Kept: {' and '.join(kept)}. The rule: {found.output.decision}."]
+    said = [images + ".", f"Kept: {' and '.join(kept)}. The rule: {found.output.decision}."]
     right = found.purity
     if "purity_before" in right and "purity_after" in right:
-        told.append(
+        said.append(
             f"Correct: {percent(right['purity_before'])} of the web texts before, {percent(right['purity_after'])} of "
             f"the texts kept" + _by_source(right) + "."
         )
     if found.output.missing:
-        told.append(f"The job is not finished: {found.output.missing:,} shards are missing here.")
-    return told
+        said.append(f"The job is not finished: {found.output.missing:,} shards are missing here.")
+    if not_read := found.output.record.get(NOT_READ):
+        said.append(f"Not read in the folders of the input: {not_read}.")
+    if not any(shard.has_images for shard in found.output.shards):
+        said.append("No examples: images were not stored (run.output: scores).")
+    return said
 
 
 def percent(share: float) -> str:
@@ -123,8 +127,8 @@ def percent(share: float) -> str:
 
 def _by_source(right: dict[str, float]) -> str:
     after = [(name, right.get(f"{name}_correct_kept")) for name in ("web", "synthetic")]
-    told = [f"{name} {percent(share)}" for name, share in after if share is not None]
-    return f" ({', '.join(told)})" if len(told) > 1 else ""
+    said = [f"{name} {percent(share)}" for name, share in after if share is not None]
+    return f" ({', '.join(said)})" if len(said) > 1 else ""
 
 
 def _similarities(found: Findings) -> Drawing:

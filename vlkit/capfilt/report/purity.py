@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from vlkit.capfilt.decision import SOURCES
 from vlkit.capfilt.stored import DROPPED, KEPT, StoredImage, StoredShard
@@ -38,18 +40,22 @@ def purity(shards: Sequence[StoredShard]) -> dict[str, float]:
         Nothing, if the first image has no scene; later images without one do not count. Else ``purity_before``: of
         the web texts; ``purity_after``: of all texts that are kept; ``web_correct``, ``web_correct_kept``,
         ``synthetic_correct``, ``synthetic_correct_kept``: of each source, all of them and the kept ones. What is a
-        share of no texts is left out, and so is all but the kept ones where dropped images were not stored.
+        share of no texts is left out, and so is all but the kept ones where dropped images were not stored. Where no
+        images were stored at all, scenes are those of the table.
     """
     tallies = {source: Tally() for source in SOURCES}
     if not _has_scenes(shards):
         return {}
     for shard in shards:
-        for folder in (KEPT, DROPPED) if shard.has_dropped else (KEPT,):
+        for folder in _folders(shard):
             for image in shard.images(folder):
-                _count(image, tallies)
+                _count(scene_of(image), image.record["texts"], tallies)
+        if not shard.has_images:
+            for row in _rows(shard):
+                _count(_scene(row.get(FIELD)), [row], tallies)
     found = {}
     for source, tally in tallies.items():
-        if tally.texts and all(shard.has_dropped for shard in shards):
+        if tally.texts and all(shard.has_dropped or not shard.has_images for shard in shards):
             found[f"{source}_correct"] = tally.correct / tally.texts
         if tally.kept:
             found[f"{source}_correct_kept"] = tally.kept_correct / tally.kept
@@ -62,25 +68,40 @@ def purity(shards: Sequence[StoredShard]) -> dict[str, float]:
 
 
 def _has_scenes(shards: Sequence[StoredShard]) -> bool:
-    """Whether the first image that is stored has one."""
+    """Whether the first image has one."""
     for shard in shards:
-        for folder in (KEPT, DROPPED) if shard.has_dropped else (KEPT,):
+        for folder in _folders(shard):
             image = next(shard.some_images(folder), None)
             if image is not None:
                 return scene_of(image) is not None
+        row = None if shard.has_images else next(_rows(shard), None)
+        if row is not None:
+            return _scene(row.get(FIELD)) is not None
     return False
+
+
+def _folders(shard: StoredShard) -> list[str]:
+    return [KEPT] * shard.has_images + [DROPPED] * shard.has_dropped
+
+
+def _rows(shard: StoredShard) -> Iterator[dict[str, Any]]:
+    return (row for part in shard.table(None) for row in part.to_pylist())
 
 
 def scene_of(image: StoredImage) -> Scene | None:
     """What the image shows; None where its JSON does not say it: the key may hold anything else there."""
+    return _scene(image.record.get(FIELD))
+
+
+def _scene(given: Any) -> Scene | None:
+    """A scene from its mapping, or from the JSON text that a table has for it."""
     try:
-        return Scene.from_dict(image.record[FIELD])
+        return Scene.from_dict(json.loads(given) if isinstance(given, str) else given)
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 
 
-def _count(image: StoredImage, tallies: dict[str, Tally]) -> None:
-    scene = scene_of(image)
+def _count(scene: Scene | None, texts: Iterable[Mapping[str, Any]], tallies: dict[str, Tally]) -> None:
     if scene is not None:
-        for text in image.record["texts"]:
+        for text in texts:
             tallies[text["source"]].add(check(text["text"], scene).strict, text["kept"])

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from vlkit.json_writer import json_text
+
 _PART = 500_000  # texts that are counted at once: some 100 MB
 _MOST_PARTS = 200  # files that are open at once
 
@@ -71,7 +73,7 @@ class Repeats:
             return
         for text in texts:
             number = zlib.crc32(text.encode("utf-8", "surrogatepass")) % len(self._files)
-            self._files[number].write(json.dumps(text) + "\n")
+            self._files[number].write(json_text(text) + "\n")
 
     def count(self, most: int) -> Repeated:
         """What was added so far, with the ``most`` most frequent."""

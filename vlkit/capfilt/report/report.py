@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from vlkit.capfilt.report.repeats import Repeats
 from vlkit.capfilt.report.survey import COLUMNS, Survey, image_starts
 from vlkit.capfilt.stored import StoredOutput
 from vlkit.errors import ConfigError, DataError
+from vlkit.json_writer import json_text
 
 FOLDER = "report"
 _TOP = 20  # repeated texts that are listed
@@ -54,7 +54,7 @@ def write_report(source: str | Path, output: str | Path | None = None, examples:
         draw_report("CapFilt", lines(found), two, found.drawn[:_PICTURED]).save(picture, "PNG")
         target.write_bytes("report.png", picture.getvalue())
         target.write_bytes("report.html", _page(found, told, drawn).encode())
-        target.write_bytes("report.json", json.dumps(told, indent=1).encode() + b"\n")
+        target.write_bytes("report.json", json_text(told, indent=1).encode() + b"\n")
     return told
 
 
@@ -132,6 +132,7 @@ def _refusals(found: Findings) -> dict[str, list[tuple[str, int]]]:
         "images": counts.refused,
         "web texts": counts.web_refused,
         "other data": counts.fields_refused,
+        "other files in tars": counts.members_refused,
         "shards": counts.damaged,
     }
     return {name: counter.most_common() for name, counter in kinds.items() if counter}

@@ -95,25 +95,28 @@ class BlipCapFilt(nn.Module):
     def annotate(
         self,
         samples: Samples,
-        web: Sequence[str | None],
+        web: Sequence[str | Sequence[str] | None],
         generation: GenerationConfig | None = None,
         seeds: Tensor | None = None,
     ) -> list[list[ScoredText]]:
-        """The texts of B images with their scores: that of the web first, then the synthetic ones.
+        """The texts of B images with their scores: those of the web first, then the synthetic ones.
 
         Equal texts of an image are scored once. An empty synthetic text is not scored.
 
         Args:
             samples: ``image`` [B, 3, S, S], and ``filter_image`` [B, 3, S', S'] where the filter reads other pixels.
-            web: text of each image; None or an empty one: it has none.
+            web: texts of each image, or its only one. Empty ones are left out; None: it has none.
             generation: how the captioner writes; None: the paper's beam search of captioning.
             seeds: [B] for sampling; see :func:`vlkit.models.generation.generate`.
         """
         embeds, judged = self.encode(samples)
         if len(web) != len(embeds):
-            raise VlkitError(f"annotate needs one web text (or None) an image: {len(web)} for {len(embeds)} images.")
+            raise VlkitError(
+                f"annotate needs a web text (or a list of them, or None) for each image: {len(web)} for {len(embeds)} "
+                "images."
+            )
         captions, states = self._write(embeds, judged, generation or GenerationConfig(), seeds)
-        pairs = _Pairs([text if text and text.strip() else None for text in web], captions.texts)
+        pairs = _Pairs([_web_texts(given) for given in web], captions.texts)
         return pairs.scored(captions, *self._scores(pairs, states, judged))
 
     def encode(self, samples: Samples) -> tuple[Tensor, Tensor]:
@@ -163,21 +166,20 @@ class _Pairs:
     """The different texts of each image, one image after the other.
 
     Args:
-        web: of each image, or None.
-        synthetic: of each image.
+        web, synthetic: texts of each image.
 
     Attributes:
         texts: the different texts of all images: each is read once, and encoded once without an image.
         image, text: [N] image and place in ``texts`` of each pair.
     """
 
-    def __init__(self, web: Sequence[str | None], synthetic: Sequence[Sequence[str]]):
+    def __init__(self, web: Sequence[Sequence[str]], synthetic: Sequence[Sequence[str]]):
         self.web = web
         self._place: list[dict[str, int]] = []
         known: dict[str, int] = {}
         texts: list[int] = []
         for own, drawn in zip(web, synthetic):
-            different = dict.fromkeys(text for text in (own, *drawn) if text)
+            different = dict.fromkeys(text for text in (*own, *drawn) if text)
             self._place.append({text: len(texts) + number for number, text in enumerate(different)})
             texts += [known.setdefault(text, len(known)) for text in different]
         self.texts, self.text = list(known), np.array(texts, np.int64)
@@ -204,12 +206,18 @@ class _Pairs:
         """The texts of each image in the order of :meth:`BlipCapFilt.annotate`."""
         found = []
         for own, place, texts, log_probs in zip(self.web, self._place, captions.texts, captions.scores):
-            rows = [ScoredText(own, "web", itm[place[own]], itc[place[own]])] if own else []
+            rows = [ScoredText(text, "web", itm[place[text]], itc[place[text]]) for text in own]
             for text, log_prob in zip(texts, log_probs):
                 scores = (itm[place[text]], itc[place[text]]) if text else (0.0, None)
                 rows.append(ScoredText(text, "synthetic", *scores, log_prob))
             found.append(rows)
         return found
+
+
+def _web_texts(given: str | Sequence[str] | None) -> list[str]:
+    """Those of one image that are not empty."""
+    texts = [given] if isinstance(given, str) else given or []
+    return [text for text in texts if text.strip()]
 
 
 def _see_alike(one: Any, other: Any) -> bool:
