@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +22,14 @@ from vlkit.datasets.mixture import Mixture
 from vlkit.errors import CheckpointError, ConfigError, VlkitError
 from vlkit.models.weights import build_with_weights
 from vlkit.nested_models import build_with_models, model_weights
-from vlkit.preflight import bad_row_problems, data_problems, disk_problems, image_size_problems
+from vlkit.preflight import bad_row_problems, data_problems, disk_problems, image_size_problems, tokenizer_notes
 from vlkit.runner import Runner
 from vlkit.runner.distributed import World
 from vlkit.runner.output import OutputFolder
 from vlkit.starting_weights import StartingWeights, from_card, from_path, named_card, of_run
 from vlkit.tasks.base import Task
+
+logger = logging.getLogger(__name__)
 
 
 class Problems(list[str]):
@@ -223,6 +226,8 @@ class Experiment:
                 problems.append(f"{place}: {error}")
         if model is not None:
             problems += image_size_problems(model, data.by_key, self._at)
+            for note in tokenizer_notes(model, data.by_key, self._at):
+                logger.warning("%s", note)
             if self.training and not folder_freed:
                 with problems.of(self._at("run.output_dir")):
                     OutputFolder(self.output_dir, self.parts.config.data).check()

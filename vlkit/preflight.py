@@ -13,12 +13,17 @@ import torch
 from torch import nn
 
 from vlkit.datasets.base import Sample, VLDataset
+from vlkit.datasets.texts import Text, is_emptied
 from vlkit.errors import BadSample, DataError
+from vlkit.processors.tokenizer import Tokenizer
+from vlkit.processors.vocabulary_fit import unknown_note
 
 logger = logging.getLogger(__name__)
 Origin = Callable[[str], str]
 _TRIES = 8
 _SHOWN = 20
+_PLACES = 10  # of emptied texts
+_TOKENIZED = 500  # samples whose texts show whether a tokenizer fits
 _ROWS = 50  # bad rows shown with their reason
 _RUNS = 200  # and others by their numbers
 _MOMENTS = 2  # of AdamW, each as large as what is trained
@@ -41,6 +46,12 @@ def data_problems(datasets: Mapping[str, VLDataset], origin: Origin, raise_bad: 
             problems += bad_row_problems(dataset.bad_rows, origin(key))
             continue
         bad += [f"{origin(key)}: {problem}" for problem in dataset.problems()]
+        emptied = [f"{origin(key)}: {problem}" for problem in text_problems(dataset)]
+        if key.startswith("datasets.eval."):  # where they count as empty texts
+            for problem in emptied:
+                logger.warning("%s", problem)
+        else:
+            bad += emptied
         if raise_bad:
             rows += bad_row_problems(dataset.bad_rows, origin(key))
         elif dataset.bad_rows:
@@ -55,6 +66,38 @@ def data_problems(datasets: Mapping[str, VLDataset], origin: Origin, raise_bad: 
     for problem in bad:
         logger.warning("%s", problem)
     return problems
+
+
+def text_problems(dataset: VLDataset) -> list[str]:
+    """Texts of which the dataset's text processor leaves nothing, counted and named."""
+    processor = getattr(dataset, "text_processor", None)
+    texts = [text for text in _texts(dataset) if text.written.strip()] if processor is not None else []
+    emptied = [text for text in texts if is_emptied(processor, text.processed)]
+    if not emptied:
+        return []
+    named = f"{', '.join(text.place for text in emptied[:_PLACES])}{', ...' * (len(emptied) > _PLACES)}"
+    return [
+        f"{len(emptied):,} of {len(texts):,} texts checked are empty after text_processor ({named}), such as "
+        f"{emptied[0].written[:60]!r}. Correct or delete them, or set another text_processor."
+    ]
+
+
+def tokenizer_notes(model: nn.Module, datasets: Mapping[str, VLDataset], origin: Origin) -> list[str]:
+    """Datasets whose texts the model's tokenizer does not know; a sentence each."""
+    tokenizer: Any = getattr(model, "tokenizer", None)
+    notes = []
+    for key, dataset in datasets.items() if isinstance(tokenizer, Tokenizer) else ():
+        note = unknown_note(tokenizer, [text.processed for text in _texts(dataset, _TOKENIZED)][: 5 * _TOKENIZED])
+        if note:
+            notes.append(f"{origin(key)}: {note}")
+    return notes
+
+
+def _texts(dataset: VLDataset, limit: int = 20_000) -> list[Text]:
+    try:
+        return dataset.texts(limit)
+    except Exception:  # a processor is anyone's code; its error is that of the first sample
+        return []
 
 
 def bad_row_problems(rows: Sequence[tuple[str, str]], place: str) -> list[str]:

@@ -98,3 +98,30 @@ def test_image_ids_that_check_accepts_train(folder, ids):
     settings["task"] = {"name": "retrieval", "rerank_top_k": 2}
     run = write(folder / "retrieval.yaml", settings)
     assert main(["check", run]) == main(["train", run]) == 0
+
+
+def test_a_tokenizer_that_does_not_fit_is_a_warning(folder, capsys):
+    settings = caption_run(folder, duration="2 steps", sample_images=0)
+    rows = [{"image": f"images/{i:06}.png", "caption": "two boys hold umbrellas"} for i in range(1, 4)]
+    (folder / "data/rows.json").write_text(json.dumps(rows))
+    settings["datasets"]["train"][0]["path"] = "data/rows.json"
+    run = write(folder / "run.yaml", settings)
+    for command in ("check", "train"):
+        capsys.readouterr()
+        assert main([command, run]) == 0
+        printed = "".join(capsys.readouterr())
+        assert (
+            "datasets.train.0: the tokenizer 'shapes' does not fit: 75% of the tokens of 3 texts are [UNK]" in printed
+        )
+        assert "Set model.tokenizer: bert-base-uncased" in printed
+        assert printed.count("does not fit") == 1
+
+
+def test_captions_that_the_processor_empties_are_named_and_not_trained_on(folder, capsys):
+    rows = [{"image": "images/000001.png", "caption": text} for text in ("...", "a red circle", "(**)", "a circle")]
+    run = run_of(folder, "rows.json", json.dumps(rows).encode())
+    message = fails(capsys, "check", run)
+    assert "2 of 4 texts checked are empty after text_processor (rows.json:1, rows.json:3)" in message
+    assert main(["train", run, "run.bad_samples=skip"]) == 0
+    ledger = [json.loads(line) for line in (folder / "out/ledger.jsonl").read_text().splitlines()]
+    assert sorted(line["source"] for line in ledger) == ["rows.json:1", "rows.json:3"]

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from vlkit.datasets.texts import Text
+
 Sample = dict[str, Any]
 
 
@@ -57,6 +59,11 @@ class VLDataset:
         """``image_id`` and file of every image (or video), as far as they are known without reading it: what tells
         whether training data occur in an evaluation set. Empty when nothing is known."""
         return ()
+
+    def texts(self, limit: int = 20_000) -> list[Text]:
+        """Texts that a model is trained on or evaluated with, of at most ``limit`` samples, evenly spread; none where
+        they are not known without reading images. They tell whether a tokenizer fits, and what a processor empties."""
+        return []
 
     def fingerprint(self) -> str:
         """A short text that changes when the data change (file hashes, generator seeds): recorded with each run."""

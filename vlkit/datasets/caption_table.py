@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from vlkit.datasets.annotations import Row
 from vlkit.datasets.base import Sample
 from vlkit.datasets.image_ids import printable
 from vlkit.datasets.packed import PackedStrings
+from vlkit.datasets.texts import Text, process, texts_of
 from vlkit.errors import BadSample
 
 _SHOWN = 3
@@ -40,14 +41,17 @@ def draw_caption(
     drawn; otherwise the first, and all under ``references``.
 
     Raises:
-        BadSample: there is none to train on.
+        BadSample: there is none to train on, or the processor leaves nothing of it.
     """
     if training and not captions:
         raise BadSample(name, "it has no caption")
     chosen = int(rng.integers(len(captions))) if training and len(captions) > 1 else 0
     text = captions[chosen] if captions else ""
     sample: Sample = {"sample_id": name} if training else {"sample_id": name, "references": captions}
-    sample["text_input"] = text if text_processor is None else text_processor(text)
+    if training:
+        sample["text_input"] = process(text_processor, text, name, "caption")
+    else:
+        sample["text_input"] = text if text_processor is None else text_processor(text)
     return sample
 
 
@@ -125,7 +129,7 @@ class CaptionTable:
             ``domain``.
 
         Raises:
-            BadSample: the caption to train on is empty.
+            BadSample: the caption to train on is empty, or the processor leaves nothing of it.
         """
         image = self.image(index, training)
         sample: Sample = {"image_id": self.image_id(image)}
@@ -133,6 +137,7 @@ class CaptionTable:
             sample["sample_id"], text = self.caption_place(index), self.captions[index]
             if not text.strip():
                 raise BadSample(sample["sample_id"], "the caption is empty")
+            sample["text_input"] = process(text_processor, text, sample["sample_id"], "caption")
         else:
             references = [caption for caption in self.captions_of(image) if caption.strip()]
             sample["sample_id"], text = self.image_place(image), (references or [""])[0]
@@ -140,8 +145,15 @@ class CaptionTable:
             domain = self.domain(image)
             if domain is not None:
                 sample["domain"] = domain
-        sample["text_input"] = text if text_processor is None else text_processor(text)
+            sample["text_input"] = text if text_processor is None else text_processor(text)
         return sample
+
+    def texts(self, indices: Sequence[int], training: bool, text_processor: Any = None) -> list[Text]:
+        """The captions of some samples, with where each is written; arguments are those of :meth:`sample`."""
+        if training:
+            return texts_of(((self.caption_place(i), self.captions[i]) for i in indices), text_processor)
+        found = ((self.image_place(i), caption) for i in indices for caption in self.captions_of(i))
+        return texts_of(found, text_processor)
 
     def image(self, index: int, training: bool) -> int:
         """The image of a sample."""

@@ -13,6 +13,8 @@ from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.caption_table import draw_caption
 from vlkit.datasets.image_files import evenly, nearest
+from vlkit.datasets.image_ids import image_id_fault
+from vlkit.datasets.texts import Text, texts_of
 from vlkit.errors import BadSample, DataError, MissingDependency, did_you_mean
 from vlkit.io import offline
 from vlkit.registry import DATASETS
@@ -92,6 +94,9 @@ class HuggingFaceDataset(VLDataset):
         row, name = self.rows[index], f"{Path(self.path).name}:{index}"
         captions = _captions(row.get(self.caption_column))
         image_id = row.get("image_id")
+        fault = "" if image_id is None else image_id_fault(image_id)
+        if fault:
+            raise BadSample(name, fault.rstrip("."))
         sample = draw_caption(captions, name, self.training, self.text_processor, rng)
         sample["image_id"] = f"{self.path}:{index}" if image_id is None else image_id
         sample["image"] = self._image(row[self.image_column], name, rng)
@@ -99,23 +104,49 @@ class HuggingFaceDataset(VLDataset):
 
     def problems(self, limit: int = 20_000) -> list[str]:
         """Rows without a caption. Images are seen when they are read."""
-        if not self.training:
-            return []
         looked_at = evenly(len(self), limit)
+        found = self._id_problems(looked_at)
+        if not self.training:
+            return found
         texts = self.rows.select_columns([self.caption_column])
         without = [index for index in looked_at if not _captions(texts[index][self.caption_column])]
         few = f"{', '.join(map(str, without[:3]))}{', ...' * (len(without) > 3)}"
-        return [f"{len(without)} of the {len(looked_at)} rows looked at have no caption ({few})."] if without else []
+        if without:
+            found.append(f"{len(without)} of the {len(looked_at)} rows checked have no caption ({few}).")
+        return found
+
+    def texts(self, limit: int = 20_000) -> list[Text]:
+        if self.caption_column not in self.rows.column_names:
+            return []
+        rows = self.rows.select_columns([self.caption_column])
+        name = Path(self.path).name
+        found = (
+            (f"{name}:{index}", caption)
+            for index in evenly(len(self), limit)
+            for caption in _captions(rows[index][self.caption_column])
+        )
+        return texts_of(found, self.text_processor)
 
     def images(self) -> Iterator[tuple[str | int, str]]:
         ids = self.rows["image_id"] if "image_id" in self.rows.column_names else None
         for index in range(len(self)):
             name = f"{self.path}:{index}"
-            yield (name if ids is None else ids[index]), name
+            image_id = None if ids is None else ids[index]
+            yield (name if image_id is None or image_id_fault(image_id) else image_id), name
 
     def fingerprint(self) -> str:
         """Split, rows, and the fingerprint that ``datasets`` gives them."""
         return f"{type(self).__name__}:{self.split}:{len(self)}:{self.rows._fingerprint}"
+
+    def _id_problems(self, indices: list[int]) -> list[str]:
+        if "image_id" not in self.rows.column_names:
+            return []
+        ids = self.rows.select_columns(["image_id"])
+        given = ((index, ids[index]["image_id"]) for index in indices)
+        faults = [(index, image_id_fault(value)) for index, value in given if value is not None]
+        bad = [(index, fault) for index, fault in faults if fault]
+        rows = f"{', '.join(str(index) for index, _ in bad[:3])}{', ...' * (len(bad) > 3)}"
+        return [f"{len(bad)} rows have an image_id that cannot be used ({rows}): {bad[0][1]}"] if bad else []
 
     def _image(self, value: Any, name: str, rng: np.random.Generator) -> Any:
         if value is None or (value.get("bytes") is None and value.get("path") is None):

@@ -16,6 +16,7 @@ from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.caption_table import CaptionTable, Source
 from vlkit.datasets.column_names import Key
 from vlkit.datasets.image_files import evenly, image_problems, media_root
+from vlkit.datasets.texts import Text
 from vlkit.errors import DataError
 from vlkit.io import sha256
 from vlkit.registry import DATASETS
@@ -117,6 +118,9 @@ class ImageText(VLDataset):
         advice = f"Names start from image_root, which is {self.root}: set it, or correct the names."
         found = image_problems([self._path(image) for image in images], advice)
         return found + self._caption_problems(looked_at)
+
+    def texts(self, limit: int = 20_000) -> list[Text]:
+        return self.table.texts(evenly(len(self), limit), self.training, self.text_processor)
 
     def images(self) -> Iterator[tuple[str | int, str]]:
         used = np.unique(self.table.image_of[: len(self)]) if self.training else range(len(self))

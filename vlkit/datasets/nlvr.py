@@ -22,6 +22,7 @@ from vlkit.datasets.faults import lacks, short
 from vlkit.datasets.image_files import evenly, image_problems, media_root
 from vlkit.datasets.image_ids import printable
 from vlkit.datasets.packed import PackedStrings
+from vlkit.datasets.texts import Text, process, texts_of
 from vlkit.errors import BadSample
 from vlkit.io import sha256
 from vlkit.registry import DATASETS
@@ -127,7 +128,9 @@ class ImagePair(VLDataset):
         place, sentence = f"{self.file.name}:{self.numbers[index]}", self.sentences[index]
         if not sentence.strip():
             raise BadSample(place, "the sentence is empty")
-        if self.text_processor is not None:
+        if self.split == "train":
+            sentence = process(self.text_processor, sentence, place, "sentence")
+        elif self.text_processor is not None:
             sentence = self.text_processor(sentence)
         exchanged = self.split == "train" and self.swap != "off" and rng.random() < 0.5
         left, right = self._paths(index)
@@ -145,6 +148,10 @@ class ImagePair(VLDataset):
     def images(self) -> Iterator[tuple[str | int, str]]:
         for name in dict.fromkeys(self.names[i] for i in range(2 * len(self))):
             yield name, os.path.join(self.root, name)
+
+    def texts(self, limit: int = 20_000) -> list[Text]:
+        written = ((f"{self.file.name}:{self.numbers[i]}", self.sentences[i]) for i in evenly(len(self), limit))
+        return texts_of(written, self.text_processor)
 
     def problems(self, limit: int = 20_000) -> list[str]:
         chosen = evenly(len(self), limit)

@@ -15,6 +15,7 @@ from vlkit.datasets.base import Sample
 from vlkit.datasets.image_ids import printable
 from vlkit.datasets.packed import PackedStrings
 from vlkit.datasets.question_rows import QuestionRow
+from vlkit.datasets.texts import Text, process, texts_of
 from vlkit.errors import BadSample
 
 
@@ -109,7 +110,8 @@ class QuestionTable:
             ``kind`` where rows have it, and ``references`` (each person's answer) outside of training.
 
         Raises:
-            BadSample: the question is empty, or has no answer to train on.
+            BadSample: the question is empty, or there is nothing to train on: no answer, or the processor leaves
+                nothing of the question.
         """
         place, question = self.place(index), self._questions[index]
         answers, weight, question_id, kind = json.loads(self._details[index])
@@ -118,8 +120,12 @@ class QuestionTable:
         weights = weigh_answers([answer for answer in answers if answer.strip()], weight)
         if training and not weights:
             raise BadSample(place, "the question has no answer")
+        if training:
+            processed = process(text_processor, question, place, "question")
+        else:
+            processed = question if text_processor is None else text_processor(question)
         sample: Sample = {
-            "text_input": question if text_processor is None else text_processor(question),
+            "text_input": processed,
             "answers": list(weights),
             "weights": list(weights.values()),
             "question_id": place if question_id is None else question_id,
@@ -131,6 +137,11 @@ class QuestionTable:
         if self._has_kinds:
             sample["kind"] = kind or "other"
         return sample
+
+    def texts(self, indices: Sequence[int], text_processor: Any = None) -> list[Text]:
+        """Some questions and their answers, with where each is written."""
+        asked = texts_of(((self.place(i), self._questions[i]) for i in indices), text_processor)
+        return asked + texts_of(((self.place(i), answer) for i in indices for answer in self.answers(i)), None)
 
     def problems(self, indices: Sequence[int], training: bool) -> list[str]:
         """Questions that are empty, have no answer, or share an id; one sentence a sort."""

@@ -20,6 +20,7 @@ from vlkit.datasets.image_files import evenly, media_root
 from vlkit.datasets.packed import PackedStrings
 from vlkit.datasets.question_rows import question_columns, read_questions
 from vlkit.datasets.question_table import QuestionSource, QuestionTable
+from vlkit.datasets.texts import Text
 from vlkit.datasets.video_files import find_video, video_problems
 from vlkit.datasets.video_rows import caption_rows, video_columns
 from vlkit.errors import DataError
@@ -163,6 +164,9 @@ class VideoText(_Videos):
         sample["video"] = self._clip(self._video_of(index), rng)
         return sample
 
+    def texts(self, limit: int = 20_000) -> list[Text]:
+        return self.table.texts(evenly(len(self), limit), self.training, self.text_processor)
+
 
 @DATASETS.register("video_question")
 class VideoQuestion(_Videos):
@@ -245,6 +249,9 @@ class VideoQuestion(_Videos):
             "sample_id": asked[0]["sample_id"],
             "video": self._clip(index, rng),
         }
+
+    def texts(self, limit: int = 20_000) -> list[Text]:
+        return self.table.texts(evenly(len(self.table), limit), self.text_processor)
 
     def problems(self, limit: int = 20_000) -> list[str]:
         return super().problems(limit) + self.table.problems(evenly(len(self.table), limit), self.training)

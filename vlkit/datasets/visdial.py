@@ -14,6 +14,7 @@ from vlkit.datasets.arguments import check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.dialog_table import DialogTable, read_relevance
 from vlkit.datasets.image_files import evenly, image_problems, nearest
+from vlkit.datasets.texts import Text, texts_of
 from vlkit.errors import DataError
 from vlkit.io import sha256
 from vlkit.registry import DATASETS
@@ -98,6 +99,14 @@ class VisDial(VLDataset):
     def images(self) -> Iterator[tuple[str | int, str]]:
         for index in range(len(self)):
             yield int(self.table.image_ids[index]), self.image_path(index)
+
+    def texts(self, limit: int = 20_000) -> list[Text]:
+        table, found = self.table, list[tuple[str, str]]()
+        for index in evenly(len(self), limit):
+            place = f"{self.files[0].name}:{table.numbers[index]}"
+            asked = (table.questions[int(table.question[turn])] for turn in table.rounds(index))
+            found += [(place, text) for text in (table.captions[index], *asked)]
+        return texts_of(found, self.text_processor)
 
     def problems(self, limit: int = 20_000) -> list[str]:
         looked_at = evenly(len(self), limit)

@@ -17,6 +17,7 @@ from vlkit.datasets.column_names import Key
 from vlkit.datasets.image_files import evenly, image_problems, media_root
 from vlkit.datasets.question_rows import FORMATS, question_columns, read_questions
 from vlkit.datasets.question_table import QuestionSource, QuestionTable
+from vlkit.datasets.texts import Text
 from vlkit.io import sha256
 from vlkit.registry import DATASETS
 
@@ -116,6 +117,9 @@ class ImageQuestion(VLDataset):
         for number in np.unique(self.table.name_of[: len(self)]).tolist():
             name = self.table.names[number]
             yield name, os.path.join(self.root, name)
+
+    def texts(self, limit: int = 20_000) -> list[Text]:
+        return self.table.texts(evenly(len(self), limit), self.text_processor)
 
     def problems(self, limit: int = 20_000) -> list[str]:
         chosen = evenly(len(self), limit)

@@ -22,6 +22,7 @@ from vlkit.datasets.shard_files import check_found, expand
 from vlkit.datasets.shard_names import escaped
 from vlkit.datasets.shard_texts import ShardTexts
 from vlkit.datasets.tar_index import TarIndex, index_of
+from vlkit.datasets.texts import Text, texts_of
 from vlkit.errors import BadSample, DataError
 from vlkit.registry import DATASETS
 
@@ -145,6 +146,13 @@ class WebShards(VLDataset):
             names, why = self._few([index for index, _ in faults]), faults[0][1]
             found.append(f"{len(faults)} of {min(_READ, len(self))} samples have texts of no use ({names}): {why}.")
         return found
+
+    def texts(self, limit: int = 20_000) -> list[Text]:
+        found: list[tuple[str, str]] = []
+        for index in evenly(len(self), min(limit, _READ)):
+            with contextlib.suppress(BadSample):  # which problems() names
+                found += [(self._name(index), text) for text in self._captions(index)]
+        return texts_of(found, self.text_processor)
 
     def images(self) -> Iterator[tuple[str | int, str]]:
         for index in range(len(self)):

@@ -81,7 +81,7 @@ def test_splits_and_several_captions(datasets, tmp_path):
     with pytest.raises(DataError, match=r"no split 'test'.*Set part: one of train, validation"):
         HuggingFaceDataset(str(tmp_path / "both"), split="test", image_processor=shade)
     again = HuggingFaceDataset(str(tmp_path / "both"), part="validation", image_processor=shade)
-    assert "1 of the 2 rows looked at have no caption (1)" in again.problems()[0]
+    assert "1 of the 2 rows checked have no caption (1)" in again.problems()[0]
     with pytest.raises(BadSample, match="both:1: it has no caption"):
         again[1]
 
