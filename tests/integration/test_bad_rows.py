@@ -110,9 +110,7 @@ def test_a_tokenizer_that_does_not_fit_is_a_warning(folder, capsys):
         capsys.readouterr()
         assert main([command, run]) == 0
         printed = "".join(capsys.readouterr())
-        assert (
-            "datasets.train.0: the tokenizer 'shapes' does not fit: 75% of the tokens of 3 texts are [UNK]" in printed
-        )
+        assert "the tokenizer 'shapes' does not fit: 75% of the tokens of 3 texts are [UNK]" in printed
         assert "Set model.tokenizer: bert-base-uncased" in printed
         assert printed.count("does not fit") == 1
 
