@@ -86,6 +86,12 @@ class MissingDependency(VlkitError):
         return (MissingDependency, self._told)
 
 
+def shortened(value: object, length: int = 60) -> str:
+    """``repr`` of a value that stands in a message, at most ``length`` characters of it."""
+    text = repr(value)
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
 def closest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The ``count`` names of ``known`` most like ``name``, best first; none when nothing is like it."""
     return difflib.get_close_matches(str(name), [str(k) for k in known], n=count, cutoff=0.5)

@@ -66,6 +66,8 @@ class Registry:
         Raises:
             RegistryError: nothing is; the message has the closest names and all that are known.
         """
+        if not isinstance(name, str):
+            raise RegistryError(f"{name!r} given, the name of a {self.kind} is needed: a text.")
         for find_more in (lambda: None, self._scan, load_entry_points):
             find_more()
             if name in self._items:
@@ -85,7 +87,7 @@ class Registry:
         return sorted(self._items)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names()
+        return isinstance(name, str) and name in self.names()
 
     def _scan(self) -> None:
         if self._scanned:

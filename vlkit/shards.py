@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vlkit.bounds import PositiveInt, Seed
 from vlkit.config.build import build, check
 from vlkit.config.load import Config, load_config
 from vlkit.config.parts import DatasetPart, dataset_part
-from vlkit.config.schema import PositiveInt, WholeNumber
 from vlkit.config.sections import load_plugins
 from vlkit.datasets.base import VLDataset
 from vlkit.datasets.shard_writer import encoded_picture, samples_in, write_shards
@@ -32,7 +32,7 @@ class ShardsEntries:
 
     dataset: dict[str, Any]
     samples_per_shard: PositiveInt = 1000
-    seed: WholeNumber = 0
+    seed: Seed = 0
     output_dir: Path | None = None
     plugins: list[str] = field(default_factory=list)
 

@@ -141,7 +141,7 @@ TOY = "from vlkit.registry import TASKS\n@TASKS.register('twin')\nclass Twin: ..
 EVAL_IMAGE = {"name": "blip_image_eval", "image_size": 64}
 ROWS = [
     # Names
-    Row("model name", at("model.name", "blip_captoin"), ("model.type", "blip_captoin")),
+    Row("model name", at("model.name", "blip_captoin"), ("model.name", "blip_captoin", "Closest: blip_caption")),
     Row(
         "model name without a card",
         lambda run, folder: run.update(model={"name": "blip_captoin", **SIZES}),

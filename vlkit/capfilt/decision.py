@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
+from vlkit.bounds import Range, UnitInterval
 from vlkit.capfilt.tables import rounded
 from vlkit.errors import ConfigError, did_you_mean
 
@@ -46,8 +47,8 @@ class Decision:
     """
 
     texts: Literal["both", "web", "synthetic"] = "both"
-    threshold: float | None = 0.5
-    itc_threshold: float | None = None
+    threshold: UnitInterval | None = 0.5
+    itc_threshold: Annotated[float, Range(-1, 1)] | None = None
 
     def __post_init__(self) -> None:
         problems = []

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vlkit.bounds import PositiveInt
 from vlkit.config.durations import Count
-from vlkit.config.schema import PositiveInt
 from vlkit.errors import ConfigError
 from vlkit.processors.encoded import MAX_PIXELS
 

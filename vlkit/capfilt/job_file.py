@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from vlkit.bounds import BatchSize, PositiveInt, Processes, Range, Seed, UnitInterval
 from vlkit.capfilt.inputs import InputOptions
 from vlkit.capfilt.refusals import MOST
 from vlkit.config.load import Config, read_tree
 from vlkit.config.parts import ModelPart, Part, model_part, task_part
-from vlkit.config.schema import Positive, PositiveInt, Share, WholeNumber
 from vlkit.config.sections import Sections
 from vlkit.data_folder import localise
 from vlkit.errors import ConfigError
@@ -41,17 +41,17 @@ class JobOptions:
     """
 
     output_dir: str | None = None
-    batch_size: PositiveInt = 64
+    batch_size: BatchSize = 64
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
-    seed: WholeNumber = 0
-    threads: PositiveInt = 1
-    readers: PositiveInt = 2
+    seed: Seed = 0
+    threads: Processes = 1
+    readers: Processes = 2
     shards_at_once: PositiveInt = 2
-    lease: Positive = 600.0
+    lease: Annotated[float, Range(0, 1e8, open=True)] = 600.0
     store_dropped: bool = True
     output: Literal["shards", "scores"] = "shards"
-    max_refused: Share | None = MOST
+    max_refused: UnitInterval | None = MOST
 
 
 NEUTRAL = ("output_dir", "device", "readers", "lease", "max_refused")

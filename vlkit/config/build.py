@@ -57,6 +57,13 @@ def check(
     return _sentences(_prepare(kind, mapping, where, provided)[2], origin)
 
 
+def name_problems(registry: Registry, mapping: Mapping[str, Any], where: str, origin: Origin = str) -> list[str]:
+    """What is wrong with the ``name`` in ``mapping``: it is missing, no text, or not registered."""
+    problems: Problems = []
+    _look_up(registry, dict(mapping), where, problems)
+    return _sentences(problems, origin)
+
+
 def accepts(constructor: Constructor, name: str) -> bool:
     """Whether ``constructor`` takes the keyword ``name``."""
     taken = signature(constructor)
@@ -110,7 +117,7 @@ def _look_up(registry: Registry, given: dict[str, Any], where: str, problems: Pr
     name = given.pop("name")
     here = f"{where}.name" if where else "name"
     if not isinstance(name, str):
-        problems.append((here, f"{short(name)} given, the name of a {registry.kind} is needed."))
+        problems.append((here, f"{short(name)} given, the name of a {registry.kind} is needed: a text."))
         return None
     try:
         return registry.get(name)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from vlkit.bounds import Range, Seed, WholeNumber
 from vlkit.config.build import check
 from vlkit.config.load import Config, load_config
 from vlkit.data_folder import DataFile
@@ -49,8 +50,8 @@ class Training:
     """
 
     config: str
-    seed: int
-    samples: int
+    seed: Seed
+    samples: WholeNumber
     init_from: str | None = None
     log: str | None = None
 
@@ -65,7 +66,7 @@ class Evaluation:
     """
 
     config: dict[str, Any]
-    metrics: dict[str, float]
+    metrics: dict[str, Annotated[float, Range()]]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
+from vlkit.bounds import LARGEST_SEED, Range, is_finite, number
 from vlkit.config.signature import Signature, signature
-from vlkit.config.words import MAPPINGS, NONE, SEQUENCES, Between, describe_parameter, short, type_name
+from vlkit.config.words import MAPPINGS, NONE, SEQUENCES, describe_parameter, short, type_name
 from vlkit.errors import VlkitError, closest, did_you_mean
 
 _DETAILED = 10  # up to so many allowed keys are listed with their types
@@ -116,11 +117,16 @@ def _advice(value: Any, hint: Any) -> str:
 
 
 def _annotated(value: Any, hint: Any, args: tuple[Any, ...], path: str, problems: Problems) -> Any:
+    if type(value) in (int, float) and args[0] is float and not is_finite(value):
+        return _wrong(value, hint, path, problems, " A finite number is needed.")
     before = len(problems)
     converted = convert(value, args[0], path, problems)
-    numbers = [mark for mark in args[1:] if isinstance(mark, Between)]
-    if len(problems) == before and converted is not None and any(converted not in mark for mark in numbers):
-        return _wrong(value, hint, path, problems)
+    if len(problems) > before or converted is None:
+        return converted
+    for mark in (mark for mark in args[1:] if isinstance(mark, Range)):
+        if converted not in mark:
+            limit = f" It may be at most {number(mark.high)}." if mark.technical and converted > mark.high else ""
+            return _wrong(value, hint, path, problems, limit)
     return converted
 
 
@@ -176,8 +182,11 @@ def _single(value: Any, kind: type, path: str, problems: Problems) -> Any:
     """A value for a plain class."""
     if kind is NONE:
         return None if value is None else _wrong(value, kind, path, problems)
-    if kind is float and type(value) is int:
-        return float(value)
+    if kind is float and type(value) in (int, float):
+        finite = " A finite number is needed."
+        return float(value) if is_finite(value) else _wrong(value, kind, path, problems, finite)
+    if kind is int and type(value) is int and abs(value) > LARGEST_SEED:
+        return _wrong(value, kind, path, problems, f" It may be at most {LARGEST_SEED}.")
     if kind in (bool, int, float, str):
         return value if type(value) is kind else _wrong(value, kind, path, problems)
     if hasattr(kind, "parse"):

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlkit.config.interpolation import check_interpolations
 from vlkit.config.overrides import apply_overrides, lay, merge
-from vlkit.config.yamlfile import Node, Place, dump_yaml, parse_yaml
+from vlkit.config.yamlfile import MAX_BYTES, Node, Place, dump_yaml, parse_yaml
 from vlkit.errors import ConfigError, did_you_mean
+
+MAX_EXTENDS = 30
+"""Longest chain of files that extend one another."""
 
 
 class Config:
@@ -31,7 +36,7 @@ class Config:
         A key that was not written takes the line of the nearest mapping that was."""
         place = self._place(key_path)
         if place is None:
-            return f"{display(self.path)}: {key_path}" if self.path else key_path
+            return f"{display(self.path)}: {key_path}".removesuffix(": ") if self.path else key_path
         if place.file is None:
             return f"command line: {key_path}"
         return f"{display(place.file)}: {key_path} (line {place.line})"
@@ -65,8 +70,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: a file is missing or not YAML, ``extends`` runs in a circle, or an override or an
             interpolation cannot be resolved.
     """
-    file = Path(path).expanduser()
-    return _finish(_load_file(file, ()), file, overrides)
+    file = expanded(path)
+    return _finish(_load_file(file, (), {}), file, overrides)
 
 
 def read_tree(path: str | Path) -> tuple[Node, Config]:
@@ -75,8 +80,8 @@ def read_tree(path: str | Path) -> tuple[Node, Config]:
     Raises:
         ConfigError: a file is missing or not YAML.
     """
-    file = Path(path).expanduser()
-    root = _load_file(file, ())
+    file = expanded(path)
+    root = _load_file(file, (), {})
     places: dict[str, Place] = {}
     return root, Config(_plain(root, "", places), file, places)
 
@@ -102,13 +107,27 @@ def load_nested(
         ConfigError: as for :func:`load_config`.
     """
     if isinstance(root, str):
-        path = path.parent / Path(root).expanduser()
-        root = _load_file(path, ())
+        path = path.parent / expanded(root)
+        root = _load_file(path, (), {})
     else:
-        root = _with_bases(Node(dict(root.value), root.place), path, ())
+        root = _with_bases(Node(dict(root.value), root.place), path, (), {})
     for key, value in layers:
         root = lay(root, key, value)
     return _finish(root, path, overrides, context)
+
+
+def expanded(path: str | Path) -> Path:
+    """``path`` with ``~`` and ``~name`` replaced by home folders.
+
+    Raises:
+        ConfigError: it is empty, or nobody of that name has a home folder here.
+    """
+    if not str(path).strip():
+        raise ConfigError("an empty path is given; the path of a file is needed.")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: the home folder is not known. Write the path in full.") from error
 
 
 def to_yaml(config: Config) -> str:
@@ -120,35 +139,76 @@ def display(path: Path | None) -> str:
     """``path`` as a person would write it: relative when it lies under the working directory."""
     if path is None:
         return "command line"
-    relative = os.path.relpath(path)
+    try:
+        relative = os.path.relpath(path)
+    except (OSError, ValueError):  # the working directory is gone, or the path holds what no path can
+        return str(path)
     return str(path) if relative.startswith("..") else relative
 
 
-def _load_file(path: Path, chain: tuple[Path, ...]) -> Node:
-    file = path.resolve()
+def _load_file(path: Path, chain: tuple[Path, ...], loaded: dict[Path, Node]) -> Node:
+    """The tree of a file with what it extends.
+
+    Args:
+        path: of the file.
+        chain: the files that lead to it by ``extends``.
+        loaded: files that were read already: each is read once, however often it is extended.
+    """
+    try:
+        file = path.resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL character, links in a circle
+        raise ConfigError(f"{_shown(path)}: is no usable path: {_why(error)}.") from error
     if file in chain:
         names = " -> ".join(display(f) for f in (*chain[chain.index(file) :], file))
         raise ConfigError(f"'extends' runs in a circle: {names}. Remove one of these links.")
-    by = f" ({display(chain[-1])} extends it)" if chain else ""
-    if not file.is_file():
-        siblings = [f.name for f in file.parent.iterdir() if f.is_file()] if file.parent.is_dir() else []
-        what = "is a folder, not a file" if file.is_dir() else "does not exist"
-        raise ConfigError(f"{display(path)}: {what}{by}.{did_you_mean(file.name, siblings)}")
+    if len(chain) >= MAX_EXTENDS:
+        raise ConfigError(f"{_shown(path)}: more than {MAX_EXTENDS} files extend one another; put some together.")
+    if file not in loaded:
+        by = f" ({display(chain[-1])} extends it)" if chain else ""
+        root = parse_yaml(_read(path, by), _shown(path), path)
+        if not isinstance(root.value, dict):
+            raise ConfigError(f"{_shown(path)}: holds {_kind(root.value)}{by}; a mapping (key: value) is needed.")
+        loaded[file] = _with_bases(root, path, (*chain, file), loaded)
+    return loaded[file]
+
+
+def _read(path: Path, by: str) -> bytes:
+    """The content of a file; ``by`` says in messages what names it."""
     try:
-        content = file.read_bytes()
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            return _limited(path)
+    except FileNotFoundError as error:
+        siblings = [f.name for f in path.parent.iterdir() if f.is_file()] if path.parent.is_dir() else []
+        raise ConfigError(f"{_shown(path)}: does not exist{by}.{did_you_mean(path.name, siblings)}") from error
     except OSError as error:
-        raise ConfigError(f"{display(path)}: cannot be read{by}: {error.strerror}.") from error
-    root = parse_yaml(content, display(path), path)
-    if not isinstance(root.value, dict):
-        raise ConfigError(f"{display(path)}: holds {_kind(root.value)}; a mapping (key: value) is needed.")
-    return _with_bases(root, path, (*chain, file))
+        raise ConfigError(f"{_shown(path)}: cannot be read{by}: {error.strerror}.") from error
+    if stat.S_ISDIR(mode):
+        raise ConfigError(f"{_shown(path)}: is a folder, not a file{by}.")
+    what = "a pipe, which can be read only once" if stat.S_ISFIFO(mode) else "a device or a socket"
+    raise ConfigError(f"{_shown(path)}: is {what}{by}. Write the configuration to a file and name that.")
 
 
-def _with_bases(root: Node, path: Path, chain: tuple[Path, ...]) -> Node:
+def _limited(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(MAX_BYTES + 1)  # one more: the parser says that there are too many
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _shown(path: Path) -> str:
+    """``path`` for a message: as :func:`display` gives it, the middle left out where it is very long."""
+    text = display(path)
+    return text if len(text) <= 300 else f"{text[:100]}...{text[-100:]} ({len(text):,} characters)"
+
+
+def _with_bases(root: Node, path: Path, chain: tuple[Path, ...], loaded: dict[Path, Node]) -> Node:
     """``root`` laid over what it extends."""
     merged = Node({}, root.place)
     for base in _bases(root, path):
-        merged = merge(merged, _load_file(path.parent / Path(base).expanduser(), chain))
+        merged = merge(merged, _load_file(path.parent / expanded(base), chain, loaded))
     return merge(merged, root)
 
 
@@ -186,6 +246,7 @@ def _resolve(config: Config, context: Mapping[str, Any]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    check_interpolations({**context, **config.data}, config.origin)
     try:
         joined = OmegaConf.create({**context, **config.data})
         resolved = OmegaConf.to_container(joined, resolve=True, throw_on_missing=True)
@@ -199,6 +260,8 @@ def _resolve(config: Config, context: Mapping[str, Any]) -> dict[str, Any]:
             message = "'???' stands for a value that must be given, in a file or on the command line"
         where = config.origin(key) if key else display(config.path)
         raise ConfigError(f"{where}: {message}.{hint}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{display(config.path)}: an interpolation is nested too deep.") from error
     return {key: resolved[key] for key in config.data}  # type: ignore[index,call-overload]  # a mapping went in
 
 
@@ -212,4 +275,5 @@ def _leaves(context: Mapping[str, Any]) -> list[str]:
 
 
 def _kind(value: Any) -> str:
-    return "a list" if isinstance(value, list) else f"the single value {value!r}"
+    """What a file holds, in words; never its content, which may be a secret."""
+    return "a list" if isinstance(value, list) else "a single value"

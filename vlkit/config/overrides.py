@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vlkit.config.yamlfile import Node, Place, parse_yaml
+from vlkit.config.yamlfile import MAX_DEPTH, Node, Place, parse_yaml
 from vlkit.errors import ConfigError, did_you_mean
 
 COMMAND_LINE = Place(None)
@@ -62,6 +62,8 @@ def parse_override(text: str) -> tuple[list[str], Node]:
         raise ConfigError("there is no '='. Write key.path=value, such as optim.lr=1e-4.")
     if not key or not all(key.split(".")):
         raise ConfigError("the key is empty or has an empty part. Write key.path=value, such as optim.lr=1e-4.")
+    if key.count(".") >= MAX_DEPTH:
+        raise ConfigError(f"the key has more than {MAX_DEPTH} parts.")
     if key.startswith("+"):
         raise ConfigError(f"a '+' is not needed, new keys may be given: {text.lstrip('+ ')}")
     if not value.strip():

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
-from vlkit.config.build import Origin, accepts, build, check
+from vlkit.bounds import Range
+from vlkit.config.build import Origin, accepts, build, check, name_problems
 from vlkit.config.cards import data_files, dataset_card_config, list_dataset_cards, model_card_config, overlay
+from vlkit.config.convert import Problems, convert
 from vlkit.config.load import Config
 from vlkit.config.signature import signature
 from vlkit.config.words import describes_model, short
 from vlkit.data_folder import SCHEME, localise
 from vlkit.errors import ConfigError, RegistryError, did_you_mean
 from vlkit.registry import DATASETS, MODELS, PROCESSORS, TASKS, Registry
+
+Weight = Annotated[float, Range(0, 1e9, open=True)]
+"""Share of a dataset in a mixture, relative to the others."""
 
 
 @dataclass(frozen=True)
@@ -134,11 +139,16 @@ def model_part(mapping: Mapping[str, Any], where: str = "model", origin: Origin 
     """
     given = _mapping(mapping, where, origin)
     kind = given.pop("type", None)
+    problems = name_problems(MODELS, given, where, origin) if kind is not None else []
+    if kind is not None and not isinstance(kind, str):
+        problems.append(f"{origin(f'{where}.type')}: {short(kind)} given, the name of a card is needed: a text.")
+    if problems:
+        raise ConfigError(problems)
     if kind is None:
         models = _models_inside(given, where, origin)
         return ModelPart(MODELS, given, where, origin, models=models)
     try:
-        card = model_card_config(str(given.get("name")), str(kind))
+        card = model_card_config(given["name"], kind)
     except ConfigError as error:
         raise ConfigError([f"{origin(f'{where}.type')}: {problem}" for problem in error.problems]) from error
     merged = overlay(card.data.get("model") or {}, given)
@@ -187,11 +197,15 @@ def dataset_part(
     """
     given = _mapping(mapping, where, origin)
     weight = given.pop("weight", None) if training else None
-    if weight is not None and (isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight > 0):
-        raise ConfigError(f"{origin(f'{where}.weight')}: {short(weight)} given, a number above 0 allowed.")
+    if weight is not None:
+        wrong: Problems = []
+        weight = convert(weight, Weight, f"{where}.weight", wrong)
+        if wrong:
+            raise ConfigError([f"{origin(path)}: {problem}" for path, problem in wrong])
     placed = origin
     if _is_card(given):
         given, placed = _with_card(given, where, origin)
+    _check_processors(given, where, placed)
     processors = {
         key: Part(PROCESSORS, given.pop(key), f"{where}.{key}", placed)
         for key in [key for key in given if key.endswith("_processor") and isinstance(given[key], Mapping)]
@@ -200,6 +214,17 @@ def dataset_part(
         if key not in processors and key not in given and _takes(given.get("name"), key):
             processors[key] = part
     return DatasetPart(DATASETS, given, where, placed, processors, weight)
+
+
+def _check_processors(given: Mapping[str, Any], where: str, origin: Origin) -> None:
+    """Raise where a processor is neither a mapping nor null: a name alone would reach the dataset as a text."""
+    problems = []
+    for key, value in given.items():
+        if key.endswith("_processor") and value is not None and not isinstance(value, Mapping):
+            form = f"{{name: {value}}}" if isinstance(value, str) and value in PROCESSORS else "{name: ...}"
+            problems.append(f"{origin(f'{where}.{key}')}: {short(value)} given, a mapping is needed: {form}.")
+    if problems:
+        raise ConfigError(problems)
 
 
 def _is_card(given: Mapping[str, Any]) -> bool:

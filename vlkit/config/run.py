@@ -122,7 +122,8 @@ class _Checker(Sections):
 
     def check_monitor(self) -> None:
         monitor = self.mapping("run").get("monitor")
-        known = list(self.mapping("datasets").get("eval") or {})
+        sets = self.mapping("datasets").get("eval")
+        known = list(sets) if isinstance(sets, dict) else []
         if isinstance(monitor, str) and (name := monitor.partition("/")[0]) not in known:
             where = f"Known sets: {', '.join(known)}." if known else "datasets.eval is empty."
             hint = did_you_mean(name, known)

@@ -6,15 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from vlkit.bounds import BatchSize, DropRate, NotNegative, Positive, PositiveInt, Range, Rate, Seed, UnitInterval
 from vlkit.config.durations import Cadence, Count, Duration
-from vlkit.config.words import Between
 from vlkit.errors import ConfigError
-
-Positive = Annotated[float, Between(0, open=True)]
-NotNegative = Annotated[float, Between(0)]
-Share = Annotated[float, Between(0, 1)]
-PositiveInt = Annotated[int, Between(1)]
-WholeNumber = Annotated[int, Between(0)]
 
 _NO_STEPS = Duration(0, "steps")
 _EPOCH = Cadence((Duration(1, "epochs"),))
@@ -42,20 +36,20 @@ class OptimConfig:
         fused: PyTorch's fused AdamW.
     """
 
-    lr: Positive = 1e-4
-    min_lr: NotNegative = 0.0
-    weight_decay: NotNegative = 0.05
-    betas: tuple[Share, Share] = (0.9, 0.999)
-    eps: Positive = 1e-8
+    lr: Annotated[float, Range(0, 1e3, open=True)] = 1e-4
+    min_lr: Rate = 0.0
+    weight_decay: Rate = 0.05
+    betas: tuple[DropRate, DropRate] = (0.9, 0.999)
+    eps: Annotated[float, Range(0, 1, open=True)] = 1e-8
     schedule: Literal["cosine", "step", "constant", "wsd", "linear"] = "cosine"
     schedule_unit: Literal["step", "epoch"] = "step"
     warmup: Duration = _NO_STEPS
-    warmup_lr: NotNegative = 0.0
-    decay_rate: Positive = 0.9
-    anneal: Share = 0.2
+    warmup_lr: Rate = 0.0
+    decay_rate: Annotated[float, Range(0, 1e3, open=True)] = 0.9
+    anneal: UnitInterval = 0.2
     grad_clip: Positive | None = None
     decay_norm_and_bias: bool = True
-    lr_scale: dict[str, NotNegative] = field(default_factory=dict)
+    lr_scale: dict[str, Annotated[float, Range(0, 1e6)]] = field(default_factory=dict)
     fused: bool = False
 
     def __post_init__(self) -> None:
@@ -109,12 +103,12 @@ class RunOptions:
     max_steps: Count | None = None
     max_epochs: NotNegative | None = None
     max_samples: Count | None = None
-    batch_size: PositiveInt = 32
-    eval_batch_size: PositiveInt | None = None
-    accumulate: PositiveInt = 1
+    batch_size: BatchSize = 32
+    eval_batch_size: BatchSize | None = None
+    accumulate: BatchSize = 1
     precision: Literal["fp32", "bf16"] = "fp32"
-    seed: WholeNumber = 42
-    num_workers: WholeNumber = 0
+    seed: Seed = 42
+    num_workers: Annotated[int, Range(0, 1_024)] = 0
     monitor: str | None = None
     mode: Literal["max", "min"] = "max"
     eval_every: Cadence | None = _EPOCH
@@ -130,7 +124,7 @@ class RunOptions:
     tensorboard: bool = False
     wandb: str | None = None
     init_from: str | None = None
-    sample_images: WholeNumber = 8
+    sample_images: Annotated[int, Range(0, 10_000)] = 8
     compile: bool = False
     parallel: Literal["ddp", "fsdp", "oss"] = "ddp"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,12 +13,14 @@ from vlkit.errors import ConfigError, VlkitError, did_you_mean
 from vlkit.registry import load_plugin
 
 T = TypeVar("T")
+_NAME = re.compile(r"[\w.-]{1,40}")
 
 
 def load_plugins(config: Config) -> list[str]:
     """Import the files under ``plugins``, relative to the file that lists them; the problems are returned."""
     found: Problems = []
-    entries = convert(config.data.get("plugins") or [], list[str], "plugins", found)
+    given = config.data.get("plugins")
+    entries = convert([] if given is None else given, list[str], "plugins", found)
     problems = [f"{config.origin(path)}: {text}" for path, text in found]
     for index, entry in enumerate(entries if not found else []):
         source = config.source(f"plugins.{index}")
@@ -44,10 +47,14 @@ class Sections:
 
     def open(self, known: Sequence[str]) -> None:
         """Report sections that are not ``known``, and load the plugins."""
+        allowed = f"Allowed: extends, {', '.join(known)}."
         for key in self.config.data:
-            if key not in known:
-                hint = did_you_mean(key, known)
-                self.report(key, f"unknown section {key!r}.{hint} Allowed: extends, {', '.join(known)}.")
+            if not _NAME.fullmatch(key):  # of another kind of file: what it holds may be a secret
+                self.problems.append(
+                    f"{self.config.origin('')}: there is a key that is no name of a section. {allowed}"
+                )
+            elif key not in known:
+                self.report(key, f"unknown section {key!r}.{did_you_mean(key, known)} {allowed}")
         self.problems += load_plugins(self.config)
 
     def report(self, path: str, problem: str) -> None:

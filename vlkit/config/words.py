@@ -7,10 +7,10 @@ import dataclasses
 import enum
 import sys
 import types
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
+from vlkit.bounds import Range
 from vlkit.config.signature import Parameter
 
 SEQUENCES = {
@@ -23,29 +23,6 @@ SEQUENCES = {
 }
 MAPPINGS = (dict, abc.Mapping, abc.MutableMapping)
 NONE = type(None)
-
-
-@dataclass(frozen=True)
-class Between:
-    """The allowed span of a number: ``Annotated[float, Between(0, 1)]``.
-
-    Args:
-        low: the smallest allowed value.
-        high: the largest.
-        open: whether ``low`` itself is forbidden.
-    """
-
-    low: float = float("-inf")
-    high: float = float("inf")
-    open: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        return (self.low < value if self.open else self.low <= value) and value <= self.high
-
-    def __str__(self) -> str:
-        low = f"{'above' if self.open else 'at least'} {self.low:g}" if self.low > float("-inf") else ""
-        high = f"at most {self.high:g}" if self.high < float("inf") else ""
-        return " and ".join(part for part in (low, high) if part)
 
 
 def is_model(kind: Any) -> bool:
@@ -67,7 +44,9 @@ def type_name(hint: Any) -> str:
     if hint in (None, NONE):
         return "null"
     if origin is Annotated:
-        return " ".join([type_name(args[0]), *(str(mark) for mark in args[1:] if isinstance(mark, Between))])
+        return " ".join(
+            filter(None, [type_name(args[0]), *(str(mark) for mark in args[1:] if isinstance(mark, Range))])
+        )
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(type_name(arg) for arg in args))
     if origin is Literal:

@@ -3,6 +3,9 @@
 Differences from YAML 1.1, all in favour of what people mean: ``1e-4`` is a float, only ``true`` and ``false``
 are booleans (so ``[yes, no]`` stays two answers), ``017`` and ``12:30`` are text, and a key given twice is an
 error. Mapping keys are always text.
+
+A document may come from anyone, so its size is limited before it is expanded: nesting, and nodes with every alias
+written out. Messages name the place, never the content of a line: the file may not be a configuration at all.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from vlkit.errors import ConfigError
+from vlkit.errors import ConfigError, shortened
 
 _FLOAT = r"""[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
     |\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?
@@ -24,10 +27,19 @@ _FLOAT = r"""[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
 _RULES = (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("float", _FLOAT, "-+0123456789."),
-    ("int", r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)", "-+0123456789"),
+    ("int", r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F][0-9a-fA-F_]*)", "-+0123456789"),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("merge", r"<<", "<"),
 )
+MAX_BYTES = 2_000_000
+MAX_DEPTH = 50
+"""Deepest nesting of mappings and lists."""
+MAX_NODES = 200_000
+"""Most keys and values of a document, with aliases written out."""
+_MAX_BITS = 256  # of an integer; larger ones take long to print
+_KINDS = {"map", "seq"}
+_LINE_ENDS = re.compile("[\r\x85\u2028\u2029]")
+_QUOTED = re.compile(r" ?'(?!<)[^']{4,}'|" + r' ?"[^"]{4,}"')
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,20 @@ class Node:
 
 
 class _Loader(yaml.SafeLoader):
+    """A loader that refuses deep nesting while it reads, before the parser's own recursion ends."""
+
     yaml_implicit_resolvers: dict[str, list[Any]] = {}
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem=f"nested more than {MAX_DEPTH} levels deep", problem_mark=mark)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
 
 
 class _Dumper(yaml.SafeDumper):
@@ -58,6 +83,12 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
+    """A text, in double quotes where a reader would take one of its characters for the end of a line."""
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if _LINE_ENDS.search(text) else None)
+
+
+_Dumper.add_representer(str, _represent_text)
 for _tag, _pattern, _first in _RULES:
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$", re.X), list(_first))
@@ -72,22 +103,86 @@ def parse_yaml(content: str | bytes, name: str, file: Path | None = None) -> Nod
         file: recorded as the place of every node.
 
     Raises:
-        ConfigError: the text is not YAML, or a mapping has a key twice: ``name:line:column`` and the reason.
+        ConfigError: the text is not YAML, is too large or too deep, or a mapping has a key twice:
+            ``name:line:column`` and the reason.
     """
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"{name}: more than {MAX_BYTES:,} bytes. Is it a configuration?")
     try:
         loader = _Loader(content)
         try:
             root = loader.get_single_node()
-            return Node({}, Place(file, 1)) if root is None else _Tree(loader, name, file).node(root)
+            if root is None:
+                return Node({}, Place(file, 1))
+            _check_expanded(root, name)
+            return _Tree(loader, name, file).node(root)
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         tab = " Indent with spaces, not tabs." if "\\t" in str(error.problem) else ""
-        raise ConfigError(f"{where}: not valid YAML: {error.problem or error.context}.{tab}") from error
-    except yaml.YAMLError as error:  # characters that YAML forbids, or bytes that are no text
-        raise ConfigError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from error
+        problem = _QUOTED.sub("", str(error.problem or error.context))
+        raise ConfigError(f"{where}: not valid YAML: {problem}.{tab}") from error
+    except yaml.reader.ReaderError as error:  # characters that YAML forbids, or bytes that are no text
+        raise ConfigError(
+            f"{name}: not valid YAML: {error.reason} at position {error.position}. Is it a text file in UTF-8?"
+        ) from error
+    except (yaml.YAMLError, UnicodeError, RecursionError) as error:
+        raise ConfigError(f"{name}: not valid YAML: {type(error).__name__}.") from error
+
+
+def _check_expanded(root: yaml.Node, name: str) -> None:
+    """Raise when an anchor contains itself, or ``root`` would be too large or too deep with aliases written out.
+
+    Each node is counted once, so this takes as long as the text is, whatever it would become.
+    """
+    sizes: dict[int, tuple[int, int]] = {}  # of a finished node: nodes and levels, itself included
+    open_nodes: set[int] = set()
+    stack = [root]
+    while stack:
+        node = stack[-1]
+        if id(node) in sizes:
+            stack.pop()
+            continue
+        inside = [] if isinstance(node, yaml.ScalarNode) else _children(node)
+        waiting = [child for child in inside if id(child) not in sizes]
+        if not waiting:
+            count = 1 + sum(sizes[id(child)][0] for child in inside)
+            depth = 1 + max((sizes[id(child)][1] for child in inside), default=0)
+            if count > MAX_NODES or depth > MAX_DEPTH:
+                limit = f"{MAX_NODES:,} values" if count > MAX_NODES else f"{MAX_DEPTH} levels"
+                raise _at(node, name, f"with its aliases written out it has more than {limit}")
+            sizes[id(node)] = count, depth
+            open_nodes.discard(id(node))
+            stack.pop()
+            continue
+        if id(node) in open_nodes:  # a child that waits is open too: it contains itself
+            raise _at(node, name, "an anchor contains itself")
+        open_nodes.add(id(node))
+        if any(id(child) in open_nodes for child in waiting):
+            raise _at(node, name, "an anchor contains itself")
+        stack += waiting
+
+
+def _is_text(value: str) -> bool:
+    """Whether a text can be a path and can be written as UTF-8."""
+    try:
+        value.encode()
+    except UnicodeError:
+        return False
+    return "\0" not in value
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.SequenceNode):
+        return node.value
+    return [each for pair in node.value for each in pair]
+
+
+def _at(node: yaml.Node, name: str, problem: str) -> ConfigError:
+    mark = node.start_mark
+    return ConfigError(f"{name}:{mark.line + 1}:{mark.column + 1}: {problem}.")
 
 
 def dump_yaml(data: Any) -> str:
@@ -100,36 +195,44 @@ class _Tree:
 
     def __init__(self, loader: _Loader, name: str, file: Path | None):
         self.loader, self.name, self.file = loader, name, file
-        self.open: set[int] = set()
 
     def node(self, raw: yaml.Node, line: int | None = None) -> Node:
         place = Place(self.file, raw.start_mark.line + 1 if line is None else line)
         if isinstance(raw, yaml.ScalarNode):
-            value = self.loader.construct_object(raw)
+            value = self._scalar(raw)
             if not isinstance(value, (type(None), bool, int, float, str)):
-                raise self._error(raw, f"a value of type {type(value).__name__} cannot be used here")
+                raise _at(raw, self.name, f"a value of type {type(value).__name__} cannot be used here")
             return Node(value, place)
-        if id(raw) in self.open:
-            raise self._error(raw, "an anchor contains itself")
-        self.open.add(id(raw))
+        if raw.tag.removeprefix("tag:yaml.org,2002:") not in _KINDS:
+            raise _at(raw, self.name, "a tag (!) that is not known here; remove it")
         if isinstance(raw, yaml.SequenceNode):
             items: Any = [self.node(item) for item in raw.value]
         else:
             items = self._mapping(raw)
-        self.open.discard(id(raw))
         return Node(items, place)
+
+    def _scalar(self, raw: yaml.ScalarNode) -> Any:
+        try:
+            value = self.loader.construct_object(raw)
+        except (ValueError, KeyError, IndexError, AttributeError) as error:  # `!!int text`, thousands of digits
+            kind = raw.tag.rpartition(":")[2].strip("!")
+            raise _at(
+                raw, self.name, f"this cannot be read as a value of type {kind}; quote it if it is text"
+            ) from error
+        if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+            raise _at(raw, self.name, f"an integer of more than {_MAX_BITS} bits; no key takes one")
+        if isinstance(value, str) and not _is_text(value):
+            raise _at(raw, self.name, "a text with a NUL character or half a surrogate pair; no key takes one")
+        return value
 
     def _mapping(self, raw: yaml.Node) -> dict[str, Node]:
         seen: dict[str, int] = {}
         for key, _ in raw.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise self._error(key, "a key must be plain text")
+                raise _at(key, self.name, "a key must be plain text")
             if key.value in seen and key.value != "<<":
-                raise self._error(key, f"the key {key.value!r} stands here and in line {seen[key.value]}; keep one")
+                problem = f"the key {shortened(key.value)} stands here and in line {seen[key.value]}; keep one"
+                raise _at(key, self.name, problem)
             seen[key.value] = key.start_mark.line + 1
         self.loader.flatten_mapping(raw)  # puts what `<<: *anchor` brings in front, where own keys override it
         return {key.value: self.node(value, key.start_mark.line + 1) for key, value in raw.value}
-
-    def _error(self, raw: yaml.Node, problem: str) -> ConfigError:
-        mark = raw.start_mark
-        return ConfigError(f"{self.name}:{mark.line + 1}:{mark.column + 1}: {problem}.")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vlkit.bounds import PositiveInt
 from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.caption_table import draw_caption
@@ -64,7 +65,7 @@ class HuggingFaceDataset(VLDataset):
         image_root: str | None = None,
         image_processor: Any = None,
         text_processor: Any = None,
-        limit: int | None = None,
+        limit: PositiveInt | None = None,
     ):
         check_arguments("hf_dataset", {"split": (split, SPLITS)}, limit, image_processor)
         self.path, self.split, self.root = path, split, os.path.expanduser(image_root or "")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vlkit.bounds import Column, PositiveInt
 from vlkit.datasets.annotation_formats import FORMATS
 from vlkit.datasets.annotations import caption_columns, few, find_file, read_rows, short_names
 from vlkit.datasets.arguments import SPLITS, check_arguments
@@ -69,14 +70,14 @@ class ImageText(VLDataset):
         split: Literal["train", "val", "test"] = "train",
         format: Literal["auto", "json", "jsonl", "csv", "txt", "coco", "karpathy"] = "auto",
         part: str | list[str] | None = None,
-        image_key: str | int | None = None,
-        caption_key: str | int | None = None,
-        image_id_key: str | int | None = None,
+        image_key: str | Column | None = None,
+        caption_key: str | Column | None = None,
+        image_id_key: str | Column | None = None,
         image_pattern: str | None = None,
         image_ids: Literal["rows", "coco"] = "rows",
         image_processor: Any = None,
         text_processor: Any = None,
-        limit: int | None = None,
+        limit: PositiveInt | None = None,
     ):
         paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
         choices = {"split": (split, SPLITS), "format": (format, FORMATS), "image_ids": (image_ids, ("rows", "coco"))}

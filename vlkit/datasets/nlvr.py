@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vlkit.bounds import Column, PositiveInt
 from vlkit.datasets.annotation_formats import Faults, table_rows
 from vlkit.datasets.annotations import find_file
 from vlkit.datasets.arguments import check_arguments
@@ -92,14 +93,14 @@ class ImagePair(VLDataset):
         image_root: str | None = None,
         split: Literal["train", "val", "test"] = "train",
         format: Literal["auto", "json", "jsonl", "csv"] = "auto",
-        image_key: str | int | list[str | int] | None = None,
-        sentence_key: str | int | None = None,
-        label_key: str | int | None = None,
+        image_key: str | Column | list[str | Column] | None = None,
+        sentence_key: str | Column | None = None,
+        label_key: str | Column | None = None,
         image_pattern: str | None = None,
         swap: Literal["sides", "original", "off"] = "sides",
         image_processor: Any = None,
         text_processor: Any = None,
-        limit: int | None = None,
+        limit: PositiveInt | None = None,
     ):
         choices = {"split": (split, SPLITS), "format": (format, FORMATS), "swap": (swap, SWAPS)}
         columns, problems = pair_columns(image_key, sentence_key, label_key, image_pattern)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vlkit.bounds import Column, Frames, PositiveInt
 from vlkit.datasets.annotations import find_file, short_names
 from vlkit.datasets.answer_list import read_answer_list
 from vlkit.datasets.arguments import SPLITS, check_arguments
@@ -129,15 +130,15 @@ class VideoText(_Videos):
         path: str | list[str],
         video_root: str | None = None,
         split: Literal["train", "val", "test"] = "train",
-        frames: int = 8,
+        frames: Frames = 8,
         sampling: Literal["even", "original"] = "even",
-        video_key: str | int | None = None,
-        caption_key: str | int | None = None,
+        video_key: str | Column | None = None,
+        caption_key: str | Column | None = None,
         video_pattern: str | None = None,
         image_processor: Any = None,
         video_processor: Any = None,
         text_processor: Any = None,
-        limit: int | None = None,
+        limit: PositiveInt | None = None,
     ):
         columns = video_columns(split == "train", {"video": video_key, "caption": caption_key}, video_pattern)
         super().__init__(path, video_root, split, frames, sampling, image_processor, video_processor, limit, columns)
@@ -204,18 +205,18 @@ class VideoQuestion(_Videos):
         path: str | list[str],
         video_root: str | None = None,
         split: Literal["train", "val", "test"] = "train",
-        frames: int = 16,
+        frames: Frames = 16,
         sampling: Literal["even", "original"] = "even",
-        video_key: str | int | None = None,
-        question_key: str | int | None = None,
-        answer_key: str | int | None = None,
-        question_id_key: str | int | None = None,
+        video_key: str | Column | None = None,
+        question_key: str | Column | None = None,
+        answer_key: str | Column | None = None,
+        question_id_key: str | Column | None = None,
         video_pattern: str | None = None,
         answer_list: str | None = None,
         image_processor: Any = None,
         video_processor: Any = None,
         text_processor: Any = None,
-        limit: int | None = None,
+        limit: PositiveInt | None = None,
     ):
         keys: dict[str, Key | None] = {"video": video_key, "question": question_key, "answer": answer_key}
         columns = question_columns("video", split == "train", {**keys, "question_id": question_id_key}, video_pattern)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vlkit.bounds import PositiveInt
 from vlkit.datasets.annotations import find_file
 from vlkit.datasets.arguments import check_arguments
 from vlkit.datasets.base import Sample, VLDataset
@@ -64,7 +65,7 @@ class VisDial(VLDataset):
         dense_path: str | None = None,
         image_processor: Any = None,
         text_processor: Any = None,
-        limit: int | None = None,
+        limit: PositiveInt | None = None,
     ):
         check_arguments("visdial", {"split": (split, SPLITS)}, limit, image_processor)
         self.split, self.image_processor, self.text_processor = split, image_processor, text_processor

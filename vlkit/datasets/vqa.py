@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vlkit.bounds import Column, PositiveInt
 from vlkit.datasets.annotations import find_file, short_names
 from vlkit.datasets.answer_list import read_answer_list
 from vlkit.datasets.arguments import SPLITS, check_arguments
@@ -65,16 +66,16 @@ class ImageQuestion(VLDataset):
         image_root: str | None = None,
         split: Literal["train", "val", "test"] = "train",
         format: Literal["auto", "json", "jsonl", "csv", "official"] = "auto",
-        image_key: str | int | None = None,
-        question_key: str | int | None = None,
-        answer_key: str | int | None = None,
-        question_id_key: str | int | None = None,
+        image_key: str | Column | None = None,
+        question_key: str | Column | None = None,
+        answer_key: str | Column | None = None,
+        question_id_key: str | Column | None = None,
         image_pattern: str | None = None,
         answers: str | None = None,
         answer_list: str | None = None,
         image_processor: Any = None,
         text_processor: Any = None,
-        limit: int | None = None,
+        limit: PositiveInt | None = None,
     ):
         paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
         official = answers is None or format in ("auto", "official")

@@ -13,6 +13,7 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
+from vlkit.bounds import PositiveInt
 from vlkit.datasets.annotations import short_names
 from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
@@ -72,7 +73,7 @@ class WebShards(VLDataset):
         caption_key: str | None = None,
         image_processor: Any = None,
         text_processor: Any = None,
-        limit: int | None = None,
+        limit: PositiveInt | None = None,
     ):
         keys = ShardTexts.keys(caption_key)
         others = keys.problems() + ["image_key: '' given; a suffix such as png is needed."] * (image_key == "")

@@ -5,12 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
+from vlkit.bounds import PositiveInt, Range, WholeNumber, check_fields
 from vlkit.errors import ConfigError
+
+Beams = Annotated[int, Range(1, 1_000)]
+"""Number of texts that are open for an image at a time."""
 
 
 @dataclass
@@ -36,30 +40,21 @@ class GenerationConfig:
         ConfigError: values that contradict each other.
     """
 
-    max_length: int = 30
-    min_length: int = 10
-    num_beams: int = 3
+    max_length: PositiveInt = 30
+    min_length: WholeNumber = 10
+    num_beams: Beams = 3
     sample: bool = False
-    top_p: float = 0.9
-    top_k: int = 0
-    temperature: float = 1.0
-    repetition_penalty: float = 1.0
-    length_penalty: float = 1.0
-    num_return_sequences: int = 1
-    num_beam_groups: int = 1
-    diversity_penalty: float = 0.0
+    top_p: Annotated[float, Range(0, 1, open=True)] = 0.9
+    top_k: WholeNumber = 0
+    temperature: Annotated[float, Range(1e-6, 1e6)] = 1.0
+    repetition_penalty: Annotated[float, Range(0, 1e6, open=True)] = 1.0
+    length_penalty: Annotated[float, Range(-100, 100)] = 1.0
+    num_return_sequences: Beams = 1
+    num_beam_groups: Beams = 1
+    diversity_penalty: Annotated[float, Range(0, 1e6)] = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("max_length", "num_beams", "num_return_sequences", "num_beam_groups"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"generation: {name} is {getattr(self, name)}; it must be at least 1.")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"generation: top_p is {self.top_p}; it must be above 0 and at most 1.")
-        for name in ("temperature", "repetition_penalty"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"generation: {name} is {getattr(self, name)}; it must be above 0.")
-        if self.top_k < 0:
-            raise ConfigError(f"generation: top_k is {self.top_k}; it must be 0 (no limit) or more.")
+        check_fields(self, "generation")
         if self.min_length > self.max_length:
             raise ConfigError(
                 f"generation: min_length {self.min_length} is above max_length {self.max_length}; lower it."

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vlkit.errors import VlkitError
+from vlkit.bounds import Depth, DropRate, Range, Tokens, Width, check_fields
+from vlkit.errors import ConfigError, VlkitError
 from vlkit.models.attention import attend, merge_heads, split_heads
 from vlkit.models.linear import Linear, gelu, together
 from vlkit.models.packing import CrossPlan, Segments, TextBatch
@@ -44,16 +45,23 @@ class MedConfig:
         initializer_range: standard deviation of initial weights. BERT's 0.02 is too small for widths near 100.
     """
 
-    vocab_size: int | None = None
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    max_position_embeddings: int = 512
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    layer_norm_eps: float = 1e-12
-    initializer_range: float = 0.02
+    vocab_size: Annotated[int, Range(1, 10_000_000)] | None = None
+    hidden_size: Width = 768
+    num_hidden_layers: Depth = 12
+    num_attention_heads: Width = 12
+    intermediate_size: Annotated[int, Range(1, 1_000_000)] = 3072
+    max_position_embeddings: Tokens = 512
+    hidden_dropout_prob: DropRate = 0.1
+    attention_probs_dropout_prob: DropRate = 0.1
+    layer_norm_eps: Annotated[float, Range(0, 1, open=True)] = 1e-12
+    initializer_range: Annotated[float, Range(0, 10)] = 0.02
+
+    def __post_init__(self) -> None:
+        check_fields(self, "med")
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(
+                f"med: num_attention_heads ({self.num_attention_heads}) must divide hidden_size ({self.hidden_size})."
+            )
 
 
 @dataclass

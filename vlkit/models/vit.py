@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlkit.errors import VlkitError
+from vlkit.bounds import Depth, DropRate, Range, Side, Width, check_fields
+from vlkit.errors import ConfigError, VlkitError
 from vlkit.models.attention import attend, merge_heads, split_heads
 from vlkit.models.linear import Linear, gelu
 
@@ -36,15 +37,27 @@ class VitConfig:
         backbone: name of a timm model to use instead of all sizes but ``image_size``; its checkpoints are its own.
     """
 
-    image_size: int = 224
-    patch_size: int = 16
-    embed_dim: int = 768
-    depth: int = 12
-    num_heads: int = 12
-    mlp_ratio: float = 4.0
-    drop_path_rate: float = 0.0
-    init_std: float = 0.02
+    image_size: Side = 224
+    patch_size: Side = 16
+    embed_dim: Width = 768
+    depth: Depth = 12
+    num_heads: Width = 12
+    mlp_ratio: Annotated[float, Range(0, 64, open=True)] = 4.0
+    drop_path_rate: DropRate = 0.0
+    init_std: Annotated[float, Range(0, 10)] = 0.02
     backbone: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "vit")
+        if self.backbone is not None:
+            return
+        problems = []
+        if self.image_size % self.patch_size:
+            problems.append(f"vit: patch_size ({self.patch_size}) must divide image_size ({self.image_size}).")
+        if self.embed_dim % self.num_heads:
+            problems.append(f"vit: num_heads ({self.num_heads}) must divide embed_dim ({self.embed_dim}).")
+        if problems:
+            raise ConfigError(problems)
 
 
 class SelfAttention(nn.Module):
@@ -244,8 +257,6 @@ def build_image_encoder(config: VitConfig) -> VisionTransformer | TimmBackbone:
     """The image encoder of ``config``; has ``width`` (Dv) and maps [B, 3, S, S] to [B, P, Dv]."""
     if config.backbone is not None:
         return TimmBackbone(config.backbone, config.image_size)
-    if config.image_size % config.patch_size or config.embed_dim % config.num_heads:
-        raise VlkitError(f"vit: patch_size must divide image_size and num_heads must divide embed_dim; given {config}.")
     return VisionTransformer(config)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vlkit.config.schema import PositiveInt, WholeNumber
+from vlkit.bounds import Processes, Seed
 from vlkit.errors import ConfigError
 
 Command = Literal["train", "evaluate", "shards", "capfilt", "cut", "report"]
@@ -79,8 +79,8 @@ class PipelineEntries:
 
     stages: list[StageEntry]
     output_dir: Path | None = None
-    seeds: list[WholeNumber] = field(default_factory=list)
-    jobs: PositiveInt = 1
+    seeds: list[Seed] = field(default_factory=list)
+    jobs: Processes = 1
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     columns: list[str] = field(default_factory=list)
     table: list[TableEntry] = field(default_factory=list)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlkit.bounds import Pixels, Positive, Side, Statistic, UnitInterval
 from vlkit.errors import ConfigError
 from vlkit.processors.encoded import MAX_PIXELS
 from vlkit.processors.open_image import ImageSource
@@ -88,11 +89,11 @@ class BlipImageEval:
 
     def __init__(
         self,
-        image_size: int = 384,
-        mean: float | Sequence[float] = MEAN,
-        std: float | Sequence[float] = STD,
+        image_size: Side = 384,
+        mean: Statistic | Sequence[Statistic] = MEAN,
+        std: Statistic | Sequence[Statistic] = STD,
         resize: Literal["pil", "fast"] = "pil",
-        max_pixels: int = MAX_PIXELS,
+        max_pixels: Pixels = MAX_PIXELS,
     ):
         check_method(resize)
         if problems := check_pixels(image_size, max_pixels):
@@ -130,17 +131,17 @@ class BlipImageTrain:
 
     def __init__(
         self,
-        image_size: int = 384,
-        mean: float | Sequence[float] = MEAN,
-        std: float | Sequence[float] = STD,
-        min_scale: float = 0.5,
-        max_scale: float = 1.0,
-        ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        flip: float = 0.5,
+        image_size: Side = 384,
+        mean: Statistic | Sequence[Statistic] = MEAN,
+        std: Statistic | Sequence[Statistic] = STD,
+        min_scale: UnitInterval = 0.5,
+        max_scale: UnitInterval = 1.0,
+        ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3),
+        flip: UnitInterval = 0.5,
         randaugment: bool = True,
         randaugment_original: bool = False,
         resize: Literal["pil", "fast"] = "pil",
-        max_pixels: int = MAX_PIXELS,
+        max_pixels: Pixels = MAX_PIXELS,
     ):
         check_method(resize)
         problems = check_pixels(image_size, max_pixels)

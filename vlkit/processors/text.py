@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from vlkit.bounds import PositiveInt
 from vlkit.errors import ConfigError, DataError
 from vlkit.registry import PROCESSORS
 
@@ -62,7 +63,7 @@ class BlipCaption:
         max_words: of the caption, without the prompt.
     """
 
-    def __init__(self, prompt: str = "", max_words: int = 50):
+    def __init__(self, prompt: str = "", max_words: PositiveInt = 50):
         _check_max_words(max_words)
         self.prompt, self.max_words = prompt, max_words
 
@@ -78,7 +79,7 @@ class BlipQuestion:
         max_words: of a question.
     """
 
-    def __init__(self, max_words: int = 50):
+    def __init__(self, max_words: PositiveInt = 50):
         _check_max_words(max_words)
         self.max_words = max_words
 

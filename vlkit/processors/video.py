@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlkit.bounds import Frames, Pixels, Side, Statistic
 from vlkit.errors import BadSample, ConfigError, did_you_mean
 from vlkit.processors.encoded import MAX_PIXELS
 from vlkit.processors.image import MEAN, STD, Normalise, check_pixels
@@ -116,14 +117,14 @@ class BlipVideoEval:
 
     def __init__(
         self,
-        frames: int = 8,
-        image_size: int = 384,
-        mean: float | Sequence[float] = MEAN,
-        std: float | Sequence[float] = STD,
+        frames: Frames = 8,
+        image_size: Side = 384,
+        mean: Statistic | Sequence[Statistic] = MEAN,
+        std: Statistic | Sequence[Statistic] = STD,
         resize: Literal["pil", "fast", "decoder"] = "pil",
         sampling: Literal["even", "original"] = "even",
         norm_original: bool = False,
-        max_pixels: int = MAX_PIXELS,
+        max_pixels: Pixels = MAX_PIXELS,
     ):
         check_sampling(frames, sampling)
         problems = check_pixels(image_size, max_pixels)

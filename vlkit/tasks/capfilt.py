@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlkit.bounds import PositiveInt
 from vlkit.capfilt.decision import Decision
 from vlkit.errors import ConfigError, DataError
 from vlkit.io import atomic_write
@@ -51,7 +52,7 @@ class CapFiltTask(Task):
         self,
         generation: GenerationConfig | None = None,
         decision: Decision | None = None,
-        max_words: int | None = 30,
+        max_words: PositiveInt | None = 30,
     ):
         if max_words is not None and max_words < 1:
             raise ConfigError(f"max_words is {max_words}; it must be at least 1, or null.")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlkit.bounds import NotNegative, UnitInterval, WholeNumber
 from vlkit.errors import DataError
 from vlkit.metrics.classification import accuracy, auc
 from vlkit.metrics.retrieval import recall
@@ -43,9 +44,9 @@ class Pretrain(Task):
 
     def __init__(
         self,
-        alpha: float = 0.4,
-        alpha_ramp_epochs: float = 2.0,
-        rerank_top_k: int = 0,
+        alpha: UnitInterval = 0.4,
+        alpha_ramp_epochs: NotNegative = 2.0,
+        rerank_top_k: WholeNumber = 0,
         generation: GenerationConfig | None = None,
     ):
         self.alpha, self.alpha_ramp_epochs, self.rerank_top_k = alpha, alpha_ramp_epochs, rerank_top_k

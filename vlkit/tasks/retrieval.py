@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlkit.bounds import NotNegative, PositiveInt, UnitInterval, WholeNumber
 from vlkit.errors import ConfigError
 from vlkit.io import atomic_write
 from vlkit.metrics.retrieval import median_rank, recall
@@ -57,12 +58,12 @@ class Retrieval(Task):
 
     def __init__(
         self,
-        rerank_top_k: int = 256,
-        alpha: float = 0.4,
-        alpha_ramp_epochs: float = 1.0,
-        max_words: int | None = 30,
+        rerank_top_k: WholeNumber = 256,
+        alpha: UnitInterval = 0.4,
+        alpha_ramp_epochs: NotNegative = 1.0,
+        max_words: PositiveInt | None = 30,
         image_tokens: Keep = "auto",
-        image_tokens_gib: float = 4.0,
+        image_tokens_gib: NotNegative = 4.0,
     ):
         if rerank_top_k < 0:
             raise ConfigError(f"rerank_top_k: {rerank_top_k} given; it must be 0 (no re-ranking) or more.")

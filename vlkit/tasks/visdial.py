@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from vlkit.bounds import PositiveInt
 from vlkit.errors import DataError
 from vlkit.io import atomic_write
 from vlkit.metrics.dialog import (
@@ -42,7 +43,7 @@ class VisDial(Task):
 
     evaluation_keys = ("tokens_at_once",)
 
-    def __init__(self, tokens_at_once: int = 16384):
+    def __init__(self, tokens_at_once: PositiveInt = 16384):
         self.tokens_at_once = tokens_at_once
 
     def prepare(self, model: Any, batch: Batch, device: torch.device) -> Batch:

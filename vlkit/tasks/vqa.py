@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from vlkit.bounds import PositiveInt
 from vlkit.datasets.answer_list import read_answer_list
 from vlkit.errors import ConfigError, DataError, did_you_mean
 from vlkit.io import atomic_write
@@ -49,7 +50,7 @@ class Vqa(Task):
     def __init__(
         self,
         inference: Literal["rank", "generate"] = "rank",
-        num_ans_candidates: int = 128,
+        num_ans_candidates: PositiveInt = 128,
         answer_list: str | list[str] | None = None,
         generation: GenerationConfig | None = None,
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vlkit.bounds import Range
 from vlkit.config.build import accepts, build, check, describe
 from vlkit.config.convert import convert
 from vlkit.config.durations import Duration
-from vlkit.config.words import Between, type_name
+from vlkit.config.words import type_name
 from vlkit.errors import ConfigError, RegistryError
 from vlkit.registry import Registry
 
@@ -106,8 +108,8 @@ def converted(value: Any, hint: Any) -> Any:
         ({"width": 2}, Inner | None, Inner(2)),
         ("2 epochs", Duration, Duration(2, "epochs")),
         (5, Duration | None, Duration(5, "steps")),
-        (0.5, Annotated[float, Between(0, 1)], 0.5),
-        (None, Annotated[int, Between(1)] | None, None),
+        (0.5, Annotated[float, Range(0, 1)], 0.5),
+        (None, Annotated[int, Range(1)] | None, None),
         (object, Any, object),
     ],
 )
@@ -147,9 +149,9 @@ def test_values_that_fit(value, hint, result):
         ({"width": "x"}, Inner | None, "key.width: 'x' (str) given, int allowed."),
         ({}, Inner, "key: the key 'width' (int) is missing."),
         ("3 stepps", Duration | None, "key: '3 stepps': 'stepps' is no unit. Did you mean 'steps'"),
-        (2.0, Annotated[float, Between(0, 1)], "key: 2.0 (float) given, float at least 0 and at most 1 allowed."),
-        (0, Annotated[float, Between(0, open=True)] | None, "float above 0 or null allowed."),
-        (float("nan"), Annotated[float, Between(0)], "float at least 0 allowed."),
+        (2.0, Annotated[float, Range(0, 1)], "key: 2.0 (float) given, float at least 0 and at most 1 allowed."),
+        (0, Annotated[float, Range(0, open=True)] | None, "float above 0 or null allowed."),
+        (float("nan"), Annotated[float, Range(0)], "float at least 0 allowed."),
     ],
 )
 def test_values_that_do_not_fit(value, hint, message):
@@ -263,6 +265,8 @@ VALUES = st.one_of(st.none(), *SIMPLE.values())
 @given(st.sampled_from(list(SIMPLE)), VALUES)
 def test_plain_types_accept_exactly_their_own_values(kind, value):
     fits = type(value) is kind or (kind is float and type(value) is int)
+    if type(value) in (int, float) and kind in (int, float):  # what no number type of the machine holds fits nowhere
+        fits = fits and math.isfinite(value) and (kind is float or abs(value) < 2**63)
     problems: list[tuple[str, str]] = []
     result = convert(value, kind, "key", problems)
     assert (not problems) == fits

@@ -277,7 +277,9 @@ def test_dropout_only_in_training(model):
 
 def test_initial_weights():
     torch.manual_seed(0)
-    model = TextTransformer(MedConfig(vocab_size=500, hidden_size=64, num_hidden_layers=1, initializer_range=0.08), 64)
+    sizes = {"hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1}
+    med_config = MedConfig(vocab_size=500, initializer_range=0.08, **sizes)
+    model = TextTransformer(med_config, 64)
     assert model.embeddings.word_embeddings.weight.std().item() == pytest.approx(0.08, rel=0.05)
     assert model.encoder.layer[0].intermediate.dense.weight.std().item() == pytest.approx(0.08, rel=0.05)
     biases = [p for n, p in model.named_parameters() if n.endswith("bias")]

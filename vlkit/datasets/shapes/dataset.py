@@ -6,12 +6,14 @@ generator, so different splits (and different seeds) are different streams: no s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from vlkit.bounds import PositiveInt, Range, UnitInterval
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.shapes.captions import paraphrases, plan_caption, realise
 from vlkit.datasets.shapes.noise import exchanged, reversed_relation, swapped, web_caption
@@ -20,6 +22,8 @@ from vlkit.datasets.shapes.scene import WORLD_VERSION, Scene, sample_scene, stre
 from vlkit.errors import DataError, did_you_mean
 from vlkit.registry import DATASETS
 
+ShapesSeed = Annotated[int, Range(0, 2**32 - 1)]
+ShapesSide = Annotated[int, Range(16, 4_096)]
 SPLITS = ("train", "val", "test")
 CAPTIONS = ("clean", "web")
 # What a generator is for: the fourth word of its key.
@@ -46,9 +50,9 @@ class World(VLDataset):
     def __init__(
         self,
         split: str = "train",
-        size: int = 20000,
-        seed: int = 0,
-        image_size: int = 48,
+        size: PositiveInt = 20000,
+        seed: ShapesSeed = 0,
+        image_size: ShapesSide = 48,
         image_processor: Any = None,
         text_processor: Any = None,
     ):
@@ -137,13 +141,13 @@ class Shapes(World):
     def __init__(
         self,
         split: str = "train",
-        size: int = 20000,
-        seed: int = 0,
-        image_size: int = 48,
+        size: PositiveInt = 20000,
+        seed: ShapesSeed = 0,
+        image_size: ShapesSide = 48,
         captions: str = "clean",
-        noise: float = 0.5,
+        noise: UnitInterval = 0.5,
         unique: bool = False,
-        references: int = 5,
+        references: Annotated[int, Range(1, 1_000)] = 5,
         image_processor: Any = None,
         text_processor: Any = None,
     ):
@@ -227,6 +231,6 @@ def choose(name: str, given: Any, allowed: tuple[str, ...]) -> None:
 def within(name: str, given: Any, low: float, high: float | None = None, whole: bool = True) -> None:
     """Raise a DataError unless ``given`` is a number (a ``whole`` one) from ``low`` to ``high``."""
     number = isinstance(given, int if whole else (int, float)) and not isinstance(given, bool)
-    if not number or given < low or (high is not None and given > high):
+    if not number or not low <= given or not given <= (math.inf if high is None else high):
         allowed = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise DataError(f"shapes: {name}={given!r} is not a {'whole ' if whole else ''}number {allowed}.")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from vlkit.bounds import Frames, PositiveInt, Range
 from vlkit.datasets.base import Sample
-from vlkit.datasets.shapes.dataset import HEAD, SCENE, World, within
+from vlkit.datasets.shapes.dataset import HEAD, SCENE, ShapesSeed, ShapesSide, World, within
 from vlkit.datasets.shapes.dialogs import OPTIONS, Dialog, make_dialog
 from vlkit.datasets.shapes.pairs import Statement, make_statement
 from vlkit.datasets.shapes.questions import ANSWERS, Question, questions
@@ -102,11 +103,11 @@ class ShapesDialog(World):
     def __init__(
         self,
         split: str = "train",
-        size: int = 20000,
-        seed: int = 0,
-        image_size: int = 48,
-        rounds: int = 5,
-        candidates: int = 20,
+        size: PositiveInt = 20000,
+        seed: ShapesSeed = 0,
+        image_size: ShapesSide = 48,
+        rounds: Annotated[int, Range(1, 1_000)] = 5,
+        candidates: Annotated[int, Range(2, OPTIONS)] = 20,
         image_processor: Any = None,
         text_processor: Any = None,
     ):
@@ -172,12 +173,12 @@ class ShapesVideo(World):
     def __init__(
         self,
         split: str = "val",
-        size: int = 500,
-        seed: int = 0,
-        image_size: int = 48,
-        length: int = 8,
-        frames: int = 4,
-        references: int = 3,
+        size: PositiveInt = 500,
+        seed: ShapesSeed = 0,
+        image_size: ShapesSide = 48,
+        length: Annotated[int, Range(3, 10_000)] = 8,
+        frames: Frames = 4,
+        references: Annotated[int, Range(1, 8)] = 3,
         image_processor: Any = None,
         text_processor: Any = None,
     ):

@@ -16,6 +16,7 @@ from torch.nn import functional
 from vlkit.errors import VlkitError
 from vlkit.models.med import Layer, MedConfig
 from vlkit.models.packing import TextBatch
+from vlkit.models.size import check_memory, encoder_numbers
 from vlkit.models.vit import VisionTransformer, VitConfig, build_image_encoder
 from vlkit.processors.tokenizer import Tokenizer, build_tokenizer
 
@@ -49,10 +50,13 @@ class BlipBase(nn.Module):
                 f"med.vocab_size is {med.vocab_size}, but the tokenizer {tokenizer!r} has {len(self.tokenizer)} "
                 f"tokens: leave vocab_size out, or set it to at least that."
             )
+        if max_words < 3:
+            raise VlkitError(f"max_words is {max_words}; it must be at least 3: [CLS], a word and [SEP].")
         if max_words > med.max_position_embeddings:
             raise VlkitError(
                 f"max_words is {max_words}, but med.max_position_embeddings is {med.max_position_embeddings}."
             )
+        check_memory(encoder_numbers(vit, med), type(self).__name__, "the sizes of vit and med")
         self.vit_config, self.med_config = vit, med
         self.visual_encoder = build_image_encoder(vit)
 

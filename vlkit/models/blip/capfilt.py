@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vlkit.bounds import PositiveInt
 from vlkit.errors import VlkitError
 from vlkit.models.blip.base import Samples, wanted
 from vlkit.models.blip.caption import Captions, decode_captions
@@ -63,7 +64,7 @@ class BlipCapFilt(nn.Module):
         VlkitError: one of the models cannot do its part, or ``pairs_at_once`` is below 1.
     """
 
-    def __init__(self, captioner: nn.Module, filter: nn.Module | None = None, pairs_at_once: int = 1024):
+    def __init__(self, captioner: nn.Module, filter: nn.Module | None = None, pairs_at_once: PositiveInt = 1024):
         super().__init__()
         if pairs_at_once < 1:
             raise VlkitError(f"pairs_at_once is {pairs_at_once}; it must be at least 1.")

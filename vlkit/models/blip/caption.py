@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vlkit.bounds import Tokens, UnitInterval
+from vlkit.errors import ConfigError, shortened
 from vlkit.models.blip.base import BlipBase, Samples
 from vlkit.models.generation import Generated, GenerationConfig, generate
 from vlkit.models.losses import lm_count, lm_loss, lm_targets
@@ -64,12 +66,18 @@ class BlipCaption(BlipBase):
         med: MedConfig,
         tokenizer: str = "bert-base-uncased",
         prompt: str = "a picture of ",
-        max_words: int = 40,
-        label_smoothing: float = 0.1,
+        max_words: Tokens = 40,
+        label_smoothing: UnitInterval = 0.1,
     ):
         super().__init__(vit, med, tokenizer, max_words)
         self.prompt, self.label_smoothing = prompt, label_smoothing
         self.prompt_length = len(self.tokenizer.encode(prompt)[0]) - 1  # without [SEP]
+        if self.prompt_length + 2 > max_words:  # a word and [SEP] at least
+            raise ConfigError(
+                f"the prompt {shortened(prompt)} takes {self.prompt_length} tokens, [CLS] included, and max_words is "
+                f"{max_words}, so no caption fits. Set max_words to at least {self.prompt_length + 2}, or shorten the "
+                f"prompt."
+            )
         self.text_decoder = TextDecoder(self.med_config, self.image_width)
 
     def tokenize(self, texts: Sequence[str]) -> TextBatch:

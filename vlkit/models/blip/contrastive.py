@@ -7,20 +7,27 @@ Shapes: ``B`` pairs of this process, ``W`` processes, ``Q`` queue, ``A`` candida
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlkit.errors import VlkitError
+from vlkit.bounds import Range
+from vlkit.errors import ConfigError, VlkitError
 from vlkit.models.blip.aligned import BlipAligned
 from vlkit.models.blip.base import Samples
 from vlkit.models.losses import differentiate_now, draw_index, soft_contrast
 from vlkit.models.med import MedConfig
 from vlkit.models.momentum import gather_batch, momentum_copy, random_queue, update_momentum, world_size
 from vlkit.models.packing import TextBatch
+from vlkit.models.size import check_memory
 from vlkit.models.vit import VitConfig
+
+QueueSize = Annotated[int, Range(0, 10_000_000)]
+"""Number of earlier pairs that contrast sees as negatives."""
+Temperature = Annotated[float, Range(1e-4, 100)]
+"""What similarities are divided by."""
 
 
 class Features(NamedTuple):
@@ -52,7 +59,7 @@ class BlipContrastive(BlipAligned):
         max_words: int,
         embed_dim: int,
         momentum: float,
-        temperature_range: tuple[float, float],
+        temperature_range: tuple[Temperature, Temperature],
         gather: bool,
     ):
         super().__init__(vit, med, tokenizer, max_words, embed_dim)
@@ -61,6 +68,10 @@ class BlipContrastive(BlipAligned):
 
     def start_momentum(self, embed_dim: int, queue_size: int, temperature: float) -> None:
         """Momentum encoders as copies, queues of random features, and the temperature."""
+        low, high = self.temperature_range
+        if not low <= temperature <= high:
+            raise ConfigError(f"temperature is {temperature}; it must be within temperature_range, {low} to {high}.")
+        check_memory(2 * embed_dim * queue_size, "the queue of features", "queue_size or embed_dim")
         self.visual_encoder_m = momentum_copy(self.visual_encoder)
         self.vision_proj_m = momentum_copy(self.vision_proj)  # type: ignore[arg-type]
         self.text_encoder_m = momentum_copy(self.text_encoder)

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlkit.bounds import PositiveInt, Tokens
 from vlkit.errors import VlkitError
 from vlkit.models.blip.base import BlipBase, Samples, wanted
 from vlkit.models.blip.dialog_chat import DialogSession
@@ -78,10 +79,10 @@ class BlipDialog(BlipBase):
         vit: VitConfig,
         med: MedConfig,
         tokenizer: str = "bert-base-uncased",
-        max_words: int = 256,
-        max_answer_words: int = 20,
-        max_caption_words: int = 40,
-        num_negatives: int = 1,
+        max_words: Tokens = 256,
+        max_answer_words: PositiveInt = 20,
+        max_caption_words: Tokens = 40,
+        num_negatives: PositiveInt = 1,
     ):
         super().__init__(vit, med, tokenizer, max_words)
         if num_negatives < 1:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlkit.bounds import Tokens, Width
 from vlkit.models.blip.aligned import BlipAligned, check_choice
 from vlkit.models.blip.base import Samples, frames_of
 from vlkit.models.med import MedConfig
@@ -65,8 +66,8 @@ class BlipFeatureExtractor(BlipAligned):
         vit: VitConfig,
         med: MedConfig,
         tokenizer: str = "bert-base-uncased",
-        embed_dim: int | None = 256,
-        max_words: int | None = None,
+        embed_dim: Width | None = 256,
+        max_words: Tokens | None = None,
     ):
         words = max_words if max_words is not None else med.max_position_embeddings
         super().__init__(vit, med, tokenizer, words, embed_dim, matching=False)

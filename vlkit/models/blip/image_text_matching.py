@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlkit.bounds import Tokens, Width
 from vlkit.models.blip.aligned import BlipAligned, check_choice
 from vlkit.models.blip.base import Samples, frames_of
 from vlkit.models.med import MedConfig
@@ -38,8 +39,8 @@ class BlipImageTextMatching(BlipAligned):
         vit: VitConfig,
         med: MedConfig,
         tokenizer: str = "bert-base-uncased",
-        embed_dim: int = 256,
-        max_words: int = 35,
+        embed_dim: Width = 256,
+        max_words: Tokens = 35,
         first_token: str = "enc",
     ):
         check_choice("first_token", first_token, FIRST_TOKENS)

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlkit.bounds import Range, Tokens
 from vlkit.errors import VlkitError
 from vlkit.models.attention import split_heads
 from vlkit.models.blip.base import BlipBase, Samples, wanted
@@ -145,8 +147,8 @@ class BlipNlvr(BlipBase):
         vit: VitConfig,
         med: MedConfig,
         tokenizer: str = "bert-base-uncased",
-        merge_from: int = 6,
-        max_words: int | None = None,
+        merge_from: Annotated[int, Range(0, 1_000)] = 6,
+        max_words: Tokens | None = None,
     ):
         super().__init__(vit, med, tokenizer, max_words or med.max_position_embeddings)
         width = self.med_config.hidden_size

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlkit.bounds import Tokens, UnitInterval, Width
 from vlkit.models.blip.aligned import check_choice
 from vlkit.models.blip.base import Samples
 from vlkit.models.blip.caption import Captions, decode_captions
-from vlkit.models.blip.contrastive import BlipContrastive, Features, gather_features
+from vlkit.models.blip.contrastive import BlipContrastive, Features, QueueSize, Temperature, gather_features
 from vlkit.models.generation import GenerationConfig
 from vlkit.models.losses import hard_negatives, itm_loss, lm_count, lm_loss, lm_targets
 from vlkit.models.med import SHARED, CrossStates, MedConfig, TextDecoder, share_parameters
@@ -82,13 +83,13 @@ class BlipPretrain(BlipContrastive):
         vit: VitConfig,
         med: MedConfig,
         tokenizer: str = "bert-base-uncased",
-        embed_dim: int = 256,
-        queue_size: int = 57600,
-        momentum: float = 0.995,
-        temperature: float = 0.07,
-        temperature_range: tuple[float, float] = (0.001, 0.5),
-        max_words: int = 30,
-        label_smoothing: float = 0.1,
+        embed_dim: Width = 256,
+        queue_size: QueueSize = 57600,
+        momentum: UnitInterval = 0.995,
+        temperature: Temperature = 0.07,
+        temperature_range: tuple[Temperature, Temperature] = (0.001, 0.5),
+        max_words: Tokens = 30,
+        label_smoothing: UnitInterval = 0.1,
         gather: bool = True,
         share: str = "all_but_self_attention",
     ):

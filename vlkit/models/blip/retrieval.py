@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlkit.bounds import Tokens, UnitInterval, Width
 from vlkit.errors import VlkitError
 from vlkit.models.blip.base import Samples, wanted
-from vlkit.models.blip.contrastive import BlipContrastive, Features, gather_features
+from vlkit.models.blip.contrastive import BlipContrastive, Features, QueueSize, Temperature, gather_features
 from vlkit.models.losses import hard_negatives, itm_loss
 from vlkit.models.med import MedConfig
 from vlkit.models.momentum import enqueue, gather_batch, gather_texts, gather_with_gradient, rank, world_size
@@ -86,12 +87,12 @@ class BlipRetrieval(BlipContrastive):
         vit: VitConfig,
         med: MedConfig,
         tokenizer: str = "bert-base-uncased",
-        embed_dim: int = 256,
-        queue_size: int = 57600,
-        momentum: float = 0.995,
-        temperature: float = 0.07,
-        temperature_range: tuple[float, float] = (0.001, 0.5),
-        max_words: int = 35,
+        embed_dim: Width = 256,
+        queue_size: QueueSize = 57600,
+        momentum: UnitInterval = 0.995,
+        temperature: Temperature = 0.07,
+        temperature_range: tuple[Temperature, Temperature] = (0.001, 0.5),
+        max_words: Tokens = 35,
         negative_all_rank: bool = False,
         gather: bool = True,
     ):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlkit.bounds import Tokens, UnitInterval
 from vlkit.errors import VlkitError, did_you_mean
 from vlkit.models.answer_tree import AnswerTree, MaskedSegments, masked_states
 from vlkit.models.blip.base import BlipBase, Samples, wanted
@@ -92,8 +93,8 @@ class BlipVqa(BlipBase):
         vit: VitConfig,
         med: MedConfig,
         tokenizer: str = "bert-base-uncased",
-        max_words: int = 35,
-        label_smoothing: float = 0.1,
+        max_words: Tokens = 35,
+        label_smoothing: UnitInterval = 0.1,
     ):
         super().__init__(vit, med, tokenizer, max_words)
         self.label_smoothing = label_smoothing

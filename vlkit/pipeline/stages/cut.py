@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from vlkit.awaited import Awaited
+from vlkit.bounds import Processes
 from vlkit.capfilt.apply import apply
 from vlkit.capfilt.decision import Decision
 from vlkit.config.build import build
 from vlkit.config.load import Config
-from vlkit.config.schema import PositiveInt
 from vlkit.errors import VlkitError
 from vlkit.pipeline.stages.base import Record, Spot, Stage
 from vlkit.pipeline.stages.outputs import output_digest, shares, source_problems
@@ -31,7 +31,7 @@ class CutEntries:
 
     source: str
     decision: Decision
-    workers: PositiveInt = 1
+    workers: Processes = 1
     output_dir: Path = Path()
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from vlkit.awaited import Awaited
+from vlkit.bounds import Range
 from vlkit.capfilt.report import write_report
 from vlkit.config.build import build
 from vlkit.config.load import Config
-from vlkit.config.schema import WholeNumber
 from vlkit.pipeline.stages.base import Record, Spot, Stage, digest
 from vlkit.pipeline.stages.outputs import source_problems
 
@@ -27,7 +27,7 @@ class ReportEntries:
     """
 
     source: str
-    examples: WholeNumber = 24
+    examples: Annotated[int, Range(0, 10_000)] = 24
     output_dir: Path = Path()
 
 
