@@ -98,7 +98,7 @@ class Duration:
         return max(math.floor(steps + Fraction(1, 2)), 1 if self.amount else 0)
 
     def __str__(self) -> str:
-        return f"{self.amount} {self.unit}"
+        return f"{int(self.amount) if self.amount == int(self.amount) else self.amount} {self.unit}"
 
 
 @dataclass(frozen=True)

@@ -98,8 +98,8 @@ class OutputFolder:
         self.begun = (self.path / "config.yaml").exists()
         if (result := self.finished()) is not None:
             return result
-        if (self.path / "result.json").exists():
-            self.reopen(self._result())
+        if (result := self.result()) is not None:
+            self.reopen(result)
         write_text(self.path / "config.yaml", dump_yaml(self.config))
         return None
 
@@ -109,9 +109,9 @@ class OutputFolder:
         Raises:
             ConfigError: the change cannot be followed.
         """
-        if not (self.path / "result.json").exists():
+        result, before = self.result(), self._before()
+        if result is None:
             return None
-        result, before = self._result(), self._before()
         changed = sentences(requested(before), requested(self.config))
         optim = changes(before.get("optim"), self.config.get("optim"))
         if optim and not changed:
@@ -152,8 +152,10 @@ class OutputFolder:
         file = self.path / "config.yaml"
         return plain(parse_yaml(file.read_bytes(), str(file), file)) if file.exists() else self.config
 
-    def _result(self) -> dict[str, Any]:
-        return json.loads((self.path / "result.json").read_text())
+    def result(self) -> dict[str, Any] | None:
+        """What a finished run left; None: there is none."""
+        file = self.path / "result.json"
+        return json.loads(file.read_text()) if file.exists() else None
 
 
 def environment(device: torch.device, world_size: int, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Reporter:
         self._trackers: Trackers | None = None
         self._bar: Bar | None = None
         self._since = (0, 0.0)
+        self._unwritten: dict[str, Any] | None = None
 
     def open(self, step: int) -> None:
         """Begin at ``step``: start the bar and the trackers.
@@ -107,15 +108,24 @@ class Reporter:
 
     def state_dict(self) -> dict[str, Any]:
         """For the checkpoint."""
-        return {"since": list(self._since)}
+        return {"since": list(self._since), "unwritten": self._unwritten}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         self._since = (int(state["since"][0]), float(state["since"][1]))
+        self._unwritten = state.get("unwritten")
+
+    def catch_up(self) -> None:
+        """Write the line whose writing failed before the checkpoint, if there is one; for process 0."""
+        if self._unwritten is not None:
+            self.metrics.append(self._unwritten)
+            self._unwritten = None
 
     def _write(self, line: dict[str, Any], told: str) -> None:
         if self._bar is not None and self._trackers is not None:
+            self._unwritten = line
             self.metrics.append(line)
+            self._unwritten = None
             self._trackers.log(line)
             self._bar.report(told)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vlkit.checkpoint_files import STATE, read_trainer
 from vlkit.config.schema import OptimConfig, RunOptions
 from vlkit.datasets.loading import TrainLoader
-from vlkit.errors import CheckpointError, ConfigError
+from vlkit.errors import CheckpointError
 from vlkit.runner.best import Best
 from vlkit.runner.checkpoint import Checkpoints, restore
 from vlkit.runner.clock import Clock
@@ -150,13 +150,15 @@ class Resumable:
             self.reporter.metrics.cut_back(0, evaluated=False)
             return None
         trainer = read_trainer(newest)
-        self._check_length(trainer)
+        length = str(self.run.length)
+        self.plan.check_length(trainer["step"], trainer.get("settings", {}).get("length", length), length)
         self._load_small(trainer)
         best = self.best.step
         lost = self.checkpoints.problem(best) if best is not None and best != self.step else ""
         if lost:
             logger.warning("%s It was the best so far: the best is chosen again, from here on.", lost)
         self.reporter.metrics.cut_back(self.step, evaluated=self.evaluated == self.step or not self.evaluation_due())
+        self.reporter.catch_up()
         return self.step, bool(lost)
 
     def resume(self) -> None:
@@ -209,12 +211,3 @@ class Resumable:
             self.evaluated, self.scores = found["step"], found["scores"]
             if self.evaluated is not None and self.best.step is None:  # another score is monitored now
                 self.best.update(self.evaluated, self.scores)
-
-    def _check_length(self, trainer: State) -> None:
-        step, changed = trainer["step"], trainer.get("settings", {}).get("length", str(self.run.length))
-        if self.plan.steps is not None and step > self.plan.steps and changed != str(self.run.length):
-            raise ConfigError(
-                f"{self.output.path} holds a run of {changed} that has trained {step} steps; its length is now "
-                f"{self.run.length}, which is {self.plan.steps}. A run can be made longer, not shorter than it is: "
-                "raise the length, or choose another run.output_dir."
-            )

@@ -22,6 +22,7 @@ from vlkit.runner.distributed import World
 from vlkit.runner.evaluation import Evaluator
 from vlkit.runner.output import OutputFolder, environment
 from vlkit.runner.parallel import share_model
+from vlkit.runner.plan import Plan
 from vlkit.runner.signals import StopRequest
 from vlkit.runner.trainer import Trainer
 from vlkit.tasks.base import Task
@@ -190,7 +191,12 @@ class Runner:
 
     def _claim(self) -> dict[str, Any] | None:
         """The result of a finished run, unless another length is wanted."""
-        stored, length = self.output.claim(), str(self.run.length)
+        assert self.mixture is not None
+        before, length = self.output.result(), str(self.run.length)
+        if before is not None:
+            plan = Plan.resolve(self.optim, self.run, len(self.mixture))
+            plan.check_length(before["step"], before.get("length", ""), length)
+        stored = self.output.claim()
         if stored is None or stored.get("length", length) == length:
             return stored
         self.output.reopen(stored)

@@ -5,11 +5,14 @@ import json
 import pytest
 import torch
 
+from tests.assets.run_files import pretrain_run, write
 from tests.assets.toy import ToyDataset, ToyModel, ToyTask, lines, toy_runner
 from vlkit.config.durations import Duration
 from vlkit.datasets.base import collate
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import VlkitError
+from vlkit.experiment import Experiment
+from vlkit.models.blip.contrastive import BlipContrastive
 from vlkit.runner import NonFinite
 from vlkit.runner.checkpoint import MODEL, load_tensors
 
@@ -92,3 +95,59 @@ def test_bfloat16_trains_close_to_float32(tmp_path):
     exact, rough = ([line["loss"] for line in lines(tmp_path / each) if "loss" in line] for each in ("fp32", "bf16"))
     assert exact != rough
     assert rough == pytest.approx(exact, rel=0.1)
+
+
+def blip_steps(folder, accumulate, monkeypatch, steps=2, size=4):
+    """Real pre-training steps of the real ``TrainStep``; how often momentum encoders moved, and the model."""
+    moved = []
+    file = folder / f"run_{accumulate}.yaml"
+    run = pretrain_run(accumulate=accumulate, batch_size=size, max_steps=steps, duration=None, check=False)
+    run["datasets"]["eval"] = {}
+    experiment = Experiment.open(write(file, run), [f"run.output_dir={folder / str(accumulate)}"])
+    move = BlipContrastive.move_momentum
+
+    def count(model):
+        moved.append((int(model.queue_ptr), model.visual_encoder_m.cls_token.clone()))
+        move(model)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(BlipContrastive, "move_momentum", count)
+        with experiment.runner() as runner:
+            runner.train()
+            return moved, runner.model
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4])
+def test_momentum_encoders_move_once_a_step_and_before_its_first_micro_batch(tmp_path, monkeypatch, accumulate):
+    size, steps, queue = 8, 2, 16
+    moved, model = blip_steps(tmp_path, accumulate, monkeypatch, steps, size)
+    assert [pointer for pointer, _ in moved] == [step * size % queue for step in range(steps)]
+    assert int(model.queue_ptr) == steps * size % queue  # every pair joins the queue once
+    metrics = [line["metrics"] for line in lines(tmp_path / str(accumulate)) if "loss" in line]
+    assert [each["queue_age"] for each in metrics] == pytest.approx([queue / size] * steps)
+
+
+def test_the_first_step_moves_the_momentum_encoders_alike_however_it_is_cut(tmp_path, monkeypatch):
+    """Before the first step they are copies, so they move in the second; after it they hold the same average."""
+    (_, whole), (_, four) = (blip_steps(tmp_path, n, monkeypatch, steps=1, size=8) for n in (1, 4))
+    for name, parameter in whole.named_parameters():
+        if "_m." in name:
+            assert torch.equal(parameter, dict(four.named_parameters())[name]), name
+
+
+class Counting(ToyTask):
+    """Notes the micro-batches that it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.given = []
+
+    def train_step(self, model, inputs, progress):
+        self.given.append((progress.step, progress.micro, progress.micros))
+        return super().train_step(model, inputs, progress)
+
+
+def test_a_task_is_given_the_place_of_each_micro_batch(tmp_path):
+    task = Counting()
+    toy_runner(tmp_path, task, accumulate=4, max_steps=2).train()
+    assert task.given == [(step, micro, 4) for step in range(2) for micro in range(4)]
