@@ -1,10 +1,13 @@
-"""Weights that other programs have downloaded to this machine: the caches of torch.hub and of the Hugging Face hub."""
+"""What other programs have downloaded to this machine: the caches of torch.hub and of the Hugging Face hub."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -111,3 +114,40 @@ def _unchanged(file: Path, record: Path) -> Path:
         )
     record_first_use(file, record)
     return file
+
+
+@contextlib.contextmanager
+def without_hub() -> Iterator[None]:
+    """While entered, ``datasets`` and ``huggingface_hub`` open no connection if :func:`~vlkit.io.offline` holds.
+
+    They read the environment when they are imported, which may have been before: their settings are changed, too.
+    """
+    if not offline():
+        yield
+        return
+    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+    with contextlib.ExitStack() as stack:
+        for module in ("huggingface_hub.constants", "datasets.config"):
+            with contextlib.suppress(ImportError):
+                settings = vars(importlib.import_module(module))
+                before = {name: settings[name] for name in names if name in settings}
+                stack.callback(settings.update, before)
+                settings.update(dict.fromkeys(before, True))
+        for name in names:  # for processes that start meanwhile
+            stack.callback(_restore, name, os.environ.get(name))
+            os.environ[name] = "1"
+        yield
+
+
+def _restore(name: str, value: str | None) -> None:
+    if value is None:
+        del os.environ[name]
+    else:
+        os.environ[name] = value
+
+
+def hub_cache() -> str:
+    """The folder in which ``datasets`` keeps what it has prepared."""
+    import datasets.config
+
+    return str(datasets.config.HF_DATASETS_CACHE)

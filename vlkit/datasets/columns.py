@@ -162,6 +162,19 @@ class TableColumns:
                     f"{self.file}: the header, line {line}, has {self._lacks(name, names)}{self._no_header()}"
                 )
 
+    def table(self, names: Sequence[str]) -> Mapping[str, Key]:
+        """Own names to those of the columns of a table.
+
+        Raises:
+            DataError: a column is missing, or several names could be meant.
+        """
+        found = self.resolve(names)
+        self._check_given()
+        for name in self.keys.needed:
+            if name not in found:
+                raise DataError(f"{self.file}: {self._lacks(name, names)}")
+        return found
+
     def fits(self, names: Sequence[str]) -> bool:
         """Whether ``names`` can only be the header of a table: the needed columns, and at least two in all."""
         try:

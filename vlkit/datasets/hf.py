@@ -10,14 +10,16 @@ from typing import Any, Literal
 import numpy as np
 
 from vlkit.bounds import PositiveInt
+from vlkit.datasets.annotations import caption_columns
 from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.caption_table import draw_caption
-from vlkit.datasets.image_files import evenly, nearest
+from vlkit.datasets.image_files import evenly, local_folder, nearest
 from vlkit.datasets.image_ids import image_id_fault
 from vlkit.datasets.texts import Text, texts_of
-from vlkit.errors import BadSample, DataError, MissingDependency, did_you_mean
-from vlkit.io import offline
+from vlkit.errors import BadSample, DataError, MissingDependency, VlkitError, did_you_mean
+from vlkit.foreign_caches import hub_cache, without_hub
+from vlkit.io import local_path, offline
 from vlkit.registry import DATASETS
 
 _SAVED = ("dataset_info.json", "dataset_dict.json")
@@ -25,22 +27,26 @@ _SAVED = ("dataset_info.json", "dataset_dict.json")
 
 @DATASETS.register("hf_dataset")
 class HuggingFaceDataset(VLDataset):
-    """Images with captions that the package ``datasets`` reads: a folder written by ``save_to_disk``, Parquet files, or
-    a dataset of the Hugging Face hub. Needs the extra ``hf``.
+    """Images with captions that the package ``datasets`` reads: a folder written by ``save_to_disk``, Parquet files, a
+    folder of images with ``metadata.csv`` (``jsonl``), or a dataset of the Hugging Face hub. Needs the extra ``hf``.
 
     Every row is a sample. In split "train" its text is one of its captions, chosen by the generator where there are
     several; in the other splits all are under ``references``. ``image_id`` is the row's, if it has one, else
-    ``<path>:<row>``; ``sample_id`` is ``<name of path>:<row>``, rows from 0.
+    ``<path>:<row>``; ``sample_id`` is ``<name of path>:<row>``, rows from 0. With ``VLKIT_OFFLINE=1`` no connection is
+    opened; datasets of the hub that are in its cache are read from there.
 
     Args:
-        path: folder, Parquet file, folder or pattern of these (``part-*.parquet``), or the name of a dataset of the
-            hub (``owner/name``).
+        path: folder, Parquet file, folder or pattern of these (``part-*.parquet``), ``package://name/path``, or the
+            name of a dataset of the hub (``owner/name``).
         split: "train", "val" or "test": how samples are made; and, where ``part`` is not given, which rows are read.
         part: split of the dataset as ``datasets`` calls it ("validation", "train[:1%]"); None: that called as
             ``split``, or the only one.
         subset: configuration of a dataset of the hub.
-        image_column: images, or their file names.
-        caption_column: texts, or lists of texts.
+        image_key: column of the images or of their file names; None: ``image`` or a common other name.
+        caption_key: column of texts or lists of texts; None: ``caption`` or a common other name.
+        image_id_key: column of what identifies images; None: ``image_id`` or a common other name, if there is one.
+        image_column, caption_column: older names of ``image_key`` and ``caption_key``.
+        image_pattern: makes the image's file name of what its column holds: ``images/{}.jpg``.
         image_root: where file names of images start from; None: the working directory.
         image_processor: called with (encoded image as bytes, or a path, and a generator).
         text_processor: called with ``text_input`` (not with references).
@@ -60,25 +66,33 @@ class HuggingFaceDataset(VLDataset):
         split: Literal["train", "val", "test"] = "train",
         part: str | None = None,
         subset: str | None = None,
-        image_column: str = "image",
-        caption_column: str = "caption",
+        image_key: str | None = None,
+        caption_key: str | None = None,
+        image_id_key: str | None = None,
+        image_column: str | None = None,
+        caption_column: str | None = None,
+        image_pattern: str | None = None,
         image_root: str | None = None,
         image_processor: Any = None,
         text_processor: Any = None,
         limit: PositiveInt | None = None,
     ):
-        check_arguments("hf_dataset", {"split": (split, SPLITS)}, limit, image_processor)
-        self.path, self.split, self.root = path, split, os.path.expanduser(image_root or "")
-        self.image_column, self.caption_column = image_column, caption_column
+        keys = {"image": image_key or image_column, "caption": caption_key or caption_column, "image_id": image_id_key}
+        columns = caption_columns(split == "train", keys, image_pattern)
+        others = columns.problems() + [
+            f"{name}_key: {key!r} and {name}_column: {old!r} given; {name}_column is its older name. Leave it out."
+            for name, key, old in (("image", image_key, image_column), ("caption", caption_key, caption_column))
+            if key is not None and old is not None
+        ]
+        check_arguments("hf_dataset", {"split": (split, SPLITS)}, limit, image_processor, others=others)
+        self.path, self.split = path, split
+        self.root = "" if image_root is None else local_folder(image_root, "image_root")
         self.image_processor, self.text_processor = image_processor, text_processor
         rows = _choose(_opened(path, part, subset), path, split, part)
-        for column in (image_column, caption_column):
-            if column not in rows.column_names and (column == image_column or split == "train"):
-                known, hint = ", ".join(rows.column_names), did_you_mean(column, rows.column_names)
-                raise DataError(
-                    f"{path}: no column {column!r}.{hint} It has {known}: set image_column, caption_column."
-                )
-        self.rows = _encoded(rows, image_column, path)
+        self._columns = columns.of(path)
+        found = self._columns.table(rows.column_names)
+        self.image_id_column = found.get("image_id")
+        self.rows = rows if image_pattern is not None else _encoded(rows, str(found["image"]), path)
         if not len(self.rows):
             raise DataError(f"{path}: holds no rows.")
         self._size = len(self.rows) if limit is None else min(limit, len(self.rows))
@@ -92,44 +106,37 @@ class HuggingFaceDataset(VLDataset):
         return self.split == "train"
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        row, name = self.rows[index], f"{Path(self.path).name}:{index}"
-        captions = _captions(row.get(self.caption_column))
-        image_id = row.get("image_id")
-        fault = "" if image_id is None else image_id_fault(image_id)
+        name = f"{Path(self.path).name}:{index}"
+        row = self._columns.fields(self.rows[index])
+        if isinstance(row, str):
+            raise BadSample(name, row.rstrip("."))
+        captions, image_id = _captions(row.get("caption")), row.get("image_id")
+        fault = "" if image_id is None else image_id_fault(image_id, row.label("image_id"))
         if fault:
             raise BadSample(name, fault.rstrip("."))
         sample = draw_caption(captions, name, self.training, self.text_processor, rng)
         sample["image_id"] = f"{self.path}:{index}" if image_id is None else image_id
-        sample["image"] = self._image(row[self.image_column], name, rng)
+        sample["image"] = self._image(row["image"], name, rng)
         return sample
 
     def problems(self, limit: int = 20_000) -> list[str]:
-        """Rows without a caption. Images are seen when they are read."""
-        looked_at = evenly(len(self), limit)
-        found = self._id_problems(looked_at)
-        if not self.training:
-            return found
-        texts = self.rows.select_columns([self.caption_column])
-        without = [index for index in looked_at if not _captions(texts[index][self.caption_column])]
-        few = f"{', '.join(map(str, without[:3]))}{', ...' * (len(without) > 3)}"
-        if without:
-            found.append(f"{len(without)} of the {len(looked_at)} rows checked have no caption ({few}).")
+        """Rows without a caption, and ids of no use. Images are seen when they are read."""
+        chosen = evenly(len(self), limit)
+        found = self._id_problems(chosen)
+        if self.training:
+            without = [index for index, captions in self._all_captions(chosen) if not captions]
+            if without:
+                found.append(f"{len(without)} of the {len(chosen)} rows checked have no caption ({_few(without)}).")
         return found
 
     def texts(self, limit: int = 20_000) -> list[Text]:
-        if self.caption_column not in self.rows.column_names:
-            return []
-        rows = self.rows.select_columns([self.caption_column])
         name = Path(self.path).name
-        found = (
-            (f"{name}:{index}", caption)
-            for index in evenly(len(self), limit)
-            for caption in _captions(rows[index][self.caption_column])
-        )
+        rows = self._all_captions(evenly(len(self), limit))
+        found = ((f"{name}:{index}", caption) for index, captions in rows for caption in captions)
         return texts_of(found, self.text_processor)
 
     def images(self) -> Iterator[tuple[str | int, str]]:
-        ids = self.rows["image_id"] if "image_id" in self.rows.column_names else None
+        ids = self.rows[self.image_id_column] if self.image_id_column is not None else None
         for index in range(len(self)):
             name = f"{self.path}:{index}"
             image_id = None if ids is None else ids[index]
@@ -139,17 +146,26 @@ class HuggingFaceDataset(VLDataset):
         """Split, rows, and the fingerprint that ``datasets`` gives them."""
         return f"{type(self).__name__}:{self.split}:{len(self)}:{self.rows._fingerprint}"
 
+    def _all_captions(self, indices: list[int]) -> Iterator[tuple[int, list[str]]]:
+        column = self._columns.table(self.rows.column_names).get("caption")
+        if column is not None:
+            rows = self.rows.select_columns([column])
+            yield from ((index, _captions(rows[index][column])) for index in indices)
+
     def _id_problems(self, indices: list[int]) -> list[str]:
-        if "image_id" not in self.rows.column_names:
+        if self.image_id_column is None:
             return []
-        ids = self.rows.select_columns(["image_id"])
-        given = ((index, ids[index]["image_id"]) for index in indices)
-        faults = [(index, image_id_fault(value)) for index, value in given if value is not None]
+        column = str(self.image_id_column)
+        ids = self.rows.select_columns([column])
+        given = ((index, ids[index][column]) for index in indices)
+        faults = [(index, image_id_fault(value, column)) for index, value in given if value is not None]
         bad = [(index, fault) for index, fault in faults if fault]
-        rows = f"{', '.join(str(index) for index, _ in bad[:3])}{', ...' * (len(bad) > 3)}"
-        return [f"{len(bad)} rows have an image_id that cannot be used ({rows}): {bad[0][1]}"] if bad else []
+        rows = _few([index for index, _ in bad])
+        return [f"{len(bad)} rows have an {column} that cannot be used ({rows}): {bad[0][1]}"] if bad else []
 
     def _image(self, value: Any, name: str, rng: np.random.Generator) -> Any:
+        if isinstance(value, str):
+            value = {"path": value}
         if value is None or (value.get("bytes") is None and value.get("path") is None):
             raise BadSample(name, "it has no image")
         try:
@@ -162,24 +178,42 @@ class HuggingFaceDataset(VLDataset):
 def _opened(path: str, part: str | None, subset: str | None) -> Any:
     """A Dataset or a DatasetDict."""
     try:
-        import datasets
+        with without_hub():
+            import datasets
+
+            return _loaded(datasets, path, part, subset)
     except ImportError as error:
         raise MissingDependency("datasets", "the dataset hf_dataset", "hf") from error
-    place = Path(path).expanduser()
+
+
+def _loaded(datasets: Any, path: str, part: str | None, subset: str | None) -> Any:
+    try:
+        place = local_path(path)
+    except VlkitError as error:
+        raise DataError(str(error)) from error
     if any((place / name).is_file() for name in _SAVED):
         return datasets.load_from_disk(str(place))
     files = sorted(place.rglob("*.parquet")) if place.is_dir() else sorted(place.parent.glob(place.name))
     if files:
         return datasets.load_dataset("parquet", data_files=[str(file) for file in files], split=part or "train")
+    if place.is_dir() and any(each for pattern in ("metadata.*", "*/metadata.*") for each in place.glob(pattern)):
+        return datasets.load_dataset("imagefolder", data_dir=str(place), split=part)
     if place.is_dir() or place.suffix == ".parquet" or place.is_absolute():
-        raise DataError(f"{path}: no folder of save_to_disk and no Parquet file. {nearest(str(place))}")
+        what = "no folder of save_to_disk and no Parquet file, nor a folder of images with metadata.csv"
+        raise DataError(f"{path}: {what}. {nearest(str(place))}")
     try:
         return datasets.load_dataset(path, subset, split=part)
     except Exception as error:  # a hub has many ways to fail
-        where = " (no connection is opened: VLKIT_OFFLINE or HF_HUB_OFFLINE is set)" if offline() else ""
+        reason = f"{type(error).__name__}: {error}"
+        if offline():
+            raise DataError(
+                f"{path}: no folder or file here, and not in the cache of the Hugging Face hub ({hub_cache()}); "
+                "VLKIT_OFFLINE or HF_HUB_OFFLINE is set, so no connection is opened. To do without: where there is "
+                f"one, run python -c \"from datasets import load_dataset; load_dataset('{path}').save_to_disk('FOLDER')"
+                f'", copy FOLDER here and set path: FOLDER. ({reason})'
+            ) from error
         raise DataError(
-            f"{path}: neither a folder or file here, nor can it be had from the Hugging Face hub{where}: "
-            f"{type(error).__name__}: {error}"
+            f"{path}: neither a folder or file here, nor can it be had from the Hugging Face hub: {reason}"
         ) from error
 
 
@@ -210,3 +244,7 @@ def _encoded(rows: Any, column: str, path: str) -> Any:
 def _captions(value: Any) -> list[str]:
     texts = value if isinstance(value, list) else [value]
     return [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+
+
+def _few(rows: list[int]) -> str:
+    return f"{', '.join(map(str, rows[:3]))}{', ...' * (len(rows) > 3)}"

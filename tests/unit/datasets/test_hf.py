@@ -100,12 +100,50 @@ def test_parquet_files_and_file_names(datasets, tmp_path):
 
 
 def test_wrong_columns_and_places(datasets, tmp_path):
-    table(datasets, ["a cat"]).rename_column("caption", "captions").save_to_disk(tmp_path / "saved")
-    with pytest.raises(DataError, match=r"no column 'caption'\. Did you mean 'captions'\?.*set image_column"):
+    table(datasets, ["a cat"]).rename_column("caption", "captoin").save_to_disk(tmp_path / "saved")
+    with pytest.raises(
+        DataError, match=r"no key 'caption', only 'image', 'captoin'\. Did you mean 'captoin'\? Set capt"
+    ):
         HuggingFaceDataset(str(tmp_path / "saved"), image_processor=shade)
+    with pytest.raises(DataError, match=r"image_key is 'img', and there is no key 'img', only 'image', 'captoin'"):
+        HuggingFaceDataset(str(tmp_path / "saved"), image_processor=shade, image_key="img")
+    with pytest.raises(ConfigError, match="image_column is its older name"):
+        HuggingFaceDataset(str(tmp_path / "saved"), image_processor=shade, image_key="a", image_column="b")
     with pytest.raises(DataError, match="no folder of save_to_disk and no Parquet file"):
         HuggingFaceDataset(str(tmp_path / "nowhere"), image_processor=shade)
     numbers = datasets.Dataset.from_dict({"image": [1, 2], "caption": ["a", "b"]})
     numbers.save_to_disk(tmp_path / "numbers")
     with pytest.raises(DataError, match=r"the column 'image' holds .*no images"):
         HuggingFaceDataset(str(tmp_path / "numbers"), image_processor=shade)
+
+
+def test_common_names_keys_and_patterns(datasets, tmp_path):
+    picture(7).save(tmp_path / "007.png")
+    rows = {"img": [{"bytes": encoded(5), "path": None}], "TEXT": ["a cat"], "number": [7], "img_id": [3]}
+    datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / "part.parquet"))
+    path = str(tmp_path / "part.parquet")
+    found = HuggingFaceDataset(path, image_processor=shade)[0]
+    assert (found["text_input"], int(found["image"][0]), found["image_id"]) == ("a cat", 5, 3)
+    settings = {"image_key": "number", "image_pattern": "{:03d}.png", "image_root": str(tmp_path)}
+    assert int(HuggingFaceDataset(path, image_processor=shade, **settings)[0]["image"][0]) == 7
+    two = {"image": rows["img"], "text": ["a"], "title": ["b"]}
+    datasets.Dataset.from_dict(two).to_parquet(str(tmp_path / "two.parquet"))
+    with pytest.raises(DataError, match="'text' and 'title' could be the column 'caption': set caption_key"):
+        HuggingFaceDataset(str(tmp_path / "two.parquet"), image_processor=shade)
+
+
+def test_ids_that_retrieval_cannot_use_are_named_with_their_row(datasets, tmp_path):
+    table(datasets, ["a", "b"], image_id=[5, -1]).save_to_disk(tmp_path / "saved")
+    found = HuggingFaceDataset(str(tmp_path / "saved"), image_processor=shade)
+    assert "1 rows have an image_id that cannot be used (1): 'image_id' is -1" in found.problems()[0]
+    with pytest.raises(BadSample, match="saved:1: 'image_id' is -1"):
+        found[1]
+
+
+def test_a_folder_of_images_with_metadata(datasets, tmp_path):
+    for folder, red in (("train", 4), ("validation", 6)):
+        (tmp_path / folder).mkdir()
+        picture(red).save(tmp_path / folder / "0.png")
+        (tmp_path / folder / "metadata.csv").write_text(f"file_name,text\n0.png,of {folder}\n")
+    found = HuggingFaceDataset(str(tmp_path), split="val", image_processor=shade)[0]
+    assert (found["references"], int(found["image"][0])) == (["of validation"], 6)
