@@ -18,6 +18,7 @@ from urllib.request import url2pathname
 from vlkit.capfilt.stores import Store, store_of
 from vlkit.errors import VlkitError
 from vlkit.io import full_disk, is_full_disk
+from vlkit.io import local_path as package_path
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -31,6 +32,8 @@ _LASTING_NUMBERS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 def local_path(path: str) -> Path | None:
     """The file, if ``path`` means one of this machine."""
     scheme = urlsplit(path).scheme if "://" in path else ""
+    if scheme == "package":
+        return package_path(path)
     if scheme in ("file", "local"):
         return Path(url2pathname(urlsplit(path).path))
     return None if scheme else Path(path).expanduser()

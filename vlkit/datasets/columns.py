@@ -248,7 +248,7 @@ class TableColumns:
                 if given in names:
                     found[column.name] = given
                 continue
-            if column.name in names and column.name not in taken:
+            if column.name in names:
                 found[column.name] = column.name
                 continue
             alike = [name for name, text in plain if text == _plain(column.name)]

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from vlkit.datasets.annotation_formats import Faults, good_rows, lacks, short
+from vlkit.datasets.column_names import CAPTION, IMAGE, IMAGE_ID, Key
+from vlkit.datasets.columns import ColumnKeys, Fields
 from vlkit.datasets.image_ids import LARGEST
 from vlkit.datasets.packed import PackedStrings
 from vlkit.errors import DataError
@@ -19,8 +21,9 @@ from vlkit.text_encoding import TextError
 from vlkit.text_files import read_bytes
 
 NEED = (
-    "A dialog needs 'image_id', 'caption' and 'dialog': a list of rounds with 'question', 'answer', 'answer_options' "
-    "and 'gt_index', which are places in the lists 'questions' and 'answers' (in 'answer_options'), counted from 0."
+    "A dialog needs 'image_id' (or 'image', a file name), 'caption' and 'dialog': a list of rounds with 'question', "
+    "'answer', 'answer_options' and 'gt_index', which are places in the lists 'questions' and 'answers' (in "
+    "'answer_options'), counted from 0."
 )
 UNKNOWN = -1
 _MOST = 2**31 - 1
@@ -35,12 +38,14 @@ class DialogTable:
 
     Args:
         file: ``{"data": {"questions": [str], "answers": [str], "dialogs": [...]}}``.
+        columns: of the dialogs; None: those of :func:`dialog_columns`.
 
     Attributes:
         questions, answers: all different texts.
         captions: [N] of the dialogs.
+        names: [N] of the image files, as written; "" where a dialog has an ``image_id`` alone.
         numbers: int32 [N], the place of each dialog in the file, from 1.
-        image_ids: int64 [N].
+        image_ids: int64 [N]; where a dialog has none, how many dialogs there are up to it.
         starts: int64 [N + 1], the first round of each dialog.
         question, answer: int32 [R], places in ``questions`` and ``answers``; ``UNKNOWN`` where there is none.
         gt_index: int32 [R], the answer's place among the candidates, or ``UNKNOWN``.
@@ -51,8 +56,9 @@ class DialogTable:
         DataError: the file cannot be read, or is of another format.
     """
 
-    def __init__(self, file: Path):
-        self.file, self.captions = file, PackedStrings()
+    def __init__(self, file: Path, columns: ColumnKeys | None = None):
+        self.file, self.captions, self.names = file, PackedStrings(), PackedStrings()
+        self._columns = (columns or dialog_columns()).of(file)
         self._faults, self._bad = Faults(file, "dialog", NEED), dict[int, str]()
         self._seen, self._numbers = 0, array("i")
         self._ids, self._starts, self._option_starts = array("q"), array("q", [0]), array("q", [0])
@@ -103,10 +109,13 @@ class DialogTable:
                 fields["answer_options"] = array("i", fields["answer_options"])
         if "dialog" not in fields:
             return fields
-        fault = _dialog_fault(fields)
+        row = self._columns.fields(fields)
+        fault = row if isinstance(row, str) else _dialog_fault(row)
         if fault:
             return _Faulty(fault)
-        self._ids.append(fields["image_id"])
+        fields = row  # type: ignore[assignment]
+        self.names.append(_text(fields.get("image", "")))
+        self._ids.append(fields.get("image_id", len(self._ids) + 1))
         self.captions.append(_text(fields["caption"]))
         for turn in fields["dialog"]:
             self._question.append(turn["question"])
@@ -136,6 +145,7 @@ class DialogTable:
                     lacks("dialog", left) if isinstance(left, Mapping) else f"{short(left)} is not a mapping."
                 )
         self._seen = len(data["dialogs"])
+        self._columns.finish()
         if len(self._numbers) != len(self._ids):
             raise DataError(f"{self.file}: there are dialogs in other places than the list 'dialogs'. {NEED}")
 
@@ -163,7 +173,9 @@ class DialogTable:
             return
         rounds = np.repeat(kept, np.diff(self.starts))
         options = np.repeat(rounds, np.diff(self.option_starts))
-        self.captions = PackedStrings(self.captions[int(index)] for index in np.flatnonzero(kept))
+        self.captions, self.names = (
+            PackedStrings(texts[int(index)] for index in np.flatnonzero(kept)) for texts in (self.captions, self.names)
+        )
         self.starts = np.concatenate([[0], np.cumsum(np.diff(self.starts)[kept])])
         self.option_starts = np.concatenate([[0], np.cumsum(np.diff(self.option_starts)[rounds])])
         self.numbers, self.image_ids = self.numbers[kept], self.image_ids[kept]
@@ -185,16 +197,29 @@ def _last_start(starts: np.ndarray, place: int) -> int:
     return int(np.searchsorted(starts, place, "right")) - 1
 
 
-def _dialog_fault(fields: Mapping[str, Any]) -> str:
+def dialog_columns(keys: Mapping[str, Key | None] | None = None, pattern: str | None = None) -> ColumnKeys:
+    """The columns of a dialog but ``dialog`` itself.
+
+    Args:
+        keys: "image", "caption" and "image_id" to what the user set.
+        pattern: makes file names of the values of the column of the image.
+    """
+    return ColumnKeys([IMAGE, CAPTION, IMAGE_ID], ["caption"], keys or {}, pattern)
+
+
+def _dialog_fault(fields: Fields) -> str:
     """Why ``fields`` is not a dialog, or ""."""
-    for key in ("image_id", "caption"):
-        if key not in fields:
-            return lacks(key, fields)
-    if type(fields["image_id"]) is not int or not isinstance(fields["caption"], str):
+    if "image" not in fields and "image_id" not in fields:
+        return lacks("image_id", fields)
+    image = fields.get("image", "x")
+    if not isinstance(image, str) or not image.strip():
+        return f"{fields.shown('image')} is {short(image)}, not a file name."
+    if type(fields.get("image_id", 0)) is not int or not isinstance(fields["caption"], str):
         return (
-            f"image_id {short(fields['image_id'])} and caption {short(fields['caption'])}: a number and a text needed."
+            f"image_id {short(fields.get('image_id'))} and caption {short(fields['caption'])}: a number and a text "
+            "needed."
         )
-    if not 0 <= fields["image_id"] <= LARGEST:
+    if not 0 <= fields.get("image_id", 0) <= LARGEST:
         return f"'image_id' is {short(fields['image_id'])}; a whole number from 0 to {LARGEST} is needed."
     rounds = fields["dialog"]
     if not isinstance(rounds, list) or not rounds:

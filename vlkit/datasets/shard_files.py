@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 from vlkit.datasets.foreign_files import COMPRESSED, is_tar_name, stem_of, why_not_tar
-from vlkit.errors import DataError
+from vlkit.errors import DataError, VlkitError
+from vlkit.io import local_path
 
 WILD = "*?["
 CAPFILT_RECORD = "capfilt.json"
@@ -24,7 +25,10 @@ def expand(path: str) -> list[Path]:
     """
     from webdataset.shardlists import expand_urls
 
-    place = Path(path).expanduser()
+    try:
+        place = local_path(path)
+    except VlkitError as error:
+        raise DataError(str(error)) from error
     if place.is_dir():
         found = sorted(each for each in place.iterdir() if is_tar_name(each.name) and each.is_file())
         plain = {stem_of(each) for each in found if each.suffix.lower() == ".tar"}

@@ -13,8 +13,8 @@ from vlkit.bounds import PositiveInt
 from vlkit.datasets.annotations import find_file
 from vlkit.datasets.arguments import check_arguments
 from vlkit.datasets.base import Sample, VLDataset
-from vlkit.datasets.dialog_table import DialogTable, read_relevance
-from vlkit.datasets.image_files import evenly, image_problems, nearest
+from vlkit.datasets.dialog_table import DialogTable, dialog_columns, read_relevance
+from vlkit.datasets.image_files import evenly, image_problems, local_folder
 from vlkit.datasets.texts import Text, texts_of
 from vlkit.errors import DataError
 from vlkit.io import sha256
@@ -38,13 +38,20 @@ class VisDial(VLDataset):
     (as in the file) and ``sample_id`` (``<annotation file>:<dialog>``). The test set tells neither ``answer`` nor
     ``gt_index`` of the last round, and gives candidates for this one alone.
 
+    Own dialogs may name their images: a dialog then holds ``image``, the name of a file below ``image_root``, with or
+    without an ``image_id``.
+
     Args:
         path: annotation file (``visdial_1.0_train.json``).
         image_root: where images are, in files called as the split's are there (``COCO_train2014_000000378466.jpg``,
             ``VisualDialog_val2018_...``): in this folder or in one below it (``train2014``, ``VisualDialog_val2018``).
-            None: the folder of the annotation file.
+            None: the folder of the annotation file. Names that dialogs give start from it.
         split: "train", "val" or "test": how images are called.
         dense_path: annotations of relevance (``visdial_1.0_val_dense_annotations.json``), for NDCG.
+        image_key, caption_key, image_id_key: what dialogs call the name of the image, the caption and the id; None:
+            ``image``, ``caption``, ``image_id`` or a common other name.
+        image_pattern: makes the image's file name of what ``image_key``, or else ``image_id``, holds:
+            ``images/{}.jpg``.
         image_processor: called with (path, generator).
         text_processor: called with the caption, the questions and the answers.
         limit: use the first so many dialogs only.
@@ -63,17 +70,23 @@ class VisDial(VLDataset):
         image_root: str | None = None,
         split: Literal["train", "val", "test"] = "train",
         dense_path: str | None = None,
+        image_key: str | None = None,
+        caption_key: str | None = None,
+        image_id_key: str | None = None,
+        image_pattern: str | None = None,
         image_processor: Any = None,
         text_processor: Any = None,
         limit: PositiveInt | None = None,
     ):
-        check_arguments("visdial", {"split": (split, SPLITS)}, limit, image_processor)
+        if image_pattern is not None and image_key is None:
+            image_key = image_id_key or "image_id"
+        keys = {"image": image_key, "caption": caption_key, "image_id": image_id_key}
+        columns = dialog_columns(keys, image_pattern)
+        check_arguments("visdial", {"split": (split, SPLITS)}, limit, image_processor, others=columns.problems())
         self.split, self.image_processor, self.text_processor = split, image_processor, text_processor
         self.files = [find_file(each) for each in (path, dense_path) if each is not None]
-        self.root = str(self.files[0].parent) if image_root is None else os.path.expanduser(image_root)
-        if not os.path.isdir(self.root):
-            raise DataError(f"image_root: {self.root} is not a folder. {nearest(self.root)}")
-        self.table = DialogTable(self.files[0])
+        self.root = str(self.files[0].parent) if image_root is None else local_folder(image_root, "image_root")
+        self.table = DialogTable(self.files[0], columns)
         self._size = len(self.table) if limit is None else min(len(self.table), limit)
         self.relevance = read_relevance(self.files[1]) if dense_path is not None else {}
         self._check_relevance()
@@ -82,7 +95,11 @@ class VisDial(VLDataset):
         return self._size
 
     def image_path(self, index: int) -> str:
-        """The image file of dialog ``index``: the first of its possible places that holds one."""
+        """The image file of dialog ``index``: the one that it names, else the first of the possible places that holds
+        one."""
+        name = self.table.names[index]
+        if name:
+            return os.path.join(self.root, name)
         number = int(self.table.image_ids[index])
         names = [place.format(number) for place in _PLACES[self.split]]
         paths = [os.path.join(self.root, name) for full in names for name in (full, os.path.basename(full))]
@@ -99,7 +116,7 @@ class VisDial(VLDataset):
 
     def images(self) -> Iterator[tuple[str | int, str]]:
         for index in range(len(self)):
-            yield int(self.table.image_ids[index]), self.image_path(index)
+            yield self.table.names[index] or int(self.table.image_ids[index]), self.image_path(index)
 
     def texts(self, limit: int = 20_000) -> list[Text]:
         table, found = self.table, list[tuple[str, str]]()

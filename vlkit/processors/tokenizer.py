@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlkit.errors import ConfigError, DataError, did_you_mean
+from vlkit.errors import ConfigError, DataError, VlkitError, did_you_mean
+from vlkit.io import local_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -164,13 +165,16 @@ def build_tokenizer(spec: str = "bert-base-uncased") -> Tokenizer:
     Args:
         spec: "bert-base-uncased" or "shapes" (both ship with the package), or the path of a vocabulary
             (``.txt``, one token a line, lower case, pieces inside a word start with ``##``) or of a
-            ``tokenizer.json``.
+            ``tokenizer.json``, which may be ``package://name/path``.
 
     Raises:
         ConfigError: there is no such file, it is damaged, or it lacks [CLS], [SEP], [PAD] or [UNK].
     """
     spec = os.fspath(spec)
-    path = _VOCABULARIES / f"{spec}.txt" if spec in BUNDLED else Path(spec).expanduser()
+    try:
+        path = _VOCABULARIES / f"{spec}.txt" if spec in BUNDLED else local_path(spec)
+    except VlkitError as error:
+        raise ConfigError(f"tokenizer {error}") from error
     if not path.is_file():
         raise ConfigError(
             f"tokenizer {spec!r}: no such file ({path}), and no vocabulary of the package."

@@ -218,3 +218,44 @@ def test_wrong_arguments_are_reported_together(tmp_path):
         dataset(files, image_root=str(tmp_path / "none"))
     with pytest.raises(DataError, match="Set 'path' to an annotation file"):
         VisDial(str(tmp_path / "none.json"), image_processor=path_only)
+
+
+def own_dialogs(folder, dialogs) -> str:
+    """A file of dialogs of one round with these fields."""
+    turn = {"question": 0, "answer": 0, "answer_options": [0, 1], "gt_index": 0}
+    data = {"questions": ["q"], "answers": ["a", "b"], "dialogs": [{**each, "dialog": [turn]} for each in dialogs]}
+    path = folder / "own.json"
+    path.write_text(json.dumps({"data": data}))
+    return str(path)
+
+
+def test_own_dialogs_name_their_images(tmp_path):
+    dialogs = [{"image": "x/a.jpg", "caption": "one"}, {"file_name": "b.jpg", "title": "two", "image_id": 7}]
+    data = VisDial(own_dialogs(tmp_path, dialogs), split="val", image_processor=path_only)
+    assert [sample["image"] for sample in data] == [str(tmp_path / "x/a.jpg"), str(tmp_path / "b.jpg")]
+    assert [(sample["text_input"], sample["image_id"]) for sample in data] == [("one", 1), ("two", 7)]
+    assert [image for image, _ in data.images()] == ["x/a.jpg", "b.jpg"]
+    assert "2 of the 2 image files" in data.problems()[0]
+
+
+@pytest.mark.parametrize("settings", [{}, {"image_id_key": "number", "image_key": "number"}])
+def test_a_pattern_makes_the_names_of_own_dialogs(tmp_path, settings):
+    key = settings.get("image_key", "image_id")
+    path = own_dialogs(tmp_path, [{key: 5, "caption": "one"}])
+    data = VisDial(path, split="train", image_processor=path_only, image_pattern="pictures/{:03d}.png", **settings)
+    assert (data[0]["image"], data[0]["image_id"]) == (str(tmp_path / "pictures/005.png"), 5)
+
+
+@pytest.mark.parametrize(
+    ("dialog", "settings", "said"),
+    [
+        ({"caption": "x"}, {}, "dialog 1: no key 'image_id', only 'dialog', 'caption'"),
+        ({"image": 5, "caption": "x"}, {}, r"dialog 1: 'image' is 5 \(int\), not a file name"),
+        ({"img": "a", "caption": "x"}, {"image_key": "imgs"}, r"image_key is 'imgs', and .* Did you mean 'img'"),
+        ({"image_id": 1, "text": "x", "title": "y"}, {}, r"'text' and 'title' could be the column 'caption'"),
+        ({"image_id": "x", "caption": "x"}, {"image_pattern": "{:d}.png"}, "not the whole number"),
+    ],
+)
+def test_wrong_names_of_own_dialogs_are_explained(tmp_path, dialog, settings, said):
+    with pytest.raises(DataError, match=said):
+        VisDial(own_dialogs(tmp_path, [dialog]), split="val", image_processor=path_only, **settings)
