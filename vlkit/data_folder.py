@@ -49,7 +49,7 @@ def localise(value: Any, known: Mapping[str, DataFile]) -> Any:
             downloaded.
 
     Raises:
-        DataError: something is missing, or is not the file that its card means; all of it is told at once.
+        DataError: something is missing, or is not the file that its card means; all of it is reported at once.
     """
     problems: list[str] = []
     found = _localise(value, known, problems)
@@ -66,7 +66,10 @@ def _localise(value: Any, known: Mapping[str, DataFile], problems: list[str]) ->
         return [_localise(each, known, problems) for each in value]
     if not isinstance(value, str) or not value.startswith(SCHEME):
         return value
-    parts = [part for part in value[len(SCHEME) :].split("/") if part not in ("", ".", "..")]
+    parts = [part for part in value[len(SCHEME) :].split("/") if part not in ("", ".")]
+    if ".." in parts or any("\\" in part or "\0" in part for part in parts):
+        problems.append(f"{value}: the path leads out of the data folder. Write data://<path in it>.")
+        return value
     path, file = data_dir().joinpath(*parts), known.get("/".join(parts))
     if file is not None:
         problems += _ensured(path, file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import http.client
@@ -15,9 +16,10 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from vlkit.disk_errors import cannot, full_disk, is_full_disk, named
-from vlkit.errors import VlkitError
+from vlkit.errors import VlkitError, redacted
 from vlkit.foreign_caches import in_torch_hub
 from vlkit.io import check_first_use, mismatch, offline, record_first_use
 
@@ -69,7 +71,7 @@ def _checked(url: str, target: Path, expected: dict[str, str]) -> Path:
         corrupt = target.with_name(target.name + ".corrupt")
         os.replace(target, corrupt)
         record.unlink(missing_ok=True)
-        raise VlkitError(f"{url}: {problem}. The file is kept as {corrupt}; run again to download it anew.")
+        raise VlkitError(f"{url}: {problem}. The file is kept as {corrupt}; run again to download it once more.")
     record_first_use(target, record)
     return target
 
@@ -109,9 +111,9 @@ def _download(url: str, target: Path, trusted: bool) -> Path:
         if isinstance(getattr(problem, "reason", None), (socket.gaierror, ConnectionRefusedError)):
             break  # no network: waiting does not help
         if attempt + 1 < ATTEMPTS:
-            logger.warning("%s: %s; trying again", url, _reason(problem))
+            logger.warning("%s: %s; trying again", redacted(url), redacted(_reason(problem), url))
             time.sleep(PAUSE * 2**attempt)
-    message = _by_hand(url, target, f"the download fails ({_reason(problem)})")
+    message = _by_hand(url, target, f"the download fails ({redacted(_reason(problem), url)})")
     if part.is_file():
         message += f" The {part.stat().st_size:,} bytes that arrived are kept: run again to go on."
     raise VlkitError(message) from problem
@@ -120,7 +122,7 @@ def _download(url: str, target: Path, trusted: bool) -> Path:
 def _transfer(url: str, part: Path, target: Path, trusted: bool) -> None:
     """One connection: goes on after what ``part`` holds, if the server still has the same file."""
     have = _resumable(part, target, trusted)
-    request = urllib.request.Request(url, headers={"User-Agent": "vlkit", "Accept-Encoding": "identity"})
+    request = _request(url)
     if have:
         request.add_header("Range", f"bytes={have}-")
         validator = _read(_validator_file(target))
@@ -147,6 +149,18 @@ def _transfer(url: str, part: Path, target: Path, trusted: bool) -> None:
         with named(_validator_file(target)):
             _validator_file(target).write_text(_validator(response))
         _copy(response, part, have, total)
+
+
+def _request(url: str) -> urllib.request.Request:
+    """A request for ``url``; a login in it becomes a header, which is not sent to where the server redirects."""
+    parts = urlsplit(url)
+    login, _, host = parts.netloc.rpartition("@")
+    headers = {"User-Agent": "vlkit", "Accept-Encoding": "identity"}
+    request = urllib.request.Request(urlunsplit(parts._replace(netloc=host)), headers=headers)
+    if login:
+        encoded = base64.b64encode(unquote(login).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {encoded}")
+    return request
 
 
 def _copy(response: Any, part: Path, have: int, total: int | None) -> None:

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+HIDDEN = "***"
+# Scheme, login, host and path, query, fragment. A login may hold "/" where somebody forgot to escape it.
+_ADDRESS = re.compile(
+    r"""([A-Za-z][A-Za-z0-9+.-]*://)"""
+    r"""((?:[^\s/?#]*|[^\s/?#:@\[]*:(?!\d+/)[^\s?#]*)@)?([^\s?#"'<>]*)(\?[^\s#]*)?(\#\S*)?"""
+)
+_PAIRS = re.compile("[&;]")
+_AFTER = ".,:;!)]}'\"`>"
+_PLAIN = {"download", "dl", "raw", "ref", "rev", "revision", "version", "versionid", "format", "export", "plain"}
 
 
 class VlkitError(Exception):
-    """A mistake that the user can correct: the message says what was given, what is allowed and what to do."""
+    """A mistake that the user can correct: the message says what was given, what is allowed and what to do.
+
+    Credentials in addresses are hidden in every message; see :func:`redacted`.
+    """
+
+    def __init__(self, message: object = "", *others: object):
+        super().__init__(redacted(str(message)), *others)
 
     def add(self, sentence: str) -> None:
         """Say more: what was kept, how to continue."""
-        self.args = (f"{self} {sentence}", *self.args[1:])
+        self.args = (f"{self} {redacted(sentence)}", *self.args[1:])
 
 
 class ConfigError(VlkitError):
@@ -22,11 +40,11 @@ class ConfigError(VlkitError):
     """
 
     def __init__(self, problems: str | Sequence[str]):
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        self.problems = [redacted(each) for each in ([problems] if isinstance(problems, str) else problems)]
         super().__init__("\n".join(self.problems))
 
     def add(self, sentence: str) -> None:
-        self.problems.append(sentence)
+        self.problems.append(redacted(sentence))
         self.args = ("\n".join(self.problems),)
 
 
@@ -47,7 +65,7 @@ class BadSample(DataError):
     """
 
     def __init__(self, source: str, reason: str):
-        self.source, self.reason = source, reason
+        self.source, self.reason = redacted(source), redacted(reason)
         super().__init__(f"{source}: {reason}")
 
     def __reduce__(self):  # crosses process borders: worker to main
@@ -86,9 +104,68 @@ class MissingDependency(VlkitError):
         return (MissingDependency, self._told)
 
 
+def redacted(text: str, *addresses: str) -> str:
+    """``text`` without the credentials of the addresses in it: what stands before ``@``, after ``?`` and after ``#``.
+
+    Names of query parameters stay, their values do not, but for a few that hold no secret (``revision``, ``dl``).
+    Messages, file names, logs and records of runs are made from what this function gives.
+
+    Args:
+        text: an address, or any text that may hold some.
+        addresses: further ones whose secrets may stand alone in ``text``, such as the message of another library.
+    """
+    if "://" in text:
+        text = _ADDRESS.sub(_hide, text)
+    for secret in [part for address in addresses for part in secrets_of(address)]:
+        text = text.replace(secret, HIDDEN)
+    return text
+
+
+def redacted_data(content: Any) -> Any:
+    """``content`` (mappings, lists, plain values) without the credentials of the addresses in it."""
+    if isinstance(content, Mapping):
+        return {key: redacted_data(each) for key, each in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [redacted_data(each) for each in content]
+    return redacted(content) if isinstance(content, str) else content
+
+
+def secrets_of(address: str) -> list[str]:
+    """The parts of an address that :func:`redacted` hides, longest first; none shorter than four characters."""
+    found: list[str] = []
+    for match in _ADDRESS.finditer(address):
+        _, login, _, query, fragment = match.groups(default="")
+        found += [login[:-1], *login[:-1].split(":", 1), query[1:], fragment[1:]]
+        found += [pair.partition("=")[2] or pair for pair in _PAIRS.split(query[1:]) if _hides(pair)]
+    return sorted({part for part in found if len(part) >= 4}, key=len, reverse=True)
+
+
+def _hide(match: re.Match[str]) -> str:
+    scheme, login, place, query, fragment = match.groups(default="")
+    text = f"{scheme}{f'{HIDDEN}@' if login else ''}{place}"
+    end = ""
+    for mark, part in (("?", query), ("#", fragment)):
+        if part:
+            inside = part[1:].rstrip(_AFTER)
+            end = part[1 + len(inside) :]
+            shown = "&".join(_pair(pair) for pair in _PAIRS.split(inside)) if mark == "?" else HIDDEN
+            text += f"{mark}{shown}" if inside else mark
+    return text + end
+
+
+def _pair(pair: str) -> str:
+    name, equals, _ = pair.partition("=")
+    return pair if not _hides(pair) else f"{name}={HIDDEN}" if equals else HIDDEN
+
+
+def _hides(pair: str) -> bool:
+    name, _, value = pair.partition("=")
+    return bool(pair) and not (name.lower() in _PLAIN and len(value) <= 40)
+
+
 def shortened(value: object, length: int = 60) -> str:
     """``repr`` of a value that stands in a message, at most ``length`` characters of it."""
-    text = repr(value)
+    text = redacted(repr(value))  # before it is cut: half an address shows what a whole one hides
     return text if len(text) <= length else text[: length - 3] + "..."
 
 

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from vlkit.errors import VlkitError
+from vlkit.errors import VlkitError, redacted
 from vlkit.io import cache_dir, check_first_use, mismatch, offline, record_first_use
 
 logger = logging.getLogger(__name__)
 HUB = "hf://"
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_NAME = re.compile(r"(?!\.+$)[\w.-]{1,96}")  # '.' and '..' would lead out of the cache
 _WEIGHTS = (".pth", ".pt", ".bin", ".safetensors")
 
 
@@ -39,7 +40,7 @@ def in_torch_hub(url: str, expected: dict[str, str], record: Path) -> Path | Non
     if not name.endswith(_WEIGHTS) or not file.is_file():
         return None
     if problem := mismatch(file, expected):
-        logger.warning("%s is not used for %s: %s.", file, url, problem)
+        logger.warning("%s is not used for %s: %s.", file, redacted(url), problem)
         return None
     return _unchanged(file, record)
 
@@ -55,8 +56,9 @@ def fetch_hub(uri: str, expected: dict[str, str]) -> Path:
         VlkitError: no such repository, no connection (the message says which file to put where), or a file that is
             not what it was.
     """
-    repository, _, revision = uri.removeprefix(HUB).partition("@")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+    repository, at, revision = uri.removeprefix(HUB).partition("@")
+    names = [*repository.split("/"), *(revision.split("/") if at else ())]
+    if repository.count("/") != 1 or not all(_NAME.fullmatch(name) for name in names):
         raise VlkitError(f"{uri}: a repository of the hub is written hf://owner/name or hf://owner/name@revision.")
     folder = cache_dir().joinpath("downloads", "huggingface.co", *repository.split("/"), revision)
     for name in _HUB_FILES:

@@ -50,7 +50,7 @@ def test_where_it_is(folder, monkeypatch, tmp_path):
 
 
 def test_names_become_paths_at_any_depth_and_nothing_else_changes(folder):
-    given = {"path": ["data://a/b.json", "c.json"], "limit": 3, "deep": {"root": "data://a/../../images/"}}
+    given = {"path": ["data://a/b.json", "c.json"], "limit": 3, "deep": {"root": "data://a/.//images/"}}
     assert localise(given, {}) == {
         "path": [str(folder / "a" / "b.json"), "c.json"],
         "limit": 3,

@@ -26,7 +26,7 @@ from vlkit.config.build import accepts
 from vlkit.config.load import Config, load_config
 from vlkit.config.parts import Part
 from vlkit.config.yamlfile import dump_yaml
-from vlkit.errors import ConfigError, DataError, VlkitError
+from vlkit.errors import ConfigError, DataError, VlkitError, redacted_data
 from vlkit.experiment import Problems
 from vlkit.folders import why_unwritable
 from vlkit.json_reader import parse_json
@@ -160,7 +160,8 @@ class Job:
         shards = found.shards
         inputs = {shard.name: asdict(shard) for shard in shards}
         not_read = {NOT_READ: described(found.not_read)} if found.not_read else {}
-        record = plain({**file.essential(), "weights": weights, "inputs": inputs, **not_read})
+        record = {**file.essential(), "weights": weights, "inputs": inputs, **not_read}
+        record = redacted_data(plain(record))
         place = Place(self.output_dir)
         with problems.of(self._at("run.output_dir")):
             self._compare(place, record)

@@ -7,11 +7,12 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from vlkit import __version__
 from vlkit.cli.terminal import say
 from vlkit.disk_errors import describe
-from vlkit.errors import LostProcess, VlkitError, did_you_mean
+from vlkit.errors import LostProcess, VlkitError, did_you_mean, redacted
 
 COMMANDS = {
     "train": ("vlkit.cli.train", "train a model as a run file says"),
@@ -70,9 +71,16 @@ def _run(name: str, arguments: list[str]) -> int:
         name, arguments = f"{name} {arguments[0]}", arguments[1:]
     path, summary = COMMANDS[name]
     module = importlib.import_module(path)
-    parser = argparse.ArgumentParser(prog=f"vlkit {name}", description=module.__doc__ or summary)
+    parser = _Parser(prog=f"vlkit {name}", description=module.__doc__ or summary)
     module.add_arguments(parser)
     return int(module.run(parser.parse_intermixed_args(arguments)))
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose messages hide the credentials of addresses."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(redacted(message))
 
 
 def _fail(message: str, code: int) -> int:
@@ -82,7 +90,7 @@ def _fail(message: str, code: int) -> int:
 
         traceback.print_exc()
     rank = os.environ.get("RANK", "0")  # of several processes that meet the same error each says who it is
-    print(f"error{'' if rank == '0' else f' (process {rank})'}: {message}", file=sys.stderr)
+    print(f"error{'' if rank == '0' else f' (process {rank})'}: {redacted(message)}", file=sys.stderr)
     return code
 
 

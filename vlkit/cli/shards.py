@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     from vlkit.shards import ShardsJob
 
     with log_lines():
-        output = [f"output_dir={json.dumps(args.output)}"] if args.output else []
+        output = [f"output_dir={json.dumps(args.output)}"] if args.output is not None else []
         result = ShardsJob.open(args.file, [*args.overrides, *output]).run()
     left_out = f", {result['left_out']} samples left out" if result["left_out"] else ""
     say(f"{result['samples']} samples in {result['shards']} shards in {result['folder']}{left_out}")

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from vlkit.disk_errors import FileError
+from vlkit.errors import redacted
 
 
 def is_main() -> bool:
@@ -25,7 +26,7 @@ def say(text: str = "") -> None:
     """
     if is_main():
         try:
-            print(text, flush=True)
+            print(redacted(text), flush=True)
         except BrokenPipeError:
             give_up_output()
             raise SystemExit(1) from None
@@ -54,12 +55,19 @@ def give_up_output(reason: str = "") -> None:
             print(reason, file=sys.stderr, flush=True)
 
 
+class _Redacting(logging.Formatter):
+    """Hides the credentials of addresses in what is logged."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redacted(super().format(record))
+
+
 @contextlib.contextmanager
 def log_lines() -> Iterator[None]:
     """While entered, what the library logs goes to standard output; of other processes than 0 only warnings."""
     logger = logging.getLogger("vlkit")
     handler = _Lines(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Redacting("%(message)s"))
     before = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO if is_main() else logging.WARNING)

@@ -27,7 +27,7 @@ def add_run_file(parser: argparse.ArgumentParser, help: str = "run file") -> Non
 def overrides_of(args: argparse.Namespace) -> list[str]:
     """The overrides of the command line, with those that have an option of their own."""
     output = getattr(args, "output", None)
-    return [*args.overrides, *([f"run.output_dir={json.dumps(output)}"] if output else [])]
+    return [*args.overrides, *([f"run.output_dir={json.dumps(output)}"] if output is not None else [])]
 
 
 def run(args: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from vlkit.bounds import Range
 from vlkit.config.signature import Parameter
+from vlkit.errors import redacted
 
 SEQUENCES = {
     list: list,
@@ -86,5 +87,5 @@ def describe_parameter(parameter: Parameter) -> str:
 def short(value: Any) -> str:
     """``repr`` as YAML would spell it, cut to 60 characters."""
     text = {None: "null", True: "true", False: "false"}.get(value) if isinstance(value, (NONE, bool)) else None
-    text = text or (str(value) if hasattr(value, "FORMS") else repr(value))
+    text = text or redacted(str(value) if hasattr(value, "FORMS") else repr(value))
     return text if len(text) <= 60 else text[:57] + "..."

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlkit.disk_errors import named
-from vlkit.errors import DataError, VlkitError
+from vlkit.errors import DataError, VlkitError, redacted_data
 from vlkit.io import atomic_write
 from vlkit.json_reader import parse_json
 from vlkit.json_writer import json_text
@@ -83,4 +83,4 @@ def set_aside(stages: Iterable[Stage], folder: Path) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file in one piece."""
     with atomic_write(path, "w") as file:
-        file.write(json_text(content, indent=1) + "\n")
+        file.write(json_text(redacted_data(content), indent=1) + "\n")

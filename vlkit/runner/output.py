@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from vlkit.config.yamlfile import dump_yaml, parse_yaml
-from vlkit.errors import ConfigError
+from vlkit.errors import ConfigError, redacted_data
 from vlkit.folders import why_unwritable
 from vlkit.io import atomic_write
 from vlkit.runner.config_changes import (
@@ -57,7 +57,7 @@ class OutputFolder:
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any]):
-        self.path, self.config = path, plain(config)
+        self.path, self.config = path, redacted_data(plain(config))
         self.begun = False
 
     @property
@@ -133,7 +133,8 @@ class OutputFolder:
 
     def write_json(self, name: str, content: Any) -> None:
         """Write a JSON file in one piece."""
-        write_text(self.path / name, json.dumps(finite_or_none(content), indent=1, allow_nan=False) + "\n")
+        content = redacted_data(finite_or_none(content))
+        write_text(self.path / name, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
     def _check_same(self) -> None:
         before = self._before()
@@ -150,7 +151,7 @@ class OutputFolder:
     def _before(self) -> dict[str, Any]:
         """The configuration of the run that is here; without any, that of this one."""
         file = self.path / "config.yaml"
-        return plain(parse_yaml(file.read_bytes(), str(file), file)) if file.exists() else self.config
+        return redacted_data(plain(parse_yaml(file.read_bytes(), str(file), file))) if file.exists() else self.config
 
     def result(self) -> dict[str, Any] | None:
         """What a finished run left; None: there is none."""
@@ -172,7 +173,7 @@ def environment(device: torch.device, world_size: int, facts: Mapping[str, Any])
         "platform": platform.platform(),
         "versions": {package: _version(package) for package in _PACKAGES},
         "git_commit": _git_commit(),
-        "command": sys.argv,
+        "command": redacted_data(sys.argv),
         "device": {"type": device.type, "name": name, "processes": world_size},
         **facts,
     }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vlkit.awaited import Awaited
 from vlkit.config.load import Config
-from vlkit.errors import ConfigError, VlkitError
+from vlkit.errors import ConfigError, VlkitError, redacted_data
 from vlkit.io import sha256
 from vlkit.runner.config_changes import differences, plain
 
@@ -126,7 +126,8 @@ class Stage(ABC):
             before: the configuration that it was begun with.
             finished: whether it was finished with that one.
         """
-        return differences(self.essential(before), self.essential(plain(self.config.data)))
+        now = redacted_data(plain(self.config.data))
+        return differences(self.essential(redacted_data(before)), self.essential(now))
 
 
 def digest(files: Iterable[Path], more: Any = None) -> str:
