@@ -8,7 +8,8 @@ Names and arguments are those of LAVIS, and all of them are in ``vlkit`` itself:
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ import torch
 from PIL import Image
 from torch import nn
 
+from vlkit.arguments import as_mapping, check_flag, checked_keywords
 from vlkit.config.build import accepts
 from vlkit.config.cards import dataset_splits, list_cards, list_dataset_cards, model_card
 from vlkit.config.load import load_config
 from vlkit.config.parts import ModelPart, Part, dataset_part, model_part
 from vlkit.datasets.base import VLDataset
-from vlkit.errors import ConfigError, VlkitError, did_you_mean
+from vlkit.errors import ConfigError, VlkitError, did_you_mean, shortened
+from vlkit.image_urls import fetch_image
+from vlkit.models.inputs import PictureReader
 from vlkit.models.weights import build_with_weights
 from vlkit.processors.open_image import open_image
 from vlkit.registry import DATASETS, MODELS, PROCESSORS, TASKS
@@ -31,17 +35,19 @@ logger = logging.getLogger(__name__)
 Processors = dict[str, Any]
 
 
+@checked_keywords
 def load_model_and_preprocess(
     name: str,
-    model_type: str,
+    model_type: str | None = None,
     is_eval: bool = True,
     device: str | torch.device = "cpu",
     checkpoint: str | Path | None = None,
+    allow_urls: bool = False,
 ) -> tuple[nn.Module, Processors, Processors]:
     """A model and what its inputs go through.
 
     Args:
-        name, model_type, is_eval, device, checkpoint: as for :func:`load_model`.
+        name, model_type, is_eval, device, checkpoint, allow_urls: as for :func:`load_model`.
 
     Returns:
         The model; image processors and text processors, each ``{"train": ..., "eval": ...}``.
@@ -50,35 +56,57 @@ def load_model_and_preprocess(
         VlkitError: as for :func:`load_model`.
     """
     image_processors, text_processors = load_preprocess(name, model_type)
-    model = load_model(name, model_type, is_eval, device, checkpoint)
+    model = load_model(name, model_type, is_eval, device, checkpoint, allow_urls)
     return model, image_processors, text_processors
 
 
+@checked_keywords
 def load_model(
     name: str,
-    model_type: str,
+    model_type: str | None = None,
     is_eval: bool = True,
     device: str | torch.device = "cpu",
     checkpoint: str | Path | None = None,
+    allow_urls: bool = False,
 ) -> nn.Module:
-    """A model with weights.
+    """A model with weights. Its calls read pictures with the image processor of its card.
 
     Args:
         name: of the model ("blip_caption").
         model_type: of its card ("base_coco"); :func:`list_models` lists them.
         is_eval: evaluation mode, else training mode.
-        device: "cpu", "cuda", "cuda:1", "mps".
+        device: "cpu", "cuda", "cuda:1", "mps"; "auto": the first of cuda and mps that is there, else cpu.
         checkpoint: weights file, checkpoint folder, a run's output folder, or an address (``https://...``, or
             ``hf://owner/name`` on the Hugging Face hub). None: the weights of the card, from a cache or else the net;
             a card without any gives a random model.
+        allow_urls: let the model's calls fetch pictures from http and https addresses, each of at most 64 MB and within
+            10 s; not where ``VLKIT_OFFLINE`` is set.
 
     Raises:
-        VlkitError: no such model, type or device, or the weights cannot be had or are of another model.
+        VlkitError: no such model, type or device, an argument of another type, or the weights cannot be had or are of
+            another model.
     """
+    _check_type(name, model_type)
+    for key, flag in (("is_eval", is_eval), ("allow_urls", allow_urls)):
+        check_flag(key, flag)
+    if checkpoint is not None and not isinstance(checkpoint, (str, os.PathLike)):
+        raise VlkitError(
+            f"checkpoint is of the type {type(checkpoint).__name__}; give the path of a weights file, of a checkpoint "
+            f"or of a run's output folder, an address, or None."
+        )
     target = _device(device)
-    part = _checked_part(name, model_type, checkpoint)
+    part = _checked_part(name, str(model_type), checkpoint)
     model = build_model(part, checkpoint).to(target)
+    if allow_urls:
+        _open_urls(model)
     return model.eval() if is_eval else model  # a new one is in training mode, but for parts that it froze itself
+
+
+def _open_urls(model: nn.Module) -> None:
+    reader = getattr(model, "pictures", None)
+    if not isinstance(reader, PictureReader):
+        raise VlkitError(f"allow_urls: {type(model).__name__} reads no pictures by itself; open them before the call.")
+    reader.open_url = fetch_image
 
 
 def build_model(part: ModelPart, checkpoint: str | Path | None = None, pretrained: bool = True) -> nn.Module:
@@ -99,19 +127,21 @@ def build_model(part: ModelPart, checkpoint: str | Path | None = None, pretraine
     return build_with_weights(part.build, weights.file(), weights.adapter)[0]
 
 
-def load_preprocess(name: str, model_type: str) -> tuple[Processors, Processors]:
+@checked_keywords
+def load_preprocess(name: str, model_type: str | None = None) -> tuple[Processors, Processors]:
     """Image processors and text processors of a model, each ``{"train": ..., "eval": ...}``.
 
     Raises:
         VlkitError: no such model or type.
     """
     _check_type(name, model_type)
-    entries = model_card(name, model_type).get("preprocess", {})
+    entries = model_card(name, str(model_type)).get("preprocess", {})
     where = f"{name}/{model_type}.preprocess"
     image, text = (_both_splits(entries.get(kind), f"{where}.{kind}") for kind in ("image", "text"))
     return image, text
 
 
+@checked_keywords
 def load_processor(name: str, cfg: Mapping[str, Any] | None = None) -> Any:
     """A processor of images or texts.
 
@@ -122,7 +152,9 @@ def load_processor(name: str, cfg: Mapping[str, Any] | None = None) -> Any:
     Raises:
         VlkitError: no such processor, or an argument is wrong.
     """
-    return Part(PROCESSORS, {**(cfg or {}), "name": name}, name).build()
+    _check_name("processor", name, PROCESSORS.names())
+    arguments = as_mapping("cfg", {} if cfg is None else cfg, "{'image_size': 384}")
+    return Part(PROCESSORS, {**arguments, "name": name}, name).build()
 
 
 def load_dataset(
@@ -140,7 +172,11 @@ def load_dataset(
     Raises:
         VlkitError: no such dataset, or an argument is wrong.
     """
+    _check_name("dataset", name, list_datasets())
+    _check_split(name, split)
     if vis_path is not None:
+        if not isinstance(vis_path, (str, os.PathLike)):
+            raise VlkitError(f"vis_path is of the type {type(vis_path).__name__}; give the path of a folder.")
         arguments["image_root"] = str(vis_path)
     provided = {
         key: value for key, value in arguments.items() if key.endswith("_processor") and not isinstance(value, Mapping)
@@ -152,9 +188,11 @@ def load_dataset(
         return {each: load_dataset(name, each, **arguments) for each in listed}  # type: ignore[misc]
     part = dataset_part(mapping, name)
     kind = DATASETS.get(part.name)
-    for key in provided:
+    for key, value in provided.items():
         if not accepts(kind, key):
             raise ConfigError(f"the dataset {name!r} takes no {key!r}; leave it out.")
+        if value is not None and not callable(value):
+            raise ConfigError(f"{key} is of the type {type(value).__name__}; give a processor, or {{'name': ...}}.")
     if getattr(kind, "plain_images", False) and "image_processor" not in arguments:
         provided["image_processor"] = _as_picture
     splits = getattr(kind, "splits", ()) if "split" not in part.mapping else ()
@@ -215,26 +253,45 @@ def list_tasks() -> list[str]:
     return TASKS.names()
 
 
-def _check_type(name: str, model_type: str) -> None:
+def _check_name(kind: str, name: Any, known: Sequence[str]) -> None:
+    if not isinstance(name, str):
+        raise ConfigError(f"the name of a {kind} is a string, such as {known[0]!r}; given: {shortened(name)}.")
+
+
+def _check_type(name: str, model_type: str | None) -> None:
     cards = list_cards()
+    _check_name("model", name, list(cards))
     if name not in cards:
         hint = did_you_mean(name, cards)
         raise ConfigError(f"no model with cards is named {name!r}.{hint} Known: {', '.join(cards)}.")
-    if model_type not in cards[name]:
-        hint = did_you_mean(model_type, cards[name])
+    if not isinstance(model_type, str) or model_type not in cards[name]:
+        hint = did_you_mean(str(model_type), cards[name])
         raise ConfigError(f"{name} has no type {model_type!r}.{hint} Known: {', '.join(cards[name])}.")
 
 
+def _check_split(name: str, split: Any) -> None:
+    if split is not None and not isinstance(split, str):
+        raise ConfigError(f"split of {name!r} is {shortened(split)}; it must be a string, or None for all splits.")
+
+
 def _device(name: str | torch.device) -> torch.device:
+    if name == "auto":
+        return torch.device(
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = str(error).partition("\n")[0]
-        raise VlkitError(
-            f"device {str(name)!r} cannot be used ({reason}). Give 'cpu', 'cuda', 'cuda:N' or 'mps'."
-        ) from error
-    return device
+    else:
+        if device.type != "meta":
+            return device
+        reason = "it holds no values"
+    raise VlkitError(
+        f"device {str(name)!r} cannot be used ({reason}). Give 'cpu', 'cuda', 'cuda:N', 'mps' or 'auto'."
+        f"{did_you_mean(str(name).lower(), ('auto', 'cpu', 'cuda', 'mps'))}"
+    )
 
 
 def _checked_part(name: str, model_type: str, checkpoint: str | Path | None) -> ModelPart:

@@ -91,7 +91,8 @@ class ModelPart(Part):
         return problems + [problem for part in self.models.values() for problem in part.check()]
 
     def build(self, **provided: Any) -> Any:
-        """The model; models inside it that are not ``provided`` are built without weights.
+        """The model; models inside it that are not ``provided`` are built without weights. It knows the image processor
+        of its card, which its calls apply to pictures.
 
         Raises:
             ConfigError: what :meth:`check` reports.
@@ -100,7 +101,11 @@ class ModelPart(Part):
         if self.unreadable:
             raise ConfigError(list(self.unreadable))
         models = {key: part.build() for key, part in self.models.items() if key not in provided}
-        return super().build(**models, **provided)
+        model = super().build(**models, **provided)
+        processor = _default_processors(self, training=False).get("image_processor")
+        if processor is not None and hasattr(model, "use_processor"):
+            model.use_processor(processor.build())
+        return model
 
 
 @dataclass(frozen=True)

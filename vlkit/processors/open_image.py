@@ -164,7 +164,14 @@ def _orientation(image: Image.Image) -> int:
 
 def _upright(shown: Image.Image, orientation: int) -> Image.Image:
     turn = _UPRIGHT.get(orientation)
-    return shown if turn is None else shown.transpose(turn)
+    return shown if turn is None else _without_orientation(shown.transpose(turn))
+
+
+def _without_orientation(image: Image.Image) -> Image.Image:
+    """``image`` without the metadata that may ask to turn it: a picture that is opened twice is turned once."""
+    for name in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
+        image.info.pop(name, None)
+    return image
 
 
 def _composed(image: Image.Image) -> Image.Image:

@@ -11,7 +11,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlkit.errors import VlkitError, did_you_mean
+from vlkit.errors import VlkitError
 from vlkit.models.blip.base import BlipBase, pooled_feats
 from vlkit.models.med import BegunTexts, CrossStates, MedConfig, TextTransformer
 from vlkit.models.packing import TextBatch
@@ -80,10 +80,3 @@ class BlipAligned(BlipBase):
         if isinstance(texts, TextBatch):
             texts = texts.with_first(self.match_token)
         return self.itm_head(self.text_encoder(texts, states, image_index, first_only=True))
-
-
-def check_choice(name: str, given: str, allowed: tuple[str, ...]) -> None:
-    """Raises unless ``given`` is one of ``allowed``."""
-    if given not in allowed:
-        choices = " or ".join(map(repr, allowed))
-        raise VlkitError(f"{name} is {given!r}; it must be {choices}.{did_you_mean(given, allowed)}")

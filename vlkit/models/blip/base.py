@@ -6,21 +6,22 @@ Shapes: ``B`` images or videos, ``F`` frames, ``N`` texts, ``P`` image tokens, `
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vlkit.arguments import text_list
 from vlkit.errors import VlkitError
+from vlkit.models.blip.samples import Batches, Samples, Texts, check_keys, wanted
+from vlkit.models.inputs import Items, PictureReader, pictures, videos
 from vlkit.models.med import Layer, MedConfig
 from vlkit.models.packing import TextBatch
 from vlkit.models.size import check_memory, encoder_numbers
 from vlkit.models.vit import VisionTransformer, VitConfig, build_image_encoder
 from vlkit.processors.tokenizer import Tokenizer, build_tokenizer
-
-Samples = Mapping[str, Any]
 
 _AT_ONCE = 64
 """Frames that the image encoder takes at once: a batch of videos is many images."""
@@ -30,14 +31,25 @@ class BlipBase(nn.Module):
     """Image encoder and tokenizer.
 
     Models take sample dictionaries: ``image`` [B, 3, S, S] (or ``video`` [B, F, 3, S, S] where a head takes videos) and
-    ``text_input``, a list of B strings, or ``texts``, the same already tokenised (:class:`TextBatch`).
+    ``text_input``, a list of B strings, or ``texts``, the same already tokenised (:class:`TextBatch`). Public calls
+    read pictures in any form that :mod:`vlkit.models.inputs` knows; what is no float tensor goes through the image
+    processor of the model (:meth:`use_processor`).
 
     Args:
         vit: sizes of the image encoder.
         med: sizes of the text transformer.
         tokenizer: name of a bundled vocabulary, or a path.
         max_words: longest text in tokens, [CLS] and [SEP] included; longer ones are cut.
+
+    Attributes:
+        picture_groups: keys of samples that hold pictures; those of one group belong together.
+        extra_keys: further keys that samples of a subclass may hold.
+        video_frames: F, how many frames of a video file are read.
     """
+
+    picture_groups: ClassVar[tuple[tuple[str, ...], ...]] = (("image",), ("video",))
+    extra_keys: ClassVar[tuple[str, ...]] = ()
+    video_frames: ClassVar[int] = 8
 
     def __init__(self, vit: VitConfig, med: MedConfig, tokenizer: str, max_words: int):
         super().__init__()
@@ -59,6 +71,20 @@ class BlipBase(nn.Module):
         check_memory(encoder_numbers(vit, med), type(self).__name__, "the sizes of vit and med")
         self.vit_config, self.med_config = vit, med
         self.visual_encoder = build_image_encoder(vit)
+        self.pictures = PictureReader(frames=self.video_frames)
+
+    def use_processor(
+        self, image_processor: Callable[[Any], Tensor], open_url: Callable[[str], bytes] | None = None
+    ) -> None:
+        """Set what pictures that are no float tensors go through; models that a card describes have the card's.
+
+        Args:
+            image_processor: maps a picture to a tensor [3, S, S]. Its ``image_size``, where it has one, is set to the
+                model's in a copy.
+            open_url: gives the bytes behind an http address; None: addresses are refused.
+        """
+        reader = PictureReader(image_processor, self.video_frames, open_url)
+        self.pictures = reader.fitted(self.vit_config.image_size)
 
     @property
     def device(self) -> torch.device:
@@ -70,32 +96,62 @@ class BlipBase(nn.Module):
         """Width Dv of image tokens."""
         return self.visual_encoder.width
 
-    def tokenize(self, texts: Sequence[str]) -> TextBatch:
+    def tokenize(self, texts: Sequence[str] | str) -> TextBatch:
         """Packed token ids of ``texts``, on the model's device."""
-        return TextBatch.from_lists(self.tokenizer.encode(list(texts), max_length=self.max_words), self.device)
+        return self.pack(texts, self.max_words)
+
+    def pack(self, texts: Sequence[str] | str, max_length: int) -> TextBatch:
+        """Packed token ids of ``texts``, each cut to ``max_length`` tokens, on the model's device."""
+        ids = self.tokenizer.encode(text_list("text_input", texts, empty=True), max_length=max_length)
+        return TextBatch.from_lists(ids, self.device)
 
     def texts_of(self, samples: Samples) -> TextBatch:
         """``texts`` of the samples, or their ``text_input`` tokenised."""
-        if "texts" in samples:
-            return samples["texts"]
-        texts = wanted(samples, "text_input", type(self).__name__)
-        return self.tokenize([texts] if isinstance(texts, str) else texts)
+        given = samples["texts"] if "texts" in samples else wanted(samples, "text_input", type(self).__name__)
+        check_keys(samples, self)
+        return given if isinstance(given, TextBatch) else self.tokenize(text_list("text_input", given))
+
+    def batches(self, samples: Samples, batch_size: int | None = None, texts: Texts = "none") -> Batches:
+        """``samples`` in parts, their pictures read; see :class:`~vlkit.models.blip.samples.Batches`."""
+        return Batches(self, samples, batch_size, texts)
+
+    def picture_items(self, samples: Samples) -> dict[str, Items]:
+        """The samples' pictures by key, not yet opened.
+
+        Raises:
+            VlkitError: there are none, or they are not of a kind that is read.
+        """
+        if "video" in samples:
+            return {"video": videos(samples["video"], "video")}
+        return {"image": pictures(wanted(samples, "image", type(self).__name__), "image")}
 
     def images_of(self, samples: Samples) -> Tensor:
-        """``image`` [B, 3, S, S] of the samples, on the model's device."""
-        return wanted(samples, "image", type(self).__name__).to(self.device)
+        """``image`` [B, 3, S, S] of the samples, on the model's device and of its type."""
+        return self.placed(self.pictures.images(wanted(samples, "image", type(self).__name__)), "image")
+
+    def placed(self, images: Tensor, name: str) -> Tensor:
+        """``images`` on the model's device and of its type; the same tensor where both fit.
+
+        Raises:
+            VlkitError: they hold NaN or infinity (checked in evaluation mode).
+        """
+        if not self.training and not bool(torch.isfinite(images.detach().sum(dtype=torch.float32))):
+            raise VlkitError(f"{name} holds NaN or infinite values; check how the pictures were preprocessed.")
+        kind = next(self.visual_encoder.parameters()).dtype
+        if torch.is_autocast_enabled(self.device.type) and images.dtype != torch.float64:
+            kind = images.dtype  # autocast brings it to the right type
+        return images.to(self.device, kind)
 
     def image_embeds(self, samples: Samples) -> Tensor:
         """Tokens [B, P, Dv] of the samples' ``image`` [B, 3, S, S]; or [B, F*P, Dv] of their ``video``
         [B, F, 3, S, S], the tokens of one frame after those of the other. Paper: 5.6."""
-        if "video" not in samples:
-            return self.visual_encoder(self.images_of(samples))
-        video = samples["video"]
-        if not torch.is_tensor(video) or video.ndim != 5:
-            given = tuple(video.shape) if torch.is_tensor(video) else type(video).__name__
-            raise VlkitError(f"video must be a tensor [B, F, 3, S, S], as many frames of each; given: {given}.")
+        found = self.picture_items(samples)
+        check_keys(samples, self)
+        if "video" not in found:
+            return self.visual_encoder(self.placed(self.pictures.read(found["image"], "image"), "image"))
+        video = self.pictures.read(found["video"], "video")
         chunks = video.flatten(0, 1).split(_AT_ONCE)
-        tokens = torch.cat([self.visual_encoder(chunk.to(self.device)) for chunk in chunks])
+        tokens = torch.cat([self.visual_encoder(self.placed(chunk, "video")) for chunk in chunks])
         return tokens.unflatten(0, video.shape[:2]).flatten(1, 2)
 
     def checkpoint_blocks(self) -> list[nn.Module]:
@@ -133,10 +189,3 @@ def pooled_feats(projection: nn.Module, image_embeds: Tensor, frames: int = 1) -
     """
     first = image_embeds.unflatten(1, (frames, -1))[:, :, 0]
     return functional.normalize(projection(first).float().mean(1), dim=-1)
-
-
-def wanted(samples: Samples, key: str, model: str) -> Any:
-    """``samples[key]``, or an error that says what is there."""
-    if key not in samples:
-        raise VlkitError(f"{model} needs samples with {key!r}; given: {', '.join(map(repr, samples)) or 'nothing'}.")
-    return samples[key]

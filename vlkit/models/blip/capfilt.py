@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vlkit.arguments import checked_keywords
 from vlkit.bounds import PositiveInt
 from vlkit.errors import VlkitError
-from vlkit.models.blip.base import Samples, wanted
-from vlkit.models.blip.caption import Captions, decode_captions
+from vlkit.models.blip.caption import Captions, check_config, decode_captions, seeds_of
+from vlkit.models.blip.samples import Samples, wanted
 from vlkit.models.decoding import GenerationConfig
 from vlkit.models.med import CrossStates
 from vlkit.models.packing import TextBatch
@@ -92,11 +93,12 @@ class BlipCapFilt(nn.Module):
             self._one_encoder = _see_alike(self.captioner, self.filter)
         return self._one_encoder
 
+    @checked_keywords
     @torch.inference_mode()
     def annotate(
         self,
         samples: Samples,
-        web: Sequence[str | Sequence[str] | None],
+        web: Sequence[str | Sequence[str] | None] | str,
         generation: GenerationConfig | None = None,
         seeds: Tensor | None = None,
     ) -> list[list[ScoredText]]:
@@ -105,18 +107,21 @@ class BlipCapFilt(nn.Module):
         Equal texts of an image are scored once. An empty synthetic text is not scored.
 
         Args:
-            samples: ``image`` [B, 3, S, S], and ``filter_image`` [B, 3, S', S'] where the filter reads other pixels.
+            samples: ``image``, B pictures or a preprocessed tensor [B, 3, S, S], which both models read; and
+                ``filter_image`` [B, 3, S', S'] where the filter reads other pixels.
             web: texts of each image, or its only one. Empty ones are left out; None: it has none.
             generation: how the captioner writes; None: the paper's beam search of captioning.
             seeds: [B] for sampling; see :func:`vlkit.models.generation.generate`.
         """
+        web = [web] if isinstance(web, str) else web
+        generation = check_config(generation) or GenerationConfig()
         embeds, judged = self.encode(samples)
         if len(web) != len(embeds):
             raise VlkitError(
                 f"annotate needs a web text (or a list of them, or None) for each image: {len(web)} for {len(embeds)} "
                 "images."
             )
-        captions, states = self._write(embeds, judged, generation or GenerationConfig(), seeds)
+        captions, states = self._write(embeds, judged, generation, seeds_of(seeds, len(embeds), generation))
         pairs = _Pairs([_web_texts(given) for given in web], captions.texts)
         return pairs.scored(captions, *self._scores(pairs, states, judged))
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from vlkit.arguments import check_flag, check_whole, checked_keywords, one_or_more, text_list
 from vlkit.bounds import Tokens, UnitInterval
-from vlkit.errors import ConfigError, shortened
-from vlkit.models.blip.base import BlipBase, Samples
+from vlkit.errors import ConfigError, VlkitError, shortened
+from vlkit.models.blip.base import BlipBase
+from vlkit.models.blip.samples import Samples, joined
 from vlkit.models.generation import Generated, GenerationConfig, generate
 from vlkit.models.losses import lm_count, lm_loss, lm_targets
 from vlkit.models.med import CrossStates, MedConfig, TextDecoder
@@ -80,9 +83,10 @@ class BlipCaption(BlipBase):
             )
         self.text_decoder = TextDecoder(self.med_config, self.image_width)
 
-    def tokenize(self, texts: Sequence[str]) -> TextBatch:
+    def tokenize(self, texts: Sequence[str] | str) -> TextBatch:
         """Packed token ids of ``texts``, prompt in front, [DEC] first."""
-        texts = [text if self._has_prompt(text) else self.prompt + text for text in texts]
+        given = text_list("text_input", texts, empty=True)
+        texts = [text if self._has_prompt(text) else self.prompt + text for text in given]
         return super().tokenize(texts).with_first(self.tokenizer.dec_id)
 
     def _has_prompt(self, text: str) -> bool:
@@ -95,31 +99,36 @@ class BlipCaption(BlipBase):
         """Number of tokens that the loss of ``texts`` is a mean over."""
         return lm_count(texts, self.prompt_length)
 
+    @checked_keywords
     def forward(self, samples: Samples) -> CaptionOutput:
         """LM loss of ``samples`` (``image`` and ``text_input`` or ``texts``)."""
-        texts = self.texts_of(samples)
-        states = self.text_decoder.bert.project_images(self.image_embeds(samples))
+        read = self.batches(samples, texts="paired").whole()
+        texts = self.texts_of(read)
+        states = self.text_decoder.bert.project_images(self.image_embeds(read))
         hidden = self.text_decoder(texts, states)
         rows, targets = lm_targets(texts, self.prompt_length)
         logits = self.text_decoder.logits(hidden.index_select(0, rows))
         return CaptionOutput(lm_loss(logits, targets, self.label_smoothing))
 
-    @torch.inference_mode()
+    @checked_keywords
     def caption(
-        self, samples: Samples, config: GenerationConfig | None = None, seeds: Tensor | None = None
+        self,
+        samples: Samples,
+        config: GenerationConfig | None = None,
+        seeds: Tensor | None = None,
+        batch_size: int | None = None,
     ) -> Captions:
         """Captions with scores and token ids.
 
         Args:
-            samples: with ``image`` [B, 3, S, S].
+            samples: with ``image``: pictures, or a preprocessed tensor [B, 3, S, S]; or with ``video``.
             config: how to decode; None: beam search of the paper (3 beams, 10 to 30 tokens).
             seeds: [B] for sampling; see :func:`vlkit.models.generation.generate`.
+            batch_size: pictures read and decoded at once; None: a tensor is one batch, a list is taken 32 at a time.
         """
-        states = self.text_decoder.bert.project_images(self.image_embeds(samples))
-        return decode_captions(
-            self.text_decoder, states, self.tokenizer, self.prompt, config or GenerationConfig(), seeds
-        )
+        return caption_images(self, samples, config, seeds, batch_size)
 
+    @checked_keywords
     def generate(
         self,
         samples: Samples,
@@ -131,12 +140,17 @@ class BlipCaption(BlipBase):
         repetition_penalty: float = 1.0,
         num_captions: int = 1,
         temperature: float = 1.0,
+        batch_size: int | None = None,
     ) -> list[str]:
         """Captions as a flat list of ``B * num_captions`` strings; lengths are in tokens, prompt included.
 
         The same call as in LAVIS. See :class:`~vlkit.models.generation.GenerationConfig` for the arguments and
-        :meth:`caption` for scores.
+        :meth:`caption` for ``batch_size`` and for scores. What is sampled follows PyTorch's random state: after
+        ``torch.manual_seed`` the captions are the same for every ``batch_size``.
         """
+        check_flag("use_nucleus_sampling", use_nucleus_sampling)
+        for name, value in (("num_beams", num_beams), ("num_captions", num_captions)):
+            check_whole(name, value, 1)
         config = GenerationConfig(
             max_length=max_length,
             min_length=min_length,
@@ -148,6 +162,54 @@ class BlipCaption(BlipBase):
             num_return_sequences=num_captions,
         )
         return [text for texts in self.caption(samples, config).texts for text in texts]
+
+
+@torch.inference_mode()
+def caption_images(
+    model: Any,
+    samples: Samples,
+    config: GenerationConfig | None,
+    seeds: Tensor | None,
+    batch_size: int | None,
+) -> Captions:
+    """Captions of ``samples`` by a model with a decoder and a prompt; see :meth:`BlipCaption.caption`."""
+    config = check_config(config) or GenerationConfig()
+    batches = model.batches(samples, batch_size)
+    drawn = seeds_of(seeds, batches.count, config)
+    found = []
+    for part, batch in zip(batches.slices(), batches):
+        states = model.text_decoder.bert.project_images(model.image_embeds(batch))
+        some = None if drawn is None else drawn[part]
+        found.append(decode_captions(model.text_decoder, states, model.tokenizer, model.prompt, config, some))
+    return joined(found)
+
+
+def check_config(config: Any) -> GenerationConfig | None:
+    """``config``, which must be a :class:`GenerationConfig` or None.
+
+    Raises:
+        VlkitError: it is neither.
+    """
+    if config is None or isinstance(config, GenerationConfig):
+        return config
+    raise VlkitError(
+        f"config must be a GenerationConfig or None; given: {type(config).__name__}. Import GenerationConfig from "
+        f"vlkit.models.generation."
+    )
+
+
+def seeds_of(seeds: Any, count: int, config: GenerationConfig) -> Tensor | None:
+    """[B] seeds for sampling, drawn for all images at once, so that they do not depend on batches.
+
+    Raises:
+        VlkitError: ``seeds`` are not one whole number for each of ``count`` images.
+    """
+    if seeds is None:
+        return torch.randint(2**62, (count,)) if config.sample else None
+    found = torch.as_tensor(one_or_more("seeds", seeds))
+    if found.shape != (count,) or found.dtype != torch.int64:
+        raise VlkitError(f"seeds must be one whole number an image; given: {found.tolist()!r:.80} for {count} images.")
+    return found
 
 
 def decode_captions(

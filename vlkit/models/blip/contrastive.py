@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlkit.bounds import Range
-from vlkit.errors import ConfigError, VlkitError
+from vlkit.errors import ConfigError
 from vlkit.models.blip.aligned import BlipAligned
-from vlkit.models.blip.base import Samples
+from vlkit.models.blip.samples import Samples
 from vlkit.models.losses import differentiate_now, draw_index, soft_contrast
 from vlkit.models.med import MedConfig
 from vlkit.models.momentum import gather_batch, momentum_copy, random_queue, update_momentum, world_size
@@ -87,11 +87,8 @@ class BlipContrastive(BlipAligned):
 
     def pairs_of(self, samples: Samples) -> tuple[Tensor, TextBatch]:
         """``image`` [B, 3, S, S] and the B texts of the samples."""
-        texts, image = self.texts_of(samples), self.images_of(samples)
-        if len(image) != len(texts):
-            name = type(self).__name__
-            raise VlkitError(f"{name} needs one text an image; given: {len(image)} images, {len(texts)} texts.")
-        return image, texts
+        read = self.batches(samples, texts="paired").whole()
+        return self.images_of(read), self.texts_of(read)
 
     def encode(self, image: Tensor, texts: TextBatch, update: bool) -> tuple[Tensor, Features, Features]:
         """Image tokens [B, P, Dv], features, and the momentum encoders' features. Clamps the temperature; with

@@ -24,11 +24,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlkit.arguments import check_whole, checked_keywords, text_list
 from vlkit.bounds import PositiveInt, Tokens
 from vlkit.errors import VlkitError
-from vlkit.models.blip.base import BlipBase, Samples, wanted
+from vlkit.models.blip.base import BlipBase
 from vlkit.models.blip.dialog_chat import DialogSession
 from vlkit.models.blip.dialog_texts import Candidates, DialogWriter, options_of
+from vlkit.models.blip.samples import Samples, wanted
 from vlkit.models.med import CrossStates, MedConfig, TextTransformer
 from vlkit.models.packing import Segments, TextBatch
 from vlkit.models.vit import VitConfig
@@ -94,9 +96,9 @@ class BlipDialog(BlipBase):
         self.caption_proj = nn.Identity() if width == self.image_width else nn.Linear(width, self.image_width)
         self.itm_head = nn.Linear(width, 2)
 
-    def tokenize(self, texts: Sequence[str]) -> TextBatch:
+    def tokenize(self, texts: Sequence[str] | str) -> TextBatch:
         """Packed token ids of captions, on the model's device."""
-        return TextBatch.from_lists(self.tokenizer.encode(list(texts), self.max_caption_words), self.device)
+        return self.pack(texts, self.max_caption_words)
 
     def training_inputs(self, samples: Samples) -> dict[str, Any]:
         """``samples`` with texts in place of strings; :meth:`forward` does it for samples that lack it.
@@ -109,7 +111,8 @@ class BlipDialog(BlipBase):
         Raises:
             VlkitError: no round has an answer and another candidate.
         """
-        captions, dialogs = self._read(samples)
+        read = self.batches(samples, texts="paired").whole()
+        dialogs = self._dialogs(samples, len(read["texts"]))
         texts, index, labels = [], [], []
         for image, dialog in enumerate(dialogs):
             chosen = [self._answer_and_negatives(turn) for turn in dialog]
@@ -123,13 +126,14 @@ class BlipDialog(BlipBase):
                 "'answer_options' to learn from."
             )
         return {
-            "image": self.images_of(samples),
-            "texts": captions,
+            "image": self.images_of(read),
+            "texts": read["texts"],
             "dialog_texts": TextBatch.from_lists(texts, self.device),
             "image_index": np.asarray(index),
             "labels": torch.tensor(labels).to(self.device),
         }
 
+    @checked_keywords
     def forward(self, samples: Samples) -> DialogOutput:
         """ITM loss of ``samples``."""
         inputs = samples if "dialog_texts" in samples else self.training_inputs(samples)
@@ -180,20 +184,32 @@ class BlipDialog(BlipBase):
             margins[torch.from_numpy(part)] = (logits[:, 1] - logits[:, 0]).cpu()
         return margins
 
+    @checked_keywords
     @torch.inference_mode()
-    def score(self, samples: Samples, tokens_at_once: int = 16384) -> list[list[Tensor]]:
+    def score(self, samples: Samples, tokens_at_once: int = 16384, batch_size: int | None = None) -> list[list[Tensor]]:
         """How well each candidate of each round answers; the history are the true answers.
 
         Args:
-            samples: as for training; ``gt_index`` is not looked at where ``answer`` is given.
+            samples: as for training; ``gt_index`` is not used where ``answer`` is given.
             tokens_at_once: bound on the memory of one pass, in tokens.
+            batch_size: images read and encoded at once; None: a tensor is one batch, a list is taken 32 at a time.
 
         Returns:
             For each dialog and round [K] margins of "fits" over "does not" in logits (their sigmoid is the
             probability), on the CPU; empty for a round without candidates.
         """
-        captions, dialogs = self._read(samples)
-        image_embeds = self.image_embeds(samples)
+        check_whole("tokens_at_once", tokens_at_once, 1)
+        batches = self.batches(samples, batch_size, "paired")
+        dialogs = self._dialogs(samples, batches.count)
+        scores: list[list[Tensor]] = []
+        for part, some in zip(batches.slices(), batches):
+            scores += self._score(self.image_embeds(some), self.texts_of(some), dialogs[part], tokens_at_once)
+        return scores
+
+    def _score(
+        self, image_embeds: Tensor, captions: TextBatch, dialogs: Sequence[Dialog], tokens_at_once: int
+    ) -> list[list[Tensor]]:
+        """:meth:`score` of one batch."""
         scores = []
         for group, rounds in self._groups(dialogs, tokens_at_once):
             index = np.asarray(group)
@@ -204,19 +220,27 @@ class BlipDialog(BlipBase):
             scores += [[next(margins) for _ in dialogs[image]] for image in group]
         return scores
 
+    @checked_keywords
     @torch.inference_mode()
-    def chat(self, image: Tensor, caption: str, answers: Sequence[str] | None = None) -> DialogSession:
+    def chat(self, image: Any, caption: str, answers: Sequence[str] | str | None = None) -> DialogSession:
         """A dialog about one image, which remembers what was said.
 
         Args:
-            image: [3, S, S] or [1, 3, S, S].
-            caption: what is told of it beforehand; may be empty.
+            image: a picture, or a preprocessed tensor [3, S, S] or [1, 3, S, S].
+            caption: describes it, as dialogs of the training data do; may be empty.
             answers: candidates for questions that bring none.
+
+        Raises:
+            VlkitError: not one picture, or a text that is no string.
         """
-        states = self.project(
-            self.image_embeds({"image": image.reshape(-1, *image.shape[-3:])}), self.tokenize([caption])
-        )
-        return DialogSession(self, states, answers)
+        if not isinstance(caption, str):
+            raise VlkitError(f"caption is {caption!r:.80}; it must be a string, which may be empty.")
+        options = None if answers is None else text_list("answers", answers)
+        read = self.batches({"image": image, "text_input": caption}, texts="paired")
+        if read.count != 1:
+            raise VlkitError(f"a dialog is about one image; given: {read.count}.")
+        states = self.project(self.image_embeds(read.whole()), self.tokenize([caption]))
+        return DialogSession(self, states, options)
 
     def _groups(self, dialogs: Sequence[Dialog], tokens_at_once: int) -> Iterator[tuple[list[int], list[Candidates]]]:
         """Consecutive dialogs whose texts stay below the bound together (one may exceed it alone), and their rounds."""
@@ -234,15 +258,17 @@ class BlipDialog(BlipBase):
         if group:
             yield group, rounds
 
-    def _read(self, samples: Samples) -> tuple[TextBatch, Sequence[Dialog]]:
-        """Captions and dialogs."""
-        dialogs, captions = wanted(samples, "dialog", type(self).__name__), self.texts_of(samples)
-        if len(dialogs) != len(captions):
-            raise VlkitError(
-                f"{type(self).__name__} needs one dialog an image; given: {len(captions)} captions, "
-                f"{len(dialogs)} dialogs."
-            )
-        return captions, dialogs
+    def _dialogs(self, samples: Samples, images: int) -> Sequence[Dialog]:
+        """The ``dialog`` of each image; that of a single image may stand alone."""
+        name = type(self).__name__
+        dialogs = wanted(samples, "dialog", name)
+        if not isinstance(dialogs, Sequence) or isinstance(dialogs, str):
+            raise VlkitError(f"dialog is {dialogs!r:.80}; give a list of rounds for each image.")
+        if images == 1 and dialogs and isinstance(dialogs[0], Mapping):
+            dialogs = [dialogs]
+        if len(dialogs) != images:
+            raise VlkitError(f"{name} needs one dialog an image; given: {images} captions, {len(dialogs)} dialogs.")
+        return dialogs
 
     def _answer_and_negatives(self, turn: Mapping[str, Any]) -> list[int]:
         """The answer's place, then those of wrong candidates; nothing where the answer is not known."""

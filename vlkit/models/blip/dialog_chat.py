@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from vlkit.arguments import check_whole, checked_keywords, text_list
 from vlkit.errors import VlkitError
 from vlkit.models.med import CrossStates
 
@@ -39,9 +40,10 @@ class DialogSession:
         self.answers = list(answers or ())
         self.history: list[tuple[str, str]] = []
 
+    @checked_keywords
     @torch.inference_mode()
     def ask(
-        self, question: str, candidates: Sequence[str] | None = None, tokens_at_once: int = 16384
+        self, question: str, candidates: Sequence[str] | str | None = None, tokens_at_once: int = 16384
     ) -> list[RankedAnswer]:
         """All candidates, best first; the best one joins the history as the answer.
 
@@ -53,7 +55,10 @@ class DialogSession:
         Raises:
             VlkitError: there are no candidates.
         """
-        options = list(self.answers if candidates is None else candidates)
+        if not isinstance(question, str):
+            raise VlkitError(f"question is {question!r:.80}; it must be a string.")
+        check_whole("tokens_at_once", tokens_at_once, 1)
+        options = list(self.answers) if candidates is None else text_list("candidates", candidates, empty=True)
         if not options:
             raise VlkitError("there is no answer to choose from: give candidates to ask(), or answers to chat().")
         texts = self.model.writer.write(self.history, question, options)

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vlkit.arguments import text_list
 from vlkit.errors import VlkitError
 from vlkit.processors.tokenizer import Tokenizer
 
@@ -76,7 +77,8 @@ class DialogWriter:
         turns = [self._turn(q, a) for q, a in zip(encoded[::2], encoded[1::2])]
         written = []
         for place, (turn, options) in enumerate(zip(dialog, chosen)):
-            texts = self._encode([turn["answer_options"][i] for i in options]) if options else []
+            allowed = options_of(turn)
+            texts = self._encode([allowed[i] for i in options]) if options else []
             matched = options.index(turn["gt_index"]) if turn.get("gt_index") in options else None
             written.append(Candidates(image, self._join(turns[:place], encoded[2 * place], texts), matched))
         return written
@@ -106,7 +108,8 @@ def answer_of(turn: Mapping[str, Any]) -> str:
     """The true answer of a round; empty where it is not known (the last round of a test set)."""
     if turn.get("answer") is not None:
         return turn["answer"]
-    options, index = turn.get("answer_options"), turn.get("gt_index")
+    options, index = turn.get("answer_options") or (), turn.get("gt_index")
+    options = text_list("answer_options", options, empty=True)
     return options[index] if options and index is not None else ""
 
 
@@ -121,7 +124,7 @@ def options_of(turn: Mapping[str, Any]) -> Sequence[str]:
             f"a round of a dialog is {turn!r:.80}; it must be a mapping with 'question', and 'answer', "
             "'answer_options' and 'gt_index' where they are known."
         )
-    options, index = turn.get("answer_options") or (), turn.get("gt_index")
+    options, index = text_list("answer_options", turn.get("answer_options") or (), empty=True), turn.get("gt_index")
     if index is not None and not 0 <= index < len(options):
         raise VlkitError(
             f"the round {turn['question']!r} has gt_index {index}, but {len(options)} answer_options, which are "

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlkit.arguments import check_choice, check_whole, checked_keywords
 from vlkit.bounds import Tokens, Width
-from vlkit.models.blip.aligned import BlipAligned, check_choice
-from vlkit.models.blip.base import Samples, frames_of
+from vlkit.models.blip.aligned import BlipAligned
+from vlkit.models.blip.base import frames_of
+from vlkit.models.blip.samples import Samples
 from vlkit.models.med import MedConfig
 from vlkit.models.vit import VitConfig
 from vlkit.registry import MODELS
@@ -48,50 +50,62 @@ class BlipImageTextMatching(BlipAligned):
         if first_token == "cls":
             self.match_token = self.tokenizer.cls_id
 
-    def forward(self, samples: Samples, match_head: str = "itm") -> Tensor:
+    @checked_keywords
+    def forward(self, samples: Samples, match_head: str = "itm", batch_size: int | None = None) -> Tensor:
         """LAVIS's call: what one of the two heads says of ``samples`` (``image``, ``text_input``).
 
         Args:
-            samples: B images (or videos) and N texts.
+            samples: B images (or videos) and N texts; for "itm" a string is compared with all images.
             match_head: "itm" compares text i with image i (with N a multiple of B: with the image of its group) by
                 cross-attention; "itc" compares every image with every text by their features.
+            batch_size: images read and encoded at once; None: a tensor is one batch, a list is taken 32 at a time.
 
         Returns:
             "itm": logits [N, 2], class 1 matches. "itc": cosine similarities [B, N].
         """
         check_choice("match_head", match_head, HEADS)
-        texts, image_embeds = self.texts_of(samples), self.image_embeds(samples)
-        if match_head == "itm":
-            return self.match(texts, self.text_encoder.project_images(image_embeds))
-        return self.image_feats(image_embeds, frames_of(samples)) @ self.text_feats(texts).T
+        if match_head == "itc":
+            batches = self.batches(samples, batch_size, "every")
+            feats = [self.image_feats(self.image_embeds(some), frames_of(some)) for some in batches]
+            return torch.cat(feats) @ self.text_feats(batches.all_texts()).T
+        batches = self.batches(samples, batch_size, "grouped")
+        project = self.text_encoder.project_images
+        return torch.cat([self.match(self.texts_of(some), project(self.image_embeds(some))) for some in batches])
 
+    @checked_keywords
     @torch.no_grad()
-    def score(self, samples: Samples, match_head: str = "itm", pairs_at_once: int = 1024) -> Tensor:
+    def score(
+        self, samples: Samples, match_head: str = "itm", pairs_at_once: int = 1024, batch_size: int | None = None
+    ) -> Tensor:
         """Every image with every text; an image's keys and values are made once for all texts.
 
         Args:
-            samples: ``image`` [B, 3, S, S] (or ``video``) and ``text_input``, N texts for any N.
+            samples: ``image`` (or ``video``), B of them, and ``text_input``, N texts for any N.
             match_head: "itm" or "itc".
             pairs_at_once: bound on the memory of one pass, in pairs of image and text.
+            batch_size: as for :meth:`forward`.
 
         Returns:
             [B, N] float32: probability of a match, 0..1, for "itm"; cosine similarity for "itc".
         """
         check_choice("match_head", match_head, HEADS)
+        check_whole("pairs_at_once", pairs_at_once, 1)
         if match_head == "itc":
-            return self(samples, "itc")
-        texts, image_embeds = self.texts_of(samples), self.image_embeds(samples)
+            return self(samples, "itc", batch_size)
+        batches = self.batches(samples, batch_size, "every")
+        texts = batches.all_texts()
         # Self-attention pads to the longest text of a pass.
         order = np.argsort(texts.lengths, kind="stable")
         texts = texts.select(order)
-        begun = self.begin_match(texts) if len(image_embeds) > 1 and len(texts) <= pairs_at_once else texts
+        begun = self.begin_match(texts) if batches.count > 1 and len(texts) <= pairs_at_once else texts
         parts = np.split(np.arange(len(texts)), range(pairs_at_once, len(texts), pairs_at_once))
         rows = []
-        for some in image_embeds.split(max(pairs_at_once // len(texts), 1)):
-            states, count = self.text_encoder.project_images(some), len(some)
-            logits = [
-                self.match(begun.select(np.tile(part, count)), states, np.repeat(np.arange(count), len(part)))
-                for part in parts
-            ]
-            rows.append(torch.cat([x.float().softmax(-1)[:, 1].unflatten(0, (count, -1)) for x in logits], 1))
+        for some in batches:
+            for embeds in self.image_embeds(some).split(max(pairs_at_once // len(texts), 1)):
+                states, count = self.text_encoder.project_images(embeds), len(embeds)
+                logits = [
+                    self.match(begun.select(np.tile(part, count)), states, np.repeat(np.arange(count), len(part)))
+                    for part in parts
+                ]
+                rows.append(torch.cat([x.float().softmax(-1)[:, 1].unflatten(0, (count, -1)) for x in logits], 1))
         return torch.cat(rows)[:, torch.from_numpy(np.argsort(order))]

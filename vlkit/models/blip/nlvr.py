@@ -17,10 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlkit.arguments import checked_keywords, one_or_more
 from vlkit.bounds import Range, Tokens
 from vlkit.errors import VlkitError
 from vlkit.models.attention import split_heads
-from vlkit.models.blip.base import BlipBase, Samples, wanted
+from vlkit.models.blip.base import BlipBase
+from vlkit.models.blip.samples import Samples, check_keys, wanted
+from vlkit.models.inputs import Items, pictures
 from vlkit.models.linear import Linear, together
 from vlkit.models.med import (
     CrossStates,
@@ -131,7 +134,8 @@ class PairTransformer(TextTransformer):
 class BlipNlvr(BlipBase):
     """Judges sentences about pairs of images.
 
-    Samples hold the pairs as ``images`` [B, 2, 3, S, S], or as ``image0`` and ``image1`` [B, 3, S, S] each.
+    Samples hold the pairs as ``images`` [B, 2, 3, S, S], or as ``image0`` and ``image1`` [B, 3, S, S] each. Pictures of
+    other kinds are given as lists: B pairs in ``images``, or B pictures each in ``image0`` and ``image1``.
 
     Args:
         vit: sizes of the image encoder.
@@ -141,6 +145,8 @@ class BlipNlvr(BlipBase):
             below take the average.
         max_words: longest text in tokens; None: as long as positions go.
     """
+
+    picture_groups = (("image0", "image1"), ("images",))
 
     def __init__(
         self,
@@ -155,23 +161,31 @@ class BlipNlvr(BlipBase):
         self.text_encoder = PairTransformer(self.med_config, self.image_width, merge_from)
         self.cls_head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
 
+    def picture_items(self, samples: Samples) -> dict[str, Items]:
+        """``image0`` and ``image1``, the left and the right pictures of all pairs, not yet opened."""
+        name = type(self).__name__
+        if "image0" in samples or "image1" in samples:
+            return {key: pictures(wanted(samples, key, name), key) for key in ("image0", "image1")}
+        pairs = wanted(samples, "images", name)
+        if hasattr(pairs, "ndim"):
+            if pairs.ndim != 5 or pairs.shape[1] != 2:
+                raise VlkitError(f"{name} needs images [B, 2, 3, S, S], two for each text; given: {list(pairs.shape)}.")
+            return {f"image{side}": pictures(pairs[:, side], f"images[:, {side}]") for side in (0, 1)}
+        if not isinstance(pairs, (list, tuple)) or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
+            raise VlkitError(f"{name} needs images as a list of pairs, [(left, right), ...], or as [B, 2, 3, S, S].")
+        return {f"image{side}": pictures([pair[side] for pair in pairs], f"images[:, {side}]") for side in (0, 1)}
+
     def pair_embeds(self, samples: Samples) -> Tensor:
         """Tokens [2, B, P, Dv] of the left and the right images, encoded in one batch."""
-        if "image0" in samples:
-            left, right = samples["image0"], wanted(samples, "image1", type(self).__name__)
-            if left.shape != right.shape:
-                raise VlkitError(
-                    f"BlipNlvr needs as many left as right images of one size; given: image0 {list(left.shape)}, "
-                    f"image1 {list(right.shape)}."
-                )
-            images = torch.stack([left, right]).to(self.device)
-        else:
-            pairs = wanted(samples, "images", type(self).__name__)
-            if pairs.ndim != 5 or pairs.shape[1] != 2:
-                raise VlkitError(
-                    f"BlipNlvr needs images [B, 2, 3, S, S], two for each text; given: {list(pairs.shape)}."
-                )
-            images = pairs.to(self.device).transpose(0, 1)
+        found = self.picture_items(samples)
+        check_keys(samples, self)
+        left, right = (self.pictures.read(items, key) for key, items in found.items())
+        if left.shape != right.shape:
+            raise VlkitError(
+                f"BlipNlvr needs as many left as right images of one size; given: image0 {list(left.shape)}, "
+                f"image1 {list(right.shape)}."
+            )
+        images = self.placed(torch.stack([left, right.to(left.device, left.dtype)]), "images")
         return self.visual_encoder(images.flatten(0, 1)).unflatten(0, (2, -1))
 
     def judge(
@@ -183,19 +197,34 @@ class BlipNlvr(BlipBase):
 
     def logits(self, samples: Samples) -> Tensor:
         """Logits [B, 2] of ``samples``."""
-        texts = self.texts_of(samples)
-        return self.judge(texts, self.text_encoder.project_images(self.pair_embeds(samples)))
+        read = self.batches(samples, texts="paired").whole()
+        return self.judge(self.texts_of(read), self.text_encoder.project_images(self.pair_embeds(read)))
 
+    @checked_keywords
     def forward(self, samples: Samples) -> NlvrOutput:
         """Loss of ``samples``: pairs, ``text_input`` or ``texts``, and ``label``, B numbers (1: true, 0: false)."""
         logits = self.logits(samples)
-        targets = torch.as_tensor(wanted(samples, "label", type(self).__name__), device=logits.device)
-        return NlvrOutput(F.cross_entropy(logits.float(), targets.long()), logits.detach())
+        labels = self._labels(samples, len(logits)).to(logits.device)
+        return NlvrOutput(F.cross_entropy(logits.float(), labels), logits.detach())
 
+    @checked_keywords
     @torch.inference_mode()
-    def predict(self, samples: Samples) -> dict[str, Tensor]:
-        """``predictions``, logits [B, 2], and ``targets``, the samples' ``label`` where they have it (as in LAVIS)."""
-        found = {"predictions": self.logits(samples)}
-        if "label" in samples:
-            found["targets"] = torch.as_tensor(samples["label"])
-        return found
+    def predict(self, samples: Samples, batch_size: int | None = None) -> dict[str, Tensor]:
+        """``predictions``, logits [B, 2], and ``targets``, the samples' ``label`` where they have it (as in LAVIS).
+
+        Args:
+            samples: pairs, and ``text_input`` or ``texts``; a single string is judged for all pairs.
+            batch_size: pairs read and encoded at once; None: tensors are one batch, lists are taken 32 at a time.
+        """
+        batches = self.batches(samples, batch_size, "paired")
+        targets = {"targets": self._labels(samples, batches.count)} if "label" in samples else {}
+        return {"predictions": torch.cat([self.logits(some) for some in batches]), **targets}
+
+    def _labels(self, samples: Samples, count: int) -> Tensor:
+        """[B] int64."""
+        given = wanted(samples, "label", type(self).__name__)
+        labels = given if torch.is_tensor(given) else torch.tensor([int(each) for each in one_or_more("label", given)])
+        labels = labels.reshape(-1).long()
+        if len(labels) != count or not bool(((labels == 0) | (labels == 1)).all()):
+            raise VlkitError(f"label must be 0 or 1 for each of {count} pairs; given: {labels.tolist()!r:.80}.")
+        return labels

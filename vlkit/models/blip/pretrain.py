@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlkit.arguments import check_choice, checked_keywords
 from vlkit.bounds import Tokens, UnitInterval, Width
-from vlkit.models.blip.aligned import check_choice
-from vlkit.models.blip.base import Samples
-from vlkit.models.blip.caption import Captions, decode_captions
+from vlkit.models.blip.caption import Captions, caption_images
 from vlkit.models.blip.contrastive import BlipContrastive, Features, QueueSize, Temperature, gather_features
+from vlkit.models.blip.samples import Samples
 from vlkit.models.generation import GenerationConfig
 from vlkit.models.losses import hard_negatives, itm_loss, lm_count, lm_loss, lm_targets
 from vlkit.models.med import SHARED, CrossStates, MedConfig, TextDecoder, share_parameters
@@ -106,6 +106,7 @@ class BlipPretrain(BlipContrastive):
         """Number of tokens that the LM loss of ``texts`` is a mean over."""
         return lm_count(texts)
 
+    @checked_keywords
     def forward(self, samples: Samples, alpha: float = 0.0, update: bool = True) -> PretrainOutput:
         """Losses of ``samples`` (``image`` and ``text_input`` or ``texts``).
 
@@ -155,12 +156,13 @@ class BlipPretrain(BlipContrastive):
         rows, targets = lm_targets(texts)
         return lm_loss(self.text_decoder.logits(hidden.index_select(0, rows)), targets, self.label_smoothing)
 
-    @torch.inference_mode()
+    @checked_keywords
     def caption(
-        self, samples: Samples, config: GenerationConfig | None = None, seeds: Tensor | None = None
+        self,
+        samples: Samples,
+        config: GenerationConfig | None = None,
+        seeds: Tensor | None = None,
+        batch_size: int | None = None,
     ) -> Captions:
         """Captions of the pre-trained decoder, which knows no prompt; see :meth:`BlipCaption.caption`."""
-        states = self.text_decoder.bert.project_images(self.image_embeds(samples))
-        return decode_captions(
-            self.text_decoder, states, self.tokenizer, self.prompt, config or GenerationConfig(), seeds
-        )
+        return caption_images(self, samples, config, seeds, batch_size)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlkit.arguments import check_whole, checked_keywords, one_or_more
 from vlkit.bounds import Tokens, UnitInterval, Width
 from vlkit.errors import VlkitError
-from vlkit.models.blip.base import Samples, wanted
 from vlkit.models.blip.contrastive import BlipContrastive, Features, QueueSize, Temperature, gather_features
+from vlkit.models.blip.samples import Samples, wanted
 from vlkit.models.losses import hard_negatives, itm_loss
 from vlkit.models.med import MedConfig
 from vlkit.models.momentum import enqueue, gather_batch, gather_texts, gather_with_gradient, rank, world_size
@@ -102,6 +103,7 @@ class BlipRetrieval(BlipContrastive):
         self.register_buffer("idx_queue", torch.full((1, queue_size), _NO_IMAGE))
         self.register_buffer("ptr_queue", torch.zeros(1, dtype=torch.long))
 
+    @checked_keywords
     def forward(self, samples: Samples, alpha: float = 0.0, update: bool = True) -> RetrievalOutput:
         """Losses of ``samples`` (``image``, ``text_input`` or ``texts``, and ``image_id``: equal where the image is).
 
@@ -126,6 +128,7 @@ class BlipRetrieval(BlipContrastive):
         age = self.queue_age(size)
         return RetrievalOutput(loss_itc, loss_itm, logits.detach(), self.temp.detach().clone(), age)
 
+    @checked_keywords
     def compute_sim_matrix(
         self, data_loader: Iterable[Mapping[str, Any]], task_cfg: Any = None
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -134,11 +137,14 @@ class BlipRetrieval(BlipContrastive):
         It is the work of the task ``retrieval``, found by its name: models do not know tasks.
 
         Args:
-            data_loader: batches of images, with a ``dataset`` whose ``text`` lists the texts; or with ``references``.
+            data_loader: batches of images (``image``, in any form, or ``video``), with a ``dataset`` whose ``text``
+                lists the texts; or with ``references``.
             task_cfg: its ``k_test`` candidates of each query are re-ranked; None: 256.
         """
         k_test = getattr(task_cfg, "k_test", 256)
-        return TASKS.get("retrieval")(rerank_top_k=k_test, max_words=None).sim_matrix(self, data_loader)
+        check_whole("task_cfg.k_test", k_test, 0)
+        read = _Read(self, data_loader)
+        return TASKS.get("retrieval")(rerank_top_k=k_test, max_words=None).sim_matrix(self, read)
 
     def _contrast(self, online: Features, slow: Features, ids: Tensor, all_ids: Tensor, alpha: float) -> Tensor:
         """ITC loss, whose targets are spread over the candidates of the same image; the batch joins the queues."""
@@ -189,6 +195,17 @@ class BlipRetrieval(BlipContrastive):
         self._warned = True
 
 
+class _Read:
+    """Batches of a loader, their pictures as tensors."""
+
+    def __init__(self, model: BlipRetrieval, loader: Iterable[Mapping[str, Any]]):
+        self.model, self.loader, self.dataset = model, loader, getattr(loader, "dataset", None)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for batch in self.loader:
+            yield self.model.batches(batch).whole()
+
+
 def image_numbers(ids: Tensor | Iterable[int | str]) -> Tensor:
     """[B] int64 that are equal where image ids are: numbers stay as they are, a text becomes the first 63 bits of its
     hash, the same in every run and process (checkpoints keep them in the queue).
@@ -196,7 +213,7 @@ def image_numbers(ids: Tensor | Iterable[int | str]) -> Tensor:
     Raises:
         VlkitError: an id is neither a text nor a whole number from 0.
     """
-    given = ids.reshape(-1).tolist() if isinstance(ids, Tensor) else ids
+    given = ids.reshape(-1).tolist() if isinstance(ids, Tensor) else one_or_more("image_id", ids)
     return torch.tensor([_number(image_id) for image_id in given], dtype=torch.long)
 
 

@@ -7,19 +7,22 @@ from, ``D`` text width.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vlkit.arguments import check_choice, check_keywords, check_whole, checked_keywords, one_or_more, text_list
 from vlkit.bounds import Tokens, UnitInterval
-from vlkit.errors import VlkitError, did_you_mean
+from vlkit.errors import VlkitError
 from vlkit.models.answer_tree import AnswerTree, MaskedSegments, masked_states
-from vlkit.models.blip.base import BlipBase, Samples, wanted
-from vlkit.models.blip.caption import decode_captions
+from vlkit.models.blip.base import BlipBase
+from vlkit.models.blip.caption import check_config, decode_captions, seeds_of
+from vlkit.models.blip.samples import Samples, joined, wanted
 from vlkit.models.generation import GenerationConfig
 from vlkit.models.losses import lm_loss, lm_targets, sum_by_text
 from vlkit.models.med import CrossStates, MedConfig, TextDecoder, TextTransformer
@@ -28,6 +31,7 @@ from vlkit.models.vit import VitConfig
 from vlkit.registry import MODELS
 
 INFERENCE = ("rank", "generate")
+_GENERATION = tuple(field.name for field in fields(GenerationConfig))
 
 
 @dataclass
@@ -88,6 +92,8 @@ class BlipVqa(BlipBase):
         label_smoothing: of the answers' LM loss, 0..1; ranking uses the same.
     """
 
+    video_frames = 16  # Paper: 5.6
+
     def __init__(
         self,
         vit: VitConfig,
@@ -102,14 +108,13 @@ class BlipVqa(BlipBase):
         self.text_decoder = TextDecoder(self.med_config, self.med_config.hidden_size)
         self._tree: tuple[tuple[str, ...], AnswerTree] | None = None
 
-    def tokenize(self, texts: Sequence[str]) -> TextBatch:
+    def tokenize(self, texts: Sequence[str] | str) -> TextBatch:
         """Packed token ids of questions, [ENC] first."""
         return super().tokenize(texts).with_first(self.tokenizer.enc_id)
 
-    def tokenize_answers(self, texts: Sequence[str]) -> TextBatch:
+    def tokenize_answers(self, texts: Sequence[str] | str) -> TextBatch:
         """Packed token ids of answers, [DEC] first."""
-        ids = self.tokenizer.encode(list(texts), max_length=self.med_config.max_position_embeddings)
-        return TextBatch.from_lists(ids, self.device).with_first(self.tokenizer.dec_id)
+        return self.pack(texts, self.med_config.max_position_embeddings).with_first(self.tokenizer.dec_id)
 
     def targets_of(self, samples: Samples) -> Targets:
         """The answers to learn: ``answers`` and ``weights`` (a list for each question), LAVIS's flat ``answer``,
@@ -117,12 +122,15 @@ class BlipVqa(BlipBase):
         if "targets" in samples:
             return samples["targets"]
         if "answer" in samples:
-            texts = list(samples["answer"])
-            counts = [int(n) for n in wanted(samples, "n_answers", "BlipVqa with 'answer'")]
-            weights = torch.as_tensor(wanted(samples, "weight", "BlipVqa with 'answer'")).float()
+            texts = text_list("answer", samples["answer"], empty=True)
+            numbers = one_or_more("n_answers", wanted(samples, "n_answers", "BlipVqa with 'answer'"))
+            counts = [int(n) for n in numbers]
+            weights = torch.as_tensor(wanted(samples, "weight", "BlipVqa with 'answer'")).float().reshape(-1)
         else:
-            answers = wanted(samples, "answers", "BlipVqa")
+            given_answers = one_or_more("answers", wanted(samples, "answers", "BlipVqa"))
+            answers = [text_list(f"answers[{i}]", each, empty=True) for i, each in enumerate(given_answers)]
             given = samples.get("weights", [[1.0 / len(each)] * len(each) for each in answers if each])
+            given = [each if isinstance(each, Sequence) else one_or_more("weights", each) for each in given]
             texts = [text for each in answers for text in each]
             counts = [len(each) for each in answers]
             weights = torch.tensor([weight for each in given for weight in each], dtype=torch.float32)
@@ -160,11 +168,12 @@ class BlipVqa(BlipBase):
         hidden = masked_states(self.text_encoder, ids.reshape(-1), positions, segments, images, image_index)
         return hidden.unflatten(0, (count, longest))
 
+    @checked_keywords
     def forward(self, samples: Samples) -> VqaOutput:
         """Loss of ``samples``: ``image``, ``text_input`` (questions) or ``texts``, and answers as for
         :meth:`targets_of`."""
         targets = self.targets_of(samples)
-        questions = self.read_questions(samples)
+        questions = self.read_questions(self.batches(samples, texts="paired").whole())
         if len(targets.counts) != questions.count:
             raise VlkitError(
                 f"BlipVqa was given answers to {len(targets.counts)} questions, and {questions.count} questions."
@@ -177,28 +186,37 @@ class BlipVqa(BlipBase):
         answer_losses = sum_by_text(losses, targets.texts, rows)
         return VqaOutput((answer_losses * targets.weights).sum() / questions.count, answer_losses)
 
+    @checked_keywords
     @torch.inference_mode()
-    def rank(self, samples: Samples, answer_list: Sequence[str], num_ans_candidates: int = 128) -> Answers:
+    def rank(
+        self,
+        samples: Samples,
+        answer_list: Sequence[str] | str,
+        num_ans_candidates: int = 128,
+        batch_size: int | None = None,
+    ) -> Answers:
         """The answers of a list, ordered for each question.
 
         The answers whose first token is the likeliest are kept (equal ones in the order of the list), and ordered by
         their label-smoothed loss.
 
         Args:
-            samples: ``image``, and ``text_input`` or ``texts``.
+            samples: ``image`` (or ``video``), and ``text_input`` or ``texts``; one question, a string, may be asked of
+                all images.
             answer_list: A texts.
             num_ans_candidates: answers kept for each question.
+            batch_size: questions read at once; None: a tensor is one batch, a list of pictures is taken 32 at a time.
         """
-        return self.rank_read(self.read_questions(samples), answer_list, num_ans_candidates)
+        answers = text_list("answer_list", answer_list)
+        check_whole("num_ans_candidates", num_ans_candidates, 1)
+        batches = self.batches(samples, batch_size, "paired")
+        return joined([self.rank_read(self.read_questions(some), answers, num_ans_candidates) for some in batches])
 
     @torch.inference_mode()
     def rank_read(self, questions: CrossStates, answer_list: Sequence[str], num_ans_candidates: int = 128) -> Answers:
         """:meth:`rank` for questions that :meth:`read_questions` has read."""
-        if num_ans_candidates < 1 or not len(answer_list):
-            raise VlkitError(
-                f"ranking {len(answer_list)} answers with {num_ans_candidates} candidates a question: both must be at "
-                f"least 1."
-            )
+        answer_list = text_list("answer_list", answer_list)
+        check_whole("num_ans_candidates", num_ans_candidates, 1)
         tree = self._answer_tree(tuple(answer_list))
         kept = self._likeliest(tree, questions, min(num_ans_candidates, len(tree)))
         losses = tree.losses(self.text_decoder, questions, kept, self.label_smoothing)
@@ -223,21 +241,33 @@ class BlipVqa(BlipBase):
             self._tree = (answers, AnswerTree([each.tolist() for each in ids]))
         return self._tree[1]
 
+    @checked_keywords
     @torch.inference_mode()
     def generate(
-        self, samples: Samples, config: GenerationConfig | None = None, attend_to_padding: bool = False
+        self,
+        samples: Samples,
+        config: GenerationConfig | None = None,
+        attend_to_padding: bool = False,
+        batch_size: int | None = None,
     ) -> Answers:
         """Answers written freely.
 
         Args:
             samples: ``image``, and ``text_input`` or ``texts``.
             config: how to decode; None: the original's 3 beams, 1 to 10 tokens, [DEC] counted.
-            attend_to_padding: see :meth:`read_questions`.
+            attend_to_padding: see :meth:`read_questions`; then answers depend on ``batch_size`` too.
+            batch_size: as for :meth:`rank`.
         """
-        questions = self.read_questions(samples, attend_to_padding)
-        config = config or GenerationConfig(max_length=10, min_length=1)
-        found = decode_captions(self.text_decoder, questions, self.tokenizer, "", config)
-        return Answers(found.texts, found.scores)
+        config = check_config(config) or GenerationConfig(max_length=10, min_length=1)
+        batches = self.batches(samples, batch_size, "paired")
+        seeds = None if "image_index" in samples else seeds_of(None, batches.count, config)
+        found = []
+        for part, some in zip(batches.slices(), batches):
+            questions = self.read_questions(some, attend_to_padding)
+            drawn = None if seeds is None else seeds[part]
+            captions = decode_captions(self.text_decoder, questions, self.tokenizer, "", config, drawn)
+            found.append(Answers(captions.texts, captions.scores))
+        return joined(found)
 
     def predict_answers(
         self,
@@ -247,8 +277,9 @@ class BlipVqa(BlipBase):
         max_len: int = 10,
         min_len: int = 1,
         num_ans_candidates: int = 128,
-        answer_list: Sequence[str] | None = None,
+        answer_list: Sequence[str] | str | None = None,
         attend_to_padding: bool = False,
+        batch_size: int | None = None,
         **generation: Any,
     ) -> list[str]:
         """One answer a question; the same call as in LAVIS. See :meth:`rank` and :meth:`generate` for scores and more
@@ -264,15 +295,28 @@ class BlipVqa(BlipBase):
             num_ans_candidates: answers that "rank" keeps by their first token.
             answer_list: what "rank" chooses from.
             attend_to_padding: see :meth:`read_questions`; for "generate".
+            batch_size: as for :meth:`rank`.
             **generation: more fields of :class:`~vlkit.models.generation.GenerationConfig`, for "generate".
         """
         inference_method = inference_method or ("generate" if answer_list is None else "rank")
-        if inference_method not in INFERENCE:
-            hint = did_you_mean(inference_method, INFERENCE)
-            raise VlkitError(f"inference_method {inference_method!r}; allowed are {', '.join(INFERENCE)}.{hint}")
+        check_choice("inference_method", inference_method, INFERENCE)
+        self._check_prediction(num_beams, max_len, min_len, num_ans_candidates, generation)
         if inference_method == "generate":
             config = GenerationConfig(max_length=max_len, min_length=min_len, num_beams=num_beams, **generation)
-            return [texts[0] for texts in self.generate(samples, config, attend_to_padding).texts]
+            return [texts[0] for texts in self.generate(samples, config, attend_to_padding, batch_size).texts]
         if answer_list is None:
             raise VlkitError("inference_method 'rank' chooses from answer_list, and none is given.")
-        return [texts[0] for texts in self.rank(samples, answer_list, num_ans_candidates).texts]
+        if generation:
+            raise VlkitError(f"{next(iter(generation))} is for inference_method 'generate'; here answers are ranked.")
+        return [texts[0] for texts in self.rank(samples, answer_list, num_ans_candidates, batch_size).texts]
+
+    def _check_prediction(
+        self, num_beams: int, max_len: int, min_len: int, num_ans_candidates: int, generation: dict[str, Any]
+    ) -> None:
+        own = [name for name in inspect.signature(self.predict_answers).parameters if name != "generation"]
+        fixed = ("max_length", "min_length")
+        more = [name for name in _GENERATION if name not in fixed]
+        check_keywords("predict_answers", generation, [*own, *more])
+        for name, value in (("num_beams", num_beams), ("max_len", max_len), ("num_ans_candidates", num_ans_candidates)):
+            check_whole(name, value, 1)
+        check_whole("min_len", min_len, 0, max_len)

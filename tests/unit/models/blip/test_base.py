@@ -78,10 +78,16 @@ def test_tokens_of_a_video_are_those_of_its_frames_in_order(videos, frames):
     assert frames_of({"image": video[:, 0]}) == 1
 
 
-@pytest.mark.parametrize("video", [torch.zeros(2, 3, 16, 16), [torch.zeros(2, 3, 16, 16)]])
-def test_videos_must_be_one_tensor(video):
-    with pytest.raises(VlkitError, match=r"video must be a tensor \[B, F, 3, S, S\]"):
+@pytest.mark.parametrize("video", [torch.zeros(3, 16, 16), torch.zeros(2, 2, 1, 16, 16), torch.zeros(1, 2, 3, 4, 5, 6)])
+def test_tensors_of_videos_have_frames_and_three_channels(video):
+    with pytest.raises(VlkitError, match=r"video is a tensor \[.*\] of float32; give .* \[F, 3, S, S\]"):
         base().image_embeds({"video": video})
+
+
+def test_a_video_without_a_batch_is_a_batch_of_one():
+    model, video = base().eval(), torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(model.image_embeds({"video": video}), model.image_embeds({"video": video[None]}))
+    torch.testing.assert_close(model.image_embeds({"video": [video]}), model.image_embeds({"video": video[None]}))
 
 
 def test_feature_of_a_video_is_the_mean_of_its_frames_projections():

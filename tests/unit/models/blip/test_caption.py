@@ -164,7 +164,7 @@ def test_missing_keys(model, images):
 
 
 def test_numbers_of_images_and_texts_that_do_not_fit(model, images):
-    with pytest.raises(VlkitError, match="3 texts were given for 2 images"):
+    with pytest.raises(VlkitError, match="one text an image; given: 2 images, 3 texts"):
         model({"image": images[:2], "text_input": TEXTS[:3]})
 
 

@@ -243,7 +243,7 @@ def test_samples_that_do_not_fit(model, samples):
         model({"image": samples["image"], "text_input": CAPTIONS})
     with pytest.raises(VlkitError, match="one dialog an image; given: 3 captions, 2 dialogs"):
         model.score({**samples, "dialog": samples["dialog"][:2]})
-    with pytest.raises(VlkitError, match="one caption an image; given: 2 images, 3 captions"):
+    with pytest.raises(VlkitError, match="one text an image; given: 2 images, 3 texts"):
         model({**samples, "image": samples["image"][:2]})
     wrong = {"question": "what?", "answer_options": ["yes", "no"], "gt_index": 2}
     with pytest.raises(VlkitError, match="gt_index 2, but 2 answer_options"):

@@ -121,7 +121,7 @@ def test_heads_and_tokens_that_there_are_not(model):
         model.score({"image": images(), "text_input": TEXTS}, match_head="ITM")
     with pytest.raises(VlkitError, match="first_token is 'dec'; it must be 'enc' or 'cls'"):
         build(first_token="dec")
-    with pytest.raises(VlkitError, match="2 texts were given for 3 images"):
+    with pytest.raises(VlkitError, match="given: 3 images, 2 texts"):
         model({"image": images(), "text_input": TEXTS[:2]})
 
 

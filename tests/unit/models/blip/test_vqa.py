@@ -201,10 +201,10 @@ def test_videos_are_read_as_images_of_many_tokens(model, images):
         (lambda m, s: m.predict_answers(s, inference_method="rank"), "chooses from answer_list, and none is given"),
         (
             lambda m, s: m.predict_answers(s, inference_method="range"),
-            "allowed are rank, generate. Did you mean 'rank'",
+            "must be 'rank' or 'generate'. Did you mean 'rank'",
         ),
-        (lambda m, s: m.rank(s, []), "ranking 0 answers"),
-        (lambda m, s: m.rank(s, LIST, 0), "with 0 candidates"),
+        (lambda m, s: m.rank(s, []), "answer_list is empty; give at least one text"),
+        (lambda m, s: m.rank(s, LIST, 0), "num_ans_candidates is 0; it must be a whole number, at least 1"),
         (lambda m, s: m(s), "BlipVqa needs samples with 'answers'"),
         (lambda m, s: m({**s, "answers": [["a"]]}), "answers to 1 questions, and 2 questions"),
         (lambda m, s: m({**s, "answers": [[], []]}), "at least one answer"),
