@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from vlkit.capfilt.reading import Ready
 from vlkit.capfilt.seeds import seed_of
 from vlkit.errors import VlkitError
+from vlkit.processors.vocabulary_fit import FitWatch
 
+logger = logging.getLogger(__name__)
 _SCORES = {"captioner's log-probabilities": ("log_prob",), "filter's scores": ("itm", "itc")}
 
 
@@ -41,6 +44,8 @@ class ModelAnnotator:
         self.model, self.task, self.processors = model, task, processors
         self.device, self.autocast, self.seed = device, autocast, seed
         self.decision = task.decision
+        tokenizer = getattr(getattr(model, "filter", None), "tokenizer", None)
+        self._fit = FitWatch(tokenizer, "the tokenizer of model.filter")
 
     def __call__(self, images: Sequence[Ready]) -> list[list[Any]]:
         """The texts of each image with their scores, those of the web first.
@@ -59,6 +64,9 @@ class ModelAnnotator:
                         f"the {whose} of {ready.item.key!r} are not finite numbers. Nothing is written of them. Are "
                         f"its weights intact? With run.precision bf16, try fp32."
                     )
+        note = self._fit.see(text for texts in web for text in texts)
+        if note:
+            logger.warning("the texts of the web: %s", note)
         return found
 
     def reads(self, text: str) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
+
+from vlkit.processors.tokenizer import Tokenizer
 
 MOST_UNKNOWN = 0.1
 """Share of [UNK] tokens above which a tokenizer does not fit."""
 _WORDS = 5
+_FEWEST, _ENOUGH = 10, 500  # texts
 
 
 class UnknownShare(NamedTuple):
@@ -60,3 +63,28 @@ def unknown_note(tokenizer: Any, texts: Sequence[str], key: str = "model.tokeniz
         f"[UNK] ({words}, ...). A model neither reads nor writes such words. Set {key}: bert-base-uncased, or the path "
         "of a vocabulary for these texts; with released weights, keep the tokenizer of their card."
     )
+
+
+class FitWatch:
+    """Says once whether a tokenizer fits texts that come bit by bit.
+
+    Args:
+        tokenizer: what reads them; anything but a :class:`~vlkit.processors.tokenizer.Tokenizer` is not watched.
+        key: as for :func:`unknown_note`.
+    """
+
+    def __init__(self, tokenizer: Any, key: str):
+        self._tokenizer, self._key = tokenizer, key
+        self._texts: list[str] | None = [] if isinstance(tokenizer, Tokenizer) else None
+
+    def see(self, texts: Iterable[str]) -> str:
+        """A note as :func:`unknown_note` gives it, or ""; nothing is watched after the first note or enough texts."""
+        if self._texts is None:
+            return ""
+        self._texts += texts
+        if len(self._texts) < _FEWEST:
+            return ""
+        note = unknown_note(self._tokenizer, self._texts, self._key)
+        if note or len(self._texts) >= _ENOUGH:
+            self._texts = None
+        return note
