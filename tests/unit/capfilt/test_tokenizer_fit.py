@@ -19,7 +19,7 @@ def warnings_of(folder, caplog, text: str) -> list[str]:
 def test_texts_that_the_filter_does_not_know_are_a_warning(tmp_path, caplog):
     found = warnings_of(tmp_path, caplog, "two boys under umbrellas")
     assert len(found) == 1
-    assert "the texts of the web: the tokenizer 'shapes' does not fit: 75% of the tokens of 10 texts" in found[0]
+    assert "the texts of the web: the tokenizer 'shapes' does not fit: 50% of the tokens of 10 texts" in found[0]
     assert "Set the tokenizer of model.filter: bert-base-uncased" in found[0]
 
 
