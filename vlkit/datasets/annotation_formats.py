@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vlkit.datasets.coco_captions import coco_rows, top
-from vlkit.datasets.columns import Fields, TableColumns
+from vlkit.datasets.column_names import Fields
+from vlkit.datasets.columns import TableColumns
 from vlkit.datasets.faults import Faults, lacks, short
 from vlkit.datasets.karpathy import karpathy_rows, looks_karpathy
 from vlkit.datasets.separated import header_of, separated_rows

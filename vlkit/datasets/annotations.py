@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from vlkit.datasets.annotation_formats import NEED, Faults, table_rows
-from vlkit.datasets.column_names import CAPTION, IMAGE, IMAGE_ID, Key
-from vlkit.datasets.columns import ColumnKeys, Fields
+from vlkit.datasets.column_names import CAPTION, IMAGE, IMAGE_ID, Fields, Key
+from vlkit.datasets.columns import ColumnKeys
 from vlkit.datasets.faults import short
 from vlkit.datasets.foreign_files import is_tar_name
 from vlkit.datasets.image_ids import image_id_fault, printable
@@ -63,9 +63,8 @@ def find_file(path: str | os.PathLike[str], split: str | None = None) -> Path:
             return fetch(os.fspath(path))
     except VlkitError as error:
         raise DataError(f"annotations: {error} Set 'path' to an annotation file.") from error
-    found = [folder / name for name in (*_IN_FOLDER, *_METADATA) if (folder / name).is_file()]
-    if not found:
-        found = _below(folder, split)
+    there = ([folder / name for name in names if (folder / name).is_file()] for names in (_IN_FOLDER, _METADATA))
+    found = next(filter(None, there), []) or _below(folder, split)
     if len(found) == 1:
         return found[0]
     reader = _read_by(folder)
@@ -171,7 +170,7 @@ def read_rows(
             faults.add(number, fault)
         elif chosen.takes(fields):
             image_id = coco_image_id(fields["image"]) if image_ids == "coco" else fields.get("image_id")
-            captions = _captions(fields.get("caption"))
+            captions = plain_captions(listed_captions(fields.get("caption")))
             if need_captions and not captions:
                 faults.unused(number, "it has no caption to train on.")
             image_id = None if image_id == "" else image_id
@@ -230,8 +229,7 @@ def _fault(fields: Fields) -> str:
     image, caption = fields["image"], fields.get("caption")
     if not isinstance(image, str) or not image.strip():
         return f"{fields.shown('image')} is {short(image)}, not a file name.{_patterned(image)}"
-    texts = caption if isinstance(caption, list) else [] if caption is None else [caption]
-    if not all(isinstance(text, str) for text in texts):
+    if not all(isinstance(text, str) for text in listed_captions(caption)):
         return f"{fields.shown('caption')} is {short(caption)}, neither a text nor a list of texts."
     if not isinstance(fields.get("domain"), (str, type(None))):
         return f"'domain' is {short(fields['domain'])}, not a text."
@@ -243,10 +241,16 @@ def _patterned(image: Any) -> str:
     return " image_pattern makes names of numbers: images/{}.jpg." if type(image) is int else ""
 
 
-def _captions(caption: str | list[str] | None) -> list[str]:
-    texts = caption if isinstance(caption, list) else [] if caption is None else [caption]
-    # Half of a surrogate pair, as cut-off emoji leave it in JSON, is no text: tokenizers fail on it.
-    return [text.encode("utf-8", "replace").decode() for text in texts]
+def listed_captions(value: Any) -> list[Any]:
+    """What the column of a caption holds, as a list: a text, several, or mappings with a text under ``raw``, as
+    Karpathy's files have them. What is no text is left as it is."""
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    return [each["raw"] if isinstance(each, Mapping) and "raw" in each else each for each in values]
+
+
+def plain_captions(values: Iterable[str]) -> list[str]:
+    """Texts without halves of surrogate pairs, as cut-off emoji leave them in JSON: tokenizers fail on these."""
+    return [text.encode("utf-8", "replace").decode() for text in values]
 
 
 def _domain(given: str | None) -> str | None:

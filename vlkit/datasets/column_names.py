@@ -1,8 +1,11 @@
-"""The columns that datasets read, and their common other names."""
+"""The columns that datasets read, their common other names, and rows by these names."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 Key = str | int
 """Of a column: its name, or its position from 0 on."""
@@ -45,3 +48,28 @@ VIDEO = Column("video", ("clip_name", "video_name", "video_path", "video_file", 
 IMAGES = Column("images", ("image_pair",), "image_key")
 LEFT = Column("image0", ("left", "left_image", "image_left", "img0"), "image_key")
 RIGHT = Column("image1", ("right", "right_image", "image_right", "img1"), "image_key")
+
+
+class Fields(dict[str, Any]):
+    """A row by the dataset's own names; other keys of the row are kept.
+
+    Args:
+        values: of the row.
+        labels: own name to the key in the file.
+        in_splits: whether the file holds several splits, of which a dataset reads its own.
+    """
+
+    def __init__(
+        self, values: Mapping[str, Any], labels: Mapping[str, Key] = MappingProxyType({}), in_splits: bool = False
+    ):
+        super().__init__(values)
+        self._labels, self.in_splits = labels, in_splits
+
+    def label(self, name: str) -> str:
+        """What the file calls the column ``name``."""
+        key = self._labels.get(name, name)
+        return f"position {key}" if isinstance(key, int) else key
+
+    def shown(self, name: str) -> str:
+        """:meth:`label` in quotes, for messages."""
+        return repr(self.label(name))

@@ -11,39 +11,13 @@ import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from vlkit.datasets.column_names import Column, Key
+from vlkit.datasets.column_names import Column, Fields, Key
 from vlkit.datasets.faults import lacks, short
 from vlkit.errors import DataError
 
 _MOST_SHAPES = 1000
-
-
-class Fields(dict[str, Any]):
-    """A row by the dataset's own names; other keys of the row are kept.
-
-    Args:
-        values: of the row.
-        labels: own name to the key in the file.
-        in_splits: whether the file holds several splits, of which a dataset reads its own.
-    """
-
-    def __init__(
-        self, values: Mapping[str, Any], labels: Mapping[str, Key] = MappingProxyType({}), in_splits: bool = False
-    ):
-        super().__init__(values)
-        self._labels, self.in_splits = labels, in_splits
-
-    def label(self, name: str) -> str:
-        """What the file calls the column ``name``."""
-        key = self._labels.get(name, name)
-        return f"position {key}" if isinstance(key, int) else key
-
-    def shown(self, name: str) -> str:
-        """:meth:`label` in quotes, for messages."""
-        return repr(self.label(name))
 
 
 @dataclass(frozen=True)

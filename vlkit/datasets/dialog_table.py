@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from vlkit.datasets.annotation_formats import Faults, good_rows, lacks, short
-from vlkit.datasets.column_names import CAPTION, IMAGE, IMAGE_ID, Key
-from vlkit.datasets.columns import ColumnKeys, Fields
+from vlkit.datasets.column_names import CAPTION, IMAGE, IMAGE_ID, Fields, Key
+from vlkit.datasets.columns import ColumnKeys
 from vlkit.datasets.image_ids import LARGEST
 from vlkit.datasets.packed import PackedStrings
 from vlkit.errors import DataError

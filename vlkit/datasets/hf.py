@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vlkit.bounds import PositiveInt
-from vlkit.datasets.annotations import caption_columns
+from vlkit.datasets.annotations import caption_columns, listed_captions
 from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.caption_table import draw_caption
@@ -242,8 +242,7 @@ def _encoded(rows: Any, column: str, path: str) -> Any:
 
 
 def _captions(value: Any) -> list[str]:
-    texts = value if isinstance(value, list) else [value]
-    return [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+    return [text.strip() for text in listed_captions(value) if isinstance(text, str) and text.strip()]
 
 
 def _few(rows: list[int]) -> str:

@@ -43,7 +43,8 @@ class ImageText(VLDataset):
             as Hugging Face's imagefolder, ``metadata.jsonl`` (csv) with ``file_name``, there or in the folder of the
             split (``train``, ``validation``, ``test``).
         image_root: where the names of images start from; None: the folder of the annotation file.
-        split: "train", "val" or "test": how samples are made. It chooses no rows.
+        split: "train", "val" or "test": how samples are made. It chooses no rows, but of files that hold several splits
+            (see ``part``).
         format: of the annotation files; "auto" goes by extension and content.
         part: the rows whose ``split`` is this or one of these; None: all rows, but of Karpathy's splits those of
             ``split``: "train" has both ``train`` and ``restval``.

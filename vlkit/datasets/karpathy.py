@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vlkit.datasets.coco_captions import top
-from vlkit.datasets.columns import Fields
+from vlkit.datasets.column_names import Fields
 from vlkit.datasets.faults import Faults, lacks, short
 from vlkit.errors import DataError
 from vlkit.json_reader import BadRow

@@ -17,8 +17,8 @@ from vlkit.datasets.annotation_formats import Faults, table_rows
 from vlkit.datasets.annotations import find_file
 from vlkit.datasets.arguments import check_arguments
 from vlkit.datasets.base import Sample, VLDataset
-from vlkit.datasets.column_names import IMAGES, LABEL, LEFT, RIGHT, SENTENCE, Key
-from vlkit.datasets.columns import ColumnKeys, Fields
+from vlkit.datasets.column_names import IMAGES, LABEL, LEFT, RIGHT, SENTENCE, Fields, Key
+from vlkit.datasets.columns import ColumnKeys
 from vlkit.datasets.faults import lacks, short
 from vlkit.datasets.image_files import evenly, image_problems, media_root
 from vlkit.datasets.image_ids import printable
@@ -107,7 +107,7 @@ class ImagePair(VLDataset):
         check_arguments("image_pair", choices, limit, image_processor, others=problems)
         self.split, self.swap = split, swap
         self.image_processor, self.text_processor = image_processor, text_processor
-        self.file = find_file(path)
+        self.file = find_file(path, split)
         self.root, _ = media_root([self.file], image_root)
         self.names, self.sentences = PackedStrings(), PackedStrings()  # names: the left and the right of each pair
         labels, numbers = array("b"), array("i")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlkit.datasets.annotation_formats import Faults, good_rows, table_rows
-from vlkit.datasets.column_names import ANSWER, IMAGE, QUESTION, QUESTION_ID, VIDEO, Key
-from vlkit.datasets.columns import ColumnKeys, Fields
+from vlkit.datasets.column_names import ANSWER, IMAGE, QUESTION, QUESTION_ID, VIDEO, Fields, Key
+from vlkit.datasets.columns import ColumnKeys
 from vlkit.datasets.faults import lacks, short
 from vlkit.datasets.image_ids import printable
 from vlkit.errors import DataError

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vlkit.datasets.column_names import CAPTION
-from vlkit.datasets.columns import ColumnKeys, Fields
+from vlkit.datasets.annotations import listed_captions, plain_captions
+from vlkit.datasets.column_names import CAPTION, Fields
+from vlkit.datasets.columns import ColumnKeys
 from vlkit.errors import BadSample
 from vlkit.json_reader import JsonError, parse_json
 
@@ -51,10 +52,8 @@ class ShardTexts:
             raise
         if own and not isinstance(given, list):
             return own
-        texts = given if isinstance(given, list) else [given]
-        # Half of a surrogate pair, as cut-off emoji leave it in JSON, is no text: tokenizers fail on it.
-        plain = [each.encode("utf-8", "replace").decode().strip() for each in texts if isinstance(each, str)]
-        return list(dict.fromkeys(filter(None, [*own, *plain])))
+        plain = plain_captions(each for each in listed_captions(given) if isinstance(each, str))
+        return list(dict.fromkeys(filter(None, [*own, *(each.strip() for each in plain)])))
 
     def finish(self) -> None:
         """Call when some samples have been read.

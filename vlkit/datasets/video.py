@@ -51,7 +51,7 @@ class _Videos(VLDataset):
         check_arguments("videos", {"split": (split, SPLITS)}, limit, processor, paths, others)
         self.split, self.frames, self.sampling = split, frames, sampling
         self.image_processor, self.video_processor = image_processor, video_processor
-        self.files = [find_file(each) for each in paths]
+        self.files = [find_file(each, split) for each in paths]
         self.root, self._folders = media_root(self.files, video_root, "video_root")
 
     @property

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from vlkit.datasets.annotation_formats import Faults, table_rows
-from vlkit.datasets.annotations import Row
-from vlkit.datasets.column_names import CAPTION, VIDEO, Key
-from vlkit.datasets.columns import ColumnKeys, Fields
+from vlkit.datasets.annotations import Row, listed_captions, plain_captions
+from vlkit.datasets.column_names import CAPTION, VIDEO, Fields, Key
+from vlkit.datasets.columns import ColumnKeys
 from vlkit.datasets.faults import short
 
 _NEED = (
@@ -61,8 +61,7 @@ def _row(number: int, fields: Fields) -> Row | str:
     if not isinstance(name, str) or not name.strip():
         advice = " video_pattern makes names of numbers: video{}.mp4." if type(name) is int else ""
         return f"{fields.shown('video')} is {short(name)}, not a file name.{advice}"
-    texts = caption if isinstance(caption, list) else [] if caption is None else [caption]
+    texts = listed_captions(caption)
     if not all(isinstance(text, str) for text in texts):
         return f"{fields.shown('caption')} is {short(caption)}, neither a text nor a list of texts."
-    # Half of a surrogate pair is no text: tokenizers fail on it.
-    return Row(number, name, [text.encode("utf-8", "replace").decode() for text in texts], None)
+    return Row(number, name, plain_captions(texts), None)

@@ -84,7 +84,7 @@ class VisDial(VLDataset):
         columns = dialog_columns(keys, image_pattern)
         check_arguments("visdial", {"split": (split, SPLITS)}, limit, image_processor, others=columns.problems())
         self.split, self.image_processor, self.text_processor = split, image_processor, text_processor
-        self.files = [find_file(each) for each in (path, dense_path) if each is not None]
+        self.files = [find_file(each, split) for each in (path, dense_path) if each is not None]
         self.root = str(self.files[0].parent) if image_root is None else local_folder(image_root, "image_root")
         self.table = DialogTable(self.files[0], columns)
         self._size = len(self.table) if limit is None else min(len(self.table), limit)

@@ -90,7 +90,7 @@ class ImageQuestion(VLDataset):
         choices = {"split": (split, SPLITS), "format": (format, FORMATS)}
         check_arguments("image_question", choices, limit, image_processor, paths, others)
         self.split, self.image_processor, self.text_processor = split, image_processor, text_processor
-        self.files = [find_file(each) for each in paths]
+        self.files = [find_file(each, split) for each in paths]
         self._answers = find_file(answers) if answers is not None else None
         self.root, folders = media_root(self.files, image_root)
         self.answer_list = read_answer_list(answer_list) if answer_list is not None else None

@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.datasets.test_columns import captions, name_of, saved
 from vlkit.datasets.image_text import ImageText
+from vlkit.datasets.vqa import ImageQuestion
 from vlkit.errors import DataError
 
 KARPATHY = {
@@ -44,6 +45,23 @@ def test_karpathys_file_of_flickr_has_no_folders(tmp_path):
     images[0] = {"filename": "7.jpg", "sentences": [{"raw": "x"}]}
     with pytest.raises(DataError, match="images entry 1: no key 'split'"):
         captions(saved(tmp_path / "dataset_flickr30k.json", {"images": images}))
+
+
+def test_rows_of_karpathys_file_are_read_one_by_one_too(tmp_path):
+    row = {"filename": "7.jpg", "split": "train", "sentences": [{"raw": "x", "tokens": ["x"]}, {"raw": "y"}]}
+    assert captions(saved(tmp_path / "rows.jsonl", [row])) == [("7.jpg", "x"), ("7.jpg", "y")]
+
+
+def test_a_captions_file_counts_before_metadata(tmp_path):
+    saved(tmp_path / "captions.csv", [["a.jpg", "x"]], ["image", "caption"])
+    saved(tmp_path / "metadata.csv", [["b.jpg", "y"]], ["file_name", "text"])
+    assert captions(str(tmp_path)) == [("a.jpg", "x")]
+
+
+def test_an_imagefolder_of_questions(tmp_path):
+    saved(tmp_path / "test" / "metadata.jsonl", [{"file_name": "0.png", "question": "q", "answer": "a"}])
+    data = ImageQuestion(str(tmp_path), split="test", image_processor=name_of)
+    assert data.image_path(0) == str(tmp_path / "test" / "0.png")
 
 
 def test_rows_of_any_table_are_chosen_by_their_split(tmp_path):
