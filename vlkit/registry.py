@@ -15,18 +15,22 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 import pkgutil
 import sys
+import weakref
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vlkit.errors import RegistryError, closest
+from vlkit import plugin_files
+from vlkit.errors import RegistryError, VlkitError, closest, shortened
 
 T = TypeVar("T", bound=Callable[..., Any])
 
 _entry_points_loaded = False
+_registries: weakref.WeakSet[Registry] = weakref.WeakSet()
 
 
 class Registry:
@@ -41,6 +45,7 @@ class Registry:
         self.kind, self.package = kind, package
         self._items: dict[str, Callable[..., Any]] = {}
         self._scanned = False
+        _registries.add(self)
 
     def register(self, name: str) -> Callable[[T], T]:
         """A decorator that files the class or function below it under ``name``.
@@ -90,12 +95,30 @@ class Registry:
         return isinstance(name, str) and name in self.names()
 
     def _scan(self) -> None:
+        """Import all modules of the package. One that fails is tried again, and reported again, at the next miss."""
         if self._scanned:
             return
-        self._scanned = True
         package = importlib.import_module(self.package)
         for module in pkgutil.walk_packages(package.__path__, prefix=self.package + "."):
-            importlib.import_module(module.name)
+            try:
+                importlib.import_module(module.name)
+            except VlkitError:
+                raise
+            except Exception as error:
+                _drop_unfinished()
+                raise RegistryError(
+                    f"the module {module.name} fails to import: {type(error).__name__}: {error}. Without it the "
+                    f"{self.kind}s are not complete."
+                ) from error
+        self._scanned = True
+
+
+def _drop_unfinished() -> None:
+    """Forget what modules registered before their import failed: it may not work, and nothing would say why."""
+    for registry in _registries:
+        for name, item in list(registry._items.items()):
+            if getattr(item, "__module__", None) not in sys.modules:
+                del registry._items[name]
 
 
 def _place(item: Callable[..., Any]) -> str:
@@ -111,7 +134,6 @@ def load_entry_points() -> None:
     global _entry_points_loaded
     if _entry_points_loaded:
         return
-    _entry_points_loaded = True
     for point in entry_points(group="vlkit.plugins"):
         try:
             point.load()
@@ -122,30 +144,38 @@ def load_entry_points() -> None:
                 f"the installed plugin {point.name!r} ({point.value}) fails to import: "
                 f"{type(error).__name__}: {error}. Repair or uninstall it."
             ) from error
+    _entry_points_loaded = True
 
 
 def load_plugin(path: str | Path) -> None:
     """Import one plugin file; what it registers can be named from then on. A second call does nothing.
 
+    Its objects can be pickled: see :mod:`vlkit.plugin_files`.
+
     Raises:
         RegistryError: no such file, or it fails to import.
     """
-    file = Path(path).expanduser().resolve()
-    if not file.is_file():
-        raise RegistryError(f"plugin file {str(path)!r} does not exist (looked at {file}).")
-    name = f"vlkit_plugin_{file.stem}_{abs(hash(str(file))):x}"
-    if name in sys.modules:
-        return
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise RegistryError(f"plugin file {file} is not a Python file (its name must end in .py).")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before execution: dataclasses and pickling look the module up by name
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        if isinstance(error, RegistryError):
+        file = Path(os.path.expanduser(path)).resolve()
+        is_file = file.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL character, links in a circle
+        reason = getattr(error, "strerror", None) or error
+        raise RegistryError(f"plugin file {shortened(str(path))}: {reason}.") from error
+    if not is_file:
+        raise RegistryError(f"plugin file {str(path)!r} does not exist (as {file}).")
+    name = plugin_files.module_name(file)
+    if name in sys.modules:
+        plugin_files.remember(file)
+        return
+    if importlib.util.spec_from_file_location(name, file) is None:
+        raise RegistryError(f"plugin file {file} is not a Python file (its name must end in .py).")
+    plugin_files.remember(file)
+    try:
+        importlib.import_module(name)
+    except BaseException as error:
+        plugin_files.forget(file)
+        _drop_unfinished()
+        if not isinstance(error, Exception) or isinstance(error, RegistryError):
             raise
         raise RegistryError(f"plugin file {file} fails to import: {type(error).__name__}: {error}") from error
 

@@ -102,7 +102,10 @@ def test_plugin_that_cannot_be_loaded(tmp_path, name, text, expected):
     with pytest.raises(RegistryError, match="plugin file") as caught:
         load_plugin(file)
     assert expected in str(caught.value)
-    assert not any(module.startswith(f"vlkit_plugin_{file.stem}") for module in sys.modules)
+    assert not any(module.startswith(f"vlkit.plugin_files.{file.stem}") for module in sys.modules)
+    with pytest.raises(RegistryError) as again:
+        load_plugin(file)
+    assert str(again.value) == str(caught.value)
 
 
 def test_two_plugins_with_one_name(tmp_path, things):
@@ -136,3 +139,38 @@ def test_a_broken_installed_plugin_is_named(things, monkeypatch):
     monkeypatch.setattr(registry, "_entry_points_loaded", False)
     with pytest.raises(RegistryError, match=r"'pack' \(pack:mod\) fails to import: ImportError: no libfoo"):
         things.get("none")
+    with pytest.raises(RegistryError, match="no libfoo"):
+        things.get("none")
+
+
+def test_a_module_that_fails_to_import_is_reported_at_every_look_up(things, tmp_path):
+    broken = tmp_path / "pack_of_things" / "broken.py"
+    broken.write_text(
+        "from pack_of_things import THINGS\n\n@THINGS.register('half')\nclass Half:\n    pass\n\nimport not_installed\n"
+    )
+    for _ in range(3):
+        for name in ("none", "half"):  # what the module registered before it failed may not work either
+            with pytest.raises(RegistryError) as caught:
+                things.get(name)
+            assert "the module pack_of_things.broken fails to import: ModuleNotFoundError" in str(caught.value)
+            assert "not_installed" in str(caught.value)
+    broken.write_text("")
+    assert "later" not in things.names()  # and once it is repaired, everything is found
+    assert things.get("lazy").__name__ == "Lazy"
+
+
+def test_what_a_plugin_registered_before_it_failed_is_forgotten(tmp_path, things):
+    file = tmp_path / "half.py"
+    file.write_text("from pack_of_things import THINGS\n\n@THINGS.register('half')\nclass Half:\n    pass\n\n1 / 0\n")
+    with pytest.raises(RegistryError, match="ZeroDivisionError"):
+        load_plugin(file)
+    assert "half" not in things
+    file.write_text("from pack_of_things import THINGS\n\n@THINGS.register('half')\nclass Half:\n    pass\n")
+    load_plugin(file)
+    assert things.get("half").__name__ == "Half"
+
+
+@pytest.mark.parametrize("path", ["x" * 5000 + ".py", "a\0.py", "~nobody-of-this-name/x.py"])
+def test_paths_of_plugins_that_cannot_be_read(path):
+    with pytest.raises(RegistryError, match="plugin file"):
+        load_plugin(path)
