@@ -1,4 +1,4 @@
-"""A training run that is looked at, in seconds, before it starts."""
+"""Checks of a training run that take seconds, before it starts."""
 
 from __future__ import annotations
 

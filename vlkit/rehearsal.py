@@ -123,7 +123,7 @@ def go_through(
 
     Args:
         count: the most samples of a batch.
-        seconds: after so many no further sample or set is begun.
+        seconds: after these no further sample or set is begun.
 
     Raises:
         ConfigError: everything that is wrong.

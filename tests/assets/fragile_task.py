@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from tests.assets.plugin_task import Naming
 from vlkit.registry import TASKS
 
@@ -30,6 +32,8 @@ class Fragile(Naming):
         batches = list(loader)
         if sum(len(batch["image"]) for batch in batches) > self.most:
             raise ZeroDivisionError("too many samples")
+        if self.where == "rank 1" and os.environ.get("RANK") == "1":
+            raise ZeroDivisionError("in one process")
         if self.where == "evaluate" and context.step >= self.step:
             raise ZeroDivisionError("in an evaluation")
         return super().evaluate(model, batches, context)

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,7 @@ class ToyTask(Task):
         poison: step (from 0) at which the loss becomes nan.
         kill: step before which the process kills itself, as the machine might.
         signal_at: step before which the process gets SIGTERM.
+        pause: least seconds of a training step.
     """
 
     def __init__(
@@ -116,8 +118,10 @@ class ToyTask(Task):
         poison: int | None = None,
         kill: int | None = None,
         signal_at: int | None = None,
+        pause: float = 0.0,
     ):
         self.near, self.poison, self.kill, self.signal_at = near, poison, kill, signal_at
+        self.pause = pause
         self.seen: list[list[str]] = []
 
     def prepare(self, model: nn.Module, batch: Batch, device: torch.device) -> Batch:
@@ -140,6 +144,7 @@ class ToyTask(Task):
         if self.signal_at == progress.step:
             self.signal_at = None
             os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(self.pause)
         found = model(**inputs)
         losses = {"lm": found["lm"], "near": found["near"] * self.near}
         if self.poison == progress.step:
@@ -200,6 +205,8 @@ def toy_runner(
     optim, run = options(output, **changes)
     if train == "two":
         train = Mixture([ToyDataset(21, "a"), ToyDataset(13, "b")], [2.0, 1.0], seed=run.seed)
+    if train == "a minute":  # of steps of 8 that take a quarter of a second
+        train = Mixture([ToyDataset(1920, "a")], seed=run.seed)
     evals = {"val": ToyDataset(11, "val")} if evals is None else evals
     return Runner(model or ToyModel(), task or ToyTask(), train, evals, optim, run)
 
@@ -219,7 +226,7 @@ def start(output: Path, environment: dict[str, Any] | None = None, **changes: An
     Args:
         output: its folder.
         environment: variables to set in it (those of ``torchrun``, say).
-        changes: arguments of the task, the model or :func:`options`; durations in steps.
+        changes: arguments of the task, the model or :func:`options`; numbers are durations in steps.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch._dynamo", __name__])  # imports are slow; they are done once
@@ -232,11 +239,11 @@ def _run(output: Path, environment: dict[str, Any], changes: dict[str, Any]) -> 
     multiprocessing.set_start_method("fork", force=True)  # of the loader: a second server would import anew
     os.environ.update({key: str(value) for key, value in environment.items()})
     torch.set_num_threads(1)
-    of_task = {"kill", "poison", "signal_at", "near"} & set(changes)
+    of_task = {"kill", "poison", "signal_at", "near", "pause"} & set(changes)
     task = ToyTask(**{key: changes.pop(key) for key in of_task})
     model = ToyModel(dropout=changes.pop("dropout", 0.2))
     for key in ("eval_every", "checkpoint_every"):
-        if key in changes:
+        if isinstance(changes.get(key), int):
             changes[key] = Duration(changes[key], "steps")
     with toy_runner(output, task, model=model, **changes) as runner:
         result = runner.train()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
 
 from tests.assets import fragile_task, plugin_task
-from tests.assets.run_files import SIZES, caption_run, fails, pretrain_run, snapshot, write
+from tests.assets.run_files import SIZES, caption_run, fails, pretrain_run, snapshot, start_cli, write
 from tests.assets.toy import lines
+from tests.assets.waiting import LONG
 from vlkit.cli import main
 from vlkit.config.yamlfile import dump_yaml, parse_yaml
 from vlkit.datasets.shapes.heads import ANSWERS
@@ -54,7 +56,7 @@ def test_the_task_that_lacks_its_answer_list_is_found_before_training(folder, ca
     assert not (folder / "out").exists()
 
 
-def test_the_task_that_lacks_its_answer_list_loses_nothing_and_goes_on_when_it_has_one(folder, capsys):
+def test_the_task_that_lacks_its_answer_list_loses_nothing_and_continues_when_it_has_one(folder, capsys):
     file = write(folder / "run.yaml", vqa_run(folder, eval_every="2 epochs", checkpoint_every=None))
     message = fails(capsys, "train", file, "run.check=false")
     assert "Set task.answer_list" in message
@@ -128,7 +130,7 @@ def test_a_monitor_that_no_evaluation_gives_is_found_before_training(folder, cap
 
 
 @pytest.mark.parametrize("where", ["train_step", "evaluate", "describe"])
-def test_what_fails_later_is_saved_and_the_corrected_command_goes_on(folder, capsys, where):
+def test_what_fails_later_is_saved_and_the_corrected_command_continues(folder, capsys, where):
     message = fails(capsys, "train", fragile_run(folder, where=where, step=3), "run.sample_images=2")
     step = {"train_step": 3, "evaluate": 4, "describe": 6}[where]
     assert f"Step {step} is saved in out/checkpoints/step_{step:08d}" in message
@@ -258,7 +260,7 @@ def test_a_finished_run_whose_checkpoints_are_gone_is_not_trained_again(folder, 
     assert snapshot(folder / "out") == before
 
 
-def test_a_stage_of_a_pipeline_that_failed_in_its_evaluation_goes_on_when_corrected(folder, capsys):
+def test_a_stage_of_a_pipeline_that_failed_in_its_evaluation_continues_when_corrected(folder, capsys):
     fragile_run(folder)
     stage = plain(parse_yaml((folder / "run.yaml").read_bytes(), "", None))
     del stage["run"]["output_dir"]
@@ -273,3 +275,39 @@ def test_a_stage_of_a_pipeline_that_failed_in_its_evaluation_goes_on_when_correc
     stage["task"]["step"] = 5
     (folder / "pipeline.yaml").write_text(dump_yaml(pipeline))
     assert "with another configuration: task.step was 3, is 5" in fails(capsys, "run", "pipeline.yaml")
+
+
+def two_processes(file: str) -> tuple[list[int], list[str]]:
+    """Exit codes and what was printed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    printed = [Path(f"printed-{rank}") for rank in range(2)]
+    processes = [
+        start_cli("train", file, environment={**common, "RANK": rank, "LOCAL_RANK": rank}, printed=printed[rank])
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.join(LONG)
+    return [process.exitcode for process in processes], [each.read_text() for each in printed]
+
+
+def test_what_one_process_finds_ends_both(folder):
+    codes, printed = two_processes(fragile_run(folder, where="rank 1"))
+    assert codes == [2, 2], printed
+    assert "process 1: " in printed[0]
+    assert "ZeroDivisionError: in one process" in printed[0]
+    assert "ZeroDivisionError: in one process" in printed[1]
+    assert not Path("out").exists()
+
+
+def test_two_processes_check_and_train_as_without_a_check(folder):
+    codes, printed = two_processes(fragile_run(folder))
+    assert codes == [0, 0], printed
+    assert result()["step"] == 6
+
+
+def test_the_check_takes_no_set_after_its_time(folder, capsys, monkeypatch):
+    monkeypatch.setattr("vlkit.checked_run._SECONDS", -1.0)
+    assert "Step 2 is saved" in fails(capsys, "train", fragile_run(folder, where="evaluate"))  # not by the check

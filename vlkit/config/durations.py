@@ -74,11 +74,11 @@ class Duration:
         raise ConfigError(f"{value!r} is no duration. Write {cls.FORMS}.")
 
     def resolve(self, samples_per_epoch: int, batch_size: int) -> int:
-        """Optimiser steps, rounded to the nearest whole one (halves up); at least 1 if the duration is not 0.
+        """Optimizer steps, rounded to the nearest whole one (halves up); at least 1 if the duration is not 0.
 
         Args:
             samples_per_epoch: size of the training data.
-            batch_size: samples per optimiser step, over all processes.
+            batch_size: samples per optimizer step, over all processes.
 
         Raises:
             ConfigError: a size below 1, or the duration is a time.

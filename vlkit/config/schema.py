@@ -69,9 +69,9 @@ class RunOptions:
     Args:
         duration, max_steps, max_epochs, max_samples: length of training; give one of them. A ``duration`` may be a
             time ('8 hours'), of training steps alone; schedules then follow the share of it that is spent.
-        batch_size: samples per optimiser step, over all processes and accumulated micro-batches.
+        batch_size: samples per optimizer step, over all processes and accumulated micro-batches.
         eval_batch_size: samples per batch of evaluation; null: as in a training micro-batch.
-        accumulate: micro-batches per optimiser step.
+        accumulate: micro-batches per optimizer step.
         precision: bf16 is autocast; the weights stay fp32.
         seed: of weights, order of samples, augmentation and dropout.
         num_workers: loader processes per process; 0 loads in the main one.
@@ -88,15 +88,15 @@ class RunOptions:
         activation_checkpointing: recompute activations in the backward pass: less memory, more time. auto: those of
             as few blocks as a GPU's memory asks for; none elsewhere. torch, fairscale (by whose code): those of all.
         bad_samples: error: what a look at the data finds unusable ends the run before it starts; skip: it is only
-            told. What is met during a run is skipped and written to the ledger in either case.
+            logged. What is met during a run is skipped and written to the ledger in either case.
         tensorboard: write its event files too.
         wandb: name of a Weights & Biases project to log to.
         init_from: from where the model's weights start: a checkpoint, a run's folder, an address, ``card`` (the
             released weights of the model's card) or ``card:<model>/<type>`` (those of another card).
         sample_images: how many images the picture of samples shows; 0: no picture.
         compile: torch.compile what of the model gains by it; needs a C++ compiler.
-        parallel: how several processes share the model. ddp: a copy each; fsdp: weights, gradients and optimiser state
-            cut up among them (FSDP2); oss: ddp with the optimiser's state cut up (fairscale). The steps are the same.
+        parallel: how several processes share the model. ddp: a copy each; fsdp: weights, gradients and optimizer state
+            sharded among them (FSDP2); oss: ddp with the optimizer's state sharded (fairscale). The steps are the same.
     """
 
     duration: Duration | None = None

@@ -125,8 +125,8 @@ def digest(content: Any) -> str:
 
 def sentences(before: Any, after: Any) -> str:
     """The first five :func:`changes` as one text; empty if there are none."""
-    told = changes(before, after)
-    return "; ".join(told[:5]) + (f" (and {len(told) - 5} more)" if len(told) > 5 else "")
+    found = changes(before, after)
+    return "; ".join(found[:5]) + (f" (and {len(found) - 5} more)" if len(found) > 5 else "")
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""One optimiser step: data -> loss -> backward -> step."""
+"""One optimizer step: data -> loss -> backward -> step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ _PREPARE, _FORWARD = 0, 1  # which use of random numbers a seed is for
 
 
 class TrainStep:
-    """Makes optimiser steps that do not depend on how their global batch is cut up.
+    """Makes optimizer steps. Their samples, and losses that are means over items, do not depend on how the global batch
+    is divided among micro-batches and processes; losses that compare samples of a batch see those of a micro-batch.
 
     Args:
         parallel: how the processes share the model.

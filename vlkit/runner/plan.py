@@ -12,7 +12,7 @@ from vlkit.tasks.base import Progress
 
 @dataclass(frozen=True)
 class Interval:
-    """How often something is done: after so many steps or so many seconds of training, whichever is sooner.
+    """How often something is done: after a number of steps or of seconds of training, whichever is sooner.
 
     Args:
         steps: None: not by steps.

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: to its files, the terminal and trackers."""
+"""What a run reports while it trains: to its files, the terminal and trackers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vlkit.runner.plan import Plan
 from vlkit.runner.trackers import Trackers
 
 _MUCH = 0.1
-"""Share of waiting for data from which on the terminal tells it."""
+"""Share of waiting for data from which on the terminal says so."""
 Bad = tuple[str, str, str]
 """Source, reason, and where it was met."""
 
@@ -69,7 +69,7 @@ class Reporter:
         """A line of losses, with the share of the time in which processes waited for data (0..1).
 
         Args:
-            step: optimiser steps done.
+            step: optimizer steps done.
             rate: learning rate of the last one.
             means: of the losses and metrics since the last line.
             seconds: spent in steps since the run began.
@@ -89,16 +89,16 @@ class Reporter:
             "waited_for_data": round(waited, 4),
         }
         left = self.plan.seconds_left(step, seconds, speed / self.run.batch_size)
-        told = f"loss {means['loss']:.4g}, lr {rate:.3g}, {speed:.1f} samples/s, {left:.0f} s left"
+        text = f"loss {means['loss']:.4g}, lr {rate:.3g}, {speed:.1f} samples/s, {left:.0f} s left"
         if waited >= _MUCH:
-            told += f"; {waited:.0%} of the time waits for data: see run.num_workers"
+            text += f"; {waited:.0%} of the time waits for data: see run.num_workers"
         end = f"/{self.plan.steps}" if self.plan.steps is not None else ""
-        self._write(line, f"step {step}{end}, {told}")
+        self._write(line, f"step {step}{end}, {text}")
 
     def evaluation(self, step: int, scores: dict[str, float]) -> None:
         """A line of scores."""
-        told = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
-        self._write({**self.place(step), "eval": scores}, f"step {step}: {told}")
+        text = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+        self._write({**self.place(step), "eval": scores}, f"step {step}: {text}")
 
     def bad_samples(self, found: list[Bad]) -> None:
         """Enter what any process met into the ledger; all processes must call this."""
@@ -121,13 +121,13 @@ class Reporter:
             self.metrics.append(self._unwritten)
             self._unwritten = None
 
-    def _write(self, line: dict[str, Any], told: str) -> None:
+    def _write(self, line: dict[str, Any], text: str) -> None:
         if self._bar is not None and self._trackers is not None:
             self._unwritten = line
             self.metrics.append(line)
             self._unwritten = None
             self._trackers.log(line)
-            self._bar.report(told)
+            self._bar.report(text)
 
 
 def _under(start: str, means: dict[str, float]) -> dict[str, float]:

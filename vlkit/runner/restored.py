@@ -31,7 +31,7 @@ def restored(model: nn.Module, *others: Any) -> Iterator[None]:
     tensors = {id(each): each for each in (*model.parameters(), *model.buffers())}
     undo.append(_contents(list(tensors.values())))
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    states = random.getstate(), np.random.get_state()  # whoever uses it shall find it as it was
+    states = random.getstate(), np.random.get_state()  # code that uses it finds it as it was
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
         with torch.random.fork_rng(devices):

@@ -38,7 +38,8 @@ class Resumable:
     Attributes:
         step: optimizer steps done.
         data: place in the data after them.
-        saved: step of the newest checkpoint of this process's life; None: there is none.
+        saved: step of the newest checkpoint; None: there is none.
+        outdated: whether scores or the best of that step have changed since it was written.
         evaluated: step of the last evaluation that was finished; its ``scores``.
         doing: what the run does, for messages.
         history: one entry for each time that the run was continued with another length or optimizer: the ``step``, and
@@ -66,6 +67,7 @@ class Resumable:
         self.step = 0
         self.data: State = {}
         self.saved: int | None = None
+        self.outdated = False
         self.evaluated: int | None = None
         self.scores: dict[str, float] = {}
         self.history: list[State] = []
@@ -73,7 +75,7 @@ class Resumable:
 
     def save(self) -> None:
         """Write a checkpoint of this step, if there is none yet; every process calls it."""
-        if self.saved == self.step:
+        if self.saved == self.step and not self.outdated:
             return
         self.doing = f"the log of step {self.step}"
         self.window.settle()
@@ -83,7 +85,7 @@ class Resumable:
         self.doing = SAVING
         weights, moments = self.parallel.weights(), self.parallel.moments(self.optimiser)
         self.world.on_main(lambda: self._write_checkpoint(weights, moments))
-        self.saved, self.clock.saved = self.step, self.clock.agreed
+        self.saved, self.outdated, self.clock.saved = self.step, False, self.clock.agreed
 
     def save_alone(self) -> None:
         """Write a checkpoint of this step in process 0, when the others can no longer be reached.
@@ -182,6 +184,7 @@ class Resumable:
         self._load_small(trainer)
         if best_lost:
             self.best.step = self.best.value = None
+        self.outdated = self.best.state_dict() != trainer["best"]
         logger.info("continuing from %s", path)
         for change in self.history[-1]["changed"] if self.history and self.history[-1]["step"] == step else ():
             logger.info("from step %d on: %s", step, change)

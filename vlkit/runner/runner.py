@@ -140,7 +140,7 @@ class Runner:
         """Scores of the model as it is, under ``<set>/<score>``; also written to ``evaluation.json``.
 
         Args:
-            step: optimiser steps that the model has had, for the record.
+            step: optimizer steps that the model has had, for the record.
 
         Raises:
             ConfigError: nothing to evaluate on.

@@ -144,7 +144,7 @@ class Trainer(Resumable):
             yield
         except NonFinite:
             raise
-        except (Exception, KeyboardInterrupt) as error:
+        except BaseException as error:  # of a task or a tracker, sys.exit() too
             self._end_by(error)
 
     def _loop(self, stop: StopRequest) -> dict[str, Any]:
@@ -209,21 +209,21 @@ class Trainer(Resumable):
         self.report_bad_samples()
         self.best.update(self.step, scores)
         self.evaluated, self.scores, self.clock.evaluated = self.step, scores, self.clock.agreed
-        self.saved = None  # the checkpoint is to know the scores
+        self.outdated = True
         self.save()
 
     def _end_by(self, error: BaseException) -> NoReturn:
         """Save if possible, and raise ``error`` with what is saved."""
-        doing, told = self.doing, self._rescue(error)
+        doing, kept = self.doing, self._rescue(error)
         if isinstance(error, VlkitError):
             if doing != SAVING:  # there, it says itself what is left
-                error.add(told)
+                error.add(kept)
             raise error
         if not isinstance(error, Exception) or is_communication_error(error):  # explained by who calls
-            logger.warning("%s", told)
+            logger.warning("%s", kept)
             raise error
         raise RunFailed(
-            f"{doing} failed: {type(error).__name__}: {error} ({_place(error)}). {told} VLKIT_TRACEBACK=1 shows more."
+            f"{doing} failed: {type(error).__name__}: {error} ({_place(error)}). {kept} VLKIT_TRACEBACK=1 shows more."
         ) from error
 
     def _rescue(self, error: BaseException) -> str:

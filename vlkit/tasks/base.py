@@ -99,8 +99,8 @@ class Task:
 
     def counts(self, inputs: Batch) -> dict[str, float]:
         """Number of items behind each mean loss (target tokens, say), known before the forward pass. The runner weighs
-        by it, so that a step does not depend on how its global batch is cut over micro-batches and processes. A loss
-        not named here counts samples."""
+        by it, so that such a loss does not depend on how its global batch is divided among micro-batches and processes.
+        A loss not named here counts samples."""
         return {}
 
     def train_step(self, model: nn.Module, inputs: Batch, progress: Progress) -> StepOutput:

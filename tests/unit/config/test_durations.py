@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlkit.config.durations import UNITS, Count, Duration
+from vlkit.config.durations import TIMES, UNITS, Cadence, Count, Duration
 from vlkit.errors import ConfigError
 
 
@@ -30,6 +30,15 @@ from vlkit.errors import ConfigError
         ({"epochs": 0.5}, 0.5, "epochs"),
         ({"samples": "80k"}, 80_000, "samples"),
         (Duration(2, "epochs"), 2, "epochs"),
+        ("15 minutes", 15, "minutes"),
+        ("5 s", 5, "seconds"),
+        ("0.5 hours", 0.5, "hours"),
+        ("1 hour", 1, "hours"),
+        ("1.5h", 1.5, "hours"),
+        ("20 min", 20, "minutes"),
+        ("20 mins", 20, "minutes"),
+        ("90 sec", 90, "seconds"),
+        ({"minutes": 15}, 15, "minutes"),
     ],
 )
 def test_forms(given_, amount, unit):
@@ -42,6 +51,9 @@ def test_forms(given_, amount, unit):
         ("3 epoch s", "cannot be read"),
         ("3ksteps", "is no unit"),
         ("3 epocs", "Did you mean 'epochs'"),
+        ("3 minuts", "Did you mean 'minutes'"),
+        ("3 m", "'m' is no unit"),
+        ("-3 minutes", "at least 0"),
         ("-3 steps", "at least 0"),
         ("0.5 steps", "only epochs can be fractions"),
         (0.5, "has no unit"),
@@ -109,3 +121,36 @@ def test_counts():
     for bad in ("80k samples", -1, 1.5, True, "x", None):
         with pytest.raises(ConfigError, match="whole number"):
             Count.parse(bad)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90 s", 90), ("15 minutes", 900), ("0.5 hours", 1800), ("3 steps", None)]
+)
+def test_times_in_seconds(text, seconds):
+    assert Duration.parse(text).seconds == seconds
+
+
+@pytest.mark.parametrize("unit", TIMES)
+def test_a_time_is_no_number_of_steps(unit):
+    with pytest.raises(ConfigError, match="is a time, which is no fixed number of steps"):
+        Duration(3, unit).resolve(100, 10)
+
+
+@pytest.mark.parametrize(
+    ("given_", "expected"),
+    [
+        ("5 s", (Duration(5, "seconds"),)),
+        (["1 epochs", "15 minutes"], (Duration(1, "epochs"), Duration(15, "minutes"))),
+        (Duration(2, "steps"), (Duration(2, "steps"),)),
+        (Cadence((Duration(2, "steps"),)), (Duration(2, "steps"),)),
+        ([3], (Duration(3, "steps"),)),
+    ],
+)
+def test_cadences(given_, expected):
+    assert Cadence.parse(given_).durations == expected
+
+
+@pytest.mark.parametrize("given_", [[], ["2 stepps"], [None], [[3]], True])
+def test_what_is_no_cadence(given_):
+    with pytest.raises(ConfigError, match=r"Write .*or a list such as|Write 3000"):
+        Cadence.parse(given_)

@@ -11,6 +11,7 @@ from tests.assets.toy import ToyDataset, ToyModel, ToyTask, lines, toy_runner
 from vlkit.config.durations import Duration
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import ConfigError, VlkitError
+from vlkit.models.weights_files import weights_file
 from vlkit.runner import checkpoint as checkpoint_module
 from vlkit.runner.checkpoint import MODEL
 
@@ -168,9 +169,10 @@ def test_a_step_that_had_moved_the_momentum_encoder_is_not_saved(tmp_path, whole
     assert_same(tmp_path, whole)
 
 
-def test_an_impatient_interruption_saves_the_last_step(tmp_path, whole_at_end):
-    with pytest.raises(KeyboardInterrupt):
-        toy_runner(tmp_path, FailsAt("train_step", 7, KeyboardInterrupt()), **AT_END).train()
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+def test_an_impatient_interruption_saves_the_last_step(tmp_path, whole_at_end, error):
+    with pytest.raises(type(error)):
+        toy_runner(tmp_path, FailsAt("train_step", 7, error), **AT_END).train()
     assert steps(tmp_path) == [7]
     toy_runner(tmp_path, **AT_END).train()
     assert_same(tmp_path, whole_at_end)
@@ -216,6 +218,17 @@ def test_a_changed_monitor_forgets_the_best_and_reads_the_scores_that_are_there(
     result = toy_runner(tmp_path, Scores(values), monitor="val/other", mode="max").train()
     assert (result["best"]["step"], result["best"]["value"]) == (8, -2.0)  # of step 4 nothing is known any more
     assert (tmp_path / "checkpoints/step_00000008").is_dir()
+
+
+def test_a_changed_monitor_of_a_finished_run_is_the_one_that_its_folder_goes_by(tmp_path):
+    """Who loads the folder takes the best checkpoint, of the monitor that was asked for last."""
+    values = {4: 1.0, 8: 2.0, 12: 3.0}
+    toy_runner(tmp_path, Scores(values)).train()
+    assert weights_file(tmp_path).parent.name == "step_00000004"
+    (tmp_path / "result.json").unlink()  # as an unfinished one
+    toy_runner(tmp_path, Scores(values), monitor="val/other", mode="min").train()
+    assert weights_file(tmp_path).parent.name == "step_00000012"
+    assert steps(tmp_path) == [8, 12]
 
 
 def test_a_changed_monitor_that_no_evaluation_gives_ends_with_a_message_and_loses_nothing(tmp_path):
