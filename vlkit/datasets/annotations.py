@@ -229,6 +229,8 @@ def _fault(fields: Fields) -> str:
     image, caption = fields["image"], fields.get("caption")
     if not isinstance(image, str) or not image.strip():
         return f"{fields.shown('image')} is {short(image)}, not a file name.{_patterned(image)}"
+    if image.startswith(("http://", "https://")):
+        return f"{fields.shown('image')} is an address: download the images first, with img2dataset for example."
     if not all(isinstance(text, str) for text in listed_captions(caption)):
         return f"{fields.shown('caption')} is {short(caption)}, neither a text nor a list of texts."
     if not isinstance(fields.get("domain"), (str, type(None))):

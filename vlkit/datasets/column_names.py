@@ -34,10 +34,8 @@ _IMAGES = (
     "image_path image_file image_name image_file_name image_file_path img img_path img_file img_name picture photo"
 )
 IMAGE = Column("image", (*_IMAGES.split(), *_FILES))
-CAPTION = Column(
-    "caption",
-    ("captions", "text", "texts", "title", "sentence", "sentences", "description", "alt", "alt_text", "caption_text"),
-)
+_CAPTIONS = "captions text texts title sentence sentences description comment alt alt_text caption_text"
+CAPTION = Column("caption", tuple(_CAPTIONS.split()))
 IMAGE_ID = Column("image_id", ("img_id", "coco_id"))
 QUESTION = Column("question", ("questions", "question_text", "query"))
 ANSWER = Column("answer", ("answers", "answer_text", "multiple_choice_answer"))

@@ -106,6 +106,11 @@ class TableColumns:
         """Whether rows are lists, and files have no header."""
         return self.keys.positional
 
+    @property
+    def width(self) -> int:
+        """Values that a row needs where columns are positions."""
+        return 1 + max((key for key in self.keys.keys.values() if isinstance(key, int)), default=-1)
+
     def resolve(self, names: Sequence[Any]) -> Mapping[str, Key]:
         """Own names to those of ``names``; a column that is not there is left out.
 

@@ -3,8 +3,8 @@
 CSV: a field that begins with a quote ends with one, and may hold separators, line ends and doubled quotes; a quote
 inside of another field is a character like any. A record that is not closed, or whose field holds lines that read like
 rows, is a fault of its first line, and the lines after it are read as rows. The separator is that of the header: comma,
-semicolon or TAB. With TABs a quote is a character like any wherever it stands, and fields hold neither TABs nor line
-ends.
+semicolon, TAB or vertical bar. With TABs a quote is a character like any wherever it stands, and fields hold neither
+TABs nor line ends.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from pathlib import Path
 from vlkit.datasets.columns import TableColumns
 from vlkit.datasets.faults import Faults
 from vlkit.errors import DataError
-from vlkit.text_files import encoding_fault, open_text
+from vlkit.text_files import encoding_fault, open_text, start_of
 
 logger = logging.getLogger(__name__)
 _SHOWN = 3
-_SEPARATORS = ",;\t"
+_FIRST = 20  # lines that tell the separator of a table without a header
+_SEPARATORS = ",;\t|"
 _HINT = re.compile(r'"?sep=(.)"?\s*$', re.IGNORECASE)  # a first line that Excel writes and obeys
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _FILE = re.compile(r"\S+\.\w{2,5}")
@@ -36,7 +37,7 @@ _ALONE = f"text follows a closing quote. {_ADVICE}"
 
 
 def header_of(line: str, columns: TableColumns, tabs: bool = False) -> tuple[str, list[str]]:
-    """The separator and the column names of a header; without one, the separator and the fields of the first row.
+    """The separator and the column names of a header.
 
     Args:
         line: the first line of a table.
@@ -45,11 +46,25 @@ def header_of(line: str, columns: TableColumns, tabs: bool = False) -> tuple[str
     """
     line = line.rstrip("\r\n")
     found = [(separator, _names(line, separator)) for separator in ("\t" if tabs else _SEPARATORS)]
-    if columns.positional:  # texts hold commas and semicolons, too
-        by_separator = dict(found)
-        separator = next((each for each in "\t,;" if len(by_separator.get(each, ())) > 1), found[0][0])
-        return separator, by_separator[separator]
     return max(found, key=lambda each: (columns.count(each[1]), len(each[1])))
+
+
+def separator_of(start: str, least: int, tabs: bool = False) -> str:
+    """The separator of a table without a header: the one that gives most of its first lines the same number of fields.
+
+    Args:
+        start: of the table.
+        least: fields that a row needs.
+        tabs: as for :func:`header_of`.
+    """
+    lines = [line for line in _LINE_END.split(start) if line.strip()]
+    lines = lines[: max(1, len(lines) - 1)][:_FIRST]  # the last one may be cut off
+
+    def alike(separator: str) -> tuple[int, int]:
+        counts = [len(_names(line, separator)) for line in lines]
+        return (counts.count(counts[0]) if counts[0] >= least else 0, counts[0])
+
+    return "\t" if tabs or not lines else max("\t,;|", key=alike)
 
 
 def _names(line: str, separator: str) -> list[str]:
@@ -78,7 +93,12 @@ def separated_rows(
         hint = _HINT.match(first)
         if hint:
             first = next(lines, "")
+        while columns.positional and first and not first.strip():
+            first = next(lines, "")
         separator, names = header_of(first, columns, tabs)
+        if columns.positional:
+            separator = separator_of(start_of(file), columns.width, tabs)
+            names = _names(first.rstrip("\r\n"), separator)
         if hint and hint[1] in _SEPARATORS:
             separator, names = hint[1], _names(first.rstrip("\r\n"), hint[1])
         if columns.positional:

@@ -132,23 +132,6 @@ def test_messages_call_columns_as_the_file_does(tmp_path):
         captions(saved(tmp_path / "b.json", [["a", 7]]), image_key=0, caption_key=1)
 
 
-@pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "jsonl", "txt"])
-def test_positions_name_columns_of_tables_without_a_header(tmp_path, suffix):
-    rows = [["1", "a cat", "a.jpg"], ["2", "two dogs", "b.jpg"]]
-    if suffix == "txt":
-        (tmp_path / "a.txt").write_text("".join("\t".join(row) + "\n" for row in rows))
-    path = str(tmp_path / "a.txt") if suffix == "txt" else saved(tmp_path / f"a.{suffix}", rows)
-    assert captions(path, image_key=2, caption_key=1) == [("a.jpg", "a cat"), ("b.jpg", "two dogs")]
-    with pytest.raises(DataError, match=r"it has 3 values, and caption_key is 3, counted from 0"):
-        captions(path, image_key=2, caption_key=3)
-
-
-def test_numbers_of_lines_without_a_header(tmp_path):
-    (tmp_path / "a.csv").write_text('a.jpg,"two\nlines"\n\nb.jpg,x\n')
-    data = ImageText(str(tmp_path / "a.csv"), image_processor=name_of, image_key=0, caption_key=1)
-    assert [data.table.caption_place(i) for i in range(2)] == ["a.csv:1", "a.csv:4"]
-
-
 def test_tables_without_a_header_and_lists_say_what_to_set(tmp_path):
     with pytest.raises(
         DataError, match=r"If the file has no header, set positions, such as image_key: 0, caption_key: 1"
