@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from vlkit.datasets.base import Sample, VLDataset
+from vlkit.datasets.base import Sample, VLDataset, substitutes
 from vlkit.datasets.texts import Text, is_emptied
 from vlkit.errors import BadSample, DataError
 from vlkit.processors.tokenizer import Tokenizer
@@ -165,20 +165,21 @@ def encoder_size(model: nn.Module) -> tuple[int, int] | None:
 
 
 def first_sample(dataset: VLDataset) -> Sample:
-    """One sample that can be used, among the first few.
+    """One sample that can be used, among the first few and some others.
 
     Raises:
         DataError: there is none, or the dataset fails.
     """
     reasons = []
-    for index in range(min(_TRIES, len(dataset))):
+    for index in substitutes(0, len(dataset), _TRIES):
         try:
             return dataset.sample(index, np.random.default_rng([index]))
         except BadSample as error:
             reasons.append(str(error))
         except Exception as error:  # a dataset is anyone's code
             raise DataError(f"the dataset fails at index {index}: {type(error).__name__}: {error}") from error
-    raise DataError(f"none of its first {len(reasons)} samples can be used: {reasons[-1]}")
+    which = f"first {len(reasons)} samples" if len(reasons) <= _TRIES else f"{len(reasons)} samples that were tried"
+    raise DataError(f"none of its {which} can be used: {reasons[-1]}")
 
 
 def checkpoint_bytes(model: nn.Module) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vlkit.awaited import NOTHING, Awaited
 from vlkit.config.parts import DatasetPart
-from vlkit.datasets.base import Sample, VLDataset, collate
+from vlkit.datasets.base import Sample, VLDataset, collate, substitutes
 from vlkit.datasets.loading import BAD, TrainLoader
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import BadSample, ConfigError, VlkitError, did_you_mean
@@ -238,11 +238,13 @@ def _evaluate(
 ) -> dict[str, float]:
     """Scores of a few samples of an evaluation set: only their names mean something."""
     samples: list[Sample] = []
-    for index in range(min(2 * SAMPLES, len(dataset))):
+    for index in substitutes(0, len(dataset), 2 * SAMPLES):
         if len(samples) == count or (samples and time.monotonic() > end):
             break
         with contextlib.suppress(BadSample):
             samples.append({**dataset.sample(index, np.random.default_rng([index])), "index": index})
+    if not samples:
+        raise ConfigError("none of the samples that were tried can be used.")
     batch = collate(samples)
     context = EvalContext(device, autocast(device, experiment.parts.run.precision), name=name, dataset=dataset)
     seed_all(experiment.parts.run.seed)

@@ -82,6 +82,9 @@ def test_models_without_an_image_encoder_take_anything():
 
 def test_the_first_sample_that_can_be_used():
     assert first_sample(ToyDataset(9, bad=[0, 1]))["sample_id"] == "toy-2"
+    assert first_sample(ToyDataset(90, bad=range(60)))["sample_id"] > "toy-59"
+    with pytest.raises(DataError, match="none of its 40 samples that were tried can be used"):
+        first_sample(ToyDataset(40, bad=range(40)))
     with pytest.raises(DataError, match=r"none of its first 3 samples can be used: toy/2.jpg: cannot be decoded"):
         first_sample(ToyDataset(3, bad=range(3)))
     with pytest.raises(DataError, match="fails at index 0: OSError"):

@@ -166,6 +166,8 @@ def read_rows(
         fault = _fault(fields) or chosen.fault(fields)
         if not fault and image_ids == "coco" and coco_image_id(fields["image"]) is None:
             fault = f"{short(fields['image'])} has no number after its last underscore, as image_ids: coco needs."
+        if not fault and image_ids == "coco":
+            fault = image_id_fault(coco_image_id(fields["image"]), "image_id")
         if fault:
             faults.add(number, fault)
         elif chosen.takes(fields):

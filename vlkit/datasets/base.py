@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,27 @@ class VLDataset:
     def fingerprint(self) -> str:
         """A short text that changes when the data change (file hashes, generator seeds): recorded with each run."""
         return f"{type(self).__name__}:{len(self)}"
+
+
+NEIGHBORS, SPREAD = 20, 100
+
+
+def substitutes(index: int, size: int, neighbors: int = NEIGHBORS, spread: int = SPREAD) -> Iterator[int]:
+    """Samples to try in turn until one can be used: ``index``, those after it, then some all over the dataset.
+
+    What cannot be used often stands together (a folder that is missing), and the rest of the data is good.
+
+    Args:
+        index: 0 <= index < size.
+        size: of the dataset.
+        neighbors: how many in a row.
+        spread: how many more, evenly spread.
+    """
+    row = min(neighbors, size)
+    yield from ((index + shift) % size for shift in range(row))
+    left = size - row
+    number = min(spread, left)
+    yield from ((index + row + (2 * place + 1) * left // (2 * number)) % size for place in range(number))
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, Any]:

@@ -94,6 +94,8 @@ class ImageText(VLDataset):
         size = len(self.table.captions if self.training else self.table.images)
         if size == 0:
             files = ", ".join(map(str, self.files))
+            if not self.training:
+                raise DataError(f"{files}: no row can be used.")
             raise DataError(f"{files}: no image has a caption to train on. Add captions, or set split: val or test.")
         self._size = size if limit is None else min(size, limit)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from vlkit.datasets.base import Sample, VLDataset, collate
+from vlkit.datasets.base import NEIGHBORS, SPREAD, Sample, VLDataset, collate, substitutes
 from vlkit.datasets.mixture import Key, Mixture
 from vlkit.errors import BadSample, ConfigError, DataError
 
@@ -21,15 +21,14 @@ Batch = dict[str, Any]
 BAD = "_bad"
 """Key of a batch that lists (source, reason) of the samples that could not be used."""
 _ERROR = "_error"
-_TRIES = 20
 
 
 class TrainLoader:
     """The endless stream of a mixture, cut into optimiser steps and these into micro-batches.
 
-    A sample that cannot be used is replaced by the next one of its dataset, and listed under the batch's ``_bad``; so
-    are, in the first batch, the datasets' bad rows. Step g holds positions g*B to (g+1)*B of the stream, micro-batch
-    after micro-batch, and within each of them process after process.
+    A sample that cannot be used is replaced by the next one of its dataset (after 20 of these, by one from elsewhere in
+    it), and listed under the batch's ``_bad``; so are, in the first batch, the datasets' bad rows. Step g holds
+    positions g*B to (g+1)*B of the stream, micro-batch after micro-batch, and within each of them process after process.
 
     Args:
         mixture: the stream.
@@ -182,8 +181,7 @@ class _TrainFetch(Dataset):
     def _sample(self, key: Key, bad: list[tuple[str, str]]) -> Sample:
         which, epoch, index = key
         dataset, size = self.mixture.datasets[which], self.mixture.sizes[which]
-        for shift in range(min(_TRIES, size)):
-            place = (index + shift) % size
+        for place in substitutes(index, size):
             try:
                 sample = _read(dataset, place, self.mixture.rng((which, epoch, place)), self.mixture.name(which))
                 return self.mixture.identified(which, sample)
@@ -191,8 +189,8 @@ class _TrainFetch(Dataset):
                 bad.append((error.source, error.reason))
         last = "; ".join(f"{source}: {reason}" for source, reason in bad[-3:])
         raise DataError(
-            f"dataset {self.mixture.name(which)}: {min(_TRIES, size)} samples in a row from index {index} on "
-            f"cannot be used. The last: {last}"
+            f"dataset {self.mixture.name(which)}: {min(NEIGHBORS, size)} samples in a row from index {index} on, and "
+            f"{min(SPREAD, max(0, size - NEIGHBORS))} others all over it, cannot be used. The last: {last}"
         )
 
 

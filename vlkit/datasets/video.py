@@ -147,7 +147,8 @@ class VideoText(_Videos):
         self.table = CaptionTable(map(Source, short_names(self.files), self._folders, rows))
         size = len(self.table.captions if self.training else self.table.images)
         if size == 0:
-            raise DataError(f"{', '.join(map(str, self.files))}: no video has a caption to train on.")
+            what = "no video has a caption to train on" if self.training else "no row can be used"
+            raise DataError(f"{', '.join(map(str, self.files))}: {what}.")
         self._size = size if limit is None else min(size, limit)
 
     def __len__(self) -> int:

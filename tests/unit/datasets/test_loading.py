@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.assets.toy import ToyDataset
 from vlkit.datasets import loading
+from vlkit.datasets.base import substitutes
 from vlkit.datasets.loading import BAD, EvalLoader, TrainLoader
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import BadSample, CheckpointError, ConfigError, DataError
@@ -138,10 +139,25 @@ def test_a_bad_sample_is_replaced_by_the_next_and_reported():
     assert torch.equal(batch["image"][place], expected["image"][original])
 
 
+def test_samples_that_stand_together_and_cannot_be_used_do_not_end_a_run():
+    loader = TrainLoader(mixture(300, bad=range(250)), 100)
+    found = [each for _ in range(3) for each in loader.next_step()[0]["sample_id"]]
+    assert len(found) == 300
+    assert {int(each.partition("-")[2]) for each in found} <= set(range(250, 300))
+
+
+@pytest.mark.parametrize(("index", "size"), [(0, 1), (3, 7), (19, 20), (5, 21), (299, 300), (7, 10_000)])
+def test_substitutes_are_neighbors_and_then_others_each_once(index, size):
+    found = list(substitutes(index, size))
+    assert found[:20] == [(index + shift) % size for shift in range(min(20, size))]
+    assert len(set(found)) == len(found) == min(size, 120)
+    assert set(found) <= set(range(size))
+
+
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_only_bad_samples_end_in_an_error_with_the_reasons(num_workers):
     loader = TrainLoader(mixture(30, bad=range(30)), 2, num_workers=num_workers)
-    with pytest.raises(DataError, match=r"20 samples in a row .* cannot be decoded"):
+    with pytest.raises(DataError, match=r"20 samples in a row .* 10 others .* cannot be decoded"):
         loader.next_step()
 
 
