@@ -28,7 +28,7 @@ class TrainLoader:
 
     A sample that cannot be used is replaced by the next one of its dataset (after 20 of these, by one from elsewhere in
     it), and listed under the batch's ``_bad``; so are, in the first batch, the datasets' bad rows. Step g holds
-    positions g*B to (g+1)*B of the stream, micro-batch after micro-batch, and within each of them process after process.
+    positions g*B to (g+1)*B of the stream, micro-batch after micro-batch, within each process after process.
 
     Args:
         mixture: the stream.
