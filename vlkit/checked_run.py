@@ -34,6 +34,8 @@ def checked_runner(experiment: Experiment) -> Runner:
     world, met = World(), dist.is_initialized()
     failure: VlkitError | None = None
     try:
+        if world.is_main:
+            _folder(experiment).writer.refuse()
         ready = experiment.prepare()
         if experiment.parts.run.check and not met and _unfinished(experiment):
             _try_out(experiment, ready, world)
@@ -70,4 +72,8 @@ def _agree(world: World, failure: VlkitError | None, device: str) -> None:
 
 
 def _unfinished(experiment: Experiment) -> bool:
-    return OutputFolder(experiment.output_dir, experiment.parts.config.data).finished() is None
+    return _folder(experiment).finished() is None
+
+
+def _folder(experiment: Experiment) -> OutputFolder:
+    return OutputFolder(experiment.output_dir, experiment.parts.config.data, experiment.parts.run.take_over)

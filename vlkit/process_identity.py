@@ -21,6 +21,17 @@ def owner_name() -> str:
     return f"{host}-{_machine()}-{pid}-{_start_of(pid) or 0}-{secrets.token_hex(4)}"
 
 
+def is_of_this_machine(name: str) -> bool:
+    """Return whether a name is of a process whose life or death can be seen from here: same boot, same numbers."""
+    parts = _NAME.fullmatch(name)
+    return parts is not None and parts["machine"] == _machine() and os.name != "nt"
+
+
+def is_this_process(name: str) -> bool:
+    """Return whether a name was given to this process."""
+    return name.rpartition("-")[0] == owner_name().rpartition("-")[0]
+
+
 def is_dead(name: str) -> bool:
     """Whether the process of this name surely runs no more; False for all that cannot be known from here."""
     parts = _NAME.fullmatch(name)

@@ -95,6 +95,8 @@ class RunOptions:
             released weights of the model's card) or ``card:<model>/<type>`` (those of another card).
         sample_images: how many images the picture of samples shows; 0: no picture.
         compile: torch.compile what of the model gains by it; needs a C++ compiler.
+        take_over: write to ``output_dir`` although another process holds it, which then stops. Only for one that surely
+            does not run any more but cannot be seen from here: it is not recorded.
         parallel: how several processes share the model. ddp: a copy each; fsdp: weights, gradients and optimizer state
             sharded among them (FSDP2); oss: ddp with the optimizer's state sharded (fairscale). The steps are the same.
     """
@@ -116,6 +118,7 @@ class RunOptions:
     log_every: PositiveInt = 50
     keep_checkpoints: PositiveInt = 2
     check: bool = True
+    take_over: bool = False
     change_optimizer: bool = False
     output_dir: Path | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

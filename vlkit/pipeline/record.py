@@ -15,6 +15,7 @@ from vlkit.io import atomic_write
 from vlkit.json_reader import parse_json
 from vlkit.json_writer import json_text
 from vlkit.pipeline.stages.base import Record, Stage
+from vlkit.runner.writer import WriterLock
 
 logger = logging.getLogger(__name__)
 RECORD = "stage.json"
@@ -70,8 +71,15 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def set_aside(stages: Iterable[Stage], folder: Path) -> None:
-    """Move the folders of stages to ``replaced/`` in the folder of the pipeline."""
-    for stage in [each for each in stages if each.folder.exists()]:
+    """Move the folders of stages to ``replaced/`` in the folder of the pipeline.
+
+    Raises:
+        ConfigError: a process is writing to one of them; then none is moved.
+    """
+    present = [each for each in stages if each.folder.exists()]
+    for stage in present:
+        WriterLock(stage.folder).refuse()
+    for stage in present:
         number = 1
         while (target := folder / "replaced" / f"{stage.key}-{number}").exists():
             number += 1

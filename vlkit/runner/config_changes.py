@@ -32,6 +32,7 @@ NEUTRAL = (
     "sample_images",
     "check",
     "change_optimizer",
+    "take_over",
 )
 """Keys of ``run`` that leave the sequence of weights as it is: a run may be continued with others."""
 LENGTHS = ("duration", "max_steps", "max_epochs", "max_samples")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
 import subprocess
 import sys
@@ -14,10 +15,13 @@ from typing import Any
 
 import torch
 
+from vlkit.checkpoint_files import steps_in
 from vlkit.config.yamlfile import dump_yaml, parse_yaml
-from vlkit.errors import ConfigError, redacted_data
+from vlkit.disk_errors import named
+from vlkit.errors import ConfigError, DataError, redacted_data
 from vlkit.folders import why_unwritable
 from vlkit.io import atomic_write
+from vlkit.json_reader import parse_json
 from vlkit.runner.config_changes import (
     changes,
     digest,
@@ -29,9 +33,11 @@ from vlkit.runner.config_changes import (
     trained_keys,
 )
 from vlkit.runner.log import finite_or_none
+from vlkit.runner.writer import WriterLock
 
 logger = logging.getLogger(__name__)
 
+CONFIG, RESULT = "config.yaml", "result.json"
 _PACKAGES = (
     "vlkit",
     "torch",
@@ -50,15 +56,20 @@ class OutputFolder:
 
     Args:
         path: where it is; made when something is written.
-        config: the resolved configuration.
+        config: the resolved configuration. ``run.take_over`` is not recorded: it is meant for one start.
+        take_over: whether the folder is taken from a process that holds it.
 
     Attributes:
         begun: whether a run was begun here before :meth:`claim`.
+        writer: who may write to the folder.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any]):
+    def __init__(self, path: Path, config: Mapping[str, Any], take_over: bool = False):
         self.path, self.config = path, redacted_data(plain(config))
+        if isinstance(self.config.get("run"), dict):
+            self.config["run"].pop("take_over", None)
         self.begun = False
+        self.writer = WriterLock(path, take_over)
 
     @property
     def config_hash(self) -> str:
@@ -79,29 +90,68 @@ class OutputFolder:
         """
         if why := why_unwritable(self.path):
             raise ConfigError(f"{self.path} cannot be made: {why}. Choose another run.output_dir.")
+        if not (self.path / CONFIG).exists() and steps_in(self.path / "checkpoints"):
+            raise ConfigError(
+                f"{self.path} holds checkpoints, but no {CONFIG} that says of which run. Restore it, or choose another "
+                "run.output_dir, or delete the folder to start over."
+            )
         self._check_same()
 
     def claim(self) -> dict[str, Any] | None:
-        """Take the folder for this run: new, or left by the same one.
+        """Take the folder for this run: new, or left by the same one. It is held until :meth:`release`.
 
         Returns:
-            The result, if the run is finished and neither its length nor what is evaluated was changed since.
+            The result, if the run is finished and neither its length nor what is evaluated was changed since; then the
+            folder is not held.
 
         Raises:
-            ConfigError: another run lives here, or the folder cannot be made.
+            ConfigError: another run lives here, another process holds the folder, or it cannot be made.
+            FileError: it cannot be written.
         """
         self.check()
+        if (result := self.finished()) is not None:
+            return result
+        self.hold()
+        try:
+            self.check()  # again: nobody else can change it now
+            self.begun = (self.path / CONFIG).exists()
+            result = self.finished()
+            if result is None:
+                if (before := self.result()) is not None:
+                    self.reopen(before)
+                self.record()
+        except BaseException:
+            self.release()
+            raise
+        if result is not None:
+            self.release()
+        return result
+
+    def hold(self) -> None:
+        """Become the one process that writes here.
+
+        Raises:
+            ConfigError: another one does, or the folder cannot be made.
+            FileError: it cannot be written.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"run.output_dir {self.path} cannot be made: {error}.") from error
-        self.begun = (self.path / "config.yaml").exists()
-        if (result := self.finished()) is not None:
-            return result
-        if (result := self.result()) is not None:
-            self.reopen(result)
-        write_text(self.path / "config.yaml", dump_yaml(self.config))
-        return None
+        self.writer.acquire()
+
+    def release(self) -> None:
+        """Let other processes write here."""
+        self.writer.release()
+
+    def record(self) -> None:
+        """Write the configuration."""
+        write_text(self.path / CONFIG, dump_yaml(self.config))
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the folder was removed, or emptied, since it was claimed."""
+        return not (self.path / CONFIG).exists()
 
     def finished(self) -> dict[str, Any] | None:
         """The result of a finished run; None: there is none, or a changed length or evaluation asks for more.
@@ -129,10 +179,16 @@ class OutputFolder:
     def reopen(self, result: Mapping[str, Any]) -> None:
         """Set the result of a finished run aside, which is to be continued."""
         logger.info("%s: this run was finished after step %s; it is continued.", self.path, result["step"])
-        (self.path / "result.json").replace(self.path / f"result_{result['step']:08d}.json")
+        (self.path / RESULT).replace(self.path / f"result_{result['step']:08d}.json")
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write a JSON file in one piece."""
+        """Write a JSON file in one piece.
+
+        Raises:
+            FolderTaken: another process has taken the folder over.
+            FileError: it cannot be written.
+        """
+        self.writer.check()
         content = redacted_data(finite_or_none(content))
         write_text(self.path / name, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
@@ -150,13 +206,27 @@ class OutputFolder:
 
     def _before(self) -> dict[str, Any]:
         """The configuration of the run that is here; without any, that of this one."""
-        file = self.path / "config.yaml"
+        file = self.path / CONFIG
         return redacted_data(plain(parse_yaml(file.read_bytes(), str(file), file))) if file.exists() else self.config
 
     def result(self) -> dict[str, Any] | None:
-        """What a finished run left; None: there is none."""
-        file = self.path / "result.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        """What a finished run left; None: there is none.
+
+        Raises:
+            ConfigError: it is damaged.
+        """
+        file = self.path / RESULT
+        if not os.path.lexists(file):
+            return None
+        advice = "Delete it, and the run continues from its newest checkpoint."
+        try:
+            with named(file, "read"):
+                found = parse_json(file.read_bytes(), str(file))
+        except DataError as error:
+            raise ConfigError(f"{error} {advice}") from error
+        if not isinstance(found, dict) or type(found.get("step")) is not int:
+            raise ConfigError(f"{file}: is no result of a run. {advice}")
+        return found
 
 
 def environment(device: torch.device, world_size: int, facts: Mapping[str, Any]) -> dict[str, Any]:

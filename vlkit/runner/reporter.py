@@ -103,7 +103,8 @@ class Reporter:
     def bad_samples(self, found: list[Bad]) -> None:
         """Enter what any process met into the ledger; all processes must call this."""
         found = self.world.gather(found)
-        if self.world.is_main:
+        if self.world.is_main and found:
+            self.output.writer.check()
             self.ledger.add(found)
 
     def state_dict(self) -> dict[str, Any]:
@@ -124,6 +125,7 @@ class Reporter:
     def _write(self, line: dict[str, Any], text: str) -> None:
         if self._bar is not None and self._trackers is not None:
             self._unwritten = line
+            self.output.writer.check()
             self.metrics.append(line)
             self._unwritten = None
             self._trackers.log(line)

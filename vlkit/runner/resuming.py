@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vlkit.checkpoint_files import STATE, read_trainer
 from vlkit.config.schema import OptimConfig, RunOptions
 from vlkit.datasets.loading import TrainLoader
+from vlkit.disk_errors import FileError
 from vlkit.errors import CheckpointError
 from vlkit.runner.best import Best
 from vlkit.runner.checkpoint import Checkpoints, restore
@@ -84,8 +85,13 @@ class Resumable:
             self.reporter.metrics.sync()
         self.doing = SAVING
         weights, moments = self.parallel.weights(), self.parallel.moments(self.optimiser)
-        self.world.on_main(lambda: self._write_checkpoint(weights, moments))
+        gone = self.world.on_main(lambda: self._write_checkpoint(weights, moments))
         self.saved, self.outdated, self.clock.saved = self.step, False, self.clock.agreed
+        if gone:
+            raise FileError(
+                f"{self.output.path} was removed while the run wrote there. Step {self.step} is saved in it again; the "
+                "same command continues from there."
+            )
 
     def save_alone(self) -> None:
         """Write a checkpoint of this step in process 0, when the others can no longer be reached.
@@ -112,9 +118,15 @@ class Resumable:
         due = self.plan.eval_every.due(self.step, self.clock.agreed - self.clock.evaluated)
         return due or self.plan.ends(self.step, self.clock.agreed)
 
-    def _write_checkpoint(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
+    def _write_checkpoint(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> bool:
+        """Write the checkpoint; whether the folder had been removed."""
+        self.output.writer.check()
+        gone = self.output.is_gone
         self.checkpoints.write(weights, moments, self._state())
+        if gone:
+            self.output.record()
         self.checkpoints.prune(self.step, self.best.step)
+        return gone
 
     def _state(self) -> State:
         """The content of ``trainer.json``."""

@@ -78,7 +78,7 @@ class Runner:
             self.mixture = train
         else:
             self.mixture = Mixture(train, seed=run.seed)
-        self.output = OutputFolder(Path(output_dir or run.output_dir or "output"), config or {})
+        self.output = OutputFolder(Path(output_dir or run.output_dir or "output"), config or {}, run.take_over)
         with self.world.explained():
             self.parallel = share_model(run.parallel, self.model, self.world, self.device)
         if run.compile:
@@ -103,8 +103,11 @@ class Runner:
         """
         if self.mixture is None:
             raise ConfigError("there is nothing to train on: name a dataset under 'datasets.train'.")
-        with self.world.explained():
-            return self._train(self.mixture)
+        try:
+            with self.world.explained():
+                return self._train(self.mixture)
+        finally:
+            self.output.release()
 
     def _train(self, mixture: Mixture) -> dict[str, Any]:
         stored = self.world.on_main(self._claim)
@@ -128,6 +131,7 @@ class Runner:
             self.output,
         )
         with StopRequest() as stop:
+            self.output.writer.on_lost = stop.ask
             result = trainer.train(stop)
         if result["status"] == "finished":
             with trainer.guarded("the picture of samples"):
@@ -199,6 +203,7 @@ class Runner:
         stored = self.output.claim()
         if stored is None or stored.get("length", length) == length:
             return stored
+        self.output.hold()
         self.output.reopen(stored)
         return None
 

@@ -45,6 +45,11 @@ class StopRequest:
         """One number for each watched signal, to be added up over all processes."""
         return [float(self.received == number) for number in WATCHED]
 
+    def ask(self) -> None:
+        """Ask for the run to stop, as a signal would; from any thread."""
+        if self.received is None:
+            self.received = int(signal.SIGTERM)
+
     def adopt(self, sums: list[float]) -> None:
         """Obey what any process received."""
         for number, total in zip(WATCHED, sums):

@@ -35,6 +35,7 @@ from vlkit.runner.resuming import SAVING, Resumable
 from vlkit.runner.schedules import learning_rate
 from vlkit.runner.signals import StopRequest
 from vlkit.runner.window import NonFinite, Window
+from vlkit.runner.writer import FolderTaken
 from vlkit.tasks.base import Task
 
 logger = logging.getLogger(__name__)
@@ -142,7 +143,7 @@ class Trainer(Resumable):
         self.doing = doing
         try:
             yield
-        except NonFinite:
+        except (NonFinite, FolderTaken):
             raise
         except BaseException as error:  # of a task or a tracker, sys.exit() too
             self._end_by(error)
@@ -160,6 +161,7 @@ class Trainer(Resumable):
             if evaluate and stop.number is None:
                 self._evaluate(stop)
             if stop.number is not None:
+                self.world.on_main(self.output.writer.check)
                 return self._result("interrupted", signal=stop.number)
             if ends:
                 return self._result("finished")
