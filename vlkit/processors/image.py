@@ -52,7 +52,8 @@ def _as_tensor(pixels: np.ndarray) -> Tensor:
 
 
 def _per_channel(name: str, value: float | Sequence[float]) -> Tensor:
-    numbers = torch.as_tensor(value, dtype=torch.float32).reshape(-1, 1, 1)
+    # On the CPU also where a model is being built on the meta device, with its processor.
+    numbers = torch.as_tensor(value, dtype=torch.float32, device="cpu").reshape(-1, 1, 1)
     if len(numbers) not in (1, 3):
         raise ConfigError(f"{name}: {value}; give one number, or three for red, green and blue.")
     return numbers

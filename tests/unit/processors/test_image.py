@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.unit.processors.pictures import encoded, noise, scene
 from vlkit.errors import BadSample, ConfigError
-from vlkit.processors.image import MEAN, STD
+from vlkit.processors.image import MEAN, STD, Normalise
 from vlkit.registry import PROCESSORS
 
 SCENE = scene(60, 80)
@@ -128,3 +128,10 @@ def test_wrong_arguments(arguments, message):
     if set(arguments) & {"resize", "image_size", "mean", "std"}:
         with pytest.raises(ConfigError, match=message):
             eval_processor(**arguments)
+
+
+def test_a_processor_is_made_with_values_wherever_a_model_is_built():
+    with torch.device("meta"):
+        processor = Normalise(0.5, [0.5, 0.25, 0.5])
+    assert processor.mean.flatten().tolist() == [0.5]
+    assert processor.std.flatten().tolist() == [0.5, 0.25, 0.5]
