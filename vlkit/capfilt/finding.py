@@ -15,6 +15,7 @@ from vlkit.capfilt.folders import described, files_in, is_compressed
 from vlkit.capfilt.inputs import InputOptions, InputShard
 from vlkit.capfilt.lists import SUFFIXES, Damage, Place, Row, cut, read_list
 from vlkit.capfilt.names import shard_names
+from vlkit.capfilt.row_keys import Ambiguous, RowKeys
 from vlkit.capfilt.row_reading import suffix_of
 from vlkit.capfilt.stores import store_of
 from vlkit.datasets.annotation_formats import lacks
@@ -172,9 +173,16 @@ def _check_keys(file: str, first: Place, options: InputOptions) -> None:
     with contextlib.suppress(Damage):  # the ledger names it when the rows are read
         for _, row in islice(read_list(local, suffix_of(file), first, None, options.max_text_bytes), _FIRST_ROWS):
             seen += [row] if isinstance(row, dict) else []
-    if seen and not any(options.image_key in row for row in seen):
+    keys = RowKeys(options)
+    try:
+        found = [keys.image(row) for row in seen]
+        for row in seen:
+            keys.caption(row)
+    except Ambiguous as error:
+        raise DataError(f"{file}: {error}") from error
+    if seen and not any(found):
         raise DataError(
-            f"{file}: its first rows have {lacks(options.image_key, dict.fromkeys(list(seen[0])[:10]))} Set image_key "
+            f"{file}: its first rows have {lacks(keys.wanted_image, dict.fromkeys(list(seen[0])[:10]))} Set image_key "
             "to the one that names the image files. (Images behind addresses have to be downloaded: img2dataset does "
             "that, and its shards are read as they are.)"
         )

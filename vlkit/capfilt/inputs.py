@@ -85,7 +85,8 @@ class InputOptions:
         max_text_bytes: of a text file, a JSON file, or a row of a list.
         rows_per_shard: how lists are cut.
         image_root: where the image names of a list start from; None: the folder of the list.
-        image_key, caption_key: what holds them in a row; captions also in JSON files.
+        image_key, caption_key: what holds them in a row; captions also in JSON files. None: ``image`` and ``caption``,
+            or another common name (``jpg``, ``file_name``, ``text``, ``title``, ...).
         text: which file of a sample is its text where it has both.
     """
 
@@ -95,8 +96,8 @@ class InputOptions:
     max_text_bytes: Count = _TEXT_BYTES
     rows_per_shard: PositiveInt = 10_000
     image_root: str | None = None
-    image_key: str = "image"
-    caption_key: str = "caption"
+    image_key: str | None = None
+    caption_key: str | None = None
     text: Literal["txt", "json"] = "txt"
 
     def __post_init__(self) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from vlkit.capfilt.fetching import kept_copy, local_path, reason, tried
 from vlkit.capfilt.inputs import InputOptions, InputShard, Item, Refused
 from vlkit.capfilt.lists import Damage, Place, Row, read_list
 from vlkit.capfilt.names import fault
+from vlkit.capfilt.row_keys import Ambiguous, RowKeys
 from vlkit.capfilt.stores import Store, store_of
 from vlkit.capfilt.texts import Fault, captions
 from vlkit.datasets.annotation_formats import short
@@ -39,7 +42,7 @@ def read_rows(shard: InputShard, options: InputOptions) -> Iterator[Item | Refus
     """
     root = options.image_root if options.image_root is not None else folder_of(shard.path)
     seen: set[str] = set()
-    begun = False
+    keys, begun = RowKeys(options), False
     try:
         rows = read_list(
             kept_copy(shard.path).file,
@@ -54,7 +57,7 @@ def read_rows(shard: InputShard, options: InputOptions) -> Iterator[Item | Refus
                 yield Refused(f"{number:09d}", "image", *row)
                 continue
             key = _key(number, row)
-            yield from _read_row(key, row, root, options, repeated=key in seen)
+            yield from _RowReader(row, root, keys, options).read(key, repeated=key in seen)
             seen.add(key)
     except (Damage, OSError) as error:
         detail = str(error) if isinstance(error, Damage) else reason(error)
@@ -74,19 +77,65 @@ def _key(number: int, row: Row) -> str:
     return f"{number:09d}"
 
 
-def _read_row(key: str, row: Row, root: str, options: InputOptions, repeated: bool) -> Iterator[Item | Refused]:
-    image = Fault("duplicate key") if repeated else _image_of(row, root, options)
-    found = captions(row, options)
-    texts = tuple(each for each in found if isinstance(each, str))
-    if isinstance(image, Fault):
-        yield Refused(key, "image", *image)
-        yield from [Refused(key, "text", *(image if repeated else Fault("no image", image.reason)))] * len(texts)
-        return
-    yield from (Refused(key, "text", *each) for each in found if isinstance(each, Fault))
-    fields = {name: _field(value) for name, value in row.items() if name != options.caption_key}
-    if isinstance(row[options.image_key], bytes) or fields[options.image_key] is None:
-        del fields[options.image_key]
-    yield Item(key, *image, texts, fields)
+@dataclass
+class _RowReader:
+    """Reads one row."""
+
+    row: Row
+    root: str
+    keys: RowKeys
+    options: InputOptions
+
+    def read(self, key: str, repeated: bool) -> Iterator[Item | Refused]:
+        """The item of the row, or why there is none; ``repeated``: its key is that of an earlier row."""
+        image = Fault("duplicate key") if repeated else self._image()
+        found = captions(self.row, self.keys, self.options)
+        texts = tuple(each for each in found if isinstance(each, str))
+        if isinstance(image, Fault):
+            yield Refused(key, "image", *image)
+            yield from [Refused(key, "text", *(image if repeated else Fault("no image", image.reason)))] * len(texts)
+            return
+        yield from (Refused(key, "text", *each) for each in found if isinstance(each, Fault))
+        yield Item(key, *image, texts, self._fields())
+
+    def _fields(self) -> dict[str, Any]:
+        """The other data: neither captions nor encoded images, but the names of image files."""
+        own = self.keys.image(self.row)
+        with contextlib.suppress(Ambiguous):
+            caption = self.keys.caption(self.row)
+            found = {name: _field(value) for name, value in self.row.items() if name != caption}
+            if own is not None and (isinstance(self.row[own], bytes) or found[own] is None):
+                del found[own]
+            return found
+        return {name: _field(value) for name, value in self.row.items() if name != own}
+
+    def _image(self) -> tuple[bytes, str] | Fault:
+        """The encoded image that the row names or holds, and the suffix of its file."""
+        try:
+            key = self.keys.image(self.row)
+        except Ambiguous as error:
+            return Fault("incomplete row", str(error))
+        if key is None:
+            advice = "; download the images first, with img2dataset for example" if "url" in self.row else ""
+            return Fault("incomplete row", f"no key {self.keys.wanted_image!r}{advice}")
+        given = self.row[key]
+        # A struct of bytes and path, as Hugging Face writes it; one of them may be null.
+        data, name = (given.get("bytes"), given.get("path")) if isinstance(given, dict) else (given, given)
+        if isinstance(data, bytes):
+            name, found = name if isinstance(name, str) else "", _checked(data, self.options)
+        elif name is None:
+            what = "null" if given is None else short(given)
+            return Fault("no image", f"{key!r} is {what}{_why_null(self.row)}")
+        elif not isinstance(name, str) or not name.strip():
+            return Fault("incomplete row", f"{key!r} is {short(given)}, neither a file name nor an image")
+        else:
+            found = _image(name, self.root, self.options)
+        if isinstance(found, Fault):
+            return found
+        extension = _extension(name, found)
+        if not extension:
+            return Fault("undecodable image", f"neither {', '.join(IMAGES)} by its name nor by its content")
+        return found, extension
 
 
 def _field(value: Any) -> Any:
@@ -94,31 +143,6 @@ def _field(value: Any) -> Any:
     if isinstance(value, dict) and set(value) == {"bytes", "path"}:
         return value["path"]
     return f"{len(value)} bytes" if isinstance(value, bytes) else value
-
-
-def _image_of(row: Row, root: str, options: InputOptions) -> tuple[bytes, str] | Fault:
-    """The encoded image that a row names, and the suffix of its file."""
-    if options.image_key not in row:
-        advice = "; download the images first, with img2dataset for example" if "url" in row else ""
-        return Fault("incomplete row", f"no key {options.image_key!r}{advice}")
-    given = row[options.image_key]
-    # A struct of bytes and path, as Hugging Face writes it; one of them may be null.
-    data, name = (given.get("bytes"), given.get("path")) if isinstance(given, dict) else (given, given)
-    if isinstance(data, bytes):
-        name, found = name if isinstance(name, str) else "", _checked(data, options)
-    elif name is None:
-        what = "null" if given is None else short(given)
-        return Fault("no image", f"{options.image_key!r} is {what}{_why_null(row)}")
-    elif not isinstance(name, str) or not name.strip():
-        return Fault("incomplete row", f"{options.image_key!r} is {short(given)}, neither a file name nor an image")
-    else:
-        found = _image(name, root, options)
-    if isinstance(found, Fault):
-        return found
-    data, extension = found, _extension(name, found)
-    if not extension:
-        return Fault("undecodable image", f"neither {', '.join(IMAGES)} by its name nor by its content")
-    return data, extension
 
 
 def _image(name: str, root: str, options: InputOptions) -> bytes | Fault:

@@ -12,6 +12,7 @@ from typing import IO, Literal, NamedTuple
 from vlkit.capfilt.fetching import reason, tried
 from vlkit.capfilt.inputs import InputOptions, Item, Refused
 from vlkit.capfilt.names import fault, shown
+from vlkit.capfilt.row_keys import RowKeys
 from vlkit.capfilt.texts import Fault, TextFile, WebText, web_text
 from vlkit.datasets.foreign_files import why_not_tar
 from vlkit.datasets.shard_names import IMAGES, OTHER_IMAGES, TEXTS, escaped, is_further_image, split_name
@@ -106,11 +107,11 @@ def read_tar(name: str, file: Path, options: InputOptions) -> Iterator[Item | Re
     except OSError as error:
         yield Refused(name, "shard", "unreadable shard", reason(error))
         return
-    last = ""
+    last, keys = "", RowKeys(options)
     try:
         with open(file, "rb") as stream:
             for (_, key), sample in listing.samples.items():
-                yield from _SampleReader(key, sample, stream, options).read()
+                yield from _SampleReader(key, sample, stream, keys, options).read()
                 last = key
     except OSError as error:
         yield _damage(name, f"after {last!r}: {reason(error)}" if last else reason(error), bool(last))
@@ -133,6 +134,7 @@ class _SampleReader:
     key: str
     sample: _Sample
     stream: IO[bytes]
+    keys: RowKeys
     options: InputOptions
 
     def read(self) -> Iterator[Item | Refused]:
@@ -176,7 +178,7 @@ class _SampleReader:
     def _texts(self) -> WebText:
         texts = {kind: self.sample.parts[kind] for kind in TEXTS if kind in self.sample.parts}
         files = {kind: TextFile(each.size, partial(self._bytes, each)) for kind, each in texts.items()}
-        return web_text(self.key, files, self.options)
+        return web_text(self.key, files, self.keys, self.options)
 
     def _bytes(self, member: _Member) -> bytes:
         """Raises:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from vlkit.capfilt.inputs import InputOptions, Refused
+from vlkit.capfilt.row_keys import Ambiguous, RowKeys
 from vlkit.datasets.annotation_formats import short
 from vlkit.json_reader import parse_json
 from vlkit.text_encoding import TextError, decode
@@ -47,13 +49,14 @@ class WebText:
     refused: list[Refused]
 
 
-def web_text(key: str, files: dict[str, TextFile], options: InputOptions) -> WebText:
+def web_text(key: str, files: dict[str, TextFile], keys: RowKeys, options: InputOptions) -> WebText:
     """The captions and other data of a sample.
 
     Args:
         key: of the sample.
         files: "txt", "json", both or none. The one that ``options.text`` names counts, and the other where that is
-            missing or empty.
+            missing or empty. Where the JSON has a list of captions, both count.
+        keys: of the captions in the JSON.
         options: limits.
     """
     data = _mapping(files["json"], options) if "json" in files else {}
@@ -62,14 +65,17 @@ def web_text(key: str, files: dict[str, TextFile], options: InputOptions) -> Web
     if "txt" in files:
         sources["txt"] = [_plain(files["txt"], options)]
     if "json" in files:
-        sources["json"] = [data] if isinstance(data, Fault) else captions(data, options)
+        sources["json"] = [data] if isinstance(data, Fault) else captions(data, keys, options)
     named, other = (options.text, "json" if options.text == "txt" else "txt")
     source = named if named in sources else other
     if _is_empty(sources.get(source, [])) and any(isinstance(each, str) for each in sources.get(other, ())):
         source = other
     refused = [Refused(key, "fields", *data)] if isinstance(data, Fault) and source == "txt" else []
     found = sources.get(source) or [Fault("no text", "neither a .txt nor a .json file")]
-    others = {name: value for name, value in fields.items() if name != options.caption_key}
+    if len(sources.get("json", ())) > 1 and not _is_empty(found):
+        found = list(dict.fromkeys([*found, *sources[other]]))
+    used = source == "json" or found is not sources.get(source)
+    others = _without_caption(fields, keys, used)
     faults = [Refused(key, "text", *each) for each in found if isinstance(each, Fault)]
     return WebText(tuple(each for each in found if isinstance(each, str)), others, [*refused, *faults])
 
@@ -78,18 +84,30 @@ def _is_empty(found: list[str | Fault]) -> bool:
     return all(isinstance(each, Fault) and each.reason == "no text" for each in found)
 
 
-def captions(fields: dict[str, Any], options: InputOptions) -> list[str | Fault]:
+def _without_caption(fields: dict[str, Any], keys: RowKeys, used: bool) -> dict[str, Any]:
+    """The other data of a JSON. A key that is only taken for the caption by its name stays where it was not used."""
+    own = {keys.wanted_caption}
+    if used:
+        with contextlib.suppress(Ambiguous):
+            own.add(keys.caption(fields) or "")
+    return {name: value for name, value in fields.items() if name not in own}
+
+
+def captions(fields: dict[str, Any], keys: RowKeys, options: InputOptions) -> list[str | Fault]:
     """The captions in a mapping: one text or a list of them, and for each that cannot be used the reason."""
-    if options.caption_key not in fields:
-        return [Fault("no text", f"no key {options.caption_key!r}")]
-    given = fields[options.caption_key]
+    try:
+        key = keys.caption(fields)
+    except Ambiguous as error:
+        return [Fault("no text", str(error))]
+    if key is None:
+        return [Fault("no text", f"no key {keys.wanted_caption!r}")]
+    given = fields[key]
     if not isinstance(given, list):
-        return [_caption(given, f"{options.caption_key!r}", options)]
+        return [_caption(given, repr(key), options)]
     texts = [
-        _caption(each, f"{options.caption_key!r}, text {number} of {len(given)},", options)
-        for number, each in enumerate(given, 1)
+        _caption(each, f"{key!r}, text {number} of {len(given)},", options) for number, each in enumerate(given, 1)
     ]
-    return texts or [Fault("no text", f"{options.caption_key!r} is {short(given)}")]
+    return texts or [Fault("no text", f"{key!r} is {short(given)}")]
 
 
 def _caption(given: Any, where: str, options: InputOptions) -> str | Fault:
