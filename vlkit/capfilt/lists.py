@@ -119,7 +119,7 @@ def _check_text(start: bytes) -> None:
     kind, encoding = kind_of(start), encoding_of(start)[0]
     if kind:
         raise Damage(f"it is {kind}")
-    if encoding != "utf-8" or start[:200].count(0) > 40:
+    if encoding != "utf-8" or 4 * start[:200].count(0) > len(start[:200]):
         name = encoding.upper() if encoding != "utf-8" else "UTF-16 or another encoding with zero bytes"
         raise Damage(f"its encoding is {name}: save it as UTF-8")
     if b"\n" not in start and re.search(rb"[}\]][ \t]*\r+[ \t]*[{\[]", start):

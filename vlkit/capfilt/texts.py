@@ -13,6 +13,9 @@ from vlkit.datasets.annotation_formats import short
 from vlkit.json_reader import parse_json
 from vlkit.text_encoding import TextError, decode
 
+MOST_CAPTIONS = 1000
+"""Of an image."""
+
 
 class Fault(NamedTuple):
     """Why something cannot be used: one of ``REASONS``, and what is known beyond that."""
@@ -66,22 +69,32 @@ def web_text(key: str, files: dict[str, TextFile], keys: RowKeys, options: Input
         sources["txt"] = [_plain(files["txt"], options)]
     if "json" in files:
         sources["json"] = [data] if isinstance(data, Fault) else captions(data, keys, options)
-    named, other = (options.text, "json" if options.text == "txt" else "txt")
-    source = named if named in sources else other
-    if _is_empty(sources.get(source, [])) and any(isinstance(each, str) for each in sources.get(other, ())):
-        source = other
-    refused = [Refused(key, "fields", *data)] if isinstance(data, Fault) and source == "txt" else []
-    found = sources.get(source) or [Fault("no text", "neither a .txt nor a .json file")]
-    if len(sources.get("json", ())) > 1 and not _is_empty(found):
-        found = list(dict.fromkeys([*found, *sources[other]]))
-    used = source == "json" or found is not sources.get(source)
-    others = _without_caption(fields, keys, used)
-    faults = [Refused(key, "text", *each) for each in found if isinstance(each, Fault)]
-    return WebText(tuple(each for each in found if isinstance(each, str)), others, [*refused, *faults])
+    used = _used(sources, options.text, _is_list(fields, keys))
+    found = [Fault("no text", "neither a .txt nor a .json file")] if not used else sources[used[0]]
+    for other in used[1:]:
+        found = [*found, *(each for each in sources[other] if each not in found)]
+    refused = [Refused(key, "fields", *data)] if isinstance(data, Fault) and "json" not in used else []
+    refused += [Refused(key, "text", *each) for each in found if isinstance(each, Fault)]
+    texts = tuple(each for each in found if isinstance(each, str))
+    return WebText(texts, _without_caption(fields, keys, "json" in used), refused)
 
 
-def _is_empty(found: list[str | Fault]) -> bool:
-    return all(isinstance(each, Fault) and each.reason == "no text" for each in found)
+def _used(sources: dict[str, list[str | Fault]], first: str, listed: bool) -> list[str]:
+    """Which of the sources count; ``listed``: the JSON has a list of captions."""
+    order = sorted(sources, key=lambda name: name != first)
+    if len(order) == 2:
+        empty = [all(isinstance(each, Fault) and each.reason == "no text" for each in sources[name]) for name in order]
+        if not any(empty) and listed:
+            return order
+        if empty == [True, False] and any(isinstance(each, str) for each in sources[order[1]]):
+            return order[1:]
+    return order[:1]
+
+
+def _is_list(fields: dict[str, Any], keys: RowKeys) -> bool:
+    with contextlib.suppress(Ambiguous):
+        return isinstance(fields.get(keys.caption(fields) or ""), list)
+    return False
 
 
 def _without_caption(fields: dict[str, Any], keys: RowKeys, used: bool) -> dict[str, Any]:
@@ -105,8 +118,10 @@ def captions(fields: dict[str, Any], keys: RowKeys, options: InputOptions) -> li
     if not isinstance(given, list):
         return [_caption(given, repr(key), options)]
     texts = [
-        _caption(each, f"{key!r}, text {number} of {len(given)},", options) for number, each in enumerate(given, 1)
+        _caption(each, f"{key!r}, text {number} of {len(given)},", options)
+        for number, each in enumerate(given[:MOST_CAPTIONS], 1)
     ]
+    texts += [Fault("oversized text", f"{key!r} has more than {MOST_CAPTIONS} texts")] * len(given[MOST_CAPTIONS:])
     return texts or [Fault("no text", f"{key!r} is {short(given)}")]
 
 

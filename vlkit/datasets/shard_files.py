@@ -72,6 +72,8 @@ def check_found(path: object, shards: list[Path]) -> list[Path]:
 
 def _advice(folder: Path) -> str:
     if (folder / CAPFILT_RECORD).exists():
+        if not (folder / "kept").is_dir() and (folder / "tables").is_dir():
+            return " It is an output of vlkit capfilt without images: they were not stored (run.output: scores)."
         return f" It is an output of vlkit capfilt: what that kept is in {folder / 'kept'}."
     below = sorted({file.parent for file in folder.glob("*/*.tar")})
     if below:

@@ -69,6 +69,7 @@ def write_output(
     decision: Decision | None = None,
     store_dropped: bool = True,
     missing: int = 0,
+    store_images: bool = True,
 ) -> Path:
     """Write an output folder.
 
@@ -78,6 +79,7 @@ def write_output(
         decision: which texts are kept.
         store_dropped: as in a job.
         missing: further shards of the input that are not done.
+        store_images: as ``run.output`` of a job.
     """
     decision = decision or Decision()
     with Place(folder) as place:
@@ -90,15 +92,20 @@ def write_output(
         }
         place.write_bytes("capfilt.json", json.dumps(record, indent=1).encode() + b"\n")
         for name, entries in zip(names, shards):
-            write_shard(place, name, entries, decision, store_dropped)
+            write_shard(place, name, entries, decision, store_dropped, store_images)
     return Path(folder)
 
 
 def write_shard(
-    place: Place, name: str, entries: Sequence[Entry], decision: Decision, store_dropped: bool = True
+    place: Place,
+    name: str,
+    entries: Sequence[Entry],
+    decision: Decision,
+    store_dropped: bool = True,
+    store_images: bool = True,
 ) -> None:
     """Write one shard of an output folder."""
-    output = ShardOutput(name, place, decision, store_dropped)
+    output = ShardOutput(name, place, decision, store_dropped, store_images)
     images = texts = 0
     for entry in entries:
         if isinstance(entry, Refused):

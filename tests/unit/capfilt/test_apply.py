@@ -20,6 +20,7 @@ from vlkit.capfilt.decision import Decision
 from vlkit.capfilt.inputs import Item, Refused
 from vlkit.capfilt.place import Place
 from vlkit.cli import main
+from vlkit.datasets.web_shards import WebShards
 from vlkit.errors import ConfigError, DataError
 
 SHARDS = [shape_entries(0, 12), shape_entries(1, 5), [Refused("part-002", "shard", "unreadable shard", "?")]]
@@ -66,7 +67,8 @@ texts = st.tuples(st.lists(texts_of("web"), max_size=1), st.lists(texts_of("synt
     lambda both: [*both[0], *both[1]]
 )
 fields = st.dictionaries(
-    st.sampled_from(["url", "texts", "caption2", "n"]), st.none() | st.text(max_size=3) | st.floats() | st.integers()
+    st.sampled_from(["url", "texts", "caption2", "n", "key", "input_key", "text.a"]),
+    st.none() | st.text(max_size=3) | st.floats() | st.integers() | st.booleans() | st.lists(st.integers(), max_size=2),
 )
 entries = st.lists(
     st.tuples(st.sampled_from([png(), b"not decoded here"]), st.sampled_from(["jpg", "png"]), fields, texts), max_size=6
@@ -77,22 +79,23 @@ decisions = st.builds(
 
 
 @settings(deadline=None, max_examples=25)
-@given(entries, decisions, decisions, st.booleans())
-def test_whatever_is_stored_is_cut_to_the_bit(tmp_path_factory, entries, first, second, store_dropped):
+@given(entries, decisions, decisions, st.sampled_from(["all", "kept", "scores"]))
+def test_whatever_is_stored_is_cut_to_the_bit(tmp_path_factory, entries, first, second, stored):
     has_itc = any(each.itc is not None for *_, texts in entries for each in texts)
     if not has_itc and second.itc_threshold is not None and any(texts for *_, texts in entries):
         return  # refused, see below
-    if not store_dropped and not second.stricter_than(first):
+    if stored == "kept" and not second.stricter_than(first):
         return
     shard = []
     for number, (image, extension, fields, texts) in enumerate(entries):
-        web = next((each.text for each in texts if each.source == "web"), "unscored" if number % 2 else None)
-        shard.append((Item(f"sub/{number}", image, extension, () if web is None else (web,), fields), texts))
-        if web is None:
+        web = tuple(each.text for each in texts if each.source == "web") or ("unscored",) * (number % 2)
+        shard.append((Item(f"sub/{number}", image, extension, web, fields), texts))
+        if not web:
             shard.append(Refused(f"sub/{number}", "text", "no text"))
     folder = tmp_path_factory.mktemp("cut")
-    source = write_output(folder / "first", [shard], first, store_dropped)
-    wanted = write_output(folder / "wanted", [shard], second, store_dropped)
+    options = {"store_dropped": stored == "all", "store_images": stored != "scores"}
+    source = write_output(folder / "first", [shard], first, **options)
+    wanted = write_output(folder / "wanted", [shard], second, **options)
     apply(source, folder / "cut", second)
     assert results(folder / "cut") == results(wanted)
 
@@ -115,6 +118,19 @@ def test_it_equals_what_the_engine_writes_with_that_decision(store_dropped, tmp_
     assert result(tmp_path / "first")["summary.json"] != cut["summary.json"]
     assert wanted.pop("capfilt.json") != cut.pop("capfilt.json")
     assert cut == wanted
+
+
+def test_scores_alone_can_be_decided_again_either_way(tmp_path):
+    source = write_output(tmp_path / "first", SHARDS, STRICT, store_images=False)
+    found = apply(source, tmp_path / "cut", LOOSE)
+    wanted = write_output(tmp_path / "wanted", SHARDS, LOOSE, store_images=False)
+    assert results(tmp_path / "cut") == results(wanted)
+    assert not list((tmp_path / "cut").glob("kept"))
+    full = apply(write_output(tmp_path / "full", SHARDS, STRICT), tmp_path / "full_cut", LOOSE)
+    assert found["images"] == full["images"]
+    assert found["texts"] == full["texts"]
+    with pytest.raises(DataError, match=r"run\.output: scores"):
+        WebShards(str(tmp_path / "cut"), image_processor=lambda image, rng: image)
 
 
 def test_a_cut_can_be_cut_again(tmp_path):

@@ -9,15 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.assets.waiting import LONG, wait_until
 from tests.unit.capfilt.small import annotator, members, picture, result, worker, write_shards, write_tar
 from vlkit.capfilt.claims import Claims
+from vlkit.capfilt.decision import Decision
 from vlkit.capfilt.place import Place
 from vlkit.capfilt.reading import Ready
 from vlkit.capfilt.shard_output import HashedFile
+from vlkit.datasets.web_shards import WebShards
 from vlkit.errors import VlkitError
+from vlkit.models.decoding import GenerationConfig
 
 SIZES = (7, 3, 0, 9, 1, 6, 12)  # lots of three: 10, 16 and 12 images in batches of five
 
@@ -199,6 +203,63 @@ def test_scores_that_are_no_numbers_end_the_job(shards, tmp_path):
     with pytest.raises(VlkitError, match="not finite"):
         worker(shards, tmp_path, broken).run()
     assert not list(Path(tmp_path, "done").glob("*"))
+
+
+@pytest.mark.parametrize(("beams", "sample"), [(1, True), (1, False), (3, False)])
+def test_a_captioner_whose_probabilities_are_no_numbers_ends_the_job(shards, tmp_path, beams, sample):
+    broken = annotator(GenerationConfig(max_length=9, min_length=3, num_beams=beams, sample=sample))
+    broken.model.captioner.text_decoder.cls.predictions.bias.data.fill_(float("nan"))
+    with pytest.raises(VlkitError, match=r"captioner's log-probabilities of '0-000' are not finite"):
+        worker(shards, tmp_path, broken).run()
+    assert not list(tmp_path.glob("done/*"))
+    assert not list(tmp_path.glob("kept/*"))
+
+
+def test_each_caption_of_a_list_has_a_score_and_a_decision_of_its_own(annotate, tmp_path):
+    listed = ["a red circle", "two shapes", "", "!!!", 7, "a red circle"]
+    files = {"a.png": picture(1), "a.json": json.dumps({"caption": listed, "url": "u"}).encode()}
+    files |= {"b.png": picture(2), "b.txt": b"buy now", "b.json": json.dumps({"caption": ["two shapes"]}).encode()}
+    files |= {"c.png": b"no picture", "c.json": json.dumps({"caption": ["x", "y"]}).encode()}
+    write_tar(tmp_path / "in/00000.tar", files)
+    summary = worker(tmp_path / "in", tmp_path / "out", annotator(decision=Decision(threshold=0.0))).run()
+    web = summary["texts"]["web"]
+    assert (web["read"], web["scored"], web["kept"]) == (10, 5, 5)
+    assert web["refused"] == {"no image": 2, "no text": 3}
+    table = pq.read_table(tmp_path / "out/tables/00000.parquet").to_pylist()
+    rows = [(row["key"], row["number"], row["text"]) for row in table if row["source"] == "web"]
+    assert rows == [
+        ("a", 0, "a red circle"),
+        ("a", 1, "two shapes"),
+        ("a", 2, "a red circle"),
+        ("b", 0, "buy now"),
+        ("b", 1, "two shapes"),
+    ]
+    scores = {row["text"]: row["itm"] for row in table if row["key"] == "a" and row["source"] == "web"}
+    assert len(set(scores.values())) == 2
+    alone = annotator(decision=Decision(threshold=0.0))
+    write_tar(tmp_path / "one/00000.tar", {"a.png": picture(1), "a.txt": b"two shapes"})
+    worker(tmp_path / "one", tmp_path / "alone", alone).run()
+    (row,) = [row for row in pq.read_table(tmp_path / "alone/tables").to_pylist() if row["source"] == "web"]
+    assert row["itm"] == pytest.approx(scores["two shapes"], abs=1e-5)
+    lines = [json.loads(line) for line in (tmp_path / "out/ledger/00000.jsonl").read_text().splitlines()]
+    said = [line["detail"] for line in lines if line["key"] == "a"]
+    assert said == [
+        "'caption', text 3 of 6, is '' (str)",
+        "'caption', text 5 of 6, is 7 (int)",
+        "nothing is left of '!!!' (str) after the preprocessing of captions",
+    ]
+    dataset = WebShards(str(tmp_path / "out/kept"), split="val", image_processor=lambda image, rng: image)
+    assert {"a red circle", "two shapes"} <= set(dataset[0]["references"])
+    assert {"buy now", "two shapes"} <= set(dataset[1]["references"])
+
+
+def test_scores_alone_copy_no_images(shards, annotate, whole, tmp_path):
+    summary = worker(shards, tmp_path, annotate, store_images=False).run()
+    found = result(tmp_path)
+    assert {name.split("/")[0] for name in found} == {"tables", "ledger", "done", "summary.json"}
+    same = {name for name in whole if name.startswith(("tables/", "ledger/", "summary.json"))}
+    assert {name: found[name] for name in same} == {name: whole[name] for name in same}
+    assert summary["images"]["kept"] > 0
 
 
 def test_a_smaller_batch_gives_the_same_texts(shards, annotate, whole, tmp_path):

@@ -104,6 +104,22 @@ def test_purity_is_what_the_checker_says(tmp_path):
     assert part["purity_after"] == found["purity_after"]
 
 
+def test_a_report_of_scores_alone_says_why_it_has_no_examples(tmp_path):
+    entries = shape_entries(3, 40)
+    whole = write_report(write_output(tmp_path / "all", [entries]), examples=4)
+    scores = write_report(write_output(tmp_path / "scores", [entries], store_images=False), examples=4)
+    assert scores.pop("lines") == [*whole.pop("lines"), "No examples: images were not stored (run.output: scores)."]
+    assert scores == whole  # purity too: the scenes are in the table
+    assert whole["purity_before"] < whole["purity_after"]
+
+
+def test_what_was_not_read_is_in_the_report(tmp_path):
+    output = write_output(tmp_path, [shape_entries(3, 4)])
+    record = json.loads((output / "capfilt.json").read_text()) | {"not_read": "3 .jpg (a.jpg, ...)"}
+    (output / "capfilt.json").write_text(json.dumps(record))
+    assert "Not read in the folders of the input: 3 .jpg (a.jpg, ...)." in write_report(output)["lines"]
+
+
 def test_a_field_scene_of_another_kind_is_none(tmp_path):
     entries = [(Item("a", png(), "png", ("x",), {"scene": {"objects": "kitchen"}}), [Text("x", "web", 0.9)])]
     assert "purity_after" not in write_report(write_output(tmp_path, [entries]))
