@@ -14,7 +14,7 @@ import torch
 
 from tests.assets.run_files import SIZES, fails, snapshot, start_cli, write
 from tests.assets.waiting import LONG, wait_until
-from tests.unit.capfilt.small import result, write_shards
+from tests.unit.capfilt.small import picture, result, write_shards, write_tar
 from vlkit.capfilt.job import Job
 from vlkit.capfilt.run import run_job
 from vlkit.cli import main
@@ -243,6 +243,60 @@ def test_a_job_can_write_to_an_object_store(job, whole):
     finally:
         files.rm("/capfilt", recursive=True)
     assert result(Path("copy")) == whole
+
+
+def test_scores_alone_are_reported_and_decided_again(job, whole, capsys):
+    assert main(["capfilt", write(Path("job.yaml"), job), "run.output=scores"]) == 0
+    found = result(Path("out"))
+    assert not {name.split("/")[0] for name in found} & {"kept", "dropped"}
+    tables = {name for name in whole if name.startswith("tables/")}
+    assert {name: found[name] for name in tables} == {name: whole[name] for name in tables}
+    assert main(["capfilt", "apply", "out", "--output", "strict", "--threshold", "0.6"]) == 0
+    assert main(["capfilt", "report", "strict"]) == 0
+    assert "No examples: images were not stored (run.output: scores)." in capsys.readouterr().out
+    message = fails(capsys, "capfilt", write(Path("job.yaml"), job))
+    assert "run.output was scores, is shards" in message
+
+
+@pytest.fixture
+def nothing(job) -> dict[str, Any]:
+    """A job of a list whose images are elsewhere."""
+    Path("images").mkdir()
+    write_tar(Path("list/other.tar"), {})
+    rows = [{"image": f"{number % 20}.png", "caption": "a red circle", "url": "u"} for number in range(1200)]
+    Path("list/list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for number in range(20):
+        Path(f"images/{number}.png").write_bytes(picture(number))
+    job["input"] = {"path": "list/list.jsonl", "rows_per_shard": 600}
+    return job
+
+
+@pytest.mark.parametrize("workers", [[], ["--workers", "2"]])
+def test_a_job_of_which_nothing_comes_ends_with_the_reasons_and_continues_when_corrected(nothing, workers, capfd):
+    file = write(Path("job.yaml"), nothing)
+    message = fails(capfd, "capfilt", file, *workers)
+    assert "nothing came of the first 2 shards: 1,200 images read, 1,200 refused (1,200 missing image file)" in message
+    assert "list-00000: '000000000': missing image file (No such file or directory)" in message
+    assert not list(Path("out/claims").glob("*"))
+    corrected = ["input.image_root=images", "run.batch_size=64", "task.generation.max_length=6"]
+    assert main(["capfilt", file, *corrected]) == 0
+    summary = json.loads(Path("out/summary.json").read_text())
+    assert summary["images"]["read"] == 1200
+    assert summary["images"]["refused"] == {}
+    assert json.loads(Path("out/capfilt.json").read_text())["input"]["image_root"] == "images"
+    assert "holds another job" in fails(capfd, "capfilt", file)
+
+
+def test_files_that_are_not_read_are_recorded_and_may_change(job, made, capsys):
+    file = write(Path("job.yaml"), job)
+    (made / "shards/notes.txt").write_text("")
+    try:
+        assert main(["capfilt", file]) == 0
+        assert "1 files or folders of the input are not read: 1 .txt (notes.txt)" in capsys.readouterr().out
+        assert json.loads(Path("out/capfilt.json").read_text())["not_read"] == "1 .txt (notes.txt)"
+    finally:
+        (made / "shards/notes.txt").unlink()
+    assert main(["capfilt", file]) == 0
 
 
 def test_sub_words_are_commands_of_their_own(capsys):

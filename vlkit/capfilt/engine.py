@@ -116,6 +116,7 @@ class Worker:
                 self._work(HandOut(self.lots, self.place, claims, lambda: self._look(writer)), writer)
         except Stopped:
             return None
+        self._limit.check()  # another worker may have done the last shards, and stopped
         return self._summary()
 
     def _work(self, lots: HandOut, writer: Writer) -> None:

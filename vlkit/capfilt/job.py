@@ -163,10 +163,13 @@ class Job:
         record = {**file.essential(), "weights": weights, "inputs": inputs, **not_read}
         record = redacted_data(plain(record))
         place = Place(self.output_dir)
+        replaced = False
         with problems.of(self._at("run.output_dir")):
-            self._compare(place, record)
+            replaced = self._compare(place, record)
         problems.end()
-        finished = place.exists(SUMMARY) and done_shards(place).issuperset(shard.name for shard in shards)
+        finished = (
+            not replaced and place.exists(SUMMARY) and done_shards(place).issuperset(shard.name for shard in shards)
+        )
         return Looked(shards, record, summary_of(place) if finished else None)
 
     def worker(self, ready: Prepared, place: Place, stop: Callable[[], bool]) -> Worker:

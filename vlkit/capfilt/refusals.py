@@ -9,7 +9,7 @@ from collections.abc import Collection
 from vlkit.capfilt.accounting import Counts, total
 from vlkit.capfilt.claims import FOLDER as CLAIMS
 from vlkit.capfilt.place import Place
-from vlkit.capfilt.shard_output import DONE, SUFFIXES, file_name
+from vlkit.capfilt.shard_output import DONE, SUFFIXES, SUMMARY, file_name
 from vlkit.capfilt.stored import StoredShard
 from vlkit.errors import VlkitError
 
@@ -63,6 +63,7 @@ class RefusalLimit:
         for name in sorted(_done(self._place) & self._shards):
             share = refused_share(StoredShard.of(self._place, name).counts)
             if share > self._most:
+                self._place.remove(SUMMARY)
                 logger.info("shard %s is done again: %.0f%% of its images were refused", name, 100 * share)
                 forget(self._place, name)
 
@@ -103,7 +104,8 @@ def nothing_came(place: Place) -> bool:
 
 
 def forget_all(place: Place) -> None:
-    """Remove all shards."""
+    """Remove all shards, and the summary."""
+    place.remove(SUMMARY)
     for name in _done(place):
         forget(place, name)
 
