@@ -120,7 +120,7 @@ class WebShards(VLDataset):
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         shard, key = self._place(index)
         name = self._name(index)
-        image, text, data = self._read(index, name)
+        image, text, data = self._read(index, "image", "text", "json")
         captions = self._texts.captions(text, data, name, self.training)
         sample = draw_caption(captions, name, self.training, self.text_processor, rng)
         sample["image_id"] = f"{self.shards[shard]}:{key}"
@@ -140,7 +140,8 @@ class WebShards(VLDataset):
         faults = []
         for index in [index for index in evenly(len(self), _READ) if not blank[index]]:
             try:
-                faults += [] if self._captions(index) else [(index, "it has no caption")]
+                if not self._captions(index) and self.training:
+                    faults.append((index, "it has no caption"))
             except BadSample as error:
                 faults.append((index, error.reason))
         if faults:
@@ -179,20 +180,18 @@ class WebShards(VLDataset):
     def _few(self, indices: list[int]) -> str:
         return f"{', '.join(map(self._name, indices[:3]))}{', ...' * (len(indices) > 3)}"
 
-    def _read(self, index: int, name: str) -> tuple[bytes, bytes, bytes]:
-        """The encoded image, the text file and the JSON; empty where there is none."""
+    def _read(self, index: int, *parts: str) -> list[bytes]:
+        """The bytes of "image", "text" or "json" of a sample; empty where there is none."""
         row = self._rows[index]
         try:
             with open(self.place(index)[0], "rb") as file:
-                image, text, data = (_part(file, row[kind], row[f"{kind}_size"]) for kind in ("image", "text", "json"))
-                return image, text, data
+                return [_part(file, row[part], row[f"{part}_size"]) for part in parts]
         except OSError as error:
-            raise BadSample(name, f"the shard cannot be read ({error.strerror})") from error
+            raise BadSample(self._name(index), f"the shard cannot be read ({error.strerror})") from error
 
     def _captions(self, index: int) -> list[str]:
-        name = self._name(index)
-        _, text, data = self._read(index, name)
-        return self._texts.captions(text, data, name, need=True)
+        text, data = self._read(index, "text", "json")
+        return self._texts.captions(text, data, self._name(index), self.training)
 
     def _check_captions(self) -> None:
         """Read some captions, so that a wrong ``caption_key`` is an error of the first moment."""
