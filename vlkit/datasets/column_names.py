@@ -19,11 +19,13 @@ class Column:
         name: what the dataset calls it.
         others: other names that are found automatically. Case, spaces, hyphens and underscores do not count.
         setting: the argument that sets its key; "": ``<name>_key``.
+        also: further names of the dataset's own, which count after ``name`` and before ``others``.
     """
 
     name: str
     others: tuple[str, ...] = ()
     setting: str = ""
+    also: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "setting", self.setting or f"{self.name}_key")
@@ -36,13 +38,13 @@ _IMAGES = (
 IMAGE = Column("image", (*_IMAGES.split(), *_FILES))
 _CAPTIONS = "captions text texts title sentence sentences description comment alt alt_text caption_text"
 CAPTION = Column("caption", tuple(_CAPTIONS.split()))
-IMAGE_ID = Column("image_id", ("img_id", "coco_id"))
+IMAGE_ID = Column("image_id", ("coco_id",), also=("img_id",))  # img_id: the rows of nocaps
 QUESTION = Column("question", ("questions", "question_text", "query"))
 ANSWER = Column("answer", ("answers", "answer_text", "multiple_choice_answer"))
 QUESTION_ID = Column("question_id", ("qid",))
 SENTENCE = Column("sentence", ("text", "caption", "statement"))
 LABEL = Column("label", ("target", "answer"))
-VIDEO = Column("video", ("clip_name", "video_name", "video_path", "video_file", "video_id", "clip", *_FILES))
+VIDEO = Column("video", ("video_name", "video_path", "video_file", "video_id", "clip", *_FILES), also=("clip_name",))
 IMAGES = Column("images", ("image_pair",), "image_key")
 LEFT = Column("image0", ("left", "left_image", "image_left", "img0"), "image_key")
 RIGHT = Column("image1", ("right", "right_image", "image_right", "img1"), "image_key")

@@ -227,8 +227,9 @@ class TableColumns:
                 if given in names:
                     found[column.name] = given
                 continue
-            if column.name in names:
-                found[column.name] = column.name
+            own = next((name for name in (column.name, *column.also) if name in names), None)
+            if own is not None:
+                found[column.name] = own
                 continue
             alike = [name for name, text in plain if text == _plain(column.name)]
             others = {_plain(other) for other in column.others}

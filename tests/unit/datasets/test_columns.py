@@ -74,6 +74,15 @@ def test_the_own_name_counts_before_others(tmp_path):
     assert captions(saved(tmp_path / "a.json", rows)) == [("a.jpg", "a cat")]
 
 
+def test_further_own_names_count_before_others(tmp_path):
+    rows = [{"video_id": "v7", "clip_name": "a.mp4", "caption": "x"}]
+    data = VideoText(saved(tmp_path / "a.json", rows), split="val", video_processor=name_of)
+    assert data.names[0] == "a.mp4"
+    rows = [{"image": "a", "caption": "x", "img_id": 3, "coco_id": 4}]
+    data = ImageText(saved(tmp_path / "b.json", rows), split="val", image_processor=name_of)
+    assert data.table.image_id(0) == 3
+
+
 @pytest.mark.parametrize("suffix", ["json", "csv"])
 @pytest.mark.parametrize(
     ("names", "said"),
