@@ -54,7 +54,7 @@ class MedConfig:
     hidden_dropout_prob: DropRate = 0.1
     attention_probs_dropout_prob: DropRate = 0.1
     layer_norm_eps: Annotated[float, Range(0, 1, open=True)] = 1e-12
-    initializer_range: Annotated[float, Range(0, 10)] = 0.02
+    initializer_range: Annotated[float, Range(1e-6, 10)] = 0.02
 
     def __post_init__(self) -> None:
         check_fields(self, "med")

@@ -44,7 +44,7 @@ class VitConfig:
     num_heads: Width = 12
     mlp_ratio: Annotated[float, Range(0, 64, open=True)] = 4.0
     drop_path_rate: DropRate = 0.0
-    init_std: Annotated[float, Range(0, 10)] = 0.02
+    init_std: Annotated[float, Range(1e-6, 10)] = 0.02
     backbone: str | None = None
 
     def __post_init__(self) -> None:
