@@ -99,6 +99,8 @@ def read_bytes(source: Any, max_pixels: int = MAX_PIXELS) -> bytes:
             data = _read_file(name, 8 * max_pixels + _LARGE)
         except (OSError, ValueError) as error:
             raise BadSample(name, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        except MemoryError as error:
+            raise BadSample(name, "too large for the memory") from error
     else:
         raise BadSample(name, "not an image: give a path, bytes, a PIL image, a uint8 array or a uint8 tensor")
     if not data:
@@ -128,8 +130,8 @@ def _read_file(name: str, limit: int) -> bytes:
                     f"{status.st_size:,} bytes, more than {limit:,}, the most for an image of max_pixels. Set "
                     "max_pixels of the image processor to admit it",
                 )
-            return head + file.read(limit)
-        return file.read(limit)
+            return head + file.read(status.st_size - _HEAD)
+        return file.read(status.st_size)
 
 
 def _guarded(source: bytes | Image.Image, name: str, max_pixels: int) -> Image.Image:

@@ -129,7 +129,7 @@ def _decode_jpeg(data: bytes, name: str, max_pixels: int) -> Tensor | None:
         return None
     try:
         decoded = decode_jpeg(torch.frombuffer(bytearray(header.data), dtype=torch.uint8))
-    except RuntimeError:
+    except (RuntimeError, MemoryError):
         return None
     return decoded if decoded.dtype == torch.uint8 and decoded.shape[0] == 3 else None
 
