@@ -30,7 +30,7 @@ from vlkit.datasets.image_files import image_problems
 from vlkit.datasets.shard_writer import add_member, encoded_picture
 from vlkit.datasets.web_shards import WebShards
 from vlkit.errors import BadSample
-from vlkit.processors.image import BlipImageEval, BlipImageTrain
+from vlkit.processors.image import BlipImageEval
 from vlkit.processors.open_image import open_image
 from vlkit.processors.resize import open_tensor
 from vlkit.processors.video import BlipVideoEval
@@ -42,9 +42,9 @@ _GROUP = 50
 
 
 def readers(folder: Path) -> dict[str, Callable[[bytes], Any]]:
-    """What reads an encoded image, by name; each gives something, or raises BadSample."""
+    """What reads an encoded image, by name; each gives something, or raises BadSample. CapFilt's goes through an exact
+    and a fast image processor."""
     exact, fast = (BlipImageEval(16, resize=resize, max_pixels=PIXELS) for resize in ("pil", "fast"))
-    train = BlipImageTrain(16, resize="fast", max_pixels=PIXELS)
     video = BlipVideoEval(1, 16, max_pixels=PIXELS)
     decoder = Decoder({"image": exact, "filter_image": fast}, PIXELS)
 
@@ -62,9 +62,6 @@ def readers(folder: Path) -> dict[str, Callable[[bytes], Any]]:
         "open_image": lambda data: open_image(data, PIXELS),
         "open_tensor": lambda data: open_tensor(data, PIXELS),
         "file": from_file,
-        "exact": exact,
-        "fast": fast,
-        "train": lambda data: train(data, np.random.default_rng(0)),
         "frames": lambda data: video([data]),
         "capfilt": capfilt,
         "write_shards": encoded_picture,
