@@ -197,7 +197,11 @@ class Experiment:
         return build_with_weights(build, weights.file(), weights.adapter)[0]
 
     def prepare(
-        self, checkpoint: str | Path | None = None, awaited: Awaited = NOTHING, folder_freed: bool = False
+        self,
+        checkpoint: str | Path | None = None,
+        awaited: Awaited = NOTHING,
+        folder_freed: bool = False,
+        every_image: bool = False,
     ) -> Prepared:
         """Build everything and look at it before the run starts.
 
@@ -205,6 +209,7 @@ class Experiment:
             checkpoint: see :meth:`starting_weights`.
             awaited: what is in there is still to be made: datasets are left out, weights are drawn.
             folder_freed: what the output folder holds will be moved away before the run.
+            every_image: decode all images and videos, and not a few.
 
         Raises:
             ConfigError: everything that is wrong.
@@ -214,7 +219,7 @@ class Experiment:
         with problems.of(self._at("task")):
             task = self.build_task()
         data = self.build_datasets(problems, awaited)
-        problems += data_problems(data.by_key, self._at, raise_bad=run.bad_samples == "error")
+        problems += data_problems(data.by_key, self._at, run.bad_samples == "error", every_image)
         place = "--checkpoint" if checkpoint else self._at("run.init_from" if run.init_from else "model")
         if not awaited.holds(run.init_from):
             with problems.of(place):

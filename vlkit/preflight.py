@@ -29,13 +29,16 @@ _RUNS = 200  # and others by their numbers
 _MOMENTS = 2  # of AdamW, each as large as what is trained
 
 
-def data_problems(datasets: Mapping[str, VLDataset], origin: Origin, raise_bad: bool = True) -> list[str]:
+def data_problems(
+    datasets: Mapping[str, VLDataset], origin: Origin, raise_bad: bool = True, every_image: bool = False
+) -> list[str]:
     """What is wrong with the data, as far as a look at part of them tells.
 
     Args:
         datasets: by key path.
         origin: says where a key path was written.
         raise_bad: whether samples that cannot be used are a problem; otherwise they are only logged.
+        every_image: whether all images and videos are decoded, and not a few.
     """
     problems: list[str] = []
     rows: list[str] = []
@@ -45,6 +48,8 @@ def data_problems(datasets: Mapping[str, VLDataset], origin: Origin, raise_bad: 
             problems.append(f"{origin(key)}: the dataset is empty.")
             problems += bad_row_problems(dataset.bad_rows, origin(key))
             continue
+        if every_image:
+            dataset.check_media(every=True)  # whose problems are among the dataset's
         bad += [f"{origin(key)}: {problem}" for problem in dataset.problems()]
         emptied = [f"{origin(key)}: {problem}" for problem in text_problems(dataset)]
         if key.startswith("datasets.eval."):  # where they count as empty texts

@@ -19,6 +19,7 @@ from vlkit.awaited import NOTHING, Awaited
 from vlkit.config.parts import DatasetPart
 from vlkit.datasets.base import Sample, VLDataset, collate, substitutes
 from vlkit.datasets.loading import BAD, TrainLoader
+from vlkit.datasets.media import MediaCheck
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import BadSample, ConfigError, VlkitError, did_you_mean
 from vlkit.experiment import Data, Experiment, Prepared, Problems
@@ -77,6 +78,7 @@ class Report:
         memory: None: no training.
         checkpoint, free: bytes of a checkpoint and of free disk space.
         notes: what may be intended.
+        media: how many images or videos of each dataset were decoded, by key path.
     """
 
     model: str
@@ -91,10 +93,15 @@ class Report:
     plan: Plan | None = None
     memory: Memory | None = None
     notes: list[str] = field(default_factory=list)
+    media: dict[str, MediaCheck] = field(default_factory=dict)
 
 
 def rehearse(
-    experiment: Experiment, checkpoint: str | Path | None = None, awaited: Awaited = NOTHING, world_size: int = 1
+    experiment: Experiment,
+    checkpoint: str | Path | None = None,
+    awaited: Awaited = NOTHING,
+    world_size: int = 1,
+    every_image: bool = False,
 ) -> Report:
     """Do everything but train.
 
@@ -103,13 +110,19 @@ def rehearse(
         checkpoint: weights to evaluate.
         awaited: what is in there is still to be made: no weights or data are looked for in it.
         world_size: processes among which a step would be divided.
+        every_image: decode all images and videos, and not a few.
 
     Raises:
         ConfigError: everything that is wrong.
     """
-    ready = experiment.prepare(checkpoint, awaited)
+    ready = experiment.prepare(checkpoint, awaited, every_image=every_image)
     report = facts(experiment, ready, awaited)
     go_through(experiment, ready, report, world_size, SAMPLES, math.inf)
+    for key, dataset in ready.data.by_key.items():
+        if (found := dataset.check_media()) is not None:
+            report.media[key] = found
+        elif every_image and type(dataset).media is VLDataset.media:
+            report.notes.append(f"{key}: the images of {type(dataset).__name__} are not known, so none was decoded.")
     missing = [part for part in _data_parts(experiment) if part.where not in ready.data.by_key]
     report.notes += [f"{part.where} is still to be made by an earlier stage." for part in missing]
     report.notes += _overlap(ready.data)

@@ -26,7 +26,7 @@ import numpy as np
 from tests.integration.image_mutants import KINDS, mutant, originals
 from vlkit.capfilt.inputs import Item
 from vlkit.capfilt.reading import Decoder, Ready
-from vlkit.datasets.image_files import image_problems
+from vlkit.datasets.media import check_media, image_media
 from vlkit.datasets.shard_writer import add_member, encoded_picture
 from vlkit.datasets.web_shards import WebShards
 from vlkit.errors import BadSample
@@ -124,7 +124,7 @@ def _web_shards(counts: Counter, unexpected: dict, images: dict[int, tuple[str, 
     for number, (_, data) in list(images.items())[:4]:
         files.append(shard.with_name(f"{number % 4}.jpg"))
         files[-1].write_bytes(data)
-    image_problems([str(file) for file in files])
+    check_media(image_media([str(file) for file in files], processor))
 
 
 def main() -> None:

@@ -22,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", metavar="PATH", help="weights to evaluate")
     parser.add_argument("--variant", metavar="NAME", help="of a pipeline")
     parser.add_argument("--output", metavar="DIR", help="where the run would write")
+    parser.add_argument(
+        "--images",
+        choices=("some", "all"),
+        default="some",
+        help="images and videos that are decoded: a few or all",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,7 +59,8 @@ def _run_file(args: argparse.Namespace) -> Report:
     datasets = config.data.get("datasets")
     training = "optim" in config.data or not isinstance(datasets, dict) or "train" in datasets
     experiment = Experiment.of(config, training and args.checkpoint is None)
-    return rehearse(experiment, args.checkpoint, world_size=int(os.environ.get("WORLD_SIZE", "1")))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    return rehearse(experiment, args.checkpoint, world_size=world_size, every_image=args.images == "all")
 
 
 def _job(args: argparse.Namespace) -> dict[str, Report | None]:
@@ -63,6 +70,8 @@ def _job(args: argparse.Namespace) -> dict[str, Report | None]:
     _refuse_variant(args)
     if args.checkpoint:
         raise ConfigError("--checkpoint: the models of a job name their weights themselves, model.captioner.weights.")
+    if args.images == "all":
+        raise ConfigError("--images all: a job decodes every image itself, and counts those that cannot be used.")
     Job.open(args.file, overrides_of(args)).prepare()
     return {"": None}
 
@@ -87,7 +96,7 @@ def _pipeline(args: argparse.Namespace) -> dict[str, Report | None]:
     problems: list[str] = []
     for stage in {stage.name: stage for stage in reversed(file.stages)}.values():  # of the first seed
         try:
-            reports[stage.name] = stage.rehearse(Awaited([folders[key] for key in stage.after]))
+            reports[stage.name] = stage.rehearse(Awaited([folders[key] for key in stage.after]), args.images == "all")
         except ConfigError as error:
             problems += [f"stage {stage.name}: {problem}" for problem in error.problems]
     if problems:
@@ -102,6 +111,17 @@ def _length(plan: Plan) -> str:
     return f"{plan.steps:,} steps, {plan.steps / plan.steps_per_epoch:.3g} {epochs}"
 
 
+def _decoded(report: Report) -> str:
+    found = {key.removeprefix("datasets."): check for key, check in report.media.items()}
+    said = [f"{key}: {check.summary()}{_unusable(check.problems)}" for key, check in found.items()]
+    some = any(check.decoded < check.count for check in found.values())
+    return ", ".join(said) + ("; --images all decodes every one" if some else "")
+
+
+def _unusable(problems: list[str]) -> str:
+    return f" ({len(problems):,} cannot be used)" if problems else ""
+
+
 def _lines(report: Report) -> list[tuple[str, str]]:
     from vlkit.preflight import human
 
@@ -113,6 +133,8 @@ def _lines(report: Report) -> list[tuple[str, str]]:
         ("weights", report.weights),
         ("data", ", ".join(f"{key.removeprefix('datasets.')}: {size:,}" for key, size in report.sizes.items())),
     ]
+    if report.media:
+        lines.append(("images", _decoded(report)))
     memory, plan = report.memory, report.plan
     if memory is not None and plan is not None:
         lines += [

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vlkit.datasets.texts import Text
+
+if TYPE_CHECKING:
+    from vlkit.datasets.media import Media, MediaCheck
 
 Sample = dict[str, Any]
 
@@ -28,6 +31,7 @@ class VLDataset:
     splits: Sequence[str] = ()
     plain_images: bool = False
     bad_rows: Sequence[tuple[str, str]] = ()
+    _media_check: MediaCheck | None = None
 
     def __len__(self) -> int:
         raise TypeError(f"{type(self).__name__} does not define __len__")
@@ -59,6 +63,27 @@ class VLDataset:
         """``image_id`` and file of every image (or video), as far as they are known without reading it: what tells
         whether training data occur in an evaluation set. Empty when nothing is known."""
         return ()
+
+    def media(self) -> Media | None:
+        """The images (or videos) that samples are made of, so that they can be decoded beforehand; None where they
+        are generated, or nothing is known of them."""
+        return None
+
+    def check_media(self, every: bool = False) -> MediaCheck | None:
+        """Decode some of :meth:`media`, or every one; None where there are none. What was decoded once is not decoded
+        again."""
+        from vlkit.datasets.media import check_media
+
+        known = self._media_check
+        if known is None or (every and known.decoded < known.count):
+            media = self.media()
+            known = self._media_check = None if media is None else check_media(media, every)
+        return known
+
+    def media_problems(self) -> list[str]:
+        """Which of the images that were decoded (or of a few, if none were) cannot be used; a sentence each."""
+        found = self.check_media()
+        return found.problems if found else []
 
     def texts(self, limit: int = 20_000) -> list[Text]:
         """Texts that a model is trained on or evaluated with, of at most ``limit`` samples, evenly spread; none where

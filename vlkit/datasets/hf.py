@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +16,12 @@ from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.caption_table import draw_caption
 from vlkit.datasets.image_files import evenly, local_folder, nearest
 from vlkit.datasets.image_ids import image_id_fault
+from vlkit.datasets.media import Media, pixel_limit
 from vlkit.datasets.texts import Text, texts_of
 from vlkit.errors import BadSample, DataError, MissingDependency, VlkitError, did_you_mean
 from vlkit.foreign_caches import hub_cache, without_hub
 from vlkit.io import local_path, offline
+from vlkit.processors.open_image import open_image
 from vlkit.registry import DATASETS
 
 _SAVED = ("dataset_info.json", "dataset_dict.json")
@@ -120,14 +122,25 @@ class HuggingFaceDataset(VLDataset):
         return sample
 
     def problems(self, limit: int = 20_000) -> list[str]:
-        """Rows without a caption, and ids of no use. Images are seen when they are read."""
+        """Rows without a caption, ids of no use, and images that cannot be used."""
         chosen = evenly(len(self), limit)
         found = self._id_problems(chosen)
         if self.training:
             without = [index for index, captions in self._all_captions(chosen) if not captions]
             if without:
                 found.append(f"{len(without)} of the {len(chosen)} rows checked have no caption ({_few(without)}).")
-        return found
+        return found + self.media_problems()
+
+    def media(self) -> Media:
+        limit = pixel_limit(self.image_processor)
+
+        def decode(index: int) -> bool:
+            row, name = self._columns.fields(self.rows[index]), f"{Path(self.path).name}:{index}"
+            if not isinstance(row, str):  # problems() names others
+                self._decoded(row["image"], name, lambda source: open_image(source, limit))
+            return True
+
+        return Media("image", len(self), decode)
 
     def texts(self, limit: int = 20_000) -> list[Text]:
         name = Path(self.path).name
@@ -164,13 +177,16 @@ class HuggingFaceDataset(VLDataset):
         return [f"{len(bad)} rows have an {column} that cannot be used ({rows}): {bad[0][1]}"] if bad else []
 
     def _image(self, value: Any, name: str, rng: np.random.Generator) -> Any:
+        return self._decoded(value, name, lambda source: self.image_processor(source, rng))
+
+    def _decoded(self, value: Any, name: str, decode: Callable[[Any], Any]) -> Any:
         if isinstance(value, str):
             value = {"path": value}
         if value is None or (value.get("bytes") is None and value.get("path") is None):
             raise BadSample(name, "it has no image")
         try:
             source = value["bytes"] if value.get("bytes") is not None else os.path.join(self.root, value["path"])
-            return self.image_processor(source, rng)
+            return decode(source)
         except BadSample as error:  # which may know the bytes only
             raise BadSample(name, error.reason) from error
 

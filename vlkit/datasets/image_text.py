@@ -16,7 +16,8 @@ from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.caption_table import CaptionTable, Source
 from vlkit.datasets.column_names import Key
-from vlkit.datasets.image_files import evenly, image_problems, media_root
+from vlkit.datasets.image_files import evenly, media_root, missing_images
+from vlkit.datasets.media import Media, image_media
 from vlkit.datasets.texts import Text
 from vlkit.errors import DataError
 from vlkit.io import sha256
@@ -120,8 +121,11 @@ class ImageText(VLDataset):
         looked_at = evenly(len(self), limit)
         images = sorted({self._image_of(index) for index in looked_at})
         advice = f"Names start from image_root, which is {self.root}: set it, or correct the names."
-        found = image_problems([self._path(image) for image in images], advice)
-        return found + self._caption_problems(looked_at)
+        found = missing_images([self._path(image) for image in images], advice)
+        return found + self.media_problems() + self._caption_problems(looked_at)
+
+    def media(self) -> Media:
+        return image_media([path for _, path in self.images()], self.image_processor)
 
     def texts(self, limit: int = 20_000) -> list[Text]:
         return self.table.texts(evenly(len(self), limit), self.training, self.text_processor)

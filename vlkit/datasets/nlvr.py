@@ -20,8 +20,9 @@ from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.column_names import IMAGES, LABEL, LEFT, RIGHT, SENTENCE, Fields, Key
 from vlkit.datasets.columns import ColumnKeys
 from vlkit.datasets.faults import lacks, short
-from vlkit.datasets.image_files import evenly, image_problems, media_root
+from vlkit.datasets.image_files import evenly, media_root, missing_images
 from vlkit.datasets.image_ids import printable
+from vlkit.datasets.media import Media, image_media
 from vlkit.datasets.packed import PackedStrings
 from vlkit.datasets.texts import Text, process, texts_of
 from vlkit.errors import BadSample
@@ -154,11 +155,14 @@ class ImagePair(VLDataset):
         written = ((f"{self.file.name}:{self.numbers[i]}", self.sentences[i]) for i in evenly(len(self), limit))
         return texts_of(written, self.text_processor)
 
+    def media(self) -> Media:
+        return image_media([path for _, path in self.images()], self.image_processor)
+
     def problems(self, limit: int = 20_000) -> list[str]:
         chosen = evenly(len(self), limit)
         paths = sorted({path for index in chosen for path in self._paths(index)})
         advice = f"Names start from image_root, which is {self.root}: set it, or correct the names."
-        found = image_problems(paths, advice)
+        found = missing_images(paths, advice) + self.media_problems()
         empty = [index for index in chosen if not self.sentences[index].strip()]
         if empty:
             few = ", ".join(f"{self.file.name}:{self.numbers[index]}" for index in empty[:3])

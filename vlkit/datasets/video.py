@@ -18,11 +18,12 @@ from vlkit.datasets.caption_table import CaptionTable, Source
 from vlkit.datasets.column_names import Key
 from vlkit.datasets.columns import ColumnKeys
 from vlkit.datasets.image_files import evenly, media_root
+from vlkit.datasets.media import Media
 from vlkit.datasets.packed import PackedStrings
 from vlkit.datasets.question_rows import question_columns, read_questions
 from vlkit.datasets.question_table import QuestionSource, QuestionTable
 from vlkit.datasets.texts import Text
-from vlkit.datasets.video_files import find_video, video_problems
+from vlkit.datasets.video_files import find_video, missing_videos, video_media
 from vlkit.datasets.video_rows import caption_rows, video_columns
 from vlkit.errors import DataError
 from vlkit.io import sha256
@@ -79,7 +80,13 @@ class _Videos(VLDataset):
 
     def problems(self, limit: int = 20_000) -> list[str]:
         videos = sorted({self._video_of(index) for index in evenly(len(self), limit)})
-        return video_problems(self.root, [self.names[video] for video in videos])
+        return missing_videos(self.root, [self.names[video] for video in videos]) + self.media_problems()
+
+    def media(self) -> Media:
+        names = list(dict.fromkeys(self.names[self._video_of(index)] for index in range(len(self))))
+        processor = self.video_processor or self.image_processor
+        frames, sampling = getattr(processor, "frames", self.frames), getattr(processor, "sampling", self.sampling)
+        return video_media(self.root, names, frames, sampling, processor)
 
     def images(self) -> Iterable[tuple[str | int, str]]:
         for name in map(self.names.__getitem__, range(len(self.names))):

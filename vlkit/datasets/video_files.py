@@ -1,15 +1,17 @@
-"""Finds the files of videos, and looks at them before anything is evaluated on them."""
+"""Finds the files of videos."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
-from vlkit.datasets.image_files import evenly, nearest
+from vlkit.datasets.image_files import nearest
+from vlkit.datasets.media import FEW_VIDEOS, Media, pixel_limit
 from vlkit.errors import BadSample
+from vlkit.processors.open_image import open_image
 
 SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov")
-DECODED = 4
 
 
 def find_video(root: str, name: str) -> str:
@@ -28,27 +30,48 @@ def find_video(root: str, name: str) -> str:
     raise BadSample(path, f"no such file, nor one that ends in {', '.join(SUFFIXES)}")
 
 
-def video_problems(root: str, names: Sequence[str]) -> list[str]:
-    """Which of the videos do not exist; which of 4 that do cannot be decoded. One entry each."""
-    from vlkit.processors.video import sample_frames
-
-    found: list[str] = []
-    absent: list[str] = []
+def missing_videos(root: str, names: Sequence[str]) -> list[str]:
+    """How many of the videos do not exist, in at most one sentence."""
+    absent = []
     for name in names:
         try:
-            found.append(find_video(root, name))
+            find_video(root, name)
         except BadSample:
             absent.append(os.path.join(root, name))
-    problems = []
-    if absent:
-        few = f"{', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}"
-        problems.append(
-            f"{len(absent)} of the {len(names)} videos looked at do not exist: {few}. {nearest(absent[0])} "
-            f"Names start from video_root, which is {root}: set it, or mend the names."
-        )
-    for i in evenly(len(found), DECODED):
+    if not absent:
+        return []
+    few = f"{', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}"
+    return [
+        f"{len(absent)} of the {len(names)} videos looked at do not exist: {few}. {nearest(absent[0])} "
+        f"Names start from video_root, which is {root}: set it, or correct the names."
+    ]
+
+
+def video_media(root: str, names: Sequence[str], frames: int, sampling: str, processor: Any) -> Media:
+    """Videos in files and folders.
+
+    Args:
+        root: what ``names`` start from.
+        names: each once.
+        frames, sampling: that are decoded of each.
+        processor: that will read the frames, and may have a limit of pixels.
+    """
+    limit = pixel_limit(processor)
+
+    def decode(index: int) -> bool:
+        from vlkit.processors.video import sample_frames
+
         try:
-            sample_frames(found[i], 1)
-        except BadSample as error:
-            problems.append(f"the video {error.source} cannot be used: {error.reason}. Replace it or delete its rows.")
-    return problems
+            path = find_video(root, names[index])
+        except BadSample:
+            return False
+        for frame in dict.fromkeys(map(_identity, sample_frames(path, frames, sampling))):
+            if isinstance(frame, str):  # a folder of images
+                open_image(frame, limit)
+        return True
+
+    return Media("video", len(names), decode, FEW_VIDEOS)
+
+
+def _identity(frame: Any) -> Any:
+    return frame if isinstance(frame, str) else None

@@ -14,7 +14,8 @@ from vlkit.datasets.annotations import find_file
 from vlkit.datasets.arguments import check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.dialog_table import DialogTable, dialog_columns, read_relevance
-from vlkit.datasets.image_files import evenly, image_problems, local_folder
+from vlkit.datasets.image_files import evenly, local_folder, missing_images
+from vlkit.datasets.media import Media, image_media
 from vlkit.datasets.texts import Text, texts_of
 from vlkit.errors import DataError
 from vlkit.io import sha256
@@ -126,10 +127,13 @@ class VisDial(VLDataset):
             found += [(place, text) for text in (table.captions[index], *asked)]
         return texts_of(found, self.text_processor)
 
+    def media(self) -> Media:
+        return image_media(list(dict.fromkeys(path for _, path in self.images())), self.image_processor)
+
     def problems(self, limit: int = 20_000) -> list[str]:
         looked_at = evenly(len(self), limit)
         advice = f"They are looked for in image_root, which is {self.root}: set it (and split: {self.split} is given)."
-        found = image_problems([self.image_path(index) for index in looked_at], advice)
+        found = missing_images([self.image_path(index) for index in looked_at], advice) + self.media_problems()
         ids, counts = np.unique(self.table.image_ids[: len(self)], return_counts=True)
         if (counts > 1).any():
             few = ", ".join(map(str, ids[counts > 1][:3]))

@@ -15,7 +15,8 @@ from vlkit.datasets.answer_list import read_answer_list
 from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.column_names import Key
-from vlkit.datasets.image_files import evenly, image_problems, media_root
+from vlkit.datasets.image_files import evenly, media_root, missing_images
+from vlkit.datasets.media import Media, image_media
 from vlkit.datasets.question_rows import FORMATS, question_columns, read_questions
 from vlkit.datasets.question_table import QuestionSource, QuestionTable
 from vlkit.datasets.texts import Text
@@ -119,6 +120,9 @@ class ImageQuestion(VLDataset):
             name = self.table.names[number]
             yield name, os.path.join(self.root, name)
 
+    def media(self) -> Media:
+        return image_media([path for _, path in self.images()], self.image_processor)
+
     def texts(self, limit: int = 20_000) -> list[Text]:
         return self.table.texts(evenly(len(self), limit), self.text_processor)
 
@@ -126,7 +130,7 @@ class ImageQuestion(VLDataset):
         chosen = evenly(len(self), limit)
         paths = sorted({self.image_path(index) for index in chosen})
         advice = f"Names start from image_root, which is {self.root}: set it, or correct the names."
-        found = image_problems(paths, advice) + self.table.problems(chosen, self.training)
+        found = missing_images(paths, advice) + self.media_problems() + self.table.problems(chosen, self.training)
         if self.answer_list is not None:
             known = set(self.answer_list)
             answered = [answers for index in chosen if (answers := self.table.answers(index))]

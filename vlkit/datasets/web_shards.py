@@ -19,12 +19,14 @@ from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.caption_table import draw_caption
 from vlkit.datasets.image_files import evenly
+from vlkit.datasets.media import Media, pixel_limit
 from vlkit.datasets.shard_files import check_found, expand
 from vlkit.datasets.shard_names import escaped
 from vlkit.datasets.shard_texts import ShardTexts
 from vlkit.datasets.tar_index import TarIndex, index_of
 from vlkit.datasets.texts import Text, texts_of
 from vlkit.errors import BadSample, DataError
+from vlkit.processors.open_image import open_image
 from vlkit.registry import DATASETS
 
 logger = logging.getLogger(__name__)
@@ -147,7 +149,20 @@ class WebShards(VLDataset):
         if faults:
             names, why = self._few([index for index, _ in faults]), faults[0][1]
             found.append(f"{len(faults)} of {min(_READ, len(self))} samples have texts of no use ({names}): {why}.")
-        return found
+        return found + self.media_problems()
+
+    def media(self) -> Media:
+        limit = pixel_limit(self.image_processor)
+
+        def decode(index: int) -> bool:
+            name = self._name(index)
+            try:
+                open_image(self._read(index, name)[0], limit)
+            except BadSample as error:  # which may know the bytes only
+                raise BadSample(name, error.reason) from error
+            return True
+
+        return Media("image", len(self), decode)
 
     def texts(self, limit: int = 20_000) -> list[Text]:
         found: list[tuple[str, str]] = []

@@ -79,6 +79,9 @@ class World(VLDataset):
         """The generator of ``index`` for one of SCENE, TEXT, WEB, HEAD."""
         return stream(self.seed, SPLITS.index(self.split), index, purpose)
 
+    def media(self) -> None:
+        """None: images are drawn."""
+
     def fingerprint(self) -> str:
         """Every argument that changes the data, and the version of the world."""
         shown = {k: v for k, v in vars(self).items() if isinstance(v, (str, int, float))}

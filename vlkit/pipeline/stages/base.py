@@ -87,8 +87,12 @@ class Stage(ABC):
             folder_freed: what its folder holds will be moved away.
         """
 
-    def rehearse(self, awaited: Awaited) -> Report | None:
-        """Do in small what it would do, for ``vlkit check``; None: there is nothing to tell.
+    def rehearse(self, awaited: Awaited, every_image: bool = False) -> Report | None:
+        """Do in small what it would do, for ``vlkit check``; None: there is nothing to report.
+
+        Args:
+            awaited: as for :meth:`problems`.
+            every_image: decode all images and videos, and not a few.
 
         Raises:
             ConfigError: everything that is wrong.

@@ -41,8 +41,8 @@ class ExperimentStage(Stage):
             return error.problems
         return []
 
-    def rehearse(self, awaited: Awaited) -> Report:
-        return rehearse(self.experiment, awaited=awaited)
+    def rehearse(self, awaited: Awaited, every_image: bool = False) -> Report:
+        return rehearse(self.experiment, awaited=awaited, every_image=every_image)
 
     def outside(self) -> dict[str, str | None]:
         weights = self.experiment.starting_weights()
