@@ -214,7 +214,7 @@ def local_path(path: str | Path) -> Path:
     Raises:
         VlkitError: no such package is installed, or the path leads out of it.
     """
-    text = os.fspath(path)
+    text = re.sub("^package:/(?=[^/])", "package://", os.fspath(path))  # which Path makes of an address
     scheme = urlsplit(text).scheme if "://" in text else ""
     if scheme == "package":
         return _in_package(text)

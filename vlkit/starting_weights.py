@@ -12,7 +12,7 @@ from vlkit.checksums import sha256
 from vlkit.config.cards import Weights
 from vlkit.config.parts import ModelPart, model_part
 from vlkit.errors import ConfigError
-from vlkit.io import fetch, local_path
+from vlkit.io import fetch
 from vlkit.models.weights_files import weights_file
 
 
@@ -64,8 +64,8 @@ def from_path(source: str | Path) -> StartingWeights:
         VlkitError: nothing is there.
     """
     text = str(source)
-    here = text.startswith(("package://", "file://"))  # of files and of folders
-    file = weights_file(local_path(text)) if here else fetch(text) if "://" in text else weights_file(text)
+    here = text.startswith(("package:", "file:"))  # of files and of folders
+    file = fetch(text) if "://" in text and not here else weights_file(text)
     return StartingWeights(text, lambda: file)
 
 

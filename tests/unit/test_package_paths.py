@@ -70,6 +70,8 @@ def test_weights_in_files_and_folders(package):
     (package / "model.safetensors").write_bytes(b"x")
     for path in ("", "/model.safetensors"):
         assert from_path(f"package://own_pictures{path}").file() == package / "model.safetensors"
+        assert from_path(Path(f"package://own_pictures{path}")).file() == package / "model.safetensors"
+        assert from_path((package / path.lstrip("/")).as_uri()).file() == package / "model.safetensors"
     assert fetch("package://own_pictures/model.safetensors") == package / "model.safetensors"
 
 

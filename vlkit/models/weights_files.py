@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vlkit.checkpoint_files import MODEL, choose, is_checkpoint, verify_weights
 from vlkit.errors import CheckpointError, did_you_mean
+from vlkit.io import local_path
 from vlkit.models.weights_precision import restored
 from vlkit.tensor_files import read_tensors
 
@@ -71,7 +72,7 @@ def weights_file(path: str | Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    path = Path(path).expanduser()
+    path = local_path(path)
     if path.is_file():
         return path
     if not path.is_dir():
