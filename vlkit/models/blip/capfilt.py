@@ -240,7 +240,7 @@ def _see_alike(one: Any, other: Any) -> bool:
 def _sizes(model: Any) -> Any:
     """What of an image encoder's configuration matters once it is trained."""
     config = getattr(model, "vit_config", None)
-    return config and dataclasses.replace(config, drop_path_rate=0.0, init_std=0.0)
+    return config and dataclasses.replace(config, drop_path_rate=0.0, init_std=1.0)
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
