@@ -157,7 +157,7 @@ class WebShards(VLDataset):
         def decode(index: int) -> bool:
             name = self._name(index)
             try:
-                open_image(self._read(index, name)[0], limit)
+                open_image(self._read(index, "image")[0], limit)
             except BadSample as error:  # which may know the bytes only
                 raise BadSample(name, error.reason) from error
             return True
