@@ -19,7 +19,7 @@ _FEW, _SECONDS = 2, 60.0
 """Samples of each set, and the time after which no further one is begun."""
 
 
-def checked_runner(experiment: Experiment) -> Runner:
+def checked_runner(experiment: Experiment, first_batch: bool = True) -> Runner:
     """A runner for training, after a look at everything that can be wrong, which takes seconds: what
     :meth:`Experiment.prepare` finds; and, unless ``run.check`` is false or the run is finished, a first batch forward
     and backward and two samples of each evaluation set. Model and random numbers stay as they are.
@@ -27,19 +27,23 @@ def checked_runner(experiment: Experiment) -> Runner:
     Every process of ``torchrun`` looks for itself, and hears of what the others have found. Where the processes have
     met already, as in a pipeline, no batch is computed: models would wait for one another.
 
+    Args:
+        experiment: the run.
+        first_batch: whether a training batch is tried; the first step would fail as soon, with a folder begun.
+
     Raises:
         ConfigError: everything that is wrong.
         VlkitError: something is wrong in another process.
     """
     world, met = World(), dist.is_initialized()
-    failure: VlkitError | None = None
+    failure: Exception | None = None
     try:
         if world.is_main:
             _folder(experiment).writer.refuse()
         ready = experiment.prepare()
         if experiment.parts.run.check and not met and _unfinished(experiment):
-            _try_out(experiment, ready, world)
-    except VlkitError as error:
+            _try_out(experiment, ready, world, first_batch)
+    except Exception as error:  # whatever it is, the others wait
         failure = error
     if not met:
         _agree(world, failure, experiment.parts.run.device)
@@ -48,21 +52,21 @@ def checked_runner(experiment: Experiment) -> Runner:
     return experiment.make_runner(ready, None if met else world)
 
 
-def _try_out(experiment: Experiment, ready: Prepared, world: World) -> None:
+def _try_out(experiment: Experiment, ready: Prepared, world: World, first_batch: bool) -> None:
     report = facts(experiment, ready, NOTHING)
     ready.model.to(choose_device(experiment.parts.run.device, world.local_rank))
     with restored(ready.model, ready.task):
-        go_through(experiment, ready, report, world.size, _FEW, _SECONDS)
+        go_through(experiment, ready, report, world.size, _FEW, _SECONDS, first_batch)
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 
 
-def _agree(world: World, failure: VlkitError | None, device: str) -> None:
+def _agree(world: World, failure: Exception | None, device: str) -> None:
     """Meet the other processes, and end with them if something is wrong in any."""
     if world.size == 1:
         return
     world.start(choose_device(device, world.local_rank))
-    found = world.gather([None if failure is None else str(failure)])
+    found = world.gather([None if failure is None else str(failure) or type(failure).__name__])
     if any(found):
         world.finish()
     if failure is None:

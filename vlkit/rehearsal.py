@@ -130,13 +130,20 @@ def rehearse(
 
 
 def go_through(
-    experiment: Experiment, ready: Prepared, report: Report, world_size: int, count: int, seconds: float
+    experiment: Experiment,
+    ready: Prepared,
+    report: Report,
+    world_size: int,
+    count: int,
+    seconds: float,
+    first_batch: bool = True,
 ) -> None:
     """A first batch and each evaluation set in small; fills ``report``.
 
     Args:
         count: the most samples of a batch.
         seconds: after these no further sample or set is begun.
+        first_batch: whether a training batch is among it.
 
     Raises:
         ConfigError: everything that is wrong.
@@ -146,7 +153,7 @@ def go_through(
     with problems.of(origin("run")):
         device = choose_device(parts.run.device, int(os.environ.get("LOCAL_RANK", 0)))
         ready.model.to(device)
-        if experiment.training and ready.data.train is not None:
+        if first_batch and experiment.training and ready.data.train is not None:
             with problems.of(origin("task")):
                 _train(experiment, ready, report, device, world_size, count)
         done = []

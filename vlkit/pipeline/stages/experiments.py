@@ -64,7 +64,7 @@ class TrainStage(ExperimentStage):
         return from_path(self.folder).fingerprint()
 
     def run(self) -> Record:
-        with checked_runner(self.experiment) as runner:
+        with checked_runner(self.experiment, first_batch=False) as runner:
             result = runner.train()
         kept = ("status", "metrics", "best", "checkpoint", "seconds", "signal")
         return {key: result[key] for key in kept if key in result}
