@@ -299,6 +299,20 @@ def test_files_that_are_not_read_are_recorded_and_may_change(job, made, capsys):
     assert main(["capfilt", file]) == 0
 
 
+def test_check_warns_of_a_tokenizer_that_does_not_fit(job, capsys):
+    files = {}
+    for number in range(12):
+        files[f"{number}.png"] = picture(number)
+        files[f"{number}.txt"] = b"Grandmother reading newspapers in Copenhagen"
+    write_tar(Path("own/0.tar"), files)
+    job["input"]["path"] = "own"
+    assert main(["check", write(Path("job.yaml"), job)]) == 0
+    printed = capsys.readouterr()
+    said = printed.out + printed.err
+    assert said.count("the tokenizer 'shapes' does not fit: ") == 1
+    assert "of 12 texts" in said
+
+
 def test_sub_words_are_commands_of_their_own(capsys):
     assert main(["capfilt", "apply", "--help"]) == 0
     assert "vlkit capfilt apply" in capsys.readouterr().out

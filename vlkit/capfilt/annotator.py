@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -53,6 +53,12 @@ class ModelAnnotator:
         Raises:
             VlkitError: a score is not a number.
         """
+        found = self.annotate(images)
+        self.see(text for ready in images for text in ready.item.texts)
+        return found
+
+    def annotate(self, images: Sequence[Ready]) -> list[list[Any]]:
+        """The same without a warning of texts that the tokenizer does not know."""
         seeds = torch.tensor([seed_of(ready.item.key, self.seed) for ready in images])
         web = [ready.item.texts for ready in images]
         with torch.inference_mode(), self.autocast():
@@ -64,10 +70,13 @@ class ModelAnnotator:
                         f"the {whose} of {ready.item.key!r} are not finite numbers. Nothing is written of them. Are "
                         f"its weights intact? With run.precision bf16, try fp32."
                     )
-        note = self._fit.see(text for texts in web for text in texts)
+        return found
+
+    def see(self, texts: Iterable[str]) -> None:
+        """Warn once if the filter's tokenizer does not fit the texts of the web."""
+        note = self._fit.see(texts)
         if note:
             logger.warning("the texts of the web: %s", note)
-        return found
 
     def reads(self, text: str) -> bool:
         """Whether anything is left of a web text after the preprocessing of captions."""

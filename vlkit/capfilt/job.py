@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,16 @@ from PIL import Image
 
 from vlkit.capfilt.annotator import ModelAnnotator
 from vlkit.capfilt.engine import Worker, summary_of
+from vlkit.capfilt.fetching import local_path
 from vlkit.capfilt.folders import described
 from vlkit.capfilt.hand_out import done_shards
-from vlkit.capfilt.inputs import InputShard, Item
+from vlkit.capfilt.inputs import InputOptions, InputShard, Item
 from vlkit.capfilt.job_file import JobFile, check_job
 from vlkit.capfilt.place import Place
 from vlkit.capfilt.reading import Ready
 from vlkit.capfilt.refusals import forget_all, nothing_came
 from vlkit.capfilt.shard_output import SUMMARY
-from vlkit.capfilt.sources import find_all
+from vlkit.capfilt.sources import find_all, read_shard
 from vlkit.capfilt.stored import NOT_READ, RECORD
 from vlkit.config.build import accepts
 from vlkit.config.load import Config, load_config
@@ -35,6 +37,8 @@ from vlkit.nested_models import build_with_models, image_processors, model_weigh
 from vlkit.registry import PROCESSORS
 from vlkit.runner.config_changes import differences, plain
 from vlkit.runner.device import autocast, choose_device
+
+_FIRST_IMAGES = 100  # of which the texts are compared with the tokenizer
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,7 @@ class Job:
             cast = autocast(device, file.run.precision)
             annotator = ModelAnnotator(model, task, processors, device, cast, file.run.seed)
             _rehearse(annotator)
+            annotator.see(_first_texts(looked.shards[0], file.input))
         problems.end()
         return Prepared(annotator, looked.shards, looked.record)
 
@@ -246,6 +251,14 @@ class Job:
         return self.file.config.origin(key_path)
 
 
+def _first_texts(shard: InputShard, options: InputOptions) -> list[str]:
+    """Some texts of a shard; of one that lies elsewhere none, because all of it would be copied."""
+    if local_path(shard.path) is None:
+        return []
+    items = (found for found in read_shard(shard, options) if isinstance(found, Item))
+    return [text for item in islice(items, _FIRST_IMAGES) for text in item.texts]
+
+
 def _compared(record: Any) -> Any:
     """What of a record two commands have to agree on."""
     return {key: value for key, value in record.items() if key != NOT_READ} if isinstance(record, dict) else record
@@ -256,7 +269,7 @@ def _rehearse(annotator: ModelAnnotator) -> None:
     blank = Image.new("RGB", (32, 32), "white")
     images = {name: processor(blank) for name, processor in annotator.processors.items()}
     try:
-        annotator([Ready(0, Item("blank", b"", "png", ("a picture",)), images)])
+        annotator.annotate([Ready(0, Item("blank", b"", "png", ("a picture",)), images)])
     except VlkitError:
         raise
     except Exception as error:  # a model is anyone's code
