@@ -103,7 +103,8 @@ def parse_rows(text: str | bytes, source: str, object_hook: Hook | None = None) 
         data = _marking(object_hook, marks, deep or long_integer(text)).decode(shallow)
     except json.JSONDecodeError as error:
         if deep:  # places are those of another text
-            raise JsonError(source, place_of_fault(text)) from error
+            row = _row_of(text, len(text))
+            raise JsonError(source, f"row {row}: " * bool(row) + place_of_fault(text)) from error
         raise _syntax(error, source, _row_of(text, error.pos)) from error
     except RecursionError as error:  # the caller is deep in the stack already
         raise JsonError(source, f"{TOO_DEEP}.") from error

@@ -126,8 +126,8 @@ def open_text(file: Path, newline: str | None = None) -> Iterator[TextIO]:
 
 def encoding_fault(text: str) -> str:
     """Why a text that :func:`open_text` gave holds bytes that are no UTF-8, a sentence; or ""."""
-    found = _ESCAPED.search(text)
-    if text.isascii() or not found:
+    found = None if text.isascii() else _ESCAPED.search(text)
+    if not found:
         return ""
     data, before = (each.encode("utf-8", "surrogateescape") for each in (text, text[: found.start()]))
     return f"{not_utf8(data, len(before))} Save the file with the encoding UTF-8."

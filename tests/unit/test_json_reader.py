@@ -121,6 +121,8 @@ def test_a_bad_number_outside_of_rows_is_an_error():
 def test_where_the_rest_is_unreadable_the_row_is_named():
     with pytest.raises(JsonError, match="row 3 is not valid JSON at line 3"):
         parse_rows('[{"a": 1},\n{"a": NaN},\n{"a": oops},\n{"a": 4}]', "x")
+    with pytest.raises(JsonError, match=r"row 2: it is nested deeper than 100 levels"):
+        parse_rows('[{"a": 1}, ' + "[" * 5000, "x")
     with pytest.raises(JsonError, match=r"row 2 is not valid JSON at line 1, column 12"):
         parse_rows('[{"a": 1}, oops]', "x")
 

@@ -233,7 +233,7 @@ def _fault(fields: Fields) -> str:
         return f"{fields.shown('image')} is {short(image)}, not a file name.{_patterned(image)}"
     if image.startswith(("http://", "https://")):
         return f"{fields.shown('image')} is an address: download the images first, with img2dataset for example."
-    if not all(isinstance(text, str) for text in listed_captions(caption)):
+    if not isinstance(caption, str) and not all(isinstance(text, str) for text in listed_captions(caption)):
         return f"{fields.shown('caption')} is {short(caption)}, neither a text nor a list of texts."
     if not isinstance(fields.get("domain"), (str, type(None))):
         return f"'domain' is {short(fields['domain'])}, not a text."
@@ -249,7 +249,7 @@ def listed_captions(value: Any) -> list[Any]:
     """What the column of a caption holds, as a list: a text, several, or mappings with a text under ``raw``, as
     Karpathy's files have them. What is no text is left as it is."""
     values = value if isinstance(value, list) else [] if value is None else [value]
-    return [each["raw"] if isinstance(each, Mapping) and "raw" in each else each for each in values]
+    return [each["raw"] if isinstance(each, dict) and "raw" in each else each for each in values]
 
 
 def plain_captions(values: Iterable[str]) -> list[str]:

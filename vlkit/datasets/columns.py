@@ -97,14 +97,13 @@ class TableColumns:
 
     def __init__(self, keys: ColumnKeys, file: Path | str):
         self.keys, self.file = keys, file
+        self.positional = keys.positional
+        """Whether rows are lists, and files have no header."""
+        self._own = {column.name for column in keys.columns}
+        self._renamed: dict[tuple[Any, ...], bool] = {}
         self._known: dict[tuple[Any, ...], dict[str, Key]] = {}
         self._first: tuple[Any, ...] = ()
         self._met: set[str] = set()
-
-    @property
-    def positional(self) -> bool:
-        """Whether rows are lists, and files have no header."""
-        return self.keys.positional
 
     @property
     def width(self) -> int:
@@ -122,7 +121,10 @@ class TableColumns:
         if found is None:
             if len(self._known) >= _MOST_SHAPES:
                 self._known.clear()
+                self._renamed.clear()
             found = self._known[shape] = self._resolve(shape)
+            hidden = (self._own & set(shape)) - found.keys()
+            self._renamed[shape] = bool(hidden) or any(name != key for name, key in found.items())
             self._met.update(found)
             self._first = self._first or shape
         return found
@@ -185,16 +187,18 @@ class TableColumns:
 
     def fields(self, row: Any) -> Fields | str:
         """A row by own names, or a sentence that says why it is none."""
-        if isinstance(row, Mapping):
+        if isinstance(row, dict):
             if self.positional:
                 return f"{short(row)} is a mapping, and {self._positions()} are positions in lists."
-            found: Mapping[str, Key] = self.resolve(tuple(row))
+            shape = tuple(row)
+            found: Mapping[str, Key] = self.resolve(shape)
             for name in self.keys.needed:
                 if name not in found:
                     return self._lacks(name, row)
-            own = {column.name for column in self.keys.columns}
-            values = {key: value for key, value in row.items() if key not in own}
-            values.update((name, row[key]) for name, key in found.items())
+            values = row
+            if self._renamed[shape]:
+                values = {key: value for key, value in row.items() if key not in self._own}
+                values.update((name, row[key]) for name, key in found.items())
         elif isinstance(row, (list, tuple)):
             if not self.positional:
                 settings = ", ".join(dict.fromkeys(column.setting for column in self.keys.columns))

@@ -107,15 +107,15 @@ def separated_rows(
             _check_header(file, names, columns, lines.number)
         records = _tab_records(lines) if separator == "\t" else _csv_records(lines, separator, len(names))
         spanning: list[int] = []
+        like = "first row" if columns.positional else "header"
         for number, fields in records:
             if len(fields) < 2 and not "".join(fields).strip():  # a blank line
                 continue
-            like = "first row" if columns.positional else "header"
             fault = fields if isinstance(fields, str) else _fault(fields, len(names), separator, like)
             if fault:
                 faults.add(number, fault)
                 continue
-            if any(separator in field and _LINE_END.search(field) for field in fields):
+            if len(lines.taken) > 1 and any(separator in field and _LINE_END.search(field) for field in fields):
                 spanning.append(number)
             yield number, list(fields) if columns.positional else dict(zip(names, fields))
         if spanning:
@@ -144,7 +144,10 @@ def _fault(fields: Sequence[str], count: int, separator: str, like: str) -> str:
             if separator == "\t":
                 advice = ": a text holds a TAB, for which this format has no quotes"
         return f"{len(fields)} fields where the {like} has {count}{advice}."
-    return next(filter(None, map(encoding_fault, fields)), "")
+    for field in fields:
+        if not field.isascii() and (fault := encoding_fault(field)):
+            return fault
+    return ""
 
 
 class _Lines:
