@@ -63,7 +63,11 @@ class _Listing:
 
     def _leave_further_images(self) -> None:
         """Masks and the like, ``a.seg.png`` of the sample ``a``, are no samples, as for ``web_shards``."""
-        parts = {key: sample.parts for (safe, key), sample in self.samples.items() if safe}
+        parts = {
+            key: {kind: part for kind, part in sample.parts.items() if not part.fault}
+            for (safe, key), sample in self.samples.items()
+            if safe
+        }
         for key in [key for key in parts if "image" in parts[key] and is_further_image(key, parts)]:
             suffix = f".{key.rpartition('/')[2].partition('.')[2]}.{parts[key]['image'].suffix}"
             self.unread.setdefault(suffix, []).append(key)
@@ -86,9 +90,11 @@ class _Listing:
         stem = escaped(found.key)
         wrong = fault(stem)
         sample = self.samples.setdefault((not wrong, shown(stem) if wrong else stem), _Sample(wrong))
-        if kind in sample.parts:
+        first = sample.parts.get(kind)
+        if first is not None:
             sample.repeated.append(kind)
-        sample.parts.setdefault(kind, _Member(start, size, suffix, problem))
+        if first is None or (first.fault and not problem):  # a.gif does not hide a.jpg
+            sample.parts[kind] = _Member(start, size, suffix, problem)
 
 
 def read_tar(name: str, file: Path, options: InputOptions) -> Iterator[Item | Refused]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from vlkit.datasets.annotations import listed_captions, plain_captions
-from vlkit.datasets.column_names import CAPTION, Fields
+from vlkit.datasets.column_names import CAPTION
 from vlkit.datasets.columns import ColumnKeys
-from vlkit.errors import BadSample
+from vlkit.datasets.faults import short
+from vlkit.errors import BadSample, DataError
 from vlkit.json_reader import JsonError, parse_json
+from vlkit.text_encoding import TextError, decode
 
 
 class ShardTexts:
@@ -46,13 +47,13 @@ class ShardTexts:
             return own
         try:
             given = self._given(data, name, need)
-        except BadSample:
+        except DataError:  # where there is a text file, a JSON may hold anything
             if own:
                 return own
             raise
         if own and not isinstance(given, list):
             return own
-        plain = plain_captions(each for each in listed_captions(given) if isinstance(each, str))
+        plain = plain_captions(given if isinstance(given, list) else [given])
         return list(dict.fromkeys(filter(None, [*own, *(each.strip() for each in plain)])))
 
     def finish(self) -> None:
@@ -63,22 +64,26 @@ class ShardTexts:
         """
         self._columns.finish()
 
-    def _given(self, data: bytes, name: str, need: bool) -> Any:
+    def _given(self, data: bytes, name: str, need: bool) -> str | list[str]:
+        """The caption of a JSON, or the list of them; "" where it has none, and needs none."""
         try:
             fields = parse_json(data, name)
         except JsonError as error:
             raise BadSample(name, f"its JSON cannot be read ({error.reason.rstrip('.')})") from error
         found = self._columns.fields(fields) if isinstance(fields, dict) else f"it is a {type(fields).__name__}"
-        if isinstance(found, Fields):
-            return found["caption"]
-        if need:
-            raise BadSample(name, f"its JSON has no caption: {found}")
-        return None
+        if isinstance(found, str):
+            if need:
+                raise BadSample(name, f"its JSON has no caption: {found.rstrip('.')}")
+            return ""
+        texts = [each for each in listed_captions(found["caption"]) if each is not None]
+        if not all(isinstance(each, str) for each in texts):
+            what = f"{found.shown('caption')} is {short(found['caption'])}"
+            raise BadSample(name, f"{what} in its JSON, neither a text nor a list of texts")
+        return texts if isinstance(found["caption"], list) else "".join(texts)
 
 
 def _decoded(text: bytes, name: str) -> str:
     try:
-        return text.decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        byte = f"byte 0x{text[error.start]:02x} at {error.start}"
-        raise BadSample(name, f"its text is not UTF-8 ({byte}): save it with this encoding") from error
+        return decode(text, name).strip()
+    except TextError as error:
+        raise BadSample(name, f"its text cannot be read: {error.reason.rstrip('.')}") from error

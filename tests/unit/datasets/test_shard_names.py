@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
-import json
 import logging
 import lzma
 import subprocess
@@ -22,7 +21,7 @@ from tests.assets.tars import block, header, picture, write_tar
 from vlkit.datasets.shard_names import is_further_image, split_name
 from vlkit.datasets.tar_index import entries, scan
 from vlkit.datasets.web_shards import WebShards, find_shards
-from vlkit.errors import BadSample, ConfigError, DataError
+from vlkit.errors import DataError
 from vlkit.processors.open_image import open_image
 
 END = bytes(1024)
@@ -115,38 +114,6 @@ def test_upper_case_suffixes_and_prefixes_of_paths(tmp_path):
     assert find_shards([str(tmp_path)]) == [tmp_path / "0.TAR"]
 
 
-@pytest.mark.parametrize("blank", [b"", b" \n", b"\xef\xbb\xbf\r\n"])
-def test_a_blank_text_leaves_the_caption_to_the_json(tmp_path, blank):
-    members = [("a.jpg", picture()), ("a.txt", blank), ("a.json", b'{"caption": "of json"}')]
-    found = opened(tmp_path / "0.tar", members, split="train")
-    assert found[0]["text_input"] == "of json"
-    assert found.problems() == []
-
-
-@pytest.mark.parametrize("key", ["caption", "captions", "texts", "TEXT", "sentences"])
-def test_all_captions_of_a_list_are_used(tmp_path, key):
-    members = [("a.jpg", picture()), ("a.json", json.dumps({key: ["one", "two", " ", "one"], "url": "u"}).encode())]
-    assert opened(tmp_path / "0.tar", members)[0]["references"] == ["one", "two"]
-    train = opened(tmp_path / "0.tar", split="train")
-    assert {train.sample(0, np.random.default_rng(i))["text_input"] for i in range(20)} == {"one", "two"}
-    both = opened(tmp_path / "1.tar", [*members, ("a.txt", b"zero")])
-    assert both[0]["references"] == ["zero", "one", "two"]
-
-
-def test_the_key_of_the_caption_can_be_set_and_a_wrong_one_is_an_error(tmp_path):
-    fields = {"caption": "short", "long_caption": "a long one"}
-    members = [("a.jpg", picture()), ("a.txt", b"short"), ("a.json", json.dumps(fields).encode())]
-    assert opened(tmp_path / "0.tar", members, caption_key="long_caption")[0]["references"] == ["a long one"]
-    with pytest.raises(DataError, match=r"caption_key is 'long_captoin'.*Did you mean 'long_caption'"):
-        opened(tmp_path / "0.tar", caption_key="long_captoin")
-    with pytest.raises(DataError, match="no sample has a JSON"):
-        opened(tmp_path / "1.tar", members[:2], caption_key="caption")
-    with pytest.raises(ConfigError, match="caption_key: '' given"):
-        opened(tmp_path / "0.tar", caption_key="", limit=1)
-    with pytest.raises(DataError, match=r"'text' and 'title' could be the column 'caption': set caption_key"):
-        opened(tmp_path / "2.tar", [members[0], ("a.json", b'{"text": "a", "title": "b"}')])
-
-
 def test_the_suffix_of_the_images_can_be_set(tmp_path):
     members = [("a.jpg", picture(10)), ("a.png", picture(20)), ("a.seg.png", picture(30)), ("a.txt", b"a")]
     found = opened(tmp_path / "0.tar", members)
@@ -154,19 +121,6 @@ def test_the_suffix_of_the_images_can_be_set(tmp_path):
     assert "1 members repeat an earlier one and are left out (a.png)" in found.problems()[0]
     assert int(opened(tmp_path / "0.tar", image_key="png")[0]["image"][0]) == 20
     assert int(opened(tmp_path / "0.tar", image_key="seg.png")[0]["image"][0]) == 30
-
-
-def test_texts_of_no_use_are_named_by_check_and_bad_samples_when_read(tmp_path):
-    members = [("a.jpg", picture()), ("a.json", b'{"url": "u", "alt_txt": "x"}'), ("b.jpg", picture()),
-               ("b.txt", b"caf\xe9"), ("c.jpg", picture()), ("c.json", b"[" * 100_000), ("d.jpg", picture()),
-               ("d.txt", b"fine")]  # fmt: skip
-    found = opened(tmp_path / "0.tar", members, split="train")
-    said = found.problems()[0]
-    assert "3 of 4 samples have texts of no use (0.tar:a, 0.tar:b, 0.tar:c)" in said
-    assert "only 'url', 'alt_txt'" in said
-    for index, reason in enumerate(["its JSON has no caption", "not UTF-8", "its JSON cannot be read"]):
-        with pytest.raises(BadSample, match=reason):
-            found[index]
 
 
 def test_images_that_are_not_read_are_named(tmp_path, caplog):
