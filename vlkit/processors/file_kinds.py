@@ -1,8 +1,13 @@
-"""What a file is that is no image, for messages: the format by its first bytes."""
+"""What a file is, for messages: whether it is a regular one, and its format by its first bytes."""
 
 from __future__ import annotations
 
+import os
+import stat
+
 from PIL import Image
+
+from vlkit.errors import BadSample
 
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000"]
 """Pillow's names of the formats that are read. Others are refused, whatever Pillow has a plugin for: some start other
@@ -36,6 +41,37 @@ _STARTS: list[tuple[bytes, str]] = [
     (b"\x7fELF", "program"),
     (b"{", "JSON text"),
 ]
+
+
+_SPECIAL = {
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a named pipe",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+    stat.S_ISSOCK: "a socket",
+}
+
+
+def file_size(path: str, wanted: str) -> int:
+    """Bytes of a regular file. Others are not opened: reading them may never end.
+
+    Args:
+        path: of the file.
+        wanted: what it should be, with an article.
+
+    Raises:
+        BadSample: there is none, or it is no regular file.
+        OSError, ValueError: it cannot be looked up.
+    """
+    try:
+        status = os.stat(path)
+    except FileNotFoundError as error:
+        missing = f"a link to {os.readlink(path)}, which does not exist" if os.path.islink(path) else "no such file"
+        raise BadSample(path, missing) from error
+    for is_kind, kind in _SPECIAL.items():
+        if is_kind(status.st_mode):
+            raise BadSample(path, f"{kind}, not {wanted}")
+    return status.st_size
 
 
 def kind_of(start: bytes, name: str = "") -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -11,7 +10,7 @@ from PIL import Image
 
 from vlkit.errors import BadSample
 from vlkit.processors.encoded import MAX_PIXELS, TooLarge, open_encoded, unknown
-from vlkit.processors.file_kinds import kind_of
+from vlkit.processors.file_kinds import file_size, kind_of
 from vlkit.processors.pillow_state import pillow_without_limits
 
 if TYPE_CHECKING:
@@ -31,13 +30,6 @@ _UPRIGHT = {
 }
 _STRIP = 16_000_000  # pixels that are converted at once, to save memory
 _HEAD, _LARGE = 4096, 64_000_000  # bytes
-_SPECIAL = {
-    stat.S_ISDIR: "a folder",
-    stat.S_ISFIFO: "a named pipe",
-    stat.S_ISCHR: "a device",
-    stat.S_ISBLK: "a device",
-    stat.S_ISSOCK: "a socket",
-}
 
 
 def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -109,29 +101,22 @@ def read_bytes(source: Any, max_pixels: int = MAX_PIXELS) -> bytes:
 
 
 def _read_file(name: str, limit: int) -> bytes:
-    try:
-        status = os.stat(name)
-    except FileNotFoundError as error:
-        missing = f"a link to {os.readlink(name)}, which does not exist" if os.path.islink(name) else "no such file"
-        raise BadSample(name, missing) from error
-    for is_kind, kind in _SPECIAL.items():
-        if is_kind(status.st_mode):
-            raise BadSample(name, f"{kind}, not an image file")
-    if status.st_size == 0:  # files of /proc, which may never end, say so too
+    size = file_size(name, "an image file")
+    if size == 0:  # files of /proc, which may never end, say so too
         return b""
     with open(name, "rb") as file:
-        if status.st_size > _LARGE:
+        if size > _LARGE:
             head = file.read(_HEAD)
             if kind := kind_of(head):
                 raise BadSample(name, f"{kind}, not an image file that is read")
-            if status.st_size > limit:
+            if size > limit:
                 raise TooLarge(
                     name,
-                    f"{status.st_size:,} bytes, more than {limit:,}, the most for an image of max_pixels. Set "
+                    f"{size:,} bytes, more than {limit:,}, the most for an image of max_pixels. Set "
                     "max_pixels of the image processor to admit it",
                 )
-            return head + file.read(status.st_size - _HEAD)
-        return file.read(status.st_size)
+            return head + file.read(size - _HEAD)
+        return file.read(size)
 
 
 def _guarded(source: bytes | Image.Image, name: str, max_pixels: int) -> Image.Image:

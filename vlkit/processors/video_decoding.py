@@ -21,6 +21,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+try:
+    import resource
+except ImportError:  # not a POSIX system
+    resource = None  # type: ignore[assignment]
+
 from vlkit.processors.video_sampling import frame_indices
 
 DECODERS = ("decord", "av")
@@ -177,8 +182,10 @@ def answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarray]]:
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     """Answer requests until there are no more."""
-    for line in requests:
+    for number, line in enumerate(requests):
         request = json.loads(line)
+        if number == 0:
+            _limit_memory(request)
         _die_after(request["limit"])
         header, pixels = answer(request)
         _die_after(0)
@@ -186,6 +193,20 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         for each in pixels:
             replies.write(each.tobytes())
         replies.flush()
+
+
+def _limit_memory(request: dict[str, Any]) -> None:
+    """Let decoders fail where they ask for much more than they have when they are loaded: sizes in a damaged file are
+    of any number."""
+    if resource is None or not os.path.exists("/proc/self/statm"):
+        return
+    with contextlib.suppress(ImportError):
+        __import__(request["decoder"])
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = used + request["memory"]
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def _die_after(seconds: float) -> None:

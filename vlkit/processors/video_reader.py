@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from vlkit.errors import BadSample, MissingDependency
+from vlkit.processors.file_kinds import file_size
 from vlkit.processors.video_decoding import DECODERS
 from vlkit.processors.video_sampling import check_sampling
 
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 TIME_LIMITS = {"decord": 15.0, "av": 120.0}
 """Seconds for one video. decord needs well under one; where it is just slow, PyAV has more time."""
+MEMORY_LIMIT = 4_000_000_000
+"""Bytes that decoding a video may take: sixteen frames of 7680 x 4320 pixels need half of it."""
 
 
 class VideoReader:
@@ -36,10 +39,11 @@ class VideoReader:
 
     Args:
         limits: seconds for one video, by decoder.
+        memory: bytes for one video; where the system has no such limit, it is not kept.
     """
 
-    def __init__(self, limits: dict[str, float] | None = None):
-        self.limits = {**TIME_LIMITS, **(limits or {})}
+    def __init__(self, limits: dict[str, float] | None = None, memory: int = MEMORY_LIMIT):
+        self.limits, self.memory = {**TIME_LIMITS, **(limits or {})}, memory
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._hung: set[str] = set()
@@ -68,7 +72,7 @@ class VideoReader:
         if not decoders:
             raise MissingDependency("av", "Reading video files", "video")
         request = {"path": os.path.abspath(name), "frames": frames, "sampling": sampling, "size": size}
-        request["doubt"] = "av" in decoders
+        request["doubt"], request["memory"] = "av" in decoders, self.memory
         reasons = []
         for decoder in decoders:
             if decoder == "decord" and request["path"] in self._hung:
@@ -153,9 +157,11 @@ def _exchange(process: subprocess.Popen[bytes], request: dict[str, Any]) -> list
 
 
 def _check_file(name: str) -> None:
-    if not os.path.isfile(name):
-        raise BadSample(name, "no such file")
-    if os.path.getsize(name) == 0:
+    try:
+        size = file_size(name, "a video file")
+    except (OSError, ValueError) as error:
+        raise BadSample(name, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if size == 0:
         raise BadSample(name, "the file is empty (0 bytes)")
 
 

@@ -207,3 +207,32 @@ def test_each_process_has_its_own_decoder(tmp_path):
 def test_the_decoding_process_loads_no_torch():
     code = "import sys, vlkit.processors.video_decoding; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=LONG).returncode == 0
+
+
+def test_frames_that_fill_the_memory_are_refused(tmp_path):
+    large = write_clip(tmp_path / "large.mp4", 16, size=(1200, 1600))
+    small = write_clip(tmp_path / "small.mp4", 16)
+    reader = VideoReader(memory=60_000_000)
+    try:
+        assert len(reader.read(small, 2)) == 2
+        with pytest.raises(BadSample, match=r"cannot be decoded|ended with code"):
+            reader.read(large, 16)
+        assert len(reader.read(small, 2)) == 2
+    finally:
+        reader.close()
+
+
+def test_what_is_no_regular_file_is_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "gone.mp4").symlink_to("nowhere.mp4")
+    reader = VideoReader()
+    for name, reason in [
+        ("pipe.mp4", "a named pipe, not a video file"),
+        ("gone.mp4", r"a link to nowhere.mp4, which does not exist"),
+        ("/dev/zero", "a device, not a video file"),
+        (".", "a folder"),
+        ("x" * 300, "cannot be read"),
+        ("missing.mp4", "no such file"),
+    ]:
+        with pytest.raises(BadSample, match=reason):
+            reader.read(tmp_path / name, 1)
