@@ -105,7 +105,7 @@ def cannot(path: str | Path, error: BaseException, done: str = "written") -> Fil
     number = number_of(error)
     reason = getattr(error, "strerror", None) or (os.strerror(number) if number else str(error))
     about = getattr(error, "filename", None)
-    what = f"{path}: cannot be {done} there ({reason}"
+    what = f"{path}: cannot be {done}{' there' if done == 'written' else ''} ({reason}"
     if isinstance(about, str) and Path(about) != Path(path) and Path(about) in Path(path).absolute().parents:
         what += f": {about}"
     return FileError(f"{what}). {advice(number) or 'Choose another.'}", number, path)

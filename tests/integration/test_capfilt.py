@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -329,3 +330,14 @@ def test_weights_that_are_not_finite_write_no_texts(job, made, capsys):
     message = fails(capsys, "capfilt", write(Path("job.yaml"), job))
     assert f"nan.safetensors holds weights that are not finite: {name}" in message
     assert not Path("out").exists()
+
+
+def test_the_output_obeys_the_umask(job):
+    before = os.umask(0o027)
+    try:
+        assert main(["capfilt", write(Path("job.yaml"), job)]) == 0
+        assert main(["capfilt", "report", "out"]) == 0
+    finally:
+        os.umask(before)
+    for path in [Path("out"), *Path("out").rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o750 if path.is_dir() else 0o640), path

@@ -8,6 +8,7 @@ import http.server
 import os
 import re
 import shutil
+import stat
 import threading
 from collections import namedtuple
 
@@ -226,6 +227,17 @@ def test_download_once_then_cache(server):
     assert fetch(server.url) == path
     assert fetch(server.url, md5=hashlib.md5(CONTENT).hexdigest()) == path
     assert server.requests == [""]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_downloads_obey_the_umask(server, umask):
+    before = os.umask(umask)
+    try:
+        fetch(server.url)
+    finally:
+        os.umask(before)
+    for path in [cache_dir(), *cache_dir().rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o777 if path.is_dir() else 0o666) & ~umask, path
 
 
 def test_cut_transfer_goes_on_where_it_stopped(server):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import warnings
@@ -78,6 +79,8 @@ def weights_file(path: str | Path) -> Path:
     if not path.is_dir():
         if "://" in str(path) or re.match(r"https?:/", str(path)):
             raise CheckpointError(f"{path} is an address: download it first and give the file's path.")
+        if os.path.lexists(path):
+            raise CheckpointError(f"checkpoint {path} is neither a file nor a folder, or a link to nothing.")
         siblings = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
         raise CheckpointError(f"checkpoint {path} does not exist.{did_you_mean(path.name, siblings)}")
     if is_checkpoint(path):

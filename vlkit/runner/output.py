@@ -207,7 +207,16 @@ class OutputFolder:
     def _before(self) -> dict[str, Any]:
         """The configuration of the run that is here; without any, that of this one."""
         file = self.path / CONFIG
-        return redacted_data(plain(parse_yaml(file.read_bytes(), str(file), file))) if file.exists() else self.config
+        if not file.exists():
+            return self.config
+        with named(file, "read"):
+            found = redacted_data(plain(parse_yaml(file.read_bytes(), str(file), file)))
+        if not isinstance(found, dict):
+            raise ConfigError(
+                f"{file} holds a {type(found).__name__}, not the configuration of a run. Restore it, or choose another "
+                "run.output_dir."
+            )
+        return found
 
     def result(self) -> dict[str, Any] | None:
         """What a finished run left; None: there is none.

@@ -106,7 +106,7 @@ def test_a_damaged_ledger_is_read_as_far_as_possible(tmp_path, line):
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").symlink_to("/proc/self/mem")
-    with pytest.raises(FileError, match=r"metrics\.jsonl: cannot be read there \(Input/output error\)"):
+    with pytest.raises(FileError, match=r"metrics\.jsonl: cannot be read \(Input/output error\)"):
         MetricsFile(tmp_path / "metrics.jsonl").cut_back(1, evaluated=True)
 
 

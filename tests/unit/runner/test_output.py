@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from vlkit.disk_errors import FileError
 from vlkit.errors import ConfigError
 from vlkit.runner.output import OutputFolder, environment
 
@@ -55,3 +56,19 @@ def test_environment_is_json_and_names_versions():
     assert found["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert found["device"]["processes"] == 2
     assert found["data"] == {"train": ["x"]}
+
+
+@pytest.mark.parametrize("content", ["[1]", "3", "text", "\0", "a: [", ""])
+def test_a_configuration_that_is_damaged_is_named(tmp_path, content):
+    folder = OutputFolder(tmp_path, CONFIG)
+    folder.claim()
+    folder.release()
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        OutputFolder(tmp_path, CONFIG).claim()
+
+
+def test_a_configuration_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "config.yaml").symlink_to("/proc/self/mem")
+    with pytest.raises(FileError, match=r"config\.yaml: cannot be read \(Input/output error\)"):
+        OutputFolder(tmp_path, CONFIG).check()
