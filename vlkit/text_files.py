@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import gzip
 import io
+import os
 import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TextIO
+from typing import IO, Any, TextIO
 
 from vlkit.text_encoding import TextError, encoding_of, kind_of, not_utf8
 
 _START = 4096
 _PAGE = re.compile(r"\s*<(!doctype|html|head|body|\?xml|svg)\b", re.IGNORECASE)
+_LARGE, _RATIO = 1 << 30, 200  # unpacked bytes that are always read; times the packed ones
 _ESCAPED = re.compile("[\udc80-\udcff]")
 
 
@@ -28,7 +30,7 @@ def open_bytes(file: Path) -> Iterator[IO[bytes]]:
     """The bytes of a file; those inside where it is gzip data, whatever it is called.
 
     Raises:
-        TextError: it cannot be read, or the gzip data are cut off or damaged, also while the block reads on.
+        TextError: it cannot be read, or the gzip data are cut off, damaged or a bomb, also while the block reads on.
     """
     try:
         with open(file, "rb") as raw:
@@ -37,14 +39,39 @@ def open_bytes(file: Path) -> Iterator[IO[bytes]]:
             if not packed:
                 yield raw
                 return
-            with gzip.open(raw) as stream:
-                yield stream  # type: ignore[misc]  # GzipFile is one in all but name
+            with io.BufferedReader(_Unpacked(file, raw), 1 << 20) as stream:
+                yield stream
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise TextError(
             str(file), f"its gzip data are cut off or damaged ({error}). Download or copy it again."
         ) from error
     except OSError as error:
         raise TextError(str(file), f"cannot be read ({error.strerror or error}).") from error
+
+
+class _Unpacked(io.RawIOBase):
+    """What is in gzip data, unless that is far more than annotations pack into so few bytes."""
+
+    def __init__(self, file: Path, raw: IO[bytes]):
+        self._file, self._stream = file, gzip.GzipFile(fileobj=raw)
+        self._most = max(_LARGE, _RATIO * os.fstat(raw.fileno()).st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._stream.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        if self._stream.tell() > self._most:
+            reason = f"its gzip data hold more than {_RATIO} times their size: it is damaged, or was made to do harm."
+            raise TextError(str(self._file), reason)
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def read_bytes(file: Path) -> bytes:

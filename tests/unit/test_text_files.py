@@ -6,11 +6,13 @@ import bz2
 import gzip
 import io
 import lzma
+import random
 import tarfile
 import zipfile
 
 import pytest
 
+from vlkit import text_files
 from vlkit.errors import DataError
 from vlkit.text_files import encoding_fault, open_text, plain_suffix, read_bytes, start_of
 
@@ -82,6 +84,22 @@ def test_what_is_no_text_is_named(tmp_path, data, said):
         stream.read()
     assert str(file) in str(raised.value)
     assert said in str(raised.value)
+
+
+def test_gzip_data_that_hold_far_too_much_are_refused(tmp_path, monkeypatch):
+    file = saved(tmp_path, gzip.compress(b"a" * 4_000_000))
+    assert len(read_bytes(file)) == 4_000_000
+    monkeypatch.setattr(text_files, "_LARGE", 1_000_000)
+    for read in (read_bytes, lambda file: start_of(file) and list(lines_of(file))):
+        with pytest.raises(DataError, match="more than 200 times their size"):
+            read(file)
+    varied = saved(tmp_path, gzip.compress(random.Random(0).randbytes(3_000_000).hex().encode()))
+    assert len(read_bytes(varied)) == 6_000_000  # a usual ratio
+
+
+def lines_of(file):
+    with open_text(file) as stream:
+        yield from stream
 
 
 def test_what_cannot_be_opened_is_named(tmp_path):

@@ -14,10 +14,10 @@ from vlkit.datasets.annotations import find_file
 from vlkit.datasets.arguments import check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.dialog_table import DialogTable, dialog_columns, read_relevance
+from vlkit.datasets.faults import Faults
 from vlkit.datasets.image_files import evenly, local_folder, missing_images
 from vlkit.datasets.media import Media, image_media
 from vlkit.datasets.texts import Text, texts_of
-from vlkit.errors import DataError
 from vlkit.io import sha256
 from vlkit.registry import DATASETS
 
@@ -179,12 +179,16 @@ class VisDial(VLDataset):
 
     def _check_relevance(self) -> None:
         sizes = np.diff(self.table.option_starts)
+        faults = Faults(self.files[-1], "image", "Each candidate of a round needs a value.")
         for index in range(len(self.table)) if self.relevance else ():
             for turn in self.table.rounds(index):
-                key = self._key(index, turn)
-                given = self.relevance.get(key)
+                image, number = self._key(index, turn)
+                given = self.relevance.get((image, number))
                 if given is not None and len(given) != sizes[turn]:
-                    raise DataError(
-                        f"{self.files[1]}: round {key[1]} of image {key[0]} has {len(given)} values of relevance, and "
-                        f"{sizes[turn]} candidates in {self.files[0].name}."
+                    del self.relevance[image, number]
+                    faults.add(
+                        image,
+                        f"round {number} has {len(given)} values of relevance, and {sizes[turn]} candidates in "
+                        f"{self.files[0].name}.",
                     )
+        faults.raise_all()

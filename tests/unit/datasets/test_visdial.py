@@ -194,7 +194,7 @@ def test_what_is_no_file_of_visdial(text, message, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"image_id": 100000, "round_id": 1, "gt_relevance": [1.0]}], "round 1 of image 100000 has 1 values"),
+        ([{"image_id": 100000, "round_id": 1, "gt_relevance": [1.0]}], "image 100000: round 1 has 1 values"),
         ([{"image_id": 1, "round_id": "1", "gt_relevance": [1.0]}], "row 1: 'round_id' is '1'"),
         ([{"image_id": 1, "round_id": 1}], "row 1: 'gt_relevance' is None"),
         ([{"image_id": 1, "round_id": 1, "relevance": [2.0]}], "not a list of numbers from 0 to 1"),
@@ -249,7 +249,7 @@ def test_a_pattern_makes_the_names_of_own_dialogs(tmp_path, settings):
 @pytest.mark.parametrize(
     ("dialog", "settings", "said"),
     [
-        ({"caption": "x"}, {}, "dialog 1: no key 'image_id', only 'dialog', 'caption'"),
+        ({"caption": "x"}, {}, "dialog 1: no key 'image_id', only 'caption', 'dialog'"),
         ({"image": 5, "caption": "x"}, {}, r"dialog 1: 'image' is 5 \(int\), not a file name"),
         ({"img": "a", "caption": "x"}, {"image_key": "imgs"}, r"image_key is 'imgs', and .* Did you mean 'img'"),
         ({"image_id": 1, "text": "x", "title": "y"}, {}, r"'text' and 'title' could be the column 'caption'"),
