@@ -14,17 +14,14 @@ from vlkit.datasets.annotations import caption_columns, listed_captions
 from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.caption_table import draw_caption
-from vlkit.datasets.image_files import evenly, local_folder, nearest
+from vlkit.datasets.hf_files import choose, opened
+from vlkit.datasets.image_files import evenly, local_folder
 from vlkit.datasets.image_ids import image_id_fault
 from vlkit.datasets.media import Media, pixel_limit
 from vlkit.datasets.texts import Text, texts_of
-from vlkit.errors import BadSample, DataError, MissingDependency, VlkitError, did_you_mean
-from vlkit.foreign_caches import hub_cache, without_hub
-from vlkit.io import local_path, offline
+from vlkit.errors import BadSample, DataError
 from vlkit.processors.open_image import open_image
 from vlkit.registry import DATASETS
-
-_SAVED = ("dataset_info.json", "dataset_dict.json")
 
 
 @DATASETS.register("hf_dataset")
@@ -42,7 +39,8 @@ class HuggingFaceDataset(VLDataset):
             name of a dataset of the hub (``owner/name``).
         split: "train", "val" or "test": how samples are made; and, where ``part`` is not given, which rows are read.
         part: split of the dataset as ``datasets`` calls it ("validation", "train[:1%]"); None: that called as
-            ``split``, or the only one.
+            ``split``, or the only one. Parquet files of several splits are told apart by their names
+            (``train-00000.parquet``).
         subset: configuration of a dataset of the hub.
         image_key: column of the images or of their file names; None: ``image`` or a common other name.
         caption_key: column of texts or lists of texts; None: ``caption`` or a common other name.
@@ -90,7 +88,7 @@ class HuggingFaceDataset(VLDataset):
         self.path, self.split = path, split
         self.root = "" if image_root is None else local_folder(image_root, "image_root")
         self.image_processor, self.text_processor = image_processor, text_processor
-        rows = _choose(_opened(path, part, subset), path, split, part)
+        rows = choose(opened(path, part, subset), path, split, part)
         self._columns = columns.of(path)
         found = self._columns.table(rows.column_names)
         self.image_id_column = found.get("image_id")
@@ -189,62 +187,6 @@ class HuggingFaceDataset(VLDataset):
             return decode(source)
         except BadSample as error:  # which may know the bytes only
             raise BadSample(name, error.reason) from error
-
-
-def _opened(path: str, part: str | None, subset: str | None) -> Any:
-    """A Dataset or a DatasetDict."""
-    try:
-        with without_hub():
-            import datasets
-
-            return _loaded(datasets, path, part, subset)
-    except ImportError as error:
-        raise MissingDependency("datasets", "the dataset hf_dataset", "hf") from error
-
-
-def _loaded(datasets: Any, path: str, part: str | None, subset: str | None) -> Any:
-    try:
-        place = local_path(path)
-    except VlkitError as error:
-        raise DataError(str(error)) from error
-    if any((place / name).is_file() for name in _SAVED):
-        return datasets.load_from_disk(str(place))
-    files = sorted(place.rglob("*.parquet")) if place.is_dir() else sorted(place.parent.glob(place.name))
-    if files:
-        return datasets.load_dataset("parquet", data_files=[str(file) for file in files], split=part or "train")
-    if place.is_dir() and any(each for pattern in ("metadata.*", "*/metadata.*") for each in place.glob(pattern)):
-        return datasets.load_dataset("imagefolder", data_dir=str(place), split=part)
-    if place.is_dir() or place.suffix == ".parquet" or place.is_absolute():
-        what = "no folder of save_to_disk and no Parquet file, nor a folder of images with metadata.csv"
-        raise DataError(f"{path}: {what}. {nearest(str(place))}")
-    try:
-        return datasets.load_dataset(path, subset, split=part)
-    except Exception as error:  # a hub has many ways to fail
-        reason = f"{type(error).__name__}: {error}"
-        if offline():
-            raise DataError(
-                f"{path}: no folder or file here, and not in the cache of the Hugging Face hub ({hub_cache()}); "
-                "VLKIT_OFFLINE or HF_HUB_OFFLINE is set, so no connection is opened. To do without: where there is "
-                f"one, run python -c \"from datasets import load_dataset; load_dataset('{path}').save_to_disk('FOLDER')"
-                f'", copy FOLDER here and set path: FOLDER. ({reason})'
-            ) from error
-        raise DataError(
-            f"{path}: neither a folder or file here, nor can it be had from the Hugging Face hub: {reason}"
-        ) from error
-
-
-def _choose(found: Any, path: str, split: str, part: str | None) -> Any:
-    """One split of what was opened."""
-    if not isinstance(found, dict):
-        return found
-    names = [part] if part else {"val": ["val", "validation", "dev"]}.get(split, [split])
-    names += list(found) if len(found) == 1 and not part else []
-    for name in names:
-        if name in found:
-            return found[name]
-    raise DataError(
-        f"{path}: no split {names[0]!r}.{did_you_mean(names[0], found)} Set part: one of {', '.join(found)}."
-    )
 
 
 def _encoded(rows: Any, column: str, path: str) -> Any:

@@ -147,3 +147,29 @@ def test_a_folder_of_images_with_metadata(datasets, tmp_path):
         (tmp_path / folder / "metadata.csv").write_text(f"file_name,text\n0.png,of {folder}\n")
     found = HuggingFaceDataset(str(tmp_path), split="val", image_processor=shade)[0]
     assert (found["references"], int(found["image"][0])) == (["of validation"], 6)
+
+
+def test_parquet_files_of_several_splits_are_told_apart_by_their_names(datasets, tmp_path):
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001"):
+        table(datasets, [name]).to_parquet(str(tmp_path / "data" / f"{name}.parquet"))
+    texts = [row["text_input"] for row in HuggingFaceDataset(str(tmp_path), image_processor=shade)]
+    assert texts == ["train-00000-of-00002", "train-00001-of-00002"]
+    found = HuggingFaceDataset(str(tmp_path), split="val", image_processor=shade)
+    assert [row["references"] for row in found] == [["validation-00000-of-00001"]]
+    with pytest.raises(DataError, match=r"no split 'test'.*Set part: one of train, validation"):
+        HuggingFaceDataset(str(tmp_path), split="test", image_processor=shade)
+
+
+def test_folders_and_files_of_no_use_are_named_as_what_they_are(datasets, tmp_path):
+    with pytest.raises(DataError, match=r"nor a folder of images with metadata\.csv\. The folder is empty"):
+        HuggingFaceDataset(str(tmp_path), image_processor=shade)
+    picture(3).save(tmp_path / "0.png")
+    with pytest.raises(DataError, match=r"The folder holds 0\.png"):
+        HuggingFaceDataset(str(tmp_path), image_processor=shade)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and nothing else")
+    with pytest.raises(DataError, match=r"a\.parquet: cannot be read by the package datasets"):
+        HuggingFaceDataset(str(tmp_path / "a.parquet"), image_processor=shade)
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "dataset_info.json").write_text("{")
+    with pytest.raises(DataError, match="saved: cannot be read by the package datasets"):
+        HuggingFaceDataset(str(tmp_path / "saved"), image_processor=shade)
