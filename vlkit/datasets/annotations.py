@@ -63,7 +63,9 @@ def find_file(path: str | os.PathLike[str], split: str | None = None) -> Path:
             return fetch(os.fspath(path))
     except VlkitError as error:
         raise DataError(f"annotations: {error} Set 'path' to an annotation file.") from error
-    there = ([folder / name for name in names if (folder / name).is_file()] for names in (_IN_FOLDER, _METADATA))
+    data = [f"data/{name}" for name in _METADATA]
+    places = (_IN_FOLDER, _METADATA, data)
+    there = ([folder / name for name in names if (folder / name).is_file()] for names in places)
     found = next(filter(None, there), []) or _below(folder, split)
     if len(found) == 1:
         return found[0]
@@ -73,7 +75,10 @@ def find_file(path: str | os.PathLike[str], split: str | None = None) -> Path:
     names = " and ".join(str(file.relative_to(folder)) for file in found)
     what = f"holds {names}" if found else "holds no captions file"
     needed = ", ".join((*_IN_FOLDER[: len(_SUFFIXES)], *_METADATA))
-    raise DataError(f"{folder}: the folder {what}. One of {needed} (or .gz) is needed, or the path of a file.")
+    raise DataError(
+        f"{folder}: the folder {what}. One of {needed} (or .gz) is needed, or the path of a file."
+        " A folder of images needs metadata.csv with the columns file_name and text."
+    )
 
 
 def _below(folder: Path, split: str | None) -> list[Path]:
@@ -83,12 +88,9 @@ def _below(folder: Path, split: str | None) -> list[Path]:
         DataError: only other splits have one.
     """
     known = [name for names in SPLIT_FOLDERS.values() for name in names]
+    inside = [each for root in (folder, folder / "data") if root.is_dir() for each in sorted(root.iterdir())]
     files = [
-        each / name
-        for each in (sorted(folder.iterdir()) if folder.is_dir() else ())
-        if each.name.lower() in known
-        for name in _METADATA
-        if (each / name).is_file()
+        each / name for each in inside if each.name.lower() in known for name in _METADATA if (each / name).is_file()
     ]
     found = [file for file in files if split is not None and file.parent.name.lower() in SPLIT_FOLDERS[split]]
     if files and not found:
@@ -102,7 +104,8 @@ def _read_by(path: Path) -> str:
     folder = path.is_dir()
     if is_tar_name(path.name) or (folder and any(is_tar_name(each.name) for each in path.iterdir())):
         return "webdataset shards are read by {name: web_shards, path: ...}."
-    if path.suffix == ".parquet" or (folder and (any(path.glob("dataset_*.json")) or any(path.glob("*.parquet")))):
+    patterns = ("dataset_*.json", "*.parquet", "*/metadata.parquet", "data/*.parquet")
+    if path.suffix == ".parquet" or (folder and any(each for pattern in patterns for each in path.glob(pattern))):
         return "what the package datasets has written is read by {name: hf_dataset, path: ...}."
     return ""
 
@@ -201,7 +204,7 @@ class _Parts:
         if not parts and self._split is not None and fields.in_splits:
             parts = PARTS[self._split]
         elif not parts and self._split is not None and self._metadata:
-            folder = fields["image"].partition("/")[0].lower()
+            folder = "".join(PurePosixPath(fields["image"].replace("\\", "/")).parts[:1]).lower()
             if any(folder in names for names in SPLIT_FOLDERS.values()):
                 own, parts = folder, SPLIT_FOLDERS[self._split]
         self._met[str(own)] = None

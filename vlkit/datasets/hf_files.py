@@ -69,13 +69,14 @@ def _local(datasets: Any, place: Path, part: str | None) -> Any:
     """What is on this machine; None: nothing that ``datasets`` reads."""
     if any((place / name).is_file() for name in _SAVED):
         return datasets.load_from_disk(str(place))
+    metadata = [f"{folder}metadata.{end}" for folder in ("", "*/", "data/*/") for end in ("csv", "jsonl", "parquet")]
+    if place.is_dir() and any(each for pattern in metadata for each in place.glob(pattern)):
+        return datasets.load_dataset("imagefolder", data_dir=str(place), split=part)
     files = sorted(place.rglob("*.parquet")) if place.is_dir() else sorted(place.parent.glob(place.name))
     files = [file for file in files if file.is_file()]
     if files:
         splits = _by_split(files, place if place.is_dir() else place.parent)
         return datasets.load_dataset("parquet", data_files=splits, split=part or (None if len(splits) > 1 else "train"))
-    if place.is_dir() and any(each for pattern in ("metadata.*", "*/metadata.*") for each in place.glob(pattern)):
-        return datasets.load_dataset("imagefolder", data_dir=str(place), split=part)
     return None
 
 

@@ -47,6 +47,17 @@ def test_karpathys_file_of_flickr_has_no_folders(tmp_path):
         captions(saved(tmp_path / "dataset_flickr30k.json", {"images": images}))
 
 
+def test_an_imagefolder_below_data_as_the_hub_has_it(tmp_path):
+    saved(tmp_path / "data" / "Test" / "metadata.csv", [["0.png", "x"]], ["file_name", "text"])
+    assert captions(str(tmp_path), "test") == [("0.png", "x")]
+    saved(tmp_path / "data" / "metadata.csv", [["Test/0.png", "y"]], ["file_name", "text"])
+    assert captions(str(tmp_path), "test") == [("Test/0.png", "y")]
+    (tmp_path / "other" / "train").mkdir(parents=True)
+    (tmp_path / "other" / "train" / "metadata.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match="hf_dataset"):
+        captions(str(tmp_path / "other"))
+
+
 def test_rows_of_karpathys_file_are_read_one_by_one_too(tmp_path):
     row = {"filename": "7.jpg", "split": "train", "sentences": [{"raw": "x", "tokens": ["x"]}, {"raw": "y"}]}
     assert captions(saved(tmp_path / "rows.jsonl", [row])) == [("7.jpg", "x"), ("7.jpg", "y")]
@@ -88,10 +99,10 @@ def test_an_imagefolder_with_a_folder_for_each_split(tmp_path, suffix, validatio
 
 
 def test_an_imagefolder_with_one_metadata_file_for_all_splits(tmp_path):
-    rows = [["train/0.png", "a"], ["test/1.png", "b"], ["more/2.png", "c"]]
+    rows = [["train/0.png", "a"], ["./test/1.png", "b"], ["more/2.png", "c"]]
     saved(tmp_path / "metadata.csv", rows, ["file_name", "text"])
     assert captions(str(tmp_path)) == [("train/0.png", "a"), ("more/2.png", "c")]
-    assert captions(str(tmp_path), "test") == [("test/1.png", "b"), ("more/2.png", "c")]
+    assert captions(str(tmp_path), "test") == [("./test/1.png", "b"), ("more/2.png", "c")]
     saved(tmp_path / "metadata.jsonl", [])
     with pytest.raises(DataError, match=r"holds metadata.jsonl and metadata.csv"):
         captions(str(tmp_path))
