@@ -110,6 +110,7 @@ class ToyTask(Task):
         kill: step before which the process kills itself, as the machine might.
         signal_at: step before which the process gets SIGTERM.
         pause: least seconds of a training step.
+        broken_at: step before which process 0 raises an error.
     """
 
     def __init__(
@@ -119,9 +120,10 @@ class ToyTask(Task):
         kill: int | None = None,
         signal_at: int | None = None,
         pause: float = 0.0,
+        broken_at: int | None = None,
     ):
         self.near, self.poison, self.kill, self.signal_at = near, poison, kill, signal_at
-        self.pause = pause
+        self.pause, self.broken_at = pause, broken_at
         self.seen: list[list[str]] = []
 
     def prepare(self, model: nn.Module, batch: Batch, device: torch.device) -> Batch:
@@ -144,6 +146,8 @@ class ToyTask(Task):
         if self.signal_at == progress.step:
             self.signal_at = None
             os.kill(os.getpid(), signal.SIGTERM)
+        if self.broken_at == progress.step and os.environ.get("RANK", "0") == "0":
+            raise ValueError("broken on purpose")
         time.sleep(self.pause)
         found = model(**inputs)
         losses = {"lm": found["lm"], "near": found["near"] * self.near}
@@ -239,7 +243,7 @@ def _run(output: Path, environment: dict[str, Any], changes: dict[str, Any]) -> 
     multiprocessing.set_start_method("fork", force=True)  # of the loader: a second server would import anew
     os.environ.update({key: str(value) for key, value in environment.items()})
     torch.set_num_threads(1)
-    of_task = {"kill", "poison", "signal_at", "near", "pause"} & set(changes)
+    of_task = {"kill", "poison", "signal_at", "near", "pause", "broken_at"} & set(changes)
     task = ToyTask(**{key: changes.pop(key) for key in of_task})
     model = ToyModel(dropout=changes.pop("dropout", 0.2))
     for key in ("eval_every", "checkpoint_every"):

@@ -101,3 +101,14 @@ def test_a_loss_that_is_not_finite_ends_both(tmp_path):
     found = json.loads((tmp_path / "nonfinite.json").read_text())
     assert found["step"] == 3
     assert len(found["sample_ids"]) == 8
+
+
+def test_an_error_of_the_first_process_alone_loses_no_step(tmp_path, two):
+    """The other one waits in a message by then, and takes no part in the checkpoint."""
+    settings = {"accumulate": 2, "eval_every": None, "checkpoint_every": None, **PLAIN}
+    codes = finish(launch(tmp_path, broken_at=7, **settings))
+    assert 0 not in codes
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000007"]
+    assert finish(launch(tmp_path, **settings)) == [0, 0]
+    last = f"checkpoints/step_00000012/{MODEL}"
+    assert (tmp_path / last).read_bytes() == (two / last).read_bytes()

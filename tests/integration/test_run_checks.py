@@ -215,7 +215,7 @@ def test_a_run_is_not_made_shorter_than_it_is(folder, capsys):
 def test_other_settings_of_the_optimizer_need_a_switch(folder, capsys):
     file = fragile_run(folder)
     assert main(["train", file]) == 0
-    changed = ["run.max_epochs=5", "optim.lr=0.01", "optim.weight_decay=0.0"]
+    changed = ["run.max_epochs=5", "optim.lr=0.01", "optim.weight_decay=0.0", "run.accumulate=2"]
     message = fails(capsys, "train", file, *changed)
     assert "optim.lr was 0.05, is 0.01" in message
     assert "run.change_optimizer=true" in message
@@ -226,6 +226,7 @@ def test_other_settings_of_the_optimizer_need_a_switch(folder, capsys):
             "step": 6,
             "changed": [
                 "length was 3 epochs, is 5 epochs",
+                "accumulate was 1, is 2",
                 "optim.lr was 0.05, is 0.01",
                 "optim.weight_decay was 0.05, is 0.0",
             ],

@@ -82,7 +82,7 @@ class RunOptions:
         log_every: steps between two lines of the log.
         keep_checkpoints: how many of the latest to keep, besides the best.
         check: before training, take a first batch and two samples of each evaluation set through everything.
-        change_optimizer: continue a run that was begun with other values in the section ``optim``.
+        change_optimizer: continue a run that was begun with another section ``optim`` or ``accumulate``.
         output_dir: null: ``output/<name of the run file>``.
         device: auto takes cuda, then mps, then cpu.
         activation_checkpointing: recompute activations in the backward pass: less memory, more time. auto: those of

@@ -75,10 +75,16 @@ def _essential(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def trained_keys(config: Mapping[str, Any], optimizer_free: bool = False) -> dict[str, Any]:
-    """What must stay when a run is continued."""
+    """What must stay when a run is continued.
+
+    Args:
+        config: of the run.
+        optimizer_free: whether the section ``optim`` and ``run.accumulate`` need not.
+    """
     kept = of_training(config)
+    free = {*LENGTHS, "accumulate"} if optimizer_free else LENGTHS
     if isinstance(kept.get("run"), dict):
-        kept["run"] = {key: value for key, value in kept["run"].items() if key not in LENGTHS}
+        kept["run"] = {key: value for key, value in kept["run"].items() if key not in free}
     if optimizer_free:
         kept.pop("optim", None)
     return kept

@@ -149,7 +149,11 @@ class Resumable:
 
     def _settings(self) -> State:
         """What of a run may be changed on request while it is continued, and changes how it trains."""
-        return {"length": str(self.run.length), "optim": plain(dataclasses.asdict(self.optim))}
+        return {
+            "length": str(self.run.length),
+            "accumulate": self.run.accumulate,
+            "optim": plain(dataclasses.asdict(self.optim)),
+        }
 
     def _find(self) -> tuple[int, bool] | None:
         """Step of the newest sound checkpoint; the log is brought to its state."""
@@ -221,6 +225,8 @@ class Resumable:
         monitored = (self.best.monitor or "").partition("/")[0]
         if before.get(monitored) == now.get(monitored):
             self.best.load_state_dict(trainer["best"])
+        if self.best.step is None and trainer["best"]["step"] is not None and self.best.monitor is not None:
+            logger.info("the best score so far was of another evaluation or monitor: the best is chosen again.")
         known = self.best.monitor is None or self.best.monitor in found["scores"]
         if before == now and known:
             self.evaluated, self.scores = found["step"], found["scores"]

@@ -275,6 +275,8 @@ class Trainer(Resumable):
 
 
 def _place(error: BaseException) -> str:
-    """File and line where an error was raised."""
+    """File and line where an error was raised; inside an installed library, where that was called."""
     frames = traceback.extract_tb(error.__traceback__)
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "nowhere"
+    own = [frame for frame in frames if not {"site-packages", "dist-packages"} & set(Path(frame.filename).parts)]
+    frame = (own or frames)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"
