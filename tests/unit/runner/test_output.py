@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 
+from vlkit.config.signature import signature
 from vlkit.disk_errors import FileError
 from vlkit.errors import ConfigError
+from vlkit.registry import TASKS
 from vlkit.runner.output import OutputFolder, environment
 
 CONFIG = {"optim": {"lr": 1e-4, "betas": (0.9, 0.98)}, "run": {"seed": 1, "num_workers": 4, "output_dir": "a"}}
@@ -72,3 +74,40 @@ def test_a_configuration_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "config.yaml").symlink_to("/proc/self/mem")
     with pytest.raises(FileError, match=r"config\.yaml: cannot be read \(Input/output error\)"):
         OutputFolder(tmp_path, CONFIG).check()
+
+
+def test_keys_of_evaluation_are_arguments_of_the_task_that_declares_them():
+    for name in TASKS.names():
+        constructor = TASKS.get(name)
+        keys = getattr(constructor, "evaluation_keys", ())
+        assert set(keys) <= set(signature(constructor).parameters), name
+
+
+def test_evaluation_and_length_are_no_reason_to_refuse_a_folder(tmp_path):
+    task = {"name": "captioning", "java": False}
+    config = {**CONFIG, "task": task, "datasets": {"train": [{"name": "a"}], "eval": {"val": {"name": "b"}}}}
+    OutputFolder(tmp_path, config).record()
+    for section, change in {
+        "datasets": {"train": [{"name": "a"}], "eval": {"test": {"name": "c"}}},
+        "task": {"name": "captioning", "generation": {"num_beams": 1}},
+        "run": {"seed": 1, "max_epochs": 3, "monitor": "val/x", "num_workers": 0},
+    }.items():
+        OutputFolder(tmp_path, {**config, section: change}).check()
+    for section, change in {
+        "datasets": {"train": [{"name": "b"}], "eval": {}},
+        "task": {"name": "vqa"},
+        "run": {"seed": 2},
+    }.items():
+        with pytest.raises(ConfigError, match=rf"{section}.*run\.change_optimizer=true.*run\.init_from="):
+            OutputFolder(tmp_path, {**config, section: change}).check()
+
+
+def test_a_finished_run_is_reopened_by_a_longer_length_or_another_evaluation(tmp_path):
+    folder = OutputFolder(tmp_path, changed("run", max_epochs=2))
+    folder.record()
+    folder.write_json("result.json", {"step": 3})
+    (tmp_path / "checkpoints/step_00000003").mkdir(parents=True)
+    settings = ({"max_epochs": 2}, {"max_epochs": 3}, {"max_epochs": 2, "monitor": "v/x"})
+    same, longer, other = (OutputFolder(tmp_path, changed("run", **each)) for each in settings)
+    assert same.finished() == {"step": 3}
+    assert longer.finished() is other.finished() is None
