@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from vlkit import __version__
-from vlkit.cli.terminal import say
+from vlkit.cli.terminal import escape_output, say
 from vlkit.disk_errors import describe
 from vlkit.errors import LostProcess, VlkitError, did_you_mean, redacted
 
@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after ``vlkit``; None: those of the process.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    escape_output()
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
             say(_help())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -15,6 +16,13 @@ from vlkit.errors import redacted
 def is_main() -> bool:
     """Whether this is process 0 of those that ``torchrun`` started, or the only one."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def escape_output() -> None:
+    """Print characters that the terminal's encoding lacks, and bytes of file names that are no text, as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def say(text: str = "") -> None:
