@@ -71,6 +71,25 @@ def test_a_saved_dataset(datasets, tmp_path):
     assert found.problems() == []
 
 
+@pytest.mark.parametrize(
+    ("ids", "bad"), [([3, -1, 7], 1), ([1.0, 2.5, 3.0], 3), ([[1], [2], [3]], 3), (["a", "b", ""], 1)]
+)
+def test_image_ids_that_cannot_be_used_are_named_and_bad_samples(datasets, tmp_path, ids, bad):
+    table(datasets, ["a cat"] * 3, image_id=ids).save_to_disk(tmp_path / "saved")
+    found = HuggingFaceDataset(str(tmp_path / "saved"), image_processor=shade)
+    (problem,) = found.problems()
+    assert problem.startswith(f"{bad} rows have an image_id that cannot be used")
+    assert len(list(found.images())) == 3
+    refused = 0
+    for index in range(3):
+        try:
+            found[index]
+        except BadSample as error:
+            refused += "image_id" in error.reason
+    assert refused == bad
+    assert [text.processed for text in found.texts()] == ["a cat"] * 3
+
+
 def test_splits_and_several_captions(datasets, tmp_path):
     train, val = table(datasets, [["one", "two"]] * 3), table(datasets, [["three", " "], []])
     datasets.DatasetDict(train=train, validation=val).save_to_disk(tmp_path / "both")
