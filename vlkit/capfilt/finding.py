@@ -8,6 +8,7 @@ import logging
 import os
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 from vlkit.capfilt.fetching import beside, kept_copy, local_path, reason
@@ -93,6 +94,7 @@ def _files(path: str, not_read: list[str]) -> list[str]:
     elif here.is_dir():
         try:
             files = _of_folder(str(here), not_read)
+            check_found(path, [Path(file) for file in files])
         except OSError as error:
             raise DataError(f"{here}: cannot be read ({error.strerror}).") from error
     else:

@@ -23,7 +23,7 @@ class FolderFiles(NamedTuple):
     """The content of a folder.
 
     Args:
-        read: names of the files that are read, in order.
+        read: names of the files that are read, in order; one may be a link that leads nowhere.
         not_read: names of everything else; those of folders end with "/". Hidden files and records of ours are left
             out.
     """
@@ -43,10 +43,11 @@ def files_in(folder: str, store: Store) -> FolderFiles:
         DataError: nothing in it is read.
         OSError: it cannot be listed; other storages raise anything.
     """
-    names = [name for name in store.names("") if not name.startswith(".") and name not in _OURS]
+    found = _entries(store.folder) if isinstance(store, LocalStore) else store.names("")
+    names = [name for name in found if not name.startswith(".") and name not in _OURS]
     suffix = next((each for each in READ if any(name.lower().endswith(each) for name in names)), "")
     read = sorted(name for name in names if suffix and name.lower().endswith(suffix))
-    others = sorted(set(names) - set(read)) + (_folders(store.folder) if isinstance(store, LocalStore) else [])
+    others = sorted(set(names) - set(read), key=lambda name: (name.endswith("/"), name))
     if not read:
         raise DataError(f"{folder}: {_nothing(folder, store, others)}")
     return FolderFiles(read, others)
@@ -83,9 +84,10 @@ def _nothing(folder: str, store: Store, others: list[str]) -> str:
     return f"{found} Set 'path' to webdataset shards, or to a list of images."
 
 
-def _folders(folder: Path) -> list[str]:
+def _entries(folder: Path) -> list[str]:
+    """Everything in a folder, links that lead nowhere included."""
     with os.scandir(folder) as entries:
-        return sorted(f"{entry.name}/" for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        return [f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries]
 
 
 def _suffix(name: str) -> str:

@@ -188,6 +188,8 @@ def _holds_bytes(type: Any) -> bool:
     """Whether a column may hold encoded images: bytes, or Hugging Face's struct of ``bytes`` and ``path``."""
     from pyarrow import types
 
+    if types.is_dictionary(type):
+        return _holds_bytes(type.value_type)
     if types.is_struct(type):
         return type.get_field_index("bytes") >= 0 and _holds_bytes(type.field("bytes").type)
     return any(of(type) for of in (types.is_binary, types.is_large_binary, types.is_fixed_size_binary))
@@ -213,7 +215,7 @@ def _plain(row: Any, encoded: list[str], limit: int) -> Row | Fault:
         values = row.to_pylist()[0]
         images = {name: values[name] for name in encoded}
         text = json.dumps(finite_or_none({**values, **dict.fromkeys(encoded)}), default=_shown)
-    except (ValueError, OverflowError) as error:  # of a text that is not UTF-8, of a date that Python does not have
+    except Exception as error:  # of a text that is not UTF-8, a date that Python does not have, an unknown type, ...
         return Fault("unreadable text", type(error).__name__)
     if len(text) > limit:
         return Fault("oversized text", f"a row of more than {limit} bytes")

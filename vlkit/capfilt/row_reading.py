@@ -20,7 +20,7 @@ from vlkit.capfilt.row_keys import Ambiguous, RowKeys
 from vlkit.capfilt.stores import Store, store_of
 from vlkit.capfilt.texts import Fault, captions
 from vlkit.datasets.annotation_formats import short
-from vlkit.datasets.shard_names import IMAGES
+from vlkit.datasets.shard_names import IMAGES, split_name
 from vlkit.errors import VlkitError
 
 _MAGIC = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n", "png"))
@@ -72,7 +72,8 @@ def folder_of(path: str) -> str:
 def _key(number: int, row: Row) -> str:
     given = row.get("key")
     text = str(given) if isinstance(given, (str, int)) and not isinstance(given, bool) else ""
-    if text and not fault(text) and text == text.strip():
+    member = split_name(f"{text}.png")  # web_shards has to find the key again
+    if text and not fault(text) and text == text.strip() and member is not None and member.key == text:
         return text
     return f"{number:09d}"
 

@@ -88,7 +88,7 @@ def count_lines(result: dict[str, Any]) -> list[str]:
         f"synthetic texts: {synthetic['scored']:,} scored, {synthetic['kept']:,} kept",
     ]
     for name, what in (("fields", "other data"), ("members", "other files in tars")):
-        if refused := result[name]["refused"]:
+        if refused := result.get(name, {}).get("refused"):
             lines.append(f"{what}: {sum(refused.values()):,} refused ({_list(refused)})")
     damaged = result["shards"]["damaged"]
     if damaged:

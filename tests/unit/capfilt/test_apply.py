@@ -105,6 +105,7 @@ def test_it_equals_what_the_engine_writes_with_that_decision(store_dropped, tmp_
     write_shards(tmp_path / "in", [7, 4])
     files = members(2, 6)
     files |= {"2-001.png": files["2-001.png"][:60], "2-002.txt": b"", "2-003.json": b"{"}
+    files |= {"2-004.cls": b"1", "2-005.cls": b"2", "2-000.json": b'{"caption": ["one", "two", ""], "n": 1e9}'}
     write_tar(tmp_path / "in" / "00002.tar", files)
     second = Decision("both", 0.47, -0.3)
     for name, decision in (("first", Decision("both", 0.4)), ("wanted", second)):

@@ -234,6 +234,7 @@ def test_each_caption_of_a_list_has_a_score_and_a_decision_of_its_own(annotate, 
         ("b", 0, "buy now"),
         ("b", 1, "two shapes"),
     ]
+    assert {row["url"] for row in table if row["key"] == "a"} == {"u"}
     scores = {row["text"]: row["itm"] for row in table if row["key"] == "a" and row["source"] == "web"}
     assert len(set(scores.values())) == 2
     alone = annotator(decision=Decision(threshold=0.0))

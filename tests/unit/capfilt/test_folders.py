@@ -81,6 +81,15 @@ def test_a_folder_of_which_nothing_is_read_is_refused(tmp_path, names, message):
         find_all(InputOptions(str(tmp_path)))
 
 
+def test_links_that_lead_nowhere_are_not_passed_over(tmp_path):
+    write_tar(tmp_path / "a.tar", [])
+    (tmp_path / "list.txt").symlink_to("gone.txt")
+    assert find_all(InputOptions(str(tmp_path))).not_read == ["list.txt"]
+    (tmp_path / "b.tar").symlink_to("gone.tar")
+    with pytest.raises(DataError, match=r"do not exist: .*b\.tar"):
+        find_all(InputOptions(str(tmp_path)))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

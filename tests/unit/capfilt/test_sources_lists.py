@@ -162,11 +162,11 @@ def test_a_list_that_breaks_off_keeps_what_is_before(folder):
 
 
 def test_keys_are_the_rows_where_they_can_be(folder):
-    keys = ["a", "d/e", "../up", "f.g", 7, "a", "", None]
-    path = write_list(folder / "list.jsonl", [{**row, "key": key} for row, key in zip(ROWS, keys)])
+    keys = ["a", "d/e", "../up", "f.g", 7, "a", "", None, "./a", "._a", "b//c", "__MACOSX/a"]
+    path = write_list(folder / "list.jsonl", [{**row, "key": key} for row, key in zip(ROWS + ROWS, keys)])
     found = read_all(path)
     assert [item.key for item in items(found)] == [
-        "a", "d/e", "000000002", "f.g", "7", "000000006", "000000007",
+        "a", "d/e", "000000002", "f.g", "7", *(f"{number:09d}" for number in range(6, 12)),
     ]  # fmt: skip
     assert told(found) == [("a", "image", "duplicate key"), ("a", "text", "duplicate key")]
 
