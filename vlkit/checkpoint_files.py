@@ -26,6 +26,7 @@ VERSION = 2
 _NAME = re.compile(r"step_(\d{8,})")
 _SEAL, _END = b',\n "checksum": "', b'"\n}'
 _NUMBER = (int, float)
+_warned: set[str] = set()
 _TYPES: dict[str, tuple[type, ...]] = {
     "step": (int,),
     "files": (dict,),
@@ -247,11 +248,18 @@ def choose(folder: Path) -> Path | None:
             continue
         if reasons:
             what = "best" if best in reasons else "newest"
-            logger.warning("%s The %s is passed over; %s is used.", " ".join(reasons.values()), what, path.name)
+            _warn_once(f"{' '.join(reasons.values())} The {what} is passed over; {path.name} is used.")
         return path
     if reasons:
         raise CheckpointError(" ".join(["no checkpoint can be used.", *reasons.values()]))
     return None
+
+
+def _warn_once(message: str) -> None:
+    """Log a warning, but not again when a command asks for the same weights several times."""
+    if message not in _warned:
+        _warned.add(message)
+        logger.warning("%s", message)
 
 
 def _best(folder: Path, steps: Collection[int]) -> int | None:

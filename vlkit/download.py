@@ -115,12 +115,12 @@ def _download(url: str, target: Path, trusted: bool) -> Path:
             time.sleep(PAUSE * 2**attempt)
     message = _by_hand(url, target, f"the download fails ({redacted(_reason(problem), url)})")
     if part.is_file():
-        message += f" The {part.stat().st_size:,} bytes that arrived are kept: run again to go on."
+        message += f" The {part.stat().st_size:,} bytes that arrived are kept: run again to continue."
     raise VlkitError(message) from problem
 
 
 def _transfer(url: str, part: Path, target: Path, trusted: bool) -> None:
-    """One connection: goes on after what ``part`` holds, if the server still has the same file."""
+    """One connection: continues after what ``part`` holds, if the server still has the same file."""
     have = _resumable(part, target, trusted)
     request = _request(url)
     if have:

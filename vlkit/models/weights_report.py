@@ -38,18 +38,18 @@ class LoadReport:
 
     def summary(self) -> str:
         """One line."""
-        told = [
+        parts = [
             f"{len(names)} {word} ({some(names)})"
             for word in ("missing", "unexpected", "resized", "ignored", "filled")
             if (names := getattr(self, word))
         ]
-        return "; ".join([f"{self.source}: {self.loaded} tensors loaded", *told])
+        return "; ".join([f"{self.source}: {self.loaded} tensors loaded", *parts])
 
     def log(self) -> None:
         """Log :meth:`summary`, as a warning where the model must be trained before it is of use."""
         random = [name for name in self.missing if name not in (*QUEUES, "temp")]
         if random:
-            logger.warning("%s. What is missing starts random: train it first.", self.summary())
+            logger.warning("%s. What is missing is initialized at random: train it first.", self.summary())
         else:
             logger.info("%s", self.summary())
 
@@ -74,7 +74,7 @@ def explain(
         missing: names of the model that the checkpoint lacks.
         unexpected: names of the checkpoint that the model lacks.
     """
-    told = [
+    parts = [
         f"{len(names)} {what} ({some(names, separator)})"
         for names, what, separator in (
             (list(misfits.values()), "tensors have another shape or type", "; "),
@@ -85,7 +85,7 @@ def explain(
     ]
     file, here = (describe({n: tuple(t.shape) for n, t in tensors.items()}) for tensors in (state, own))
     return (
-        f"{label} does not fit {type(model).__name__}: {'; '.join(told)}. The file looks like {file}; "
+        f"{label} does not fit {type(model).__name__}: {'; '.join(parts)}. The file looks like {file}; "
         f"this model is {here}. Choose the model and type that the file was made for, or another file."
     )
 

@@ -1,4 +1,4 @@
-"""What a run writes while it goes on: ``metrics.jsonl``, ``ledger.jsonl``, a progress bar."""
+"""What a run writes step by step: ``metrics.jsonl``, ``ledger.jsonl``, a progress bar."""
 
 from __future__ import annotations
 

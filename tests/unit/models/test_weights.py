@@ -186,7 +186,7 @@ def test_pretrained_into_nlvr_starts_both_cross_attentions_alike(caplog):
     assert mine.self0.key.weight.data_ptr() != mine.self1.key.weight.data_ptr()
     fresh = {"cls_head.0", "cls_head.2", "text_encoder.encoder.layer.1.crossattention.output.merge_layer"}
     assert {name.rpartition(".")[0] for name in report.missing} == fresh
-    assert "What is missing starts random: train it first" in caplog.text
+    assert "What is missing is initialized at random: train it first" in caplog.text
 
 
 @pytest.mark.parametrize(
