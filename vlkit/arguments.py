@@ -102,8 +102,45 @@ def text_list(name: str, given: Any, empty: bool = False) -> list[str]:
     return texts
 
 
-def one_or_more(name: str, given: Any) -> list[Any]:
-    """The items of a list, tuple or one-dimensional array; a string or number is one item.
+def number_list(name: str, given: Any, whole: bool = False, low: float = -math.inf) -> list[Any]:
+    """The numbers of an argument that takes one number or several.
+
+    Args:
+        name: of the argument.
+        given: a number, or a list, tuple, array or tensor of numbers.
+        whole: allow whole numbers alone.
+        low: smallest allowed.
+
+    Raises:
+        VlkitError: it is something else, or holds something else; NaN and infinity are no numbers.
+    """
+    found = one_or_more(name, given, "number")
+    for place, each in enumerate(found):
+        fits = isinstance(each, numbers.Integral if whole else numbers.Real) and math.isfinite(each)
+        if not fits or each < low:
+            bound = f" of at least {low:g}" if low > -math.inf else ""
+            kind = "whole" if whole else "finite"
+            raise VlkitError(f"{name}[{place}] is {shortened(each)}; it must be a {kind} number{bound}.")
+    return found
+
+
+def check_share(name: str, given: Any) -> None:
+    """Raise unless ``given`` is a number from 0 to 1.
+
+    Raises:
+        VlkitError: it is not.
+    """
+    if isinstance(given, bool) or not isinstance(given, numbers.Real) or not 0 <= float(given) <= 1:
+        raise VlkitError(f"{name} is {shortened(given)}; it must be a number from 0 to 1.")
+
+
+def one_or_more(name: str, given: Any, item: str = "string") -> list[Any]:
+    """The items of a list, tuple, array or tensor, of one dimension once it is flat; a string or number is one item.
+
+    Args:
+        name: of the argument.
+        given: its value.
+        item: what it holds, for the message.
 
     Raises:
         VlkitError: it is a mapping, a set or another collection without an order, or None.
@@ -111,12 +148,12 @@ def one_or_more(name: str, given: Any) -> list[Any]:
     if isinstance(given, (str, numbers.Number)):
         return [given]
     if hasattr(given, "tolist") and hasattr(given, "ndim"):  # an array or a tensor
-        given = given.tolist() if given.ndim else [given.tolist()]
+        given = given.reshape(-1).tolist()
     if isinstance(given, Sequence) and not isinstance(given, (bytes, bytearray, memoryview)):
         return list(given)
     if isinstance(given, bytes):
         raise VlkitError(f"{name} is {len(given)} bytes; decode them: give a string, or a list of strings.")
-    raise VlkitError(f"{name} is {shortened(given)} ({type(given).__name__}); give a string, or a list of strings.")
+    raise VlkitError(f"{name} is {shortened(given)} ({type(given).__name__}); give a {item}, or a list of {item}s.")
 
 
 def as_mapping(name: str, given: Any, example: str) -> Mapping[str, Any]:

@@ -95,7 +95,13 @@ class Tokenizer:
         room = (MAX_LENGTH if max_length is None else max_length) - (2 if special else 0)
         if room < 0:
             raise ConfigError(f"max_length: {max_length}; with [CLS] and [SEP] it must be 2 or more.")
-        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        try:
+            encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        except TypeError as error:  # the library takes what UTF-8 can write
+            place = next((i for i, text in enumerate(texts) if not _is_unicode(text)), 0)
+            raise DataError(
+                f"text {place} of {len(texts)} is {texts[place]!a:.80}: it holds half a character."
+            ) from error
         rows = [encoding.ids[:room] for encoding in encodings]
         return [[self.cls_id, *row, self.sep_id] for row in rows] if special else rows
 
@@ -156,6 +162,14 @@ class Tokenizer:
             else:
                 parts[-1].append(token)
         return [" ".join(part).replace(" ##", "").strip() for part in parts if part]
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @functools.cache

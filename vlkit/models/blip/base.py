@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vlkit.arguments import text_list
+from vlkit.arguments import as_mapping, text_list
 from vlkit.errors import VlkitError
-from vlkit.models.blip.samples import Batches, Samples, Texts, check_keys, wanted
+from vlkit.models.blip.samples import Batches, Samples, Texts, check_keys, given_texts, wanted
 from vlkit.models.inputs import Items, PictureReader, pictures, videos
 from vlkit.models.med import Layer, MedConfig
 from vlkit.models.packing import TextBatch
@@ -43,12 +43,12 @@ class BlipBase(nn.Module):
 
     Attributes:
         picture_groups: keys of samples that hold pictures; those of one group belong together.
-        extra_keys: further keys that samples of a subclass may hold.
+        sample_keys: the other keys of samples that calls read; a subclass that reads more adds them.
         video_frames: F, how many frames of a video file are read.
     """
 
     picture_groups: ClassVar[tuple[tuple[str, ...], ...]] = (("image",), ("video",))
-    extra_keys: ClassVar[tuple[str, ...]] = ()
+    sample_keys: ClassVar[tuple[str, ...]] = ("text_input", "texts")
     video_frames: ClassVar[int] = 8
 
     def __init__(self, vit: VitConfig, med: MedConfig, tokenizer: str, max_words: int):
@@ -107,7 +107,7 @@ class BlipBase(nn.Module):
 
     def texts_of(self, samples: Samples) -> TextBatch:
         """``texts`` of the samples, or their ``text_input`` tokenised."""
-        given = samples["texts"] if "texts" in samples else wanted(samples, "text_input", type(self).__name__)
+        given = given_texts(samples, type(self).__name__)
         check_keys(samples, self)
         return given if isinstance(given, TextBatch) else self.tokenize(text_list("text_input", given))
 
@@ -121,7 +121,7 @@ class BlipBase(nn.Module):
         Raises:
             VlkitError: there are none, or they are not of a kind that is read.
         """
-        if "video" in samples:
+        if "video" in as_mapping("samples", samples, "{'image': ...}"):
             return {"video": videos(samples["video"], "video")}
         return {"image": pictures(wanted(samples, "image", type(self).__name__), "image")}
 

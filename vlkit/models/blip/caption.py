@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlkit.arguments import check_flag, check_whole, checked_keywords, one_or_more, text_list
+from vlkit.arguments import check_flag, check_whole, checked_keywords, number_list, text_list
 from vlkit.bounds import Tokens, UnitInterval
 from vlkit.errors import ConfigError, VlkitError, shortened
 from vlkit.models.blip.base import BlipBase
@@ -161,7 +161,7 @@ class BlipCaption(BlipBase):
             repetition_penalty=repetition_penalty,
             num_return_sequences=num_captions,
         )
-        return [text for texts in self.caption(samples, config).texts for text in texts]
+        return [text for texts in self.caption(samples, config, batch_size=batch_size).texts for text in texts]
 
 
 @torch.inference_mode()
@@ -206,10 +206,10 @@ def seeds_of(seeds: Any, count: int, config: GenerationConfig) -> Tensor | None:
     """
     if seeds is None:
         return torch.randint(2**62, (count,)) if config.sample else None
-    found = torch.as_tensor(one_or_more("seeds", seeds))
-    if found.shape != (count,) or found.dtype != torch.int64:
-        raise VlkitError(f"seeds must be one whole number an image; given: {found.tolist()!r:.80} for {count} images.")
-    return found
+    found = number_list("seeds", seeds, whole=True)
+    if len(found) != count or any(abs(seed) >= 2**63 for seed in found):
+        raise VlkitError(f"seeds must be one whole number of 64 bits an image; given: {len(found)} for {count} images.")
+    return torch.tensor(found, dtype=torch.int64)
 
 
 def decode_captions(

@@ -76,6 +76,8 @@ class BlipDialog(BlipBase):
         num_negatives: wrong candidates of each round that a training step sees, at least 1; drawn at random.
     """
 
+    sample_keys = (*BlipBase.sample_keys, "dialog", "dialog_texts", "image_index", "labels")
+
     def __init__(
         self,
         vit: VitConfig,

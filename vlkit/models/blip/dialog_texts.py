@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -124,8 +125,12 @@ def options_of(turn: Mapping[str, Any]) -> Sequence[str]:
             f"a round of a dialog is {turn!r:.80}; it must be a mapping with 'question', and 'answer', "
             "'answer_options' and 'gt_index' where they are known."
         )
-    options, index = text_list("answer_options", turn.get("answer_options") or (), empty=True), turn.get("gt_index")
-    if index is not None and not 0 <= index < len(options):
+    options = text_list("answer_options", turn.get("answer_options") or (), empty=True)
+    index: Any = turn.get("gt_index")
+    index = index.item() if hasattr(index, "item") else index  # of a tensor or an array
+    if index is not None and not isinstance(index, numbers.Integral):
+        raise VlkitError(f"the round {turn['question']!r:.80} has gt_index {index!r:.40}; it must be a whole number.")
+    if index is not None and not 0 <= int(index) < len(options):
         raise VlkitError(
             f"the round {turn['question']!r} has gt_index {index}, but {len(options)} answer_options, which are "
             "counted from 0."

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlkit.arguments import checked_keywords, one_or_more
+from vlkit.arguments import as_mapping, checked_keywords, number_list
 from vlkit.bounds import Range, Tokens
 from vlkit.errors import VlkitError
 from vlkit.models.attention import split_heads
@@ -147,6 +147,7 @@ class BlipNlvr(BlipBase):
     """
 
     picture_groups = (("image0", "image1"), ("images",))
+    sample_keys = (*BlipBase.sample_keys, "label")
 
     def __init__(
         self,
@@ -164,7 +165,7 @@ class BlipNlvr(BlipBase):
     def picture_items(self, samples: Samples) -> dict[str, Items]:
         """``image0`` and ``image1``, the left and the right pictures of all pairs, not yet opened."""
         name = type(self).__name__
-        if "image0" in samples or "image1" in samples:
+        if "image0" in as_mapping("samples", samples, "{'image0': ..., 'image1': ...}") or "image1" in samples:
             return {key: pictures(wanted(samples, key, name), key) for key in ("image0", "image1")}
         pairs = wanted(samples, "images", name)
         if hasattr(pairs, "ndim"):
@@ -223,8 +224,7 @@ class BlipNlvr(BlipBase):
     def _labels(self, samples: Samples, count: int) -> Tensor:
         """[B] int64."""
         given = wanted(samples, "label", type(self).__name__)
-        labels = given if torch.is_tensor(given) else torch.tensor([int(each) for each in one_or_more("label", given)])
-        labels = labels.reshape(-1).long()
+        labels = given.reshape(-1) if torch.is_tensor(given) else torch.tensor(number_list("label", given))
         if len(labels) != count or not bool(((labels == 0) | (labels == 1)).all()):
             raise VlkitError(f"label must be 0 or 1 for each of {count} pairs; given: {labels.tolist()!r:.80}.")
-        return labels
+        return labels.long()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.arguments import check_choice, checked_keywords
+from vlkit.arguments import check_choice, check_share, checked_keywords
 from vlkit.bounds import Tokens, UnitInterval, Width
 from vlkit.models.blip.caption import Captions, caption_images
 from vlkit.models.blip.contrastive import BlipContrastive, Features, QueueSize, Temperature, gather_features
@@ -115,6 +115,7 @@ class BlipPretrain(BlipContrastive):
             alpha: share of the momentum teacher in the contrast's targets, 0..1; a task ramps it up.
             update: move the momentum encoders; once per optimiser step.
         """
+        check_share("alpha", alpha)
         image, texts = self.pairs_of(samples)
         image_embeds, online, slow = self.encode(image, texts, update)
         loss_itc, sim_i2t, sim_t2i = self._contrast(online, slow, alpha)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.arguments import check_whole, checked_keywords, one_or_more
+from vlkit.arguments import check_share, check_whole, checked_keywords, one_or_more, text_list
 from vlkit.bounds import Tokens, UnitInterval, Width
 from vlkit.errors import VlkitError
 from vlkit.models.blip.contrastive import BlipContrastive, Features, QueueSize, Temperature, gather_features
@@ -80,6 +80,7 @@ class BlipRetrieval(BlipContrastive):
             with this process's and the queue, as the original.
     """
 
+    sample_keys = (*BlipContrastive.sample_keys, "image_id")
     idx_queue: Tensor
     ptr_queue: Tensor
 
@@ -112,6 +113,7 @@ class BlipRetrieval(BlipContrastive):
             alpha: share of the momentum teacher in the contrast's targets, 0..1; a task ramps it up.
             update: move the momentum encoders; once per optimiser step.
         """
+        check_share("alpha", alpha)
         image, texts = self.pairs_of(samples)
         ids = image_numbers(wanted(samples, "image_id", "BlipRetrieval")).to(image.device)
         if ids.shape != (len(image),):
@@ -143,6 +145,8 @@ class BlipRetrieval(BlipContrastive):
         """
         k_test = getattr(task_cfg, "k_test", 256)
         check_whole("task_cfg.k_test", k_test, 0)
+        if not isinstance(data_loader, Iterable):
+            raise VlkitError(f"data_loader is {data_loader!r:.80}; give a loader, or a list of batches.")
         read = _Read(self, data_loader)
         return TASKS.get("retrieval")(rerank_top_k=k_test, max_words=None).sim_matrix(self, read)
 
@@ -203,7 +207,19 @@ class _Read:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for batch in self.loader:
-            yield self.model.batches(batch).whole()
+            batches = self.model.batches(batch)
+            found = batches.whole()
+            if "references" in found:
+                found["references"] = self._references(found["references"], batches.count)
+            yield found
+
+    def _references(self, given: Any, count: int) -> list[list[str]]:
+        references = [text_list("references", each, empty=True) for each in one_or_more("references", given)]
+        if len(references) != count:
+            raise VlkitError(
+                f"references must be a list of texts for each of {count} images; given: {len(references)}."
+            )
+        return references
 
 
 def image_numbers(ids: Tensor | Iterable[int | str]) -> Tensor:

@@ -45,10 +45,23 @@ def wanted(samples: Samples, key: str, model: str) -> Any:
     as_mapping("samples", samples, f"{{{key!r}: ...}}")
     if key not in samples:
         given = ", ".join(map(repr, samples)) or "nothing"
-        near = [other for other in samples if other not in KNOWN and did_you_mean(other, [key])]
+        # 'image0' is not meant by a missing 'image1', but 'images' may be by 'image'.
+        likely = [other for other in samples if other not in KNOWN or other in ("image", "images", "video")]
+        near = [other for other in likely if did_you_mean(other, [key])]
         hint = f" Did you mean {key!r} by {near[0]!r}?" if near else ""
         raise VlkitError(f"{model} needs samples with {key!r}; given: {given}.{hint}")
     return samples[key]
+
+
+def given_texts(samples: Samples, model: str) -> Any:
+    """``texts`` of the samples, else their ``text_input``.
+
+    Raises:
+        VlkitError: there is neither.
+    """
+    if "texts" in as_mapping("samples", samples, "{'text_input': ...}"):
+        return samples["texts"]
+    return wanted(samples, "text_input", model)
 
 
 def check_keys(samples: Samples, model: BlipBase) -> None:
@@ -59,9 +72,9 @@ def check_keys(samples: Samples, model: BlipBase) -> None:
     """
     name, reads = type(model).__name__, [key for group in model.picture_groups for key in group]
     for key in samples:
-        if key not in KNOWN and key not in model.extra_keys:
-            known = [*reads, *_READ, *model.extra_keys]
-            hint = did_you_mean(key, [*known, *_FIELDS])
+        if key not in KNOWN and key not in model.sample_keys:
+            known = [*reads, *model.sample_keys]
+            hint = did_you_mean(key, known) or did_you_mean(key, KNOWN)
             raise VlkitError(f"{name} knows no sample key {key!r}.{hint} It reads {', '.join(known)}.")
         if key in PICTURES and key not in reads:
             raise VlkitError(f"{name} reads pictures from {' or '.join(map(repr, reads))}, not from {key!r}.")
@@ -134,7 +147,7 @@ class Batches:
 
     def _read_texts(self) -> TextBatch:
         name, indexed = type(self.model).__name__, "image_index" in self.samples
-        given = self.samples["texts"] if "texts" in self.samples else wanted(self.samples, "text_input", name)
+        given = given_texts(self.samples, name)
         if isinstance(given, str) and self.mode != "every" and not indexed:
             given = [given] * self.count
         texts = given if isinstance(given, TextBatch) else self.model.tokenize(text_list("text_input", given))

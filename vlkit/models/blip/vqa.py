@@ -16,7 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.arguments import check_choice, check_keywords, check_whole, checked_keywords, one_or_more, text_list
+from vlkit.arguments import (
+    check_choice,
+    check_keywords,
+    check_whole,
+    checked_keywords,
+    number_list,
+    one_or_more,
+    text_list,
+)
 from vlkit.bounds import Tokens, UnitInterval
 from vlkit.errors import VlkitError
 from vlkit.models.answer_tree import AnswerTree, MaskedSegments, masked_states
@@ -31,6 +39,7 @@ from vlkit.models.vit import VitConfig
 from vlkit.registry import MODELS
 
 INFERENCE = ("rank", "generate")
+_ANSWERS = ("answers", "weights", "answer", "weight", "n_answers", "targets")
 _GENERATION = tuple(field.name for field in fields(GenerationConfig))
 
 
@@ -93,6 +102,7 @@ class BlipVqa(BlipBase):
     """
 
     video_frames = 16  # Paper: 5.6
+    sample_keys = (*BlipBase.sample_keys, "image_index", *_ANSWERS)
 
     def __init__(
         self,
@@ -122,24 +132,23 @@ class BlipVqa(BlipBase):
         if "targets" in samples:
             return samples["targets"]
         if "answer" in samples:
+            model = "BlipVqa with 'answer'"
             texts = text_list("answer", samples["answer"], empty=True)
-            numbers = one_or_more("n_answers", wanted(samples, "n_answers", "BlipVqa with 'answer'"))
-            counts = [int(n) for n in numbers]
-            weights = torch.as_tensor(wanted(samples, "weight", "BlipVqa with 'answer'")).float().reshape(-1)
+            counts = number_list("n_answers", wanted(samples, "n_answers", model), whole=True, low=0)
+            weights = number_list("weight", wanted(samples, "weight", model))
         else:
-            given_answers = one_or_more("answers", wanted(samples, "answers", "BlipVqa"))
-            answers = [text_list(f"answers[{i}]", each, empty=True) for i, each in enumerate(given_answers)]
-            given = samples.get("weights", [[1.0 / len(each)] * len(each) for each in answers if each])
-            given = [each if isinstance(each, Sequence) else one_or_more("weights", each) for each in given]
-            texts = [text for each in answers for text in each]
-            counts = [len(each) for each in answers]
-            weights = torch.tensor([weight for each in given for weight in each], dtype=torch.float32)
+            given = one_or_more("answers", wanted(samples, "answers", "BlipVqa"))
+            answers = [text_list(f"answers[{i}]", each, empty=True) for i, each in enumerate(given)]
+            texts, counts = [text for each in answers for text in each], [len(each) for each in answers]
+            equal = [[1.0 / len(each)] * len(each) for each in answers if each]
+            weights = [weight for each in samples.get("weights", equal) for weight in number_list("weights", each)]
         if not texts or len(texts) != len(weights) or sum(counts) != len(texts):
             raise VlkitError(
                 f"BlipVqa was given {len(texts)} answers, {len(weights)} weights, and {sum(counts)} answers counted "
                 f"over {len(counts)} questions; it needs at least one answer and a weight for each."
             )
-        return Targets(self.tokenize_answers(texts), weights.to(self.device), counts)
+        weight = torch.tensor(weights, dtype=torch.float32, device=self.device)
+        return Targets(self.tokenize_answers(texts), weight, counts)
 
     def read_questions(self, samples: Samples, attend_to_padding: bool = False) -> CrossStates:
         """Keys and values for the answer decoder of the questions, which have seen their images.
@@ -316,7 +325,8 @@ class BlipVqa(BlipBase):
         own = [name for name in inspect.signature(self.predict_answers).parameters if name != "generation"]
         fixed = ("max_length", "min_length")
         more = [name for name in _GENERATION if name not in fixed]
-        check_keywords("predict_answers", generation, [*own, *more])
-        for name, value in (("num_beams", num_beams), ("max_len", max_len), ("num_ans_candidates", num_ans_candidates)):
+        check_keywords("predict_answers", generation, list(dict.fromkeys([*own, *more])))
+        for name, value in (("num_beams", num_beams), ("num_ans_candidates", num_ans_candidates)):
             check_whole(name, value, 1)
+        check_whole("max_len", max_len, 2)  # [DEC] is one of them
         check_whole("min_len", min_len, 0, max_len)
