@@ -18,8 +18,8 @@ from PIL import Image
 from torch import nn
 
 from vlkit.arguments import as_mapping, check_flag, checked_keywords
-from vlkit.config.build import accepts
-from vlkit.config.cards import dataset_splits, list_cards, list_dataset_cards, model_card
+from vlkit.config.build import accepts, check
+from vlkit.config.cards import dataset_splits, list_cards, model_card
 from vlkit.config.load import load_config
 from vlkit.config.parts import ModelPart, Part, dataset_part, model_part
 from vlkit.datasets.base import VLDataset
@@ -28,8 +28,9 @@ from vlkit.image_urls import fetch_image
 from vlkit.models.inputs import PictureReader
 from vlkit.models.weights import build_with_weights
 from vlkit.processors.open_image import open_image
-from vlkit.registry import DATASETS, MODELS, PROCESSORS, TASKS
+from vlkit.registry import DATASETS, PROCESSORS
 from vlkit.starting_weights import from_card, from_path
+from vlkit.zoo import list_datasets
 
 logger = logging.getLogger(__name__)
 Processors = dict[str, Any]
@@ -89,9 +90,10 @@ def load_model(
     _check_type(name, model_type)
     for key, flag in (("is_eval", is_eval), ("allow_urls", allow_urls)):
         check_flag(key, flag)
-    if checkpoint is not None and not isinstance(checkpoint, (str, os.PathLike)):
+    if checkpoint is not None and (not isinstance(checkpoint, (str, os.PathLike)) or not str(checkpoint)):
+        given = "empty" if isinstance(checkpoint, str) else f"of the type {type(checkpoint).__name__}"
         raise VlkitError(
-            f"checkpoint is of the type {type(checkpoint).__name__}; give the path of a weights file, of a checkpoint "
+            f"checkpoint is {given}; give the path of a weights file, of a checkpoint "
             f"or of a run's output folder, an address, or None."
         )
     target = _device(device)
@@ -187,6 +189,10 @@ def load_dataset(
     elif len(listed := dataset_splits(name)) > 1 and not ("path" in mapping and name in DATASETS):
         return {each: load_dataset(name, each, **arguments) for each in listed}  # type: ignore[misc]
     part = dataset_part(mapping, name)
+    if problems := check(
+        DATASETS, part.mapping, part.where, part.origin, (*part.processors, *provided, "image_processor")
+    ):
+        raise ConfigError(problems)  # before files are looked for
     kind = DATASETS.get(part.name)
     for key, value in provided.items():
         if not accepts(kind, key):
@@ -203,54 +209,6 @@ def load_dataset(
 
 def _as_picture(source: Any, _: Any = None) -> Image.Image:
     return open_image(source)
-
-
-class ModelZoo:
-    """Models and the types that have a card; prints as a table."""
-
-    def __iter__(self):
-        return iter(list_models())
-
-    def __len__(self) -> int:
-        return sum(len(types) for _, types in list_models())
-
-    def __str__(self) -> str:
-        models = list_models()
-        width = max(len(name) for name, _ in models) + 2
-        rows = [f"{name:{width}}{', '.join(types)}" for name, types in models]
-        return "\n".join([f"{'Model':{width}}Types", *rows])
-
-
-class DatasetZoo:
-    """Names of datasets."""
-
-    def get_names(self) -> list[str]:
-        """What :func:`list_datasets` gives."""
-        return list_datasets()
-
-
-model_zoo, dataset_zoo = ModelZoo(), DatasetZoo()
-
-
-def list_models() -> list[tuple[str, list[str]]]:
-    """Names of models with the types that have a card, both sorted."""
-    cards = list_cards()
-    return [(name, cards.get(name, [])) for name in sorted({*cards, *MODELS.names()})]
-
-
-def list_datasets() -> list[str]:
-    """Names of dataset classes and dataset cards, sorted."""
-    return sorted({*DATASETS.names(), *list_dataset_cards()})
-
-
-def list_processors() -> list[str]:
-    """Names of processors, sorted."""
-    return PROCESSORS.names()
-
-
-def list_tasks() -> list[str]:
-    """Names of tasks, sorted."""
-    return TASKS.names()
 
 
 def _check_name(kind: str, name: Any, known: Sequence[str]) -> None:

@@ -49,7 +49,7 @@ def fetch_image(url: str, max_bytes: int = MAX_BYTES, seconds: float = SECONDS) 
     name = redacted(url)
     if offline():
         raise VlkitError(f"{name}: not fetched, since VLKIT_OFFLINE or HF_HUB_OFFLINE is set. Give a local file.")
-    if urlsplit(url).scheme.lower() not in _SCHEMES:
+    if url.partition(":")[0].lower() not in _SCHEMES:
         raise VlkitError(f"{name}: only http and https addresses are fetched. Give the path of a local file.")
     deadline = time.monotonic() + seconds
     replies: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
@@ -109,7 +109,8 @@ def _reason(error: Exception, seconds: float) -> str:
     """What went wrong, without the address."""
     cause = getattr(error, "reason", None)
     if isinstance(error, urllib.error.HTTPError):
-        return f"the server answers {error.code}"
+        what = ", a redirect that is not followed" if 300 <= error.code < 400 else ""
+        return f"the server answers {error.code}{what}"
     if isinstance(error, TimeoutError) or isinstance(cause, TimeoutError):
         return f"it takes longer than {seconds:g} s"
     if isinstance(error, (_Refused, OSError)):

@@ -16,9 +16,10 @@ from torch.nn import functional
 from vlkit.arguments import as_mapping, text_list
 from vlkit.errors import VlkitError
 from vlkit.models.blip.samples import Batches, Samples, Texts, check_keys, given_texts, wanted
-from vlkit.models.inputs import Items, PictureReader, pictures, videos
+from vlkit.models.inputs import PictureReader
 from vlkit.models.med import Layer, MedConfig
 from vlkit.models.packing import TextBatch
+from vlkit.models.picture_forms import Items, pictures, videos
 from vlkit.models.size import check_memory, encoder_numbers
 from vlkit.models.vit import VisionTransformer, VitConfig, build_image_encoder
 from vlkit.processors.tokenizer import Tokenizer, build_tokenizer

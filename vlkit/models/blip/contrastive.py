@@ -116,7 +116,7 @@ class BlipContrastive(BlipAligned):
 
         def similar(features: Tensor, others: Tensor, queue: Tensor) -> Tensor:
             # Apart, because a queue is wide: to join the two would copy it.
-            return torch.cat([features @ others.T, features @ queue], 1)
+            return torch.cat([features @ others.T, features @ queue.to(features.dtype)], 1)
 
         def compute(image: Tensor, text: Tensor, temp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             losses, sims = [], []

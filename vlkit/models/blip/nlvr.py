@@ -23,7 +23,6 @@ from vlkit.errors import VlkitError
 from vlkit.models.attention import split_heads
 from vlkit.models.blip.base import BlipBase
 from vlkit.models.blip.samples import Samples, check_keys, wanted
-from vlkit.models.inputs import Items, pictures
 from vlkit.models.linear import Linear, together
 from vlkit.models.med import (
     CrossStates,
@@ -35,6 +34,7 @@ from vlkit.models.med import (
     init_bert,
 )
 from vlkit.models.packing import TextBatch
+from vlkit.models.picture_forms import Items, pictures
 from vlkit.models.vit import VitConfig
 from vlkit.registry import MODELS
 

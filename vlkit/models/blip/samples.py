@@ -14,8 +14,8 @@ import torch
 
 from vlkit.arguments import as_mapping, check_whole, text_list
 from vlkit.errors import VlkitError, did_you_mean
-from vlkit.models.inputs import Items
 from vlkit.models.packing import TextBatch
+from vlkit.models.picture_forms import Items
 
 if TYPE_CHECKING:
     from vlkit.models.blip.base import BlipBase

@@ -21,8 +21,6 @@ from vlkit.arguments import (
     check_keywords,
     check_whole,
     checked_keywords,
-    number_list,
-    one_or_more,
     text_list,
 )
 from vlkit.bounds import Tokens, UnitInterval
@@ -30,7 +28,8 @@ from vlkit.errors import VlkitError
 from vlkit.models.answer_tree import AnswerTree, MaskedSegments, masked_states
 from vlkit.models.blip.base import BlipBase
 from vlkit.models.blip.caption import check_config, decode_captions, seeds_of
-from vlkit.models.blip.samples import Samples, joined, wanted
+from vlkit.models.blip.samples import Samples, joined
+from vlkit.models.blip.vqa_answers import Targets, read_answers
 from vlkit.models.generation import GenerationConfig
 from vlkit.models.losses import lm_loss, lm_targets, sum_by_text
 from vlkit.models.med import CrossStates, MedConfig, TextDecoder, TextTransformer
@@ -59,21 +58,6 @@ class VqaOutput:
     def loss(self) -> Tensor:
         """The loss (LAVIS's name)."""
         return self.loss_vqa
-
-
-@dataclass
-class Targets:
-    """Answers of B questions to learn.
-
-    Args:
-        texts: N answers, [DEC] first.
-        weights: [N].
-        counts: answers of each question; they stand one question after the other.
-    """
-
-    texts: TextBatch
-    weights: Tensor
-    counts: Sequence[int]
 
 
 @dataclass
@@ -131,22 +115,7 @@ class BlipVqa(BlipBase):
         ``weight`` and ``n_answers``, or ``targets``, which is returned."""
         if "targets" in samples:
             return samples["targets"]
-        if "answer" in samples:
-            model = "BlipVqa with 'answer'"
-            texts = text_list("answer", samples["answer"], empty=True)
-            counts = number_list("n_answers", wanted(samples, "n_answers", model), whole=True, low=0)
-            weights = number_list("weight", wanted(samples, "weight", model))
-        else:
-            given = one_or_more("answers", wanted(samples, "answers", "BlipVqa"))
-            answers = [text_list(f"answers[{i}]", each, empty=True) for i, each in enumerate(given)]
-            texts, counts = [text for each in answers for text in each], [len(each) for each in answers]
-            equal = [[1.0 / len(each)] * len(each) for each in answers if each]
-            weights = [weight for each in samples.get("weights", equal) for weight in number_list("weights", each)]
-        if not texts or len(texts) != len(weights) or sum(counts) != len(texts):
-            raise VlkitError(
-                f"BlipVqa was given {len(texts)} answers, {len(weights)} weights, and {sum(counts)} answers counted "
-                f"over {len(counts)} questions; it needs at least one answer and a weight for each."
-            )
+        texts, weights, counts = read_answers(samples)
         weight = torch.tensor(weights, dtype=torch.float32, device=self.device)
         return Targets(self.tokenize_answers(texts), weight, counts)
 
