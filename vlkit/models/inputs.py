@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vlkit.errors import BadSample, VlkitError
 from vlkit.io import fetch
-from vlkit.models.picture_forms import Items, described, pictures
+from vlkit.models.picture_forms import Items, described, pictures, videos
 from vlkit.processors.video import sample_frames
 
 _LONGEST_PATH = 4096
@@ -53,6 +53,18 @@ class PictureReader:
             VlkitError: it is something else, or a picture cannot be read.
         """
         return self.read(pictures(given, name), name)
+
+    def videos(self, given: Any, name: str = "video") -> Tensor:
+        """[B, F, 3, S, S] of one or several videos; F frames are sampled of each that is no float tensor.
+
+        Args:
+            given: what :func:`~vlkit.models.picture_forms.videos` takes.
+            name: of the argument, for messages.
+
+        Raises:
+            VlkitError: it is something else, or a video cannot be read.
+        """
+        return self.read(videos(given, name), name)
 
     def read(self, items: Items, name: str, first: int = 0) -> Tensor:
         """The tensors of what :func:`pictures` or :func:`videos` gave.

@@ -139,8 +139,9 @@ class BlipBase(nn.Module):
         if not self.training and not bool(torch.isfinite(images.detach().sum(dtype=torch.float32))):
             raise VlkitError(f"{name} holds NaN or infinite values; check how the pictures were preprocessed.")
         kind = next(self.visual_encoder.parameters()).dtype
-        if torch.is_autocast_enabled(self.device.type) and images.dtype != torch.float64:
-            kind = images.dtype  # autocast brings it to the right type
+        device = self.device.type
+        if torch.is_autocast_enabled(device) and images.dtype == torch.get_autocast_dtype(device):
+            kind = images.dtype  # what autocast would make of it
         return images.to(self.device, kind)
 
     def image_embeds(self, samples: Samples) -> Tensor:

@@ -172,7 +172,7 @@ class BlipNlvr(BlipBase):
             if pairs.ndim != 5 or pairs.shape[1] != 2:
                 raise VlkitError(f"{name} needs images [B, 2, 3, S, S], two for each text; given: {list(pairs.shape)}.")
             return {f"image{side}": pictures(pairs[:, side], f"images[:, {side}]") for side in (0, 1)}
-        if not isinstance(pairs, (list, tuple)) or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
+        if not isinstance(pairs, (list, tuple)) or not all(map(_is_pair, pairs)):
             raise VlkitError(f"{name} needs images as a list of pairs, [(left, right), ...], or as [B, 2, 3, S, S].")
         return {f"image{side}": pictures([pair[side] for pair in pairs], f"images[:, {side}]") for side in (0, 1)}
 
@@ -180,14 +180,13 @@ class BlipNlvr(BlipBase):
         """Tokens [2, B, P, Dv] of the left and the right images, encoded in one batch."""
         found = self.picture_items(samples)
         check_keys(samples, self)
-        left, right = (self.pictures.read(items, key) for key, items in found.items())
+        left, right = (self.placed(self.pictures.read(items, key), key) for key, items in found.items())
         if left.shape != right.shape:
             raise VlkitError(
                 f"BlipNlvr needs as many left as right images of one size; given: image0 {list(left.shape)}, "
                 f"image1 {list(right.shape)}."
             )
-        images = self.placed(torch.stack([left, right.to(left.device, left.dtype)]), "images")
-        return self.visual_encoder(images.flatten(0, 1)).unflatten(0, (2, -1))
+        return self.visual_encoder(torch.cat([left, right])).unflatten(0, (2, -1))
 
     def judge(
         self, texts: TextBatch, states: CrossStates, image_index: Sequence[int] | np.ndarray | None = None
@@ -228,3 +227,9 @@ class BlipNlvr(BlipBase):
         if len(labels) != count or not bool(((labels == 0) | (labels == 1)).all()):
             raise VlkitError(f"label must be 0 or 1 for each of {count} pairs; given: {labels.tolist()!r:.80}.")
         return labels.long()
+
+
+def _is_pair(item: object) -> bool:
+    """Whether ``item`` holds two pictures: a list, a tensor [2, 3, S, S] or an array [2, H, W, 3]."""
+    several = isinstance(item, (list, tuple)) or getattr(item, "ndim", 0) == 4
+    return several and len(item) == 2  # type: ignore[arg-type]
