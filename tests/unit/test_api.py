@@ -10,7 +10,7 @@ from PIL import Image
 
 import vlkit
 from tests.parity.golden import ASSETS
-from vlkit.api import build_model
+from vlkit.api import _device, build_model
 from vlkit.config import cards
 from vlkit.config.parts import model_part
 from vlkit.config.yamlfile import dump_yaml
@@ -62,6 +62,74 @@ def test_training_mode_and_devices(tmp_path):
         vlkit.load_model("blip_caption", "tiny", device="gpu")
 
 
+def test_the_device_is_chosen_and_wrong_ones_are_refused(monkeypatch):
+    assert vlkit.load_model("blip_caption", "tiny", device="auto").device.type in ("cpu", "cuda", "mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert _device("auto") == torch.device("mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert _device("auto") == torch.device("cuda")
+    for given in (None, 3.5, "", "meta", ["cpu"], "CPU", "cuda:99"):
+        with pytest.raises(VlkitError, match=r"cannot be used .* Give 'cpu', 'cuda', 'cuda:N', 'mps' or 'auto'\."):
+            _device(given)
+    with pytest.raises(VlkitError, match="Did you mean 'cpu'"):
+        _device("CPU")
+
+
+WRONG = [
+    (lambda: vlkit.load_model("blip_caption"), "blip_caption has no type None. Known: base_coco"),
+    (lambda: vlkit.load_model(5, "tiny"), "the name of a model is a string, such as 'blip_caption'; given: 5"),
+    (lambda: vlkit.load_model("blip_caption", ["tiny"]), "has no type ['tiny']"),
+    (lambda: vlkit.load_model("blip_caption", "tiny", is_eval="False"), "is_eval is 'False'; it must be True or False"),
+    (lambda: vlkit.load_model("blip_caption", "tiny", allow_urls="yes"), "allow_urls is 'yes'; it must be True or"),
+    (lambda: vlkit.load_model("blip_caption", "tiny", checkpoint=5), "checkpoint is of the type int; give the path"),
+    (lambda: vlkit.load_model("blip_caption", "tiny", checkpoint={"model": 1}), "checkpoint is of the type dict"),
+    (lambda: vlkit.load_model("blip_caption", "tiny", checkpoint=""), "checkpoint is empty; give the path"),
+    (
+        lambda: vlkit.load_model("blip_caption", "tiny", devcie="cpu"),
+        "takes no argument 'devcie'. Did you mean 'device'",
+    ),
+    (lambda: vlkit.load_model_and_preprocess("blip_caption", "tiny", is_evl=True), "Did you mean 'is_eval'"),
+    (lambda: vlkit.load_preprocess("blip_captoin", "tiny"), "Did you mean 'blip_caption'"),
+    (lambda: vlkit.load_preprocess("blip_caption", model_typ="tiny"), "Did you mean 'model_type'"),
+    (lambda: vlkit.load_processor(None), "the name of a processor is a string"),
+    (lambda: vlkit.load_processor("blip_image_eval", cfg="x"), "cfg must be a mapping such as {'image_size': 384}"),
+    (lambda: vlkit.load_processor("blip_image_evl"), "Closest: blip_image_eval"),
+    (lambda: vlkit.load_dataset(None), "the name of a dataset is a string"),
+    (lambda: vlkit.load_dataset("shapes", 5), "split of 'shapes' is 5; it must be a string"),
+    (lambda: vlkit.load_dataset("shapes", "vla"), "Did you mean 'val'"),
+    (lambda: vlkit.load_dataset("shapes", "val", vis_path=5), "vis_path is of the type int"),
+    (
+        lambda: vlkit.load_dataset("shapes", "val", image_processor="blip_image_eval"),
+        "image_processor is of the type str",
+    ),
+    (lambda: vlkit.load_dataset("coco_caption", "val", cfg_path="x"), "unknown key 'cfg_path'"),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), WRONG)
+def test_wrong_arguments_are_one_clear_error(call, message):
+    with pytest.raises(VlkitError, match=re.escape(message)):
+        call()
+
+
+def test_pictures_at_addresses(monkeypatch, no_network):
+    fetched = []
+    monkeypatch.setattr("vlkit.api.fetch_image", lambda url: fetched.append(url) or PHOTOGRAPH.read_bytes())
+    name, kind, address = "blip_caption", "tiny", "https://host/cat.png"
+    torch.manual_seed(0)
+    model, images, _ = vlkit.load_model_and_preprocess(name, kind, allow_urls=True)
+    expected = model.generate({"image": images["eval"](PHOTOGRAPH)}, max_length=12)
+    assert model.generate({"image": [address, PHOTOGRAPH]}, max_length=12) == expected * 2
+    assert fetched == [address]
+    with pytest.raises(VlkitError, match="allow_urls=True"):
+        vlkit.load_model(name, kind).generate({"image": address})
+    monkeypatch.undo()
+    monkeypatch.setenv("VLKIT_OFFLINE", "1")
+    with pytest.raises(VlkitError, match=r"VLKIT_OFFLINE .* is set"):
+        vlkit.load_model(name, kind, allow_urls=True).generate({"image": address})
+
+
 def test_cards_without_weights_give_a_random_model(caplog):
     model = vlkit.load_model("blip_caption", "tiny")
     assert isinstance(model, BlipCaption)
@@ -79,8 +147,18 @@ def test_output_folder_of_a_run_brings_its_own_sizes(tmp_path, no_network):
     model = vlkit.load_model("blip_caption", "tiny", checkpoint=tmp_path)
     assert equal(model, source)
     assert model.prompt == "a picture"
+    _, images, _ = vlkit.load_model_and_preprocess("blip_caption", "tiny")
+    pixels = images["eval"](PHOTOGRAPH)
+    assert model.generate({"image": PHOTOGRAPH}, max_length=12) == model.generate({"image": pixels}, max_length=12)
     with pytest.raises(CheckpointError, match="does not fit BlipCaption"):  # the folder alone says nothing of sizes
         vlkit.load_model("blip_caption", "tiny", checkpoint=tmp_path / "checkpoints")
+
+
+def test_a_model_reads_pictures_at_its_own_size():
+    mapping = {"name": "blip_caption", "type": "tiny", "vit": {"image_size": 32}}
+    model = model_part(mapping).build().eval()
+    assert model.pictures.images(PHOTOGRAPH).shape == (1, 3, 32, 32)
+    assert len(model.generate({"image": PHOTOGRAPH}, max_length=12)) == 1
 
 
 def test_captioner_from_a_pretraining_run(tmp_path):

@@ -32,7 +32,18 @@ _TRAINING = ("answers", "weights", "answer", "weight", "n_answers", "targets", "
 _READ = ("text_input", "texts", "image_index", "label", "dialog", "image_id", *_TRAINING)
 _LAVIS_FIELDS = ("instance_id", "text_output", "epoch", "iters", "num_iters_per_epoch")
 # What batches of datasets, ours and LAVIS's, hold besides; no call reads it, so that a batch is a sample as it is.
-_FIELDS = ("index", "sample_id", "question_id", "references", "negatives", "scene", "domain", "kind", *_LAVIS_FIELDS)
+_FIELDS = (
+    "index",
+    "sample_id",
+    "question_id",
+    "references",
+    "negatives",
+    "scene",
+    "scenes",
+    "domain",
+    "kind",
+    *_LAVIS_FIELDS,
+)
 KNOWN = (*PICTURES, *_READ, *_FIELDS)
 
 
