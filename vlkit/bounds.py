@@ -55,6 +55,18 @@ class Range:
         return " and ".join(part for part in (low, high) if part)
 
 
+@dataclass(frozen=True)
+class Filled:
+    """A text that holds something: ``Annotated[str, Filled()]``. An empty path would be the working directory."""
+
+    def __contains__(self, value: str) -> bool:
+        return not isinstance(value, str) or bool(value.strip())
+
+    def __str__(self) -> str:
+        return "that is not empty"
+
+
+FilledText = Annotated[str, Filled()]
 Positive = Annotated[float, Range(0, open=True)]
 NotNegative = Annotated[float, Range(0)]
 UnitInterval = Annotated[float, Range(0, 1)]

@@ -58,9 +58,14 @@ def describe(error: OSError) -> str:
     """Return the message for an error of the operating system."""
     if isinstance(error, VlkitError):
         return str(error)
-    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
+    names = [_shown(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
     reason = error.strerror or str(error) or type(error).__name__
     return " ".join([f"{' -> '.join(names) or 'a file or stream'}: {reason}.", advice(error.errno)]).rstrip()
+
+
+def _shown(path: str) -> str:
+    """A path for a message, the middle left out where it is very long."""
+    return path if len(path) <= 300 else f"{path[:100]}...{path[-100:]} ({len(path):,} characters)"
 
 
 def advice(number: int | None) -> str:

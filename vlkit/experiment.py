@@ -19,6 +19,7 @@ from vlkit.config.run import RunConfig, check_run
 from vlkit.datasets.base import VLDataset
 from vlkit.datasets.faults import collect_faults
 from vlkit.datasets.mixture import Mixture
+from vlkit.disk_errors import describe
 from vlkit.errors import CheckpointError, ConfigError, VlkitError
 from vlkit.models.weights import build_with_weights
 from vlkit.nested_models import build_with_models, model_weights
@@ -43,6 +44,8 @@ class Problems(list[str]):
         except VlkitError as error:
             found = error.problems if isinstance(error, ConfigError) else [str(error)]
             self += [problem if problem.startswith(place) else f"{place}: {problem}" for problem in found]
+        except OSError as error:  # a path that is too long, a folder without permission
+            self.append(f"{place}: {describe(error)}")
 
     def end(self) -> None:
         """Raise them.

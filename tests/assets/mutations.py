@@ -123,7 +123,31 @@ def training_run(folder: Path) -> dict[str, Any]:
     return run
 
 
+def shapes_run(model: str, task: str, dataset: str, **sizes: Any) -> dict[str, Any]:
+    """Training and evaluation of a head on the toy dataset."""
+    run = pretrain_run()
+    run["model"] = {"name": model, "type": "tiny", **sizes, **copy.deepcopy(SIZES)}
+    run["task"] = {"name": task}
+    run["datasets"]["train"] = [{"name": dataset, "split": "train", "size": 12}]
+    run["datasets"]["eval"] = {"val": {"name": dataset, "split": "val", "size": 4}}
+    return run
+
+
+def shards_run(folder: Path) -> dict[str, Any]:
+    """Captioning of web shards together with a caption file."""
+    capfilt_job(folder)
+    run = caption_run(folder)
+    run["datasets"]["train"].append({"name": "web_shards", "path": ["data/0.tar"], "caption_key": "caption"})
+    run["datasets"]["train"][0] |= {"image_root": "data/images", "format": "coco", "limit": 5, "image_ids": "rows"}
+    return run
+
+
 BASES = {
+    "shards": shards_run,
+    "vqa": lambda folder: shapes_run("blip_vqa", "vqa", "shapes_vqa"),
+    "retrieval": lambda folder: shapes_run("blip_retrieval", "retrieval", "shapes", queue_size=16, embed_dim=8),
+    "nlvr": lambda folder: shapes_run("blip_nlvr", "nlvr", "shapes_nlvr"),
+    "dialog": lambda folder: shapes_run("blip_dialog", "visdial", "shapes_dialog"),
     "training": training_run,
     "pretraining": lambda folder: pretrain_run(),
     "evaluation": evaluation_run,
@@ -286,7 +310,8 @@ def _keys(data: dict[str, Any]) -> list[tuple[dict[str, Any], str, bool]]:
     def run(node: dict[str, Any]) -> None:
         part(node["model"], MODELS)
         part(node["task"], TASKS)
-        add(node["task"].setdefault("generation", {}), GenerationConfig)
+        if node["task"]["name"] in ("captioning", "pretrain", "vqa", "capfilt"):
+            add(node["task"].setdefault("generation", {}), GenerationConfig)
         for entry in [*node.get("datasets", {}).get("train", []), *node.get("datasets", {}).get("eval", {}).values()]:
             part(entry, DATASETS)
             found.append((entry, "weight", True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vlkit.bounds import PositiveInt
+from vlkit.bounds import FilledText, PositiveInt
 from vlkit.config.durations import Count
 from vlkit.errors import ConfigError
 from vlkit.processors.encoded import MAX_PIXELS
@@ -90,7 +90,7 @@ class InputOptions:
         text: which file of a sample is its text where it has both.
     """
 
-    path: str | list[str]
+    path: FilledText | list[FilledText]
     max_image_bytes: Count = _IMAGE_BYTES
     max_pixels: Count = _PIXELS
     max_text_bytes: Count = _TEXT_BYTES

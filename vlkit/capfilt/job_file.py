@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from vlkit.bounds import BatchSize, PositiveInt, Processes, Range, Seed, UnitInterval
+from vlkit.bounds import BatchSize, FilledText, PositiveInt, Processes, Range, Seed, UnitInterval
 from vlkit.capfilt.inputs import InputOptions
 from vlkit.capfilt.refusals import MOST
 from vlkit.config.load import Config, read_tree
@@ -40,7 +40,7 @@ class JobOptions:
             shards and 1000 rows are done; 1 or null: any.
     """
 
-    output_dir: str | None = None
+    output_dir: FilledText | None = None
     batch_size: BatchSize = 64
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from vlkit.bounds import LARGEST_SEED, Range, is_finite, number
+from vlkit.bounds import LARGEST_SEED, Filled, Range, is_finite, number
 from vlkit.config.signature import Signature, signature
 from vlkit.config.words import MAPPINGS, NONE, SEQUENCES, describe_parameter, short, type_name
 from vlkit.errors import VlkitError, closest, did_you_mean
@@ -123,9 +123,10 @@ def _annotated(value: Any, hint: Any, args: tuple[Any, ...], path: str, problems
     converted = convert(value, args[0], path, problems)
     if len(problems) > before or converted is None:
         return converted
-    for mark in (mark for mark in args[1:] if isinstance(mark, Range)):
+    for mark in (mark for mark in args[1:] if isinstance(mark, (Range, Filled))):
         if converted not in mark:
-            limit = f" It may be at most {number(mark.high)}." if mark.technical and converted > mark.high else ""
+            exceeded = isinstance(mark, Range) and mark.technical and converted > mark.high
+            limit = f" It may be at most {number(mark.high)}." if isinstance(mark, Range) and exceeded else ""
             return _wrong(value, hint, path, problems, limit)
     return converted
 
@@ -197,6 +198,8 @@ def _single(value: Any, kind: type, path: str, problems: Problems) -> Any:
                 return member
         return _wrong(value, kind, path, problems, did_you_mean(value, [member.name for member in kind]))
     if issubclass(kind, Path) and isinstance(value, str):
+        if not value.strip():
+            return _wrong(value, kind, path, problems, " A path is needed, or null where there is a default.")
         return kind(value)
     if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
         before = len(problems)

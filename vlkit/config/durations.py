@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from vlkit.errors import ConfigError, did_you_mean
+from vlkit.bounds import is_finite
+from vlkit.errors import ConfigError, did_you_mean, shortened
 
 TIMES = {"seconds": 1, "minutes": 60, "hours": 3600}
 """Units of time, in seconds. They count what a run spends in training steps, by the clock of process 0."""
@@ -17,6 +18,7 @@ UNITS = ("steps", "epochs", "samples")
 """Units that are a number of steps."""
 _ALL = (*UNITS, *TIMES)
 _SHORT = {"s": "seconds", "sec": "seconds", "min": "minutes", "h": "hours", "hr": "hours"}
+_MOST = 10**15
 _FACTORS = {"": 1, "k": 1_000, "K": 1_000, "M": 1_000_000}
 _TEXT = re.compile(
     r"\s*([-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?)\s*(?:([kKM])(?![A-Za-z]))?\s*([A-Za-z]*)\s*"
@@ -41,8 +43,9 @@ class Duration:
     def __post_init__(self) -> None:
         if self.unit not in _ALL:
             raise ConfigError(f"{self.unit!r} is no unit.{did_you_mean(self.unit, _ALL)} Write {self.FORMS}.")
-        if not math.isfinite(self.amount) or self.amount < 0:
-            raise ConfigError(f"{self.amount} {self.unit}: a duration is finite and at least 0.")
+        if not 0 <= self.amount <= _MOST:  # NaN is neither
+            given = f"{float(self.amount):g} {self.unit}" if is_finite(self.amount) else shortened(self.amount)
+            raise ConfigError(f"{given}: a duration is finite, at least 0 and at most {_MOST:,}.")
         if self.unit != "epochs" and self.unit not in TIMES and self.amount != int(self.amount):
             raise ConfigError(f"{self.amount} {self.unit}: only epochs can be fractions, and times.")
 
@@ -147,8 +150,8 @@ class Count(int):
             amount, unit = _read(value, cls.FORMS)
             if unit:
                 raise ConfigError(f"{value!r} has a unit. Write {cls.FORMS}.")
-        if isinstance(amount, bool) or not isinstance(amount, int) or amount < 0:
-            raise ConfigError(f"{value!r} given. Write {cls.FORMS}.")
+        if isinstance(amount, bool) or not isinstance(amount, int) or not 0 <= amount <= _MOST:
+            raise ConfigError(f"{shortened(value)} given. Write {cls.FORMS}, at most {_MOST:,}.")
         return cls(amount)
 
 

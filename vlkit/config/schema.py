@@ -6,7 +6,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from vlkit.bounds import BatchSize, DropRate, NotNegative, Positive, PositiveInt, Range, Rate, Seed, UnitInterval
+from vlkit.bounds import (
+    BatchSize,
+    DropRate,
+    FilledText,
+    NotNegative,
+    Positive,
+    PositiveInt,
+    Range,
+    Rate,
+    Seed,
+    UnitInterval,
+)
 from vlkit.config.durations import Cadence, Count, Duration
 from vlkit.errors import ConfigError
 
@@ -111,7 +122,7 @@ class RunOptions:
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: Seed = 42
     num_workers: Annotated[int, Range(0, 1_024)] = 0
-    monitor: str | None = None
+    monitor: FilledText | None = None
     mode: Literal["max", "min"] = "max"
     eval_every: Cadence | None = _EPOCH
     checkpoint_every: Cadence | None = _EPOCH_OR_MINUTES
@@ -125,8 +136,8 @@ class RunOptions:
     activation_checkpointing: Literal["auto", "none", "torch", "fairscale"] = "auto"
     bad_samples: Literal["error", "skip"] = "error"
     tensorboard: bool = False
-    wandb: str | None = None
-    init_from: str | None = None
+    wandb: FilledText | None = None
+    init_from: FilledText | None = None
     sample_images: Annotated[int, Range(0, 10_000)] = 8
     compile: bool = False
     parallel: Literal["ddp", "fsdp", "oss"] = "ddp"

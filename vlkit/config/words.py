@@ -10,7 +10,7 @@ import types
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from vlkit.bounds import Range
+from vlkit.bounds import Filled, Range
 from vlkit.config.signature import Parameter
 from vlkit.errors import redacted
 
@@ -46,7 +46,7 @@ def type_name(hint: Any) -> str:
         return "null"
     if origin is Annotated:
         return " ".join(
-            filter(None, [type_name(args[0]), *(str(mark) for mark in args[1:] if isinstance(mark, Range))])
+            filter(None, [type_name(args[0]), *(str(mark) for mark in args[1:] if isinstance(mark, (Range, Filled)))])
         )
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(type_name(arg) for arg in args))

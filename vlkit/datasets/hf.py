@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.bounds import PositiveInt
+from vlkit.bounds import FilledText, PositiveInt
 from vlkit.datasets.annotations import caption_columns, listed_captions
 from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
@@ -62,7 +62,7 @@ class HuggingFaceDataset(VLDataset):
 
     def __init__(
         self,
-        path: str,
+        path: FilledText,
         split: Literal["train", "val", "test"] = "train",
         part: str | None = None,
         subset: str | None = None,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.bounds import Column, PositiveInt
+from vlkit.bounds import Column, FilledText, PositiveInt
 from vlkit.datasets.annotation_formats import FORMATS
 from vlkit.datasets.annotations import caption_columns, few, find_file, read_rows, short_names
 from vlkit.datasets.arguments import SPLITS, check_arguments
@@ -67,7 +67,7 @@ class ImageText(VLDataset):
 
     def __init__(
         self,
-        path: str | list[str],
+        path: FilledText | list[FilledText],
         image_root: str | None = None,
         split: Literal["train", "val", "test"] = "train",
         format: Literal["auto", "json", "jsonl", "csv", "txt", "coco", "karpathy"] = "auto",

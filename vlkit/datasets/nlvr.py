@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.bounds import Column, PositiveInt
+from vlkit.bounds import Column, FilledText, PositiveInt
 from vlkit.datasets.annotation_formats import Faults, table_rows
 from vlkit.datasets.annotations import find_file
 from vlkit.datasets.arguments import check_arguments
@@ -90,7 +90,7 @@ class ImagePair(VLDataset):
 
     def __init__(
         self,
-        path: str,
+        path: FilledText,
         image_root: str | None = None,
         split: Literal["train", "val", "test"] = "train",
         format: Literal["auto", "json", "jsonl", "csv"] = "auto",

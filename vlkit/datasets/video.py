@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.bounds import Column, Frames, PositiveInt
+from vlkit.bounds import Column, FilledText, Frames, PositiveInt
 from vlkit.datasets.annotations import find_file, short_names
 from vlkit.datasets.answer_list import read_answer_list
 from vlkit.datasets.arguments import SPLITS, check_arguments
@@ -36,7 +36,7 @@ class _Videos(VLDataset):
 
     def __init__(
         self,
-        path: str | list[str],
+        path: FilledText | list[FilledText],
         video_root: str | None,
         split: str,
         frames: int,
@@ -134,7 +134,7 @@ class VideoText(_Videos):
 
     def __init__(
         self,
-        path: str | list[str],
+        path: FilledText | list[FilledText],
         video_root: str | None = None,
         split: Literal["train", "val", "test"] = "train",
         frames: Frames = 8,
@@ -210,7 +210,7 @@ class VideoQuestion(_Videos):
 
     def __init__(
         self,
-        path: str | list[str],
+        path: FilledText | list[FilledText],
         video_root: str | None = None,
         split: Literal["train", "val", "test"] = "train",
         frames: Frames = 16,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.bounds import PositiveInt
+from vlkit.bounds import FilledText, PositiveInt
 from vlkit.datasets.annotations import find_file
 from vlkit.datasets.arguments import check_arguments
 from vlkit.datasets.base import Sample, VLDataset
@@ -67,7 +67,7 @@ class VisDial(VLDataset):
 
     def __init__(
         self,
-        path: str,
+        path: FilledText,
         image_root: str | None = None,
         split: Literal["train", "val", "test"] = "train",
         dense_path: str | None = None,

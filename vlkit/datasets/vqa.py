@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.bounds import Column, PositiveInt
+from vlkit.bounds import Column, FilledText, PositiveInt
 from vlkit.datasets.annotations import find_file, short_names
 from vlkit.datasets.answer_list import read_answer_list
 from vlkit.datasets.arguments import SPLITS, check_arguments
@@ -63,7 +63,7 @@ class ImageQuestion(VLDataset):
 
     def __init__(
         self,
-        path: str | list[str],
+        path: FilledText | list[FilledText],
         image_root: str | None = None,
         split: Literal["train", "val", "test"] = "train",
         format: Literal["auto", "json", "jsonl", "csv", "official"] = "auto",

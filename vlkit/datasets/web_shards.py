@@ -13,7 +13,7 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
-from vlkit.bounds import PositiveInt
+from vlkit.bounds import FilledText, PositiveInt
 from vlkit.datasets.annotations import short_names
 from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
@@ -69,7 +69,7 @@ class WebShards(VLDataset):
 
     def __init__(
         self,
-        path: str | list[str],
+        path: FilledText | list[FilledText],
         split: Literal["train", "val", "test"] = "train",
         image_key: str | None = None,
         caption_key: str | None = None,

@@ -18,6 +18,8 @@ from vlkit.errors import ConfigError, VlkitError
 from vlkit.models.attention import attend, merge_heads, split_heads
 from vlkit.models.linear import Linear, gelu
 
+MAX_PATCHES = 16_384
+"""Most patches of an image: attention takes time and memory with their square."""
 _NORM_EPS = 1e-6
 
 
@@ -54,6 +56,12 @@ class VitConfig:
         problems = []
         if self.image_size % self.patch_size:
             problems.append(f"vit: patch_size ({self.patch_size}) must divide image_size ({self.image_size}).")
+        if (self.image_size // self.patch_size) ** 2 > MAX_PATCHES:
+            patches = (self.image_size // self.patch_size) ** 2
+            problems.append(
+                f"vit: image_size ({self.image_size}) over patch_size ({self.patch_size}) gives {patches:,} patches; "
+                f"at most {MAX_PATCHES:,} are allowed."
+            )
         if self.embed_dim % self.num_heads:
             problems.append(f"vit: num_heads ({self.num_heads}) must divide embed_dim ({self.embed_dim}).")
         if problems:
