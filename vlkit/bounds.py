@@ -84,7 +84,8 @@ Depth = Annotated[int, Range(1, 1_000)]
 Tokens = Annotated[int, Range(3, 1_000_000)]
 """Length of a text in tokens, [CLS] and [SEP] included."""
 BatchSize = Annotated[int, Range(1, 1_000_000)]
-Processes = Annotated[int, Range(1, 1_024)]
+MOST_PROCESSES = 1_024
+Processes = Annotated[int, Range(1, MOST_PROCESSES)]
 """Number of processes or threads that one command starts."""
 Rate = Annotated[float, Range(0, 1e3)]
 """A learning rate or a decay; 0 leaves the weights as they are."""

@@ -128,7 +128,7 @@ def fetch(url_or_path: str | Path, sha256: str | None = None, md5: str | None = 
         from vlkit.foreign_caches import fetch_hub
 
         return fetch_hub(text, expected)
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if scheme == "package":
         path = _in_package(text)
     elif "://" in text and scheme != "file":
@@ -218,7 +218,7 @@ def local_path(path: str | Path) -> Path:
     scheme = urlsplit(text).scheme if "://" in text else ""
     if scheme == "package":
         return _in_package(text)
-    return Path(url2pathname(urlsplit(text).path) if scheme == "file" else text).expanduser()
+    return Path(os.path.expanduser(url2pathname(urlsplit(text).path) if scheme == "file" else text))
 
 
 def _in_package(uri: str) -> Path:

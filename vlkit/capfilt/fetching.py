@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -36,7 +37,7 @@ def local_path(path: str) -> Path | None:
         return package_path(path)
     if scheme in ("file", "local"):
         return Path(url2pathname(urlsplit(path).path))
-    return None if scheme else Path(path).expanduser()
+    return None if scheme else Path(os.path.expanduser(path))
 
 
 def beside(url: str) -> tuple[Store, str]:

@@ -112,7 +112,7 @@ class Job:
             sources = [config.source(f"plugins.{index}") for index in range(len(entries))]
             folders = [source.parent if source else Path() for source in sources]
             data["plugins"] = [
-                str(Path(folder, Path(each).expanduser()).resolve()) for folder, each in zip(folders, entries)
+                str(Path(folder, os.path.expanduser(each)).resolve()) for folder, each in zip(folders, entries)
             ]
         return dump_yaml(data)
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlkit.bounds import MOST_PROCESSES
 from vlkit.errors import VlkitError
 
 logger = logging.getLogger(__name__)
@@ -140,8 +141,8 @@ def cores() -> int:
 
 
 def _check(count: int) -> None:
-    if count < 1:
-        raise VlkitError(f"--workers {count}: a number of processes, 1 or more, is needed.")
+    if not 1 <= count <= MOST_PROCESSES:
+        raise VlkitError(f"--workers {count}: a number of processes from 1 to {MOST_PROCESSES:,} is needed.")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise VlkitError("--workers: torchrun has started several processes, each of which is a worker; leave it out.")
 

@@ -37,7 +37,7 @@ def store_of(url: str) -> Store:
     """
     scheme = urlsplit(url).scheme if "://" in url else ""
     if scheme in ("", "file", "local"):
-        return LocalStore(Path(url2pathname(urlsplit(url).path) if scheme else url).expanduser())
+        return LocalStore(Path(os.path.expanduser(url2pathname(urlsplit(url).path) if scheme else url)))
     import fsspec
 
     known = {*fsspec.available_protocols(), *fsspec.registry}

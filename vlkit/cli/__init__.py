@@ -81,6 +81,11 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose messages hide the credentials of addresses."""
 
     def error(self, message: str) -> NoReturn:
+        start = "the following arguments are required: "
+        if message.startswith(start):  # argparse counts in positional arguments that may be left out
+            optional = {action.metavar or action.dest for action in self._actions if action.nargs in ("*", "?")}
+            names = [name for name in message.removeprefix(start).split(", ") if name not in optional]
+            message = start + ", ".join(names)
         super().error(redacted(message))
 
 

@@ -26,14 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the stages; 128 + signal when a signal stopped one."""
+    from vlkit.bounds import MOST_PROCESSES
     from vlkit.errors import ConfigError
     from vlkit.pipeline import ParallelPipeline, Pipeline, load_pipeline
 
     with log_lines():
         file = load_pipeline(args.file, args.overrides, args.variant, args.output)
         jobs = file.jobs if args.jobs is None else args.jobs
-        if jobs < 1:
-            raise ConfigError(f"--jobs {jobs}: a number from 1 is needed.")
+        if not 1 <= jobs <= MOST_PROCESSES:
+            raise ConfigError(f"--jobs {jobs}: a number from 1 to {MOST_PROCESSES:,} is needed.")
         pipeline = Pipeline(file)
         if args.only:
             record = pipeline.run_only(args.only)

@@ -117,17 +117,14 @@ def load_nested(
 
 
 def expanded(path: str | Path) -> Path:
-    """``path`` with ``~`` and ``~name`` replaced by home folders.
+    """``path`` with ``~`` and ``~name`` replaced by home folders; a name that nobody has stays as it is.
 
     Raises:
-        ConfigError: it is empty, or nobody of that name has a home folder here.
+        ConfigError: it is empty.
     """
     if not str(path).strip():
         raise ConfigError("an empty path is given; the path of a file is needed.")
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise ConfigError(f"{path}: the home folder is not known. Write the path in full.") from error
+    return Path(os.path.expanduser(path))
 
 
 def to_yaml(config: Config) -> str:

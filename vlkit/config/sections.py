@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vlkit.config.convert import Problems, convert
-from vlkit.config.load import Config
+from vlkit.config.load import Config, expanded
 from vlkit.errors import ConfigError, VlkitError, did_you_mean
 from vlkit.registry import load_plugin
 
@@ -25,7 +25,7 @@ def load_plugins(config: Config) -> list[str]:
     for index, entry in enumerate(entries if not found else []):
         source = config.source(f"plugins.{index}")
         try:
-            load_plugin((source.parent if source else Path()) / Path(entry).expanduser())
+            load_plugin((source.parent if source else Path()) / expanded(entry))
         except VlkitError as error:
             problems.append(f"{config.origin(f'plugins.{index}')}: {error}")
     return problems

@@ -52,7 +52,7 @@ def write_shards(dataset: VLDataset, folder: str | Path, samples_per_shard: int 
         DataError: the folder holds shards of other data, or a sample has no image.
         VlkitError: the disk is full.
     """
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.expanduser(folder))
     facts = {"data": dataset.fingerprint(), "samples": len(dataset), "per_shard": samples_per_shard, "seed": seed}
     _claim(folder, facts)
     shards = []

@@ -9,7 +9,7 @@ from typing import Any
 
 from vlkit.awaited import mentions
 from vlkit.config.build import build
-from vlkit.config.load import load_nested, read_tree
+from vlkit.config.load import expanded, load_nested, read_tree
 from vlkit.config.yamlfile import Node, Place
 from vlkit.errors import ConfigError, did_you_mean
 from vlkit.pipeline.entries import PipelineEntries, StageEntry
@@ -79,7 +79,7 @@ def load_pipeline(
     Raises:
         ConfigError: everything that is wrong with the file or with any of its stages.
     """
-    return _Loader(Path(path).expanduser(), variant).load(overrides, output_dir)
+    return _Loader(expanded(path), variant).load(overrides, output_dir)
 
 
 class _Loader:

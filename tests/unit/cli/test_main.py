@@ -166,3 +166,12 @@ def test_show_cards(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == "model:\n  width: 3\n"
     assert main(["show", "cards", "toi"]) == 2
     assert "Did you mean 'toy'" in capsys.readouterr().err
+
+
+def test_a_command_without_its_file_says_what_is_missing(capsys):
+    for command in ("train", "check", "evaluate", "capfilt", "run"):
+        assert main([command]) == 2
+        message = capsys.readouterr().err
+        assert message.startswith(f"usage: vlkit {command}")
+        assert message.splitlines()[-1].endswith(".yaml") or "the following arguments are required" in message
+        assert "key=value" not in message.splitlines()[-1]

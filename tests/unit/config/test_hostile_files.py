@@ -213,7 +213,7 @@ def test_a_long_chain_of_files(folder):
         ("run\0.yaml", "run"),
         (".", "is a folder, not a file"),
         ("/dev/null", "a device or a socket"),
-        ("~nobody-of-this-name/run.yaml", "nobody-of-this-name"),
+        ("~nobody-of-this-name/run.yaml", "does not exist"),
         ("loop", "loop"),
     ],
 )
