@@ -47,3 +47,9 @@ def test_did_you_mean_is_a_sentence_or_nothing():
     )
     assert did_you_mean("xyz", ["lr"]) == ""
     assert did_you_mean("1", [1, 2]) == " Did you mean '1'?"  # type: ignore[list-item]
+
+
+def test_a_name_that_is_known_is_not_suggested():
+    assert did_you_mean("train", ["train", "trains"]) == ""
+    assert "'train'" in did_you_mean("trian", ["train"])
+    assert did_you_mean("x" * 1_000_000, ["train"]) == ""

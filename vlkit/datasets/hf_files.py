@@ -44,15 +44,26 @@ def _loaded(datasets: Any, path: str, part: str | None, subset: str | None) -> A
         raise DataError(str(error)) from error
     try:
         found = _local(datasets, place, part)
+        if part is not None and found is not None and any((place / name).is_file() for name in _SAVED):
+            _check_part(found, path, part)
+    except VlkitError:
+        raise
     except Exception as error:  # of arrow and pandas, too
         raise DataError(f"{path}: cannot be read by the package datasets: {_short(error)}") from error
     if found is not None:
         return found
     if place.is_dir() or place.suffix == ".parquet" or place.is_absolute():
         raise DataError(f"{path}: {_NEED}. {_there(place)}")
+    if path in datasets.packaged_modules._PACKAGED_DATASETS_MODULES:  # it would read the working directory
+        raise DataError(
+            f"{path}: this is the name of a reader of the package datasets, not of a dataset. Give the folder, the "
+            f"Parquet files, or the name on the hub."
+        )
     try:
         return datasets.load_dataset(path, subset, split=part)
     except Exception as error:  # a hub has many ways to fail
+        if part is not None and isinstance(error, ValueError) and "split" in str(error).lower():
+            raise DataError(f"{path}: part {part!r} cannot be read: {_short(error)}") from error
         if offline():
             raise DataError(
                 f"{path}: no folder or file here, and not in the cache of the Hugging Face hub ({hub_cache()}); "
@@ -63,6 +74,11 @@ def _loaded(datasets: Any, path: str, part: str | None, subset: str | None) -> A
         raise DataError(
             f"{path}: neither a folder or file here, nor can it be had from the Hugging Face hub: {_short(error)}"
         ) from error
+
+
+def _check_part(found: Any, path: str, part: str) -> None:
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: it is saved as one dataset without splits, so 'part' ({part!r}) cannot be given.")
 
 
 def _local(datasets: Any, place: Path, part: str | None) -> Any:

@@ -192,3 +192,25 @@ def test_folders_and_files_of_no_use_are_named_as_what_they_are(datasets, tmp_pa
     (tmp_path / "saved" / "dataset_info.json").write_text("{")
     with pytest.raises(DataError, match="saved: cannot be read by the package datasets"):
         HuggingFaceDataset(str(tmp_path / "saved"), image_processor=shade)
+
+
+def test_parts_that_are_not_there_are_named_as_such(datasets, tmp_path):
+    table(datasets, ["a cat"]).save_to_disk(tmp_path / "saved")
+    with pytest.raises(DataError, match=r"saved as one dataset without splits, so 'part' \('valid'\) cannot be given"):
+        HuggingFaceDataset(str(tmp_path / "saved"), part="valid", image_processor=shade)
+    table(datasets, ["a cat"]).to_parquet(str(tmp_path / "part.parquet"))
+    with pytest.raises(DataError, match="valid"):
+        HuggingFaceDataset(str(tmp_path / "part.parquet"), part="valid", image_processor=shade)
+
+
+def test_what_is_there_is_not_suggested(datasets, tmp_path):
+    """A folder that exists was answered with "Did you mean" and its own name."""
+    (tmp_path / "imgfolder").mkdir()
+    with pytest.raises(DataError) as caught:
+        HuggingFaceDataset(str(tmp_path / "imgfolder"), image_processor=shade)
+    assert "Did you mean" not in str(caught.value)
+
+
+def test_the_name_of_a_reader_is_no_dataset(datasets):
+    with pytest.raises(DataError, match="the name of a reader of the package datasets"):
+        HuggingFaceDataset("imagefolder", image_processor=shade)
