@@ -177,6 +177,6 @@ def closest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` Did you mean 'a' or 'b'?`` for names like ``name``, else an empty string: also where ``name`` is known, since
     then something else is wrong."""
-    known = [str(each) for each in known]
-    near = [] if str(name) in known else closest(str(name)[:200], known)
+    known = list(known)
+    near = [] if name in known else closest(str(name)[:200], known)
     return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
