@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,12 @@ from vlkit.config.load import Config, load_config
 from vlkit.config.parts import DatasetPart, dataset_part
 from vlkit.config.sections import load_plugins
 from vlkit.datasets.base import VLDataset
+from vlkit.datasets.faults import collect_faults
 from vlkit.datasets.shard_writer import encoded_picture, samples_in, write_shards
 from vlkit.errors import ConfigError
 from vlkit.registry import DATASETS
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,18 +91,26 @@ class ShardsJob:
         return self.entries.output_dir or Path("output") / name
 
     def build_dataset(self) -> VLDataset:
-        """The dataset, with encoded images.
+        """The dataset, with encoded images. Rows of its annotation files that cannot be used are left out, each with a
+        warning.
 
         Raises:
-            ConfigError: it cannot be built.
+            VlkitError: it cannot be built.
         """
-        return self.dataset.build(image_processor=encoded_picture)
+        with collect_faults() as bad:
+            try:
+                dataset = self.dataset.build(image_processor=encoded_picture)
+            finally:
+                for source, reason in bad:
+                    logger.warning("left out: %s: %s", source, reason)
+        dataset.bad_rows = bad
+        return dataset
 
     def run(self) -> dict[str, Any]:
         """Write the shards that are not there yet.
 
         Returns:
-            ``folder``; how many ``shards`` and ``samples`` it holds now; how many samples were ``left_out``.
+            ``folder``; how many ``shards`` and ``samples`` it holds now; how many samples and rows were ``left_out``.
 
         Raises:
             DataError: the folder holds other shards, or the dataset has no images.
@@ -111,5 +123,5 @@ class ShardsJob:
             "folder": str(self.output_dir),
             "shards": len(shards),
             "samples": samples,
-            "left_out": len(dataset) - samples,
+            "left_out": len(dataset) - samples + len(dataset.bad_rows),
         }

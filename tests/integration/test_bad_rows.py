@@ -123,3 +123,13 @@ def test_captions_that_the_processor_empties_are_named_and_not_trained_on(folder
     assert main(["train", run, "run.bad_samples=skip"]) == 0
     ledger = [json.loads(line) for line in (folder / "out/ledger.jsonl").read_text().splitlines()]
     assert sorted(line["source"] for line in ledger) == ["rows.json:1", "rows.json:3"]
+
+
+def test_shards_are_written_of_the_other_rows(folder, capsys):
+    caption_run(folder)
+    (folder / "data/rows.json").write_text(f"[{','.join(rows_with_bad_ones())}]")
+    job = {"dataset": {"name": "image_text", "path": "data/rows.json"}, "output_dir": "shards"}
+    assert main(["shards", write(folder / "shards.yaml", job)]) == 0
+    printed = capsys.readouterr().out
+    assert f"6 samples in 1 shards in shards, {len(BAD)} samples left out" in printed
+    assert "left out: data/rows.json:2: it holds NaN" in printed
