@@ -115,11 +115,14 @@ def _row(number: int, fields: Fields, media: str, need_answers: bool) -> Questio
         return f"{fields.shown(media)} is {short(name)}, not a file name.{advice}"
     if not isinstance(question, str):
         return f"{fields.shown('question')} is {short(question)}, not a text."
+    # A question about an image is a sample; those about a video are one, which a bad one must not spoil.
+    if media == "video" and not question.strip():
+        return f"{fields.shown('question')} is empty."
     answers = answer if isinstance(answer, list) else [answer] if answer not in (None, "") else []
     answers = [each.get("answer") if isinstance(each, Mapping) else each for each in answers]  # VizWiz
     if not all(isinstance(each, str) for each in answers):
         return f"{fields.shown('answer')} is {short(answer)}, neither a text nor a list of texts."
-    if need_answers and not answers:
+    if need_answers and not any(each.strip() or media == "image" for each in answers):
         return "it has no answer."
     question_id, kind = fields.get("question_id"), fields.get("kind", fields.get("answer_type"))
     question_id = None if question_id == "" else printable(question_id) if isinstance(question_id, str) else question_id

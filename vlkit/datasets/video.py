@@ -25,7 +25,7 @@ from vlkit.datasets.question_table import QuestionSource, QuestionTable
 from vlkit.datasets.texts import Text
 from vlkit.datasets.video_files import find_video, missing_videos, video_media
 from vlkit.datasets.video_rows import caption_rows, video_columns
-from vlkit.errors import DataError
+from vlkit.errors import BadSample, DataError
 from vlkit.io import sha256
 from vlkit.processors.video_sampling import sampling_problems
 from vlkit.registry import DATASETS
@@ -250,7 +250,7 @@ class VideoQuestion(_Videos):
         return self._by_video[start : self._ends[index]].tolist()
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        asked = [self.table.sample(i, self.training, self.text_processor) for i in self.questions_of(index)]
+        asked = self._asked(index)
         several = [key for key in asked[0] if key not in ("image_id", "sample_id")]
         return {
             **{key: [each[key] for each in asked] for key in several},
@@ -258,6 +258,23 @@ class VideoQuestion(_Videos):
             "sample_id": asked[0]["sample_id"],
             "video": self._clip(index, rng),
         }
+
+    def _asked(self, index: int) -> list[Sample]:
+        """The questions about a video that can be used.
+
+        Raises:
+            BadSample: there is none.
+        """
+        asked: list[Sample] = []
+        bad: BadSample | None = None
+        for question in self.questions_of(index):
+            try:
+                asked.append(self.table.sample(question, self.training, self.text_processor))
+            except BadSample as error:  # named by check, as a text that the processor empties
+                bad = error
+        if bad is not None and not asked:
+            raise bad
+        return asked
 
     def texts(self, limit: int = 20_000) -> list[Text]:
         return self.table.texts(evenly(len(self.table), limit), self.text_processor)

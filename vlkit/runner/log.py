@@ -131,6 +131,9 @@ class MetricsFile:
                 file.write("".join(json_line(line) + "\n" for line in kept))
 
 
+_SHOWN = 50  # samples that are logged at once
+
+
 class Ledger:
     """``ledger.jsonl``: the samples that could not be used, each source once.
 
@@ -152,11 +155,16 @@ class Ledger:
         Raises:
             FileError: it cannot be written.
         """
+        new = 0
         for source, reason, where in found:
             if source in self._sources:
                 continue
             self._sources.add(source)
-            logger.warning("skipped %s: %s", source, reason)
+            new += 1
+            if new <= _SHOWN:
+                logger.warning("skipped %s: %s", source, reason)
+            elif new == _SHOWN + 1:
+                logger.warning("more samples are skipped; all are named in %s", self.path)
             append_line(self.path, {"source": source, "reason": reason, "where": where})
 
 

@@ -13,11 +13,14 @@ from PIL import Image
 from tests.unit.processors.clips import level, number, write_clip
 from vlkit.config.build import check
 from vlkit.datasets import video as module
+from vlkit.datasets.faults import collect_faults
 from vlkit.datasets.loading import EvalLoader
 from vlkit.datasets.video import VideoQuestion, VideoText
 from vlkit.datasets.video_files import find_video
 from vlkit.errors import BadSample, ConfigError, DataError
+from vlkit.preflight import text_problems
 from vlkit.processors.image import BlipImageEval, BlipImageTrain
+from vlkit.processors.text import BlipQuestion
 from vlkit.processors.video import BlipVideoEval
 from vlkit.registry import DATASETS
 
@@ -107,6 +110,21 @@ def test_questions_of_a_video_are_one_sample(folder, monkeypatch):
     (batch,) = EvalLoader(data, 2)
     assert batch["video"].shape == (2, 4, 3, 8, 8)
     assert batch["text_input"] == [first["text_input"], second["text_input"]]
+
+
+def test_a_bad_question_leaves_the_others_of_its_video(folder):
+    more = [{"question": text, "answer": "x", "video": "video1.mp4"} for text in ("***", " ")]
+    more += [{"question": "why?", "answer": [" "], "video": "video1.mp4"}]
+    file = rows(folder, [*QUESTIONS, *more])
+    with collect_faults() as bad:
+        data = VideoQuestion(file, frames=2, image_processor=PLAIN, text_processor=BlipQuestion())
+    assert bad == [(f"{file}:5", "'question' is empty."), (f"{file}:6", "it has no answer.")]
+    assert data[0]["text_input"] == ["what goes?", "what gets lighter?"]
+    assert text_problems(data)[0].startswith("1 of 8 texts checked are empty after text_processor (rows.json:4)")
+    with collect_faults():
+        data = VideoQuestion(rows(folder, more), frames=2, image_processor=PLAIN, text_processor=BlipQuestion())
+    with pytest.raises(BadSample, match=r"rows.json:1: the text processor leaves nothing of the question '\*\*\*'"):
+        data[0]
 
 
 def test_sampling_and_a_processor_of_videos(folder):

@@ -59,6 +59,14 @@ def test_the_ledger_names_each_source_once_also_after_a_restart(tmp_path):
     assert found[0] == {"source": "a.jpg", "reason": "empty", "where": "step 1"}
 
 
+def test_of_many_bad_samples_the_ledger_names_all_and_the_log_the_first(tmp_path, caplog):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger.add([(f"{i}.jpg", "empty", "step 1") for i in range(60)])
+    assert len((tmp_path / "ledger.jsonl").read_text().splitlines()) == ledger.count == 60
+    assert len(caplog.records) == 51
+    assert "all are named in" in caplog.records[-1].message
+
+
 DAMAGED = [
     b'{"step": 2, "lo',
     b"[1, 2]",
