@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 import torch.distributed as dist
 
@@ -15,6 +17,7 @@ from vlkit.runner.distributed import World
 from vlkit.runner.output import OutputFolder
 from vlkit.runner.restored import restored
 
+logger = logging.getLogger(__name__)
 _FEW, _SECONDS = 2, 60.0
 """Samples of each set, and the time after which no further one is begun."""
 
@@ -56,7 +59,8 @@ def _try_out(experiment: Experiment, ready: Prepared, world: World, first_batch:
     report = facts(experiment, ready, NOTHING)
     ready.model.to(choose_device(experiment.parts.run.device, world.local_rank))
     with restored(ready.model, ready.task):
-        go_through(experiment, ready, report, world.size, _FEW, _SECONDS, first_batch)
+        go_through(experiment, ready, report, world.size, logger = logging.getLogger(__name__)
+_FEW, _SECONDS, first_batch)
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 
@@ -65,6 +69,8 @@ def _agree(world: World, failure: Exception | None, device: str) -> None:
     """Meet the other processes, and end with them if something is wrong in any."""
     if world.size == 1:
         return
+    if failure is not None:
+        logger.error("%s (The other processes are waited for, to end with them.)", failure)
     world.start(choose_device(device, world.local_rank))
     found = world.gather([None if failure is None else str(failure) or type(failure).__name__])
     if any(found):

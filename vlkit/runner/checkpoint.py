@@ -6,9 +6,10 @@ parameter name) and ``trainer.json`` (everything else, and the checksums: see :m
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +104,10 @@ class Checkpoints:
         """
         _check_finite(weights, trainer["step"])
         path = self.path(trainer["step"])
-        try:
+        if self.renew(trainer):
+            return path
+        with _explained(path):
             self.folder.mkdir(parents=True, exist_ok=True)
-            if trainer["step"] in self._sound and self._renew(path, trainer):
-                return path
             with atomic_dir(path) as folder:
                 save_tensors(folder / MODEL, weights)
                 save_tensors(folder / OPTIMISER, moments)
@@ -116,15 +117,22 @@ class Checkpoints:
                     "sha256": {file.name: sha256(file) for file in files},
                 }
                 (folder / TRAINER).write_text(seal({**trainer, "version": VERSION, **facts}))
-        except (OSError, SafetensorError) as error:
-            reason = str(error) if isinstance(error, FileError) else f"{path} cannot be written: {error}."
-            raise VlkitError(
-                f"the checkpoint {reason} Earlier checkpoints are untouched; correct the cause (for room: lower "
-                "run.keep_checkpoints), then start the same command again: it continues from the newest one."
-            ) from error
         self._sound.add(trainer["step"])
         self._damaged.discard(trainer["step"])
         return path
+
+    def renew(self, trainer: dict[str, Any]) -> bool:
+        """Replace ``trainer.json`` of a checkpoint whose tensors this process has written or verified.
+
+        Returns:
+            False: there is none, and it has to be written whole.
+
+        Raises:
+            VlkitError: it cannot be written.
+        """
+        path = self.path(trainer["step"])
+        with _explained(path):
+            return trainer["step"] in self._sound and self._renew(path, trainer)
 
     def sweep(self) -> None:
         """Remove what killed writes left behind."""
@@ -154,6 +162,19 @@ class Checkpoints:
         with atomic_write(path / TRAINER, "w") as file:
             file.write(seal({**trainer, **facts}))
         return True
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn errors of writing a checkpoint into one with advice."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = str(error) if isinstance(error, FileError) else f"{path} cannot be written: {error}."
+        raise VlkitError(
+            f"the checkpoint {reason} Earlier checkpoints are untouched; correct the cause (for room: lower "
+            "run.keep_checkpoints), then start the same command again: it continues from the newest one."
+        ) from error
 
 
 def restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> dict[str, Any]:

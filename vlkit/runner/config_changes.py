@@ -115,7 +115,8 @@ def requested(config: Mapping[str, Any]) -> dict[str, Any]:
 def _evaluation_keys(task: Any) -> Collection[str]:
     """Keys of a task that do not change what is trained, as its class declares them."""
     try:
-        return getattr(TASKS.get(task), "evaluation_keys", ()) if isinstance(task, str) else ()
+        keys = getattr(TASKS.get(task), "evaluation_keys", ()) if isinstance(task, str) else ()
+        return (keys,) if isinstance(keys, str) else keys
     except RegistryError:
         return ()
 

@@ -92,17 +92,29 @@ class Plan:
             return step >= self.steps
         return self.seconds is not None and seconds >= self.seconds
 
-    def check_length(self, step: int, before: str, length: str) -> None:
-        """Check that a run which has taken ``step`` steps may get another length.
+    def check_length(self, step: int, seconds: float, before: str, length: str) -> None:
+        """Check that a run may get another length.
+
+        Args:
+            step, seconds: that it has trained.
+            before: its length, as written.
+            length: that it is to have, which this plan has resolved.
 
         Raises:
             ConfigError: it has trained longer already.
         """
-        if self.steps is not None and step > self.steps and before != length:
-            raise ConfigError(
-                f"this run of {before} has trained {step} steps already; run.duration (or run.max_epochs, ...) is now "
-                f"{length}, which is {self.steps} steps. Make it longer, or choose another run.output_dir."
-            )
+        if before == length:
+            return
+        if self.steps is not None and step > self.steps:
+            trained, wanted = f"{step} steps", f", which is {self.steps} steps"
+        elif self.seconds is not None and seconds > self.seconds:
+            trained, wanted = f"{seconds:.0f} seconds", ""
+        else:
+            return
+        raise ConfigError(
+            f"this run of {before or 'another length'} has trained {trained} already; run.duration (or run.max_epochs, "
+            f"...) is now {length}{wanted}. Make it longer, or choose another run.output_dir."
+        )
 
     def progress(self, step: int, seconds: float, batch_size: int) -> Progress:
         """Where the run is. Of a length in time, its steps are what the time spent so far makes likely: schedules then

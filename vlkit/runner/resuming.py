@@ -84,6 +84,9 @@ class Resumable:
         if self.world.is_main:
             self.reporter.metrics.sync()
         self.doing = SAVING
+        if self.saved == self.step and self.world.on_main(self._renew_checkpoint):
+            self.outdated = False
+            return
         weights, moments = self.parallel.weights(), self.parallel.moments(self.optimiser)
         gone = self.world.on_main(lambda: self._write_checkpoint(weights, moments))
         self.saved, self.outdated, self.clock.saved = self.step, False, self.clock.agreed
@@ -128,6 +131,14 @@ class Resumable:
         self.checkpoints.prune(self.step, self.best.step)
         return gone
 
+    def _renew_checkpoint(self) -> bool:
+        """Bring scores and the best into the checkpoint of this step, whose tensors stay; False: it is not there."""
+        self.output.writer.check()
+        if self.output.is_gone or not self.checkpoints.renew(self._state()):
+            return False
+        self.checkpoints.prune(self.step, self.best.step)
+        return True
+
     def _state(self) -> State:
         """The content of ``trainer.json``."""
         return {
@@ -169,7 +180,8 @@ class Resumable:
             return None
         trainer = read_trainer(newest)
         length = str(self.run.length)
-        self.plan.check_length(trainer["step"], trainer.get("settings", {}).get("length", length), length)
+        before = trainer.get("settings", {}).get("length", length)
+        self.plan.check_length(trainer["step"], trainer["seconds"], before, length)
         self._load_small(trainer)
         best = self.best.step
         lost = self.checkpoints.problem(best) if best is not None and best != self.step else ""

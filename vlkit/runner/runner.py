@@ -199,7 +199,7 @@ class Runner:
         before, length = self.output.result(), str(self.run.length)
         if before is not None:
             plan = Plan.resolve(self.optim, self.run, len(self.mixture))
-            plan.check_length(before["step"], before.get("length", ""), length)
+            plan.check_length(before["step"], float(before.get("seconds", 0.0)), before.get("length", ""), length)
         stored = self.output.claim()
         if stored is None or stored.get("length", length) == length:
             return stored

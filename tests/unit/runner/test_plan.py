@@ -81,6 +81,25 @@ def test_warm_up_cannot_be_a_time():
         Duration(5, "minutes").resolve(100, 10)
 
 
+@pytest.mark.parametrize(
+    ("length", "step", "seconds", "refused"),
+    [
+        ({"max_steps": 10}, 11, 0.0, True),
+        ({"max_steps": 10}, 10, 0.0, False),
+        ({"duration": Duration(1, "minutes")}, 5, 61.0, True),
+        ({"duration": Duration(1, "minutes")}, 5, 60.0, False),
+    ],
+)
+def test_a_run_is_not_made_shorter_than_it_is(length, step, seconds, refused):
+    found = plan(**length)
+    found.check_length(step, seconds, "as before", "as before")
+    if refused:
+        with pytest.raises(ConfigError, match="has trained .* already"):
+            found.check_length(step, seconds, "20 steps", "now")
+    else:
+        found.check_length(step, seconds, "20 steps", "now")
+
+
 def test_what_is_left_of_a_run():
     assert plan(max_steps=100).seconds_left(40, 80.0, 0.5) == 120.0
     assert plan(duration=Duration(100, "seconds")).seconds_left(40, 80.0, 0.5) == 20.0
