@@ -59,8 +59,7 @@ def _try_out(experiment: Experiment, ready: Prepared, world: World, first_batch:
     report = facts(experiment, ready, NOTHING)
     ready.model.to(choose_device(experiment.parts.run.device, world.local_rank))
     with restored(ready.model, ready.task):
-        go_through(experiment, ready, report, world.size, logger = logging.getLogger(__name__)
-_FEW, _SECONDS, first_batch)
+        go_through(experiment, ready, report, world.size, _FEW, _SECONDS, first_batch)
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlkit.awaited import NOTHING, Awaited
 from vlkit.config.parts import DatasetPart
@@ -27,7 +27,7 @@ from vlkit.modes import evaluating, start_training
 from vlkit.overlap import overlap_notes
 from vlkit.preflight import checkpoint_bytes, free_bytes
 from vlkit.runner.activation_checkpointing import checkpoint_activations
-from vlkit.runner.activation_memory import SavedBytes
+from vlkit.runner.activation_memory import ModelSavedBytes, tensors_of
 from vlkit.runner.device import autocast, choose_device, seed_all
 from vlkit.runner.optimiser import build_optimiser
 from vlkit.runner.plan import Plan
@@ -220,7 +220,7 @@ def _train(
         raise ConfigError(f"on the first batch {', '.join(wrong)} is not a finite number.")
     # Two sizes tell what grows with the batch from what does not (bf16 copies of the weights, say).
     each = kept / size if small is None else max(0.0, (kept - small) / (size - size // 2))
-    weights = sum(t.numel() * t.element_size() for t in _tensors(ready.model))
+    weights = sum(t.numel() * t.element_size() for t in tensors_of(ready.model))
     gradients = sum(p.grad.numel() * p.grad.element_size() for p in ready.model.parameters() if p.grad is not None)
     report.memory = Memory(weights, gradients, 2 * gradients, kept + int(each * (micro - size)), size, micro)
     ready.model.zero_grad(set_to_none=True)
@@ -242,7 +242,7 @@ def _forward(
     inputs = _guarded(lambda: ready.task.prepare(model, batch, device))
     progress = plan.progress(0, 0.0, run.batch_size)
     recomputed = run.activation_checkpointing in ("torch", "fairscale")
-    with _Kept(model, recomputed) as kept, autocast(device, run.precision)():
+    with ModelSavedBytes(model, recomputed) as kept, autocast(device, run.precision)():
         output = _guarded(lambda: ready.task.train_step(model, inputs, progress))
     return output.losses, kept.bytes
 
@@ -281,35 +281,3 @@ def _guarded(action: Callable[[], Any]) -> Any:
         raise
     except Exception as error:  # a task and a model are anyone's code
         raise ConfigError(f"a first batch fails: {type(error).__name__}: {error}") from error
-
-
-def _tensors(model: nn.Module) -> list[Tensor]:
-    return list({id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}.values())
-
-
-class _Kept(SavedBytes):
-    """While entered, counts the bytes that the backward pass needs, the model's own tensors aside.
-
-    Args:
-        model: whose forward pass runs.
-        recomputed: whether its blocks keep their inputs alone.
-    """
-
-    def __init__(self, model: nn.Module, recomputed: bool):
-        super().__init__(_tensors(model))
-        self._blocks = model.checkpoint_blocks() if recomputed else []  # type: ignore[operator]
-
-    def __enter__(self) -> _Kept:
-        self._handles = [block.register_forward_pre_hook(self._inputs) for block in self._blocks]
-        super().__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        for handle in self._handles:
-            handle.remove()
-
-    def _inputs(self, block: nn.Module, args: tuple[Any, ...]) -> None:
-        for each in args:
-            if isinstance(each, Tensor):
-                self.note(each)

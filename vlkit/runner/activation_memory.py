@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 RESERVE = 0.1
 """Share of a device's memory that is planned to stay free: texts of other lengths in other steps, gaps between
@@ -42,6 +42,39 @@ class SavedBytes:
             self._held.append(tensor.detach())
             self.bytes += storage.nbytes()
         return tensor
+
+
+class ModelSavedBytes(SavedBytes):
+    """While entered, counts the bytes that the backward pass needs, the model's own tensors aside.
+
+    Args:
+        model: whose forward pass runs.
+        recomputed: whether its blocks keep their inputs alone.
+    """
+
+    def __init__(self, model: nn.Module, recomputed: bool):
+        super().__init__(tensors_of(model))
+        self._blocks = model.checkpoint_blocks() if recomputed else []  # type: ignore[operator]
+
+    def __enter__(self) -> ModelSavedBytes:
+        self._handles = [block.register_forward_pre_hook(self._inputs) for block in self._blocks]
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        for handle in self._handles:
+            handle.remove()
+
+    def _inputs(self, block: nn.Module, args: tuple[Any, ...]) -> None:
+        for each in args:
+            if isinstance(each, Tensor):
+                self.note(each)
+
+
+def tensors_of(model: nn.Module) -> list[Tensor]:
+    """Parameters and buffers, each once."""
+    return list({id(tensor): tensor for tensor in [*model.parameters(), *model.buffers()]}.values())
 
 
 class DeviceMemory(Protocol):

@@ -117,7 +117,7 @@ def test_the_scores_of_a_step_saved_before_its_evaluation_are_not_lost(tmp_path,
         ("vlkit.runner.log.Bar.report", "the log of step 1"),
         ("vlkit.runner.log.Bar.advance", "the log of step 1"),
         ("vlkit.runner.log.MetricsFile.append", "the log of step 1"),
-        ("vlkit.runner.log.Ledger.add", "the log of step 1"),
+        ("vlkit.runner.reporter.Reporter.bad_samples", "the log of step 1"),
         ("vlkit.runner.trackers.Trackers.close", "the end of the log"),
     ],
 )

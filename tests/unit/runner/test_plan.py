@@ -94,7 +94,7 @@ def test_a_run_is_not_made_shorter_than_it_is(length, step, seconds, refused):
     found = plan(**length)
     found.check_length(step, seconds, "as before", "as before")
     if refused:
-        with pytest.raises(ConfigError, match="has trained .* already"):
+        with pytest.raises(ConfigError, match=r"has trained .* already"):
             found.check_length(step, seconds, "20 steps", "now")
     else:
         found.check_length(step, seconds, "20 steps", "now")
