@@ -102,6 +102,7 @@ class WriterLock:
         fresh = self.file.with_name(f".{FILE}.{self.me.owner}")
         try:
             with named(self.file), _alone(self.folder):
+                self._sweep()
                 fresh.write_text(json.dumps(asdict(self.me), indent=1) + "\n")
                 self._take(fresh)
         except BaseException:
@@ -146,6 +147,12 @@ class WriterLock:
                 holder = self._read()
                 if holder is not None and holder.owner == me.owner:
                     self.file.unlink()
+
+    def _sweep(self) -> None:
+        """Remove what processes left that were killed while they took the folder."""
+        for left in self.folder.glob(f".{FILE}.*"):
+            if is_dead(left.name.removeprefix(f".{FILE}.")):
+                left.unlink(missing_ok=True)
 
     def _take(self, fresh: Path) -> None:
         """Put ``fresh`` in the place of the file, if that is not there or of a dead process."""

@@ -165,6 +165,14 @@ def test_of_many_at_once_one_gets_it(tmp_path, state):
     assert os.listdir(tmp_path) == []
 
 
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    (tmp_path / f".{FILE}.{dead_here()}").write_text("{}")
+    lock = WriterLock(tmp_path)
+    lock.acquire()
+    assert os.listdir(tmp_path) == [FILE]
+    lock.release()
+
+
 def test_who_was_replaced_notices_and_removes_nothing(tmp_path):
     first, second = WriterLock(tmp_path), WriterLock(tmp_path, take_over=True)
     first.acquire()
