@@ -1,4 +1,4 @@
-"""What people import: models with their weights and processors, datasets, and lists of what there is.
+"""Public Python API: models with their weights and processors, datasets.
 
 Names and arguments are those of LAVIS, and all of them are in ``vlkit`` itself: whatever was imported from
 ``lavis.models``, ``lavis.processors``, ``lavis.datasets.builders`` or ``lavis.common.registry`` is imported from
@@ -123,7 +123,7 @@ def build_model(part: ModelPart, checkpoint: str | Path | None = None, pretraine
         VlkitError: the weights cannot be had or are of another model.
     """
     if checkpoint is None and not (pretrained and part.card.get("weights")):
-        logger.warning("%s/%s: no weights; the model starts random.", part.name, part.type)
+        logger.warning("%s/%s: no weights; the model is initialized at random.", part.name, part.type)
         return part.build()
     weights = from_card(part) if checkpoint is None else from_path(checkpoint)
     return build_with_weights(part.build, weights.file(), weights.adapter)[0]

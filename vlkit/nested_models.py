@@ -88,7 +88,7 @@ def _build_inside(inside: ModelPart, weights: StartingWeights | None) -> nn.Modu
     if weights is not None:
         return build_with_weights(inside.build, weights.file(), weights.adapter)[0]
     if not inside.models:
-        logger.warning("%s: no weights; the model starts random.", inside.where)
+        logger.warning("%s: no weights; the model is initialized at random.", inside.where)
     return build_with_models(inside)
 
 

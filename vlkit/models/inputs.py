@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from vlkit.errors import BadSample, VlkitError
@@ -130,7 +129,7 @@ class PictureReader:
     def _video_path(self, item: Any, name: str) -> Any:
         text = os.fspath(item)
         if "://" not in text:
-            return item
+            return os.path.expanduser(text)
         if text.startswith("package://"):
             return fetch(text)
         raise VlkitError(f"{name} is an address; videos are read from local files alone. Download it, give its path.")
@@ -139,14 +138,8 @@ class PictureReader:
         """``item`` as image processors take it."""
         if isinstance(item, (bytearray, memoryview)):
             return bytes(item)
-        if hasattr(item, "read") and not isinstance(item, Image.Image):
-            start = item.tell() if item.seekable() else None
-            data = item.read()
-            if start is not None:
-                item.seek(start)  # the same file may be given twice
-            if not isinstance(data, bytes):
-                raise VlkitError(f"{name} is a file opened as text; open it with mode 'rb'.")
-            return data
+        if hasattr(item, "read"):
+            return _file_content(item, name)
         if not isinstance(item, (str, os.PathLike)):
             return item
         text = os.fspath(item)
@@ -157,7 +150,7 @@ class PictureReader:
                 f"{name} is a text of {len(text)} characters, not a path. Decode it first: base64.b64decode(text)."
             )
         scheme, separator, _ = text.partition("://")
-        return self._address(text, scheme.lower(), name) if separator else item
+        return self._address(text, scheme.lower(), name) if separator else os.path.expanduser(text)
 
     def _address(self, text: str, scheme: str, name: str) -> Any:
         if scheme == "package":
@@ -173,6 +166,20 @@ class PictureReader:
                 f"load_model(..., allow_urls=True), or download the picture and give its path."
             )
         return self.open_url(text)
+
+
+def _file_content(file: Any, name: str) -> bytes:
+    """The rest of an open file, which is left where it stands: it may be given twice."""
+    try:
+        start = file.tell() if file.seekable() else None
+        data = file.read()
+        if start is not None:
+            file.seek(start)
+    except (OSError, ValueError) as error:
+        raise VlkitError(f"{name} is a file that cannot be read: {error}.") from error
+    if not isinstance(data, bytes):
+        raise VlkitError(f"{name} is a file opened as text; open it with mode 'rb'.")
+    return data
 
 
 def _stacked(found: Sequence[Tensor], name: str) -> Tensor:

@@ -85,6 +85,8 @@ def videos(given: Any, name: str) -> Items:
 
 def _of_tensor(given: Tensor, name: str) -> Items:
     problem = f"{name} is a tensor {list(given.shape)} of {_dtype(given)}; give"
+    if given.is_meta or given.layout != torch.strided:
+        raise VlkitError(f"{problem} a dense tensor with values.")
     if given.is_floating_point():
         if given.ndim not in (3, 4) or given.shape[-3] != 3:
             hint = " Channels come first: permute(0, 3, 1, 2)." if given.ndim and given.shape[-1] == 3 else ""

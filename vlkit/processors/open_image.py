@@ -57,6 +57,8 @@ def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
         return _composed(_from_tensor(source))
     name = describe(source)
     if isinstance(source, Image.Image):
+        if 0 in source.size:
+            raise BadSample(name, "has no pixels")
         return _guarded(source, name, max_pixels)
     return _guarded(read_bytes(source, max_pixels), name, max_pixels)
 

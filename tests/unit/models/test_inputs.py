@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,31 @@ def test_what_is_no_video(reader, given, message):
 def test_nothing_is_opened_before_its_turn():
     assert pictures(["nowhere.png", "https://host/a.png"], "image") == ["nowhere.png", "https://host/a.png"]
     assert videos(["nowhere.mp4"], "video") == ["nowhere.mp4"]
+
+
+def test_odd_pictures(reader):
+    closed = io.BytesIO(b"")
+    closed.close()
+    cases = [
+        (photograph().crop((0, 0, 0, 0)), "has no pixels"),
+        (np.zeros((0, 5, 3), np.uint8), "has no pixels"),
+        (closed, r"image\[0\] is a file that cannot be read: I/O operation on closed file"),
+        (torch.zeros(1, 3, 8, 8, device="meta"), "give a dense tensor with values"),
+        (torch.zeros(3, 8, 8).to_sparse(), "give a dense tensor with values"),
+        (np.zeros((8, 8, 2), np.uint8), r"array \[8, 8, 2\] of uint8; give \[H, W, 3\]"),
+        (torch.zeros(2, 8, 8, dtype=torch.uint8), r"tensor \[2, 8, 8\] of uint8; give \[3, H, W\]"),
+        ((photograph() for _ in range(2)), "image is a generator; give a PIL image"),
+        ("a\0b.png", "embedded null byte"),
+    ]
+    for given, message in cases:
+        with pytest.raises(VlkitError, match=message):
+            reader.images(given)
+
+
+def test_paths_in_the_home_folder(reader, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    photograph().save(tmp_path / "a.png")
+    assert torch.equal(reader.images("~/a.png"), reader.images(photograph()))
 
 
 @pytest.mark.parametrize("form", ["a.png", "x" * 5000])

@@ -21,7 +21,7 @@ from vlkit.arguments import checked_keywords
 from vlkit.bounds import PositiveInt
 from vlkit.errors import VlkitError
 from vlkit.models.blip.caption import Captions, check_config, decode_captions, seeds_of
-from vlkit.models.blip.samples import Samples, wanted
+from vlkit.models.blip.samples import Samples, refuse_unknown, wanted
 from vlkit.models.decoding import GenerationConfig
 from vlkit.models.med import CrossStates
 from vlkit.models.packing import TextBatch
@@ -128,6 +128,7 @@ class BlipCapFilt(nn.Module):
     def encode(self, samples: Samples) -> tuple[Tensor, Tensor]:
         """Image tokens [B, P, Dv] for the captioner and for the filter; one tensor where they are the same."""
         image = {"image": wanted(samples, "image", "BlipCapFilt")}
+        refuse_unknown(samples, "BlipCapFilt", ("image", "filter_image"))
         embeds = self.captioner.image_embeds(image)
         if "filter_image" in samples:
             return embeds, self.filter.image_embeds({"image": samples["filter_image"]})

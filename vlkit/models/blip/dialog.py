@@ -7,7 +7,7 @@ differ in width (ViT-L), a linear layer ``caption_proj`` brings the former to th
 pre-trained cross-attention as it is.
 
 Keys and values of image and caption are projected once for all candidates of all rounds. History and question are the
-same for all candidates of a round, but every token of them sees the candidate, so they are read anew with each.
+same for all candidates of a round, but every token of them sees the candidate, so they are read again with each.
 
 Shapes: ``B`` images (one dialog each), ``K`` candidates of a round, ``N`` texts, ``P`` image tokens, ``C`` tokens of
 the longest caption, ``Dv`` image width.
@@ -105,7 +105,7 @@ class BlipDialog(BlipBase):
     def training_inputs(self, samples: Samples) -> dict[str, Any]:
         """``samples`` with texts in place of strings; :meth:`forward` does it for samples that lack it.
 
-        Draws ``num_negatives`` wrong candidates for each round with a known answer (fewer where there are not so many).
+        Draws ``num_negatives`` wrong candidates for each round with a known answer (fewer where there are not that many).
 
         Returns:
             ``image``, ``texts`` (captions), ``dialog_texts``, ``image_index`` [N] and ``labels`` [N].

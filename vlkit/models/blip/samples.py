@@ -75,6 +75,18 @@ def given_texts(samples: Samples, model: str) -> Any:
     return wanted(samples, "text_input", model)
 
 
+def refuse_unknown(samples: Samples, model: str, reads: Sequence[str]) -> None:
+    """Raise where ``samples`` hold a key that is neither among those that ``model`` reads nor known of any dataset.
+
+    Raises:
+        VlkitError: one is unknown; the message names close ones.
+    """
+    for key in samples:
+        if key not in KNOWN and key not in reads:
+            hint = did_you_mean(key, reads) or did_you_mean(key, KNOWN)
+            raise VlkitError(f"{model} knows no sample key {key!r}.{hint} It reads {', '.join(reads)}.")
+
+
 def check_keys(samples: Samples, model: BlipBase) -> None:
     """Raise where ``samples`` hold a key that no call and no dataset knows, or pictures that ``model`` does not read.
 
@@ -82,11 +94,8 @@ def check_keys(samples: Samples, model: BlipBase) -> None:
         VlkitError: a key is unknown, or two keys give the pictures.
     """
     name, reads = type(model).__name__, [key for group in model.picture_groups for key in group]
+    refuse_unknown(samples, name, (*reads, *model.sample_keys))
     for key in samples:
-        if key not in KNOWN and key not in model.sample_keys:
-            known = [*reads, *model.sample_keys]
-            hint = did_you_mean(key, known) or did_you_mean(key, KNOWN)
-            raise VlkitError(f"{name} knows no sample key {key!r}.{hint} It reads {', '.join(known)}.")
         if key in PICTURES and key not in reads:
             raise VlkitError(f"{name} reads pictures from {' or '.join(map(repr, reads))}, not from {key!r}.")
     given = [group[0] for group in model.picture_groups if any(key in samples for key in group)]

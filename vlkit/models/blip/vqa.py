@@ -292,8 +292,7 @@ class BlipVqa(BlipBase):
         self, num_beams: int, max_len: int, min_len: int, num_ans_candidates: int, generation: dict[str, Any]
     ) -> None:
         own = [name for name in inspect.signature(self.predict_answers).parameters if name != "generation"]
-        fixed = ("max_length", "min_length")
-        more = [name for name in _GENERATION if name not in fixed]
+        more = [name for name in _GENERATION if name not in ("max_length", "min_length")]
         check_keywords("predict_answers", generation, list(dict.fromkeys([*own, *more])))
         for name, value in (("num_beams", num_beams), ("num_ans_candidates", num_ans_candidates)):
             check_whole(name, value, 1)

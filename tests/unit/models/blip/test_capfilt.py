@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from itertools import chain
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from vlkit.models.blip.image_text_matching import BlipImageTextMatching
 from vlkit.models.blip.pretrain import BlipPretrain
 from vlkit.models.blip.retrieval import BlipRetrieval
 from vlkit.models.generation import GenerationConfig
+from vlkit.processors.image import BlipImageEval
 
 WEB = ["a red circle", None, "buy now a small blue square above a green star", "", "two shapes", "   "]
 SEEDS = torch.tensor([5, 2**62 + 1, 7, 8, 9, 10])
@@ -260,3 +262,17 @@ def test_bf16_autocast_changes_scores_a_little(name):
     for rows, others in zip(found, exact):
         assert rows[0].itm == pytest.approx(others[0].itm, abs=0.05)
         assert rows[0].itc == pytest.approx(others[0].itc, abs=0.05)
+
+
+def test_pictures_are_read_by_each_model_with_its_own_processor():
+    model = BlipCapFilt(captioner(), judge()).eval()
+    for part in (model.captioner, model.filter):
+        part.use_processor(BlipImageEval(16, mean=0.5, std=0.5))
+    pictures = [np.random.default_rng(seed).integers(0, 256, (20, 30, 3), np.uint8) for seed in range(len(WEB))]
+    tensors = torch.stack([BlipImageEval(16, mean=0.5, std=0.5)(picture) for picture in pictures])
+    expected = model.annotate({"image": tensors}, WEB, NUCLEUS[1], SEEDS)
+    assert_same(model.annotate({"image": pictures}, WEB, NUCLEUS[1], SEEDS), expected)
+    with pytest.raises(VlkitError, match=r"BlipCapFilt knows no sample key 'filter_img'\. Did you mean 'filter_image'"):
+        model.annotate({"image": tensors, "filter_img": tensors}, WEB, NUCLEUS[1], SEEDS)
+    with pytest.raises(VlkitError, match=r"annotate\(\) takes no argument 'seed'\. Did you mean 'seeds'"):
+        model.annotate({"image": tensors}, WEB, NUCLEUS[1], seed=SEEDS)
