@@ -105,7 +105,7 @@ class BlipDialog(BlipBase):
     def training_inputs(self, samples: Samples) -> dict[str, Any]:
         """``samples`` with texts in place of strings; :meth:`forward` does it for samples that lack it.
 
-        Draws ``num_negatives`` wrong candidates for each round with a known answer (fewer where there are not that many).
+        Draws ``num_negatives`` wrong candidates for each round with a known answer (fewer where fewer exist).
 
         Returns:
             ``image``, ``texts`` (captions), ``dialog_texts``, ``image_index`` [N] and ``labels`` [N].
