@@ -246,9 +246,10 @@ def _device(name: str | torch.device) -> torch.device:
         if device.type != "meta":
             return device
         reason = "it holds no values"
+    known, lower = ("auto", "cpu", "cuda", "mps"), str(name).lower()
+    hint = f" Did you mean {lower!r}?" if lower in known and lower != name else did_you_mean(lower, known)
     raise VlkitError(
-        f"device {str(name)!r} cannot be used ({reason}). Give 'cpu', 'cuda', 'cuda:N', 'mps' or 'auto'."
-        f"{did_you_mean(str(name).lower(), ('auto', 'cpu', 'cuda', 'mps'))}"
+        f"device {str(name)!r} cannot be used ({reason}). Give 'cpu', 'cuda', 'cuda:N', 'mps' or 'auto'.{hint}"
     )
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from tests.parity.golden import ASSETS
@@ -153,9 +155,9 @@ def test_odd_pictures(reader):
         ((photograph() for _ in range(2)), "image is a generator; give a PIL image"),
         ("a\0b.png", "embedded null byte"),
     ]
-    for given, message in cases:
+    for odd, message in cases:
         with pytest.raises(VlkitError, match=message):
-            reader.images(given)
+            reader.images(odd)
 
 
 def test_paths_in_the_home_folder(reader, tmp_path, monkeypatch):
@@ -169,3 +171,29 @@ def test_long_texts_are_not_repeated(reader, form):
     with pytest.raises(VlkitError) as error:
         reader.images(form)
     assert len(str(error.value)) < 300
+
+
+FORM = {
+    "PIL": lambda n: photograph(n),
+    "array": lambda n: np.asarray(photograph(n)),
+    "batch of one": lambda n: np.asarray(photograph(n))[None],
+    "tensor": lambda n: torch.from_numpy(np.array(photograph(n))).permute(2, 0, 1),
+    "bytes": lambda n: encoded(n),
+    "file": lambda n: io.BytesIO(encoded(n)),
+    "preprocessed": lambda n: BlipImageEval(8, mean=0.5, std=0.5)(photograph(n)),
+}
+
+
+def encoded(number: int) -> bytes:
+    file = io.BytesIO()
+    photograph(number).save(file, "PNG")
+    return file.getvalue()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.sampled_from(sorted(FORM)), st.integers(0, 3)), min_size=1, max_size=6), st.booleans())
+def test_any_mixture_of_forms_is_the_stack_of_single_pictures(items, as_tuple):
+    reader = PictureReader(BlipImageEval(8, mean=0.5, std=0.5))
+    expected = torch.stack([FORM["preprocessed"](number) for _, number in items])
+    pictures = [FORM[form](number) for form, number in items]
+    assert torch.equal(reader.images(tuple(pictures) if as_tuple else pictures), expected)

@@ -219,3 +219,14 @@ def test_damaged_files_give_a_picture_or_a_bad_sample(kind, data):
         except BadSample:
             continue
         assert np.asarray(image).dtype == np.uint8
+
+
+def test_a_picture_that_is_opened_twice_is_turned_once():
+    image, exif = Image.fromarray(np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)), Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    image.save(file, "PNG", exif=exif)
+    for source in (file.getvalue(), Image.open(io.BytesIO(file.getvalue()))):
+        once = open_image(source)
+        assert once.size == (4, 6)
+        assert np.array_equal(np.asarray(open_image(once)), np.asarray(once))
