@@ -21,7 +21,7 @@ from vlkit.capfilt.place import Place
 from vlkit.capfilt.shard_output import DONE, DROPPED, KEPT, TABLES, RoundedText, ShardOutput, hash_of, write_summary
 from vlkit.capfilt.stored import RECORD, StoredImage, StoredOutput, StoredShard
 from vlkit.capfilt.tables import COLUMNS
-from vlkit.errors import ConfigError, DataError
+from vlkit.errors import ConfigError, DataError, redacted
 from vlkit.json_writer import json_text
 
 logger = logging.getLogger(__name__)
@@ -235,7 +235,7 @@ def _has_itc(old: StoredOutput) -> bool:
 def _write_record(old: StoredOutput, decision: Decision, target: Place) -> None:
     """Says in the output folder what it is, or looks whether it is that."""
     task = {**old.record["task"], "decision": asdict(decision)}
-    cut_from = {"output": str(old.place), "decision": asdict(old.decision)}
+    cut_from = {"output": redacted(str(old.place)), "decision": asdict(old.decision)}
     record = {**old.record, "task": task, "cut_from": cut_from}
     if target.create(RECORD, json_text(record, indent=1).encode() + b"\n"):
         return

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from vlkit.capfilt.stores import Store, store_of
-from vlkit.errors import VlkitError
+from vlkit.errors import VlkitError, redacted
 from vlkit.io import full_disk, is_full_disk
 from vlkit.io import local_path as package_path
 
@@ -106,7 +106,7 @@ def tried(action: Callable[[], T], what: str, errors: type[Exception] = OSError)
             lasts = is_full_disk(error) or getattr(error, "errno", None) in _LASTING_NUMBERS
             if lasts or attempt == TRIES:
                 raise error if isinstance(error, OSError) else OSError(type(error).__name__) from error
-            logger.warning("%s: %s; trying again", what, error)
+            logger.warning("%s: %s; trying again", redacted(what), redacted(str(error), what))
             time.sleep(PAUSE * 2 ** (attempt - 1))
     raise RuntimeError("unreachable")
 

@@ -94,7 +94,7 @@ def _fail(message: str, code: int) -> int:
     if os.environ.get("VLKIT_TRACEBACK", "") not in ("", "0"):
         import traceback
 
-        traceback.print_exc()
+        print(redacted(traceback.format_exc()), end="", file=sys.stderr)
     rank = os.environ.get("RANK", "0")  # of several processes that meet the same error each says who it is
     print(f"error{'' if rank == '0' else f' (process {rank})'}: {redacted(message)}", file=sys.stderr)
     return code
