@@ -144,6 +144,8 @@ def _union(value: Any, hint: Any, args: tuple[Any, ...], path: str, problems: Pr
         problems.extend(deeper[0])
     elif len(others) == 1 and hasattr(others[0], "parse"):
         problems.extend(attempts[others[0]])
+    elif isinstance(value, Mapping) and len(built := [each for each in others if dataclasses.is_dataclass(each)]) == 1:
+        problems.extend(attempts[built[0]])  # what its constructor says
     else:
         _wrong(value, hint, path, problems)
     return None

@@ -47,7 +47,7 @@ class GenerationConfig:
     top_p: Annotated[float, Range(0, 1, open=True)] = 0.9
     top_k: WholeNumber = 0
     temperature: Annotated[float, Range(1e-6, 1e6)] = 1.0
-    repetition_penalty: Annotated[float, Range(0, 1e6, open=True)] = 1.0
+    repetition_penalty: Annotated[float, Range(0.01, 100)] = 1.0
     length_penalty: Annotated[float, Range(-100, 100)] = 1.0
     num_return_sequences: Beams = 1
     num_beam_groups: Beams = 1

@@ -124,6 +124,15 @@ def test_the_weight_of_a_dataset(weight, tmp_path):
     assert ": datasets.train.0.weight" in problem
 
 
+def test_what_a_constructor_says_is_not_hidden_by_null(tmp_path):
+    """The generation section may be null, and the message was about that."""
+    data = run_file()
+    data["task"]["generation"] = {"num_beams": 1, "num_return_sequences": 3}
+    (problem,) = problems(data, tmp_path)
+    assert ": task.generation" in problem
+    assert "3 sequences cannot come from 1 beams" in problem
+
+
 @pytest.mark.parametrize("name", [["x"], {}, 3, None], ids=repr)
 def test_a_registry_takes_texts_only(name):
     assert name not in MODELS

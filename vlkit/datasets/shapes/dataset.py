@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from vlkit.bounds import PositiveInt, Range, UnitInterval
+from vlkit.bounds import Range, UnitInterval
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.shapes.captions import paraphrases, plan_caption, realise
 from vlkit.datasets.shapes.noise import exchanged, reversed_relation, swapped, web_caption
@@ -22,6 +22,8 @@ from vlkit.datasets.shapes.scene import WORLD_VERSION, Scene, sample_scene, stre
 from vlkit.errors import DataError, did_you_mean
 from vlkit.registry import DATASETS
 
+WorldSize = Annotated[int, Range(1, 100_000_000)]
+"""Number of samples: the order of an epoch is held in memory."""
 ShapesSeed = Annotated[int, Range(0, 2**32 - 1)]
 ShapesSide = Annotated[int, Range(16, 4_096)]
 SPLITS = ("train", "val", "test")
@@ -50,7 +52,7 @@ class World(VLDataset):
     def __init__(
         self,
         split: str = "train",
-        size: PositiveInt = 20000,
+        size: WorldSize = 20000,
         seed: ShapesSeed = 0,
         image_size: ShapesSide = 48,
         image_processor: Any = None,
@@ -144,7 +146,7 @@ class Shapes(World):
     def __init__(
         self,
         split: str = "train",
-        size: PositiveInt = 20000,
+        size: WorldSize = 20000,
         seed: ShapesSeed = 0,
         image_size: ShapesSide = 48,
         captions: str = "clean",

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from vlkit.bounds import Frames, PositiveInt, Range
+from vlkit.bounds import Frames, Range
 from vlkit.datasets.base import Sample
-from vlkit.datasets.shapes.dataset import HEAD, SCENE, ShapesSeed, ShapesSide, World, within
+from vlkit.datasets.shapes.dataset import HEAD, SCENE, ShapesSeed, ShapesSide, World, WorldSize, within
 from vlkit.datasets.shapes.dialogs import OPTIONS, Dialog, make_dialog
 from vlkit.datasets.shapes.pairs import Statement, make_statement
 from vlkit.datasets.shapes.questions import ANSWERS, Question, questions
@@ -103,7 +103,7 @@ class ShapesDialog(World):
     def __init__(
         self,
         split: str = "train",
-        size: PositiveInt = 20000,
+        size: WorldSize = 20000,
         seed: ShapesSeed = 0,
         image_size: ShapesSide = 48,
         rounds: Annotated[int, Range(1, 1_000)] = 5,
@@ -173,7 +173,7 @@ class ShapesVideo(World):
     def __init__(
         self,
         split: str = "val",
-        size: PositiveInt = 500,
+        size: WorldSize = 500,
         seed: ShapesSeed = 0,
         image_size: ShapesSide = 48,
         length: Annotated[int, Range(3, 10_000)] = 8,
