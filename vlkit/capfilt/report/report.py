@@ -49,13 +49,13 @@ def write_report(source: str | Path, output: str | Path | None = None, examples:
         raise ConfigError(f"examples: {examples} given; 0 or more allowed.")
     with Place(source) as place, Place(f"{place}/{FOLDER}" if output is None else output) as target:
         found = look(StoredOutput.open(place), examples)
-        told, drawn, picture = numbers(found), charts(found), io.BytesIO()
+        figures, drawn, picture = numbers(found), charts(found), io.BytesIO()
         two = list(drawn.values())[:2]
         draw_report("CapFilt", lines(found), two, found.drawn[:_PICTURED]).save(picture, "PNG")
         target.write_bytes("report.png", picture.getvalue())
-        target.write_bytes("report.html", _page(found, told, drawn).encode())
-        target.write_bytes("report.json", json_text(told, indent=1).encode() + b"\n")
-    return told
+        target.write_bytes("report.html", _page(found, figures, drawn).encode())
+        target.write_bytes("report.json", json_text(figures, indent=1).encode() + b"\n")
+    return figures
 
 
 def look(output: StoredOutput, examples: int) -> Findings:
@@ -89,8 +89,8 @@ def _repeat(part: Any, repeats: Mapping[str, Repeats]) -> None:
     repeats["images"].add(part["image"].take(image_starts(part)).to_pylist())
 
 
-def _page(found: Findings, told: Mapping[str, Any], drawn: Mapping[str, Drawing]) -> str:
-    parts = [*map(page.paragraph, lines(found)), page.facts(_facts(found, told)), page.charts(drawn)]
+def _page(found: Findings, figures: Mapping[str, Any], drawn: Mapping[str, Drawing]) -> str:
+    parts = [*map(page.paragraph, lines(found)), page.facts(_facts(found, figures)), page.charts(drawn)]
     reasons = _refusals(found)
     if reasons:
         explained = "Each is named in the ledger (ledger/<shard>.jsonl), with its key."
@@ -111,17 +111,17 @@ def _page(found: Findings, told: Mapping[str, Any], drawn: Mapping[str, Drawing]
 _LEGEND = "Orange bar: text of the web; blue bar: synthetic. Green: kept; red and struck through: dropped."
 
 
-def _facts(found: Findings, told: Mapping[str, Any]) -> dict[str, str]:
+def _facts(found: Findings, figures: Mapping[str, Any]) -> dict[str, str]:
     counts, repeats = found.output.counts, found.repeats
-    shown = {"images": f"{counts.annotated:,}", "images kept": percent(told["images_kept"])}
-    shown |= {f"{name} texts kept": percent(told[f"{name}_kept"]) for name in found.sources}
+    shown = {"images": f"{counts.annotated:,}", "images kept": percent(figures["images_kept"])}
+    shown |= {f"{name} texts kept": percent(figures[f"{name}_kept"]) for name in found.sources}
     names = {
         "web_correct": "web texts correct",
         "web_correct_kept": "kept web texts correct",
         "synthetic_correct": "synthetic texts correct",
         "synthetic_correct_kept": "kept synthetic texts correct",
     }
-    shown |= {name: percent(told[key]) for key, name in names.items() if key in told}
+    shown |= {name: percent(figures[key]) for key, name in names.items() if key in figures}
     shown |= {f"{name} texts that repeat another": percent(repeats[name].share) for name in found.sources}
     return shown | {"images that repeat another": percent(repeats["images"].share)}
 
