@@ -13,6 +13,7 @@ LONGEST = 1000
 INFINITE = (float("inf"), float("-inf"))
 _STRIDE = 10  # of a look for long integers: more than LONGEST digits show as LONGEST / _STRIDE of them
 _SAMPLED = re.compile(rf"[0-9]{{{LONGEST // _STRIDE}}}")
+_LARGE = 1 << 20  # characters of a text that surely has many brackets
 _CONSTANT = re.compile(r"NaN|-?Infinity")
 _BRACKET = re.compile(r"[\[\]{}]")
 _NUMBER = re.compile(  # that may be too large
@@ -27,7 +28,7 @@ INSTEAD = "8" * (LONGEST + 1)  # stands for what is nested too deep
 
 def too_deep(text: str) -> bool:
     """Whether brackets outside of strings are nested deeper than ``DEEPEST``."""
-    if text.count("[") + text.count("{") <= DEEPEST:
+    if len(text) < _LARGE and text.count("[") + text.count("{") <= DEEPEST:
         return False
     data = text.encode("utf-8", "surrogatepass")
     if b"\\" in data:
