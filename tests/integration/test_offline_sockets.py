@@ -83,7 +83,7 @@ def test_the_packages_of_hugging_face_stay_offline(tmp_path, imported_before):
 def found(tmp_path_factory) -> dict[str, dict]:
     """Attempts with addresses in place of paths, and with all cards and an empty data folder."""
     body = f"""
-        from vlkit.api import list_datasets, list_models, load_dataset, load_model
+        from vlkit import list_datasets, list_models, load_dataset, load_model
         from vlkit.registry import DATASETS
         from vlkit.starting_weights import from_path, named_card
         far = {FAR!r}

@@ -50,7 +50,7 @@ class HuggingFaceDataset(VLDataset):
         image_root: where file names of images start from; None: the working directory.
         image_processor: called with (encoded image as bytes, or a path, and a generator).
         text_processor: called with ``text_input`` (not with references).
-        limit: use the first so many rows only.
+        limit: use at most this number of rows, the first ones.
 
     Raises:
         ConfigError: an argument is wrong, or there is no image processor.

@@ -56,7 +56,7 @@ class ImageText(VLDataset):
         image_ids: "rows": those of the rows; "coco": COCO's, which are the numbers at the end of its file names.
         image_processor: called with (path, generator).
         text_processor: called with ``text_input`` (not with references).
-        limit: use the first so many samples only.
+        limit: use at most this number of samples, the first ones.
 
     Raises:
         ConfigError: an argument is wrong, or there is no image processor.

@@ -81,7 +81,7 @@ class ImagePair(VLDataset):
             between two spaces, as the original; "off": images are not exchanged.
         image_processor: called with (path, generator).
         text_processor: called with the sentence.
-        limit: use the first so many samples only.
+        limit: use at most this number of samples, the first ones.
 
     Raises:
         ConfigError: an argument is wrong, or there is no image processor.

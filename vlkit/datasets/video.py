@@ -125,7 +125,7 @@ class VideoText(_Videos):
         image_processor: called for each frame with (image, generator).
         video_processor: called with (path, generator) in place of ``frames``, ``sampling`` and ``image_processor``.
         text_processor: called with ``text_input`` (not with references).
-        limit: use the first so many samples only.
+        limit: use at most this number of samples, the first ones.
 
     Raises:
         ConfigError: an argument is wrong, or there is no processor.
@@ -201,7 +201,7 @@ class VideoQuestion(_Videos):
         image_processor: called for each frame with (image, generator).
         video_processor: called with (path, generator) in place of ``frames``, ``sampling`` and ``image_processor``.
         text_processor: called with each question.
-        limit: use the first so many videos only.
+        limit: use at most this number of videos, the first ones.
 
     Raises:
         ConfigError: an argument is wrong, or there is no processor.

@@ -55,7 +55,7 @@ class VisDial(VLDataset):
             ``images/{}.jpg``.
         image_processor: called with (path, generator).
         text_processor: called with the caption, the questions and the answers.
-        limit: use the first so many dialogs only.
+        limit: use at most this number of dialogs, the first ones.
 
     Raises:
         ConfigError: an argument is wrong, or there is no image processor.

@@ -52,7 +52,7 @@ class ImageQuestion(VLDataset):
         answer_list: file of the answers that a model chooses from: a JSON list, or one a line.
         image_processor: called with (path, generator).
         text_processor: called with the question.
-        limit: use the first so many samples only.
+        limit: use at most this number of samples, the first ones.
 
     Raises:
         ConfigError: an argument is wrong, or there is no image processor.

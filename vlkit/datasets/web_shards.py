@@ -58,7 +58,7 @@ class WebShards(VLDataset):
             common name (``captions``, ``text``, ``title``, ...).
         image_processor: called with (encoded image as bytes, generator).
         text_processor: called with ``text_input`` (not with references).
-        limit: use the first so many samples only.
+        limit: use at most this number of samples, the first ones.
 
     Raises:
         ConfigError: an argument is wrong, or there is no image processor.
