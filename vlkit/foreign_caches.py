@@ -112,7 +112,7 @@ def _unchanged(file: Path, record: Path) -> Path:
     if problem := check_first_use(file, record):
         raise VlkitError(
             f"{file}: {problem}. If the file may have changed, delete {record}; otherwise delete the file, and it is "
-            f"downloaded anew."
+            f"downloaded again."
         )
     record_first_use(file, record)
     return file

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import logging
 import os
@@ -13,19 +12,16 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
+from vlkit.addresses import names_of, split_address
 from vlkit.checksums import digest as digest
 from vlkit.checksums import sha256 as sha256
 from vlkit.disk_errors import cannot, full_disk, is_full_disk, number_of, size_of
-from vlkit.errors import VlkitError, did_you_mean, redacted
+from vlkit.errors import VlkitError, did_you_mean
 
 logger = logging.getLogger(__name__)
-_SECRET = re.compile(
-    "sign|^sig|sig$|token|key|secret|pass|auth|cred|code|session|policy|expire|date|jwt|^se$|^st$", re.IGNORECASE
-)
-"""Names of query parameters that grant access and change from one signed address of a file to the next."""
 
 
 def cache_dir() -> Path:
@@ -116,7 +112,7 @@ def fetch(url_or_path: str | Path, sha256: str | None = None, md5: str | None = 
     """
     text = os.fspath(url_or_path)
     expected = {name: value.lower() for name, value in (("sha256", sha256), ("md5", md5)) if value}
-    scheme = _split(text).scheme if "://" in text or text.startswith("file:") else ""
+    scheme = split_address(text).scheme if "://" in text or text.startswith("file:") else ""
     if scheme == "file":
         text = url2pathname(urlsplit(text).path)
     if scheme in ("http", "https"):
@@ -145,30 +141,7 @@ def fetch(url_or_path: str | Path, sha256: str | None = None, md5: str | None = 
 
 def cached_path(url: str) -> Path:
     """Where the cache keeps ``url``, whether or not it is there. Its credentials have no part in the name."""
-    parts = _split(redacted(url))
-    names = [_file_name(part) for part in parts.path.split("/") if part not in ("", ".", "..")] or ["index"]
-    query = "&".join(pair for pair in re.split("[&;]", _split(url).query) if not _SECRET.search(pair.partition("=")[0]))
-    if query:
-        names[-1] += "-" + hashlib.sha256(query.encode()).hexdigest()[:12]
-    host = re.sub(r"[^\w.-]", "_", parts.netloc.rpartition("@")[2]).strip(".") or "_"
-    return cache_dir().joinpath("downloads", _file_name(host), *names)
-
-
-def _split(url: str) -> SplitResult:
-    """The parts of an address.
-
-    Raises:
-        VlkitError: it is none.
-    """
-    try:
-        return urlsplit(url)
-    except ValueError as error:  # brackets without an IPv6 address
-        raise VlkitError(f"{url}: this is no address: {redacted(str(error), url)}.") from error
-
-
-def _file_name(part: str) -> str:
-    """A part of an address as a file name: what is too long for one ends in a checksum instead."""
-    return part if len(part.encode()) <= 180 else f"{part[:60]}-{hashlib.sha256(part.encode()).hexdigest()[:16]}"
+    return cache_dir().joinpath("downloads", *names_of(url))
 
 
 def mismatch(path: Path, expected: dict[str, str]) -> str:

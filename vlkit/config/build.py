@@ -10,7 +10,7 @@ from vlkit.config.convert import Problems, arguments
 from vlkit.config.signature import signature
 from vlkit.config.words import describe_parameter, short
 from vlkit.errors import ConfigError, RegistryError, did_you_mean
-from vlkit.registry import Registry
+from vlkit.registry import PROCESSORS, Registry
 
 Constructor = Callable[..., Any]
 Origin = Callable[[str], str]
@@ -62,6 +62,16 @@ def name_problems(registry: Registry, mapping: Mapping[str, Any], where: str, or
     problems: Problems = []
     _look_up(registry, dict(mapping), where, problems)
     return _sentences(problems, origin)
+
+
+def processor_problems(mapping: Mapping[str, Any], where: str, origin: Origin = str) -> list[str]:
+    """Processors in ``mapping`` that are neither a mapping nor null: a name alone would stay a text."""
+    problems = []
+    for key, value in mapping.items():
+        if key.endswith("_processor") and value is not None and not isinstance(value, Mapping):
+            form = f"{{name: {value}}}" if isinstance(value, str) and value in PROCESSORS else "{name: ...}"
+            problems.append(f"{origin(f'{where}.{key}')}: {short(value)} given, a mapping is needed: {form}.")
+    return problems
 
 
 def accepts(constructor: Constructor, name: str) -> bool:

@@ -46,7 +46,7 @@ class Training:
         seed: of the run.
         samples: that it trained on.
         init_from: what it started from; null: random weights.
-        log: where the run is told of.
+        log: where the run is described.
     """
 
     config: str

@@ -14,7 +14,7 @@ from vlkit.config.signature import Signature, signature
 from vlkit.config.words import MAPPINGS, NONE, SEQUENCES, describe_parameter, short, type_name
 from vlkit.errors import VlkitError, closest, did_you_mean
 
-_DETAILED = 10  # up to so many allowed keys are listed with their types
+_DETAILED = 10  # up to this number of allowed keys, they are listed with their types
 Problems = list[tuple[str, str]]
 """(key path, sentence) for each mistake."""
 

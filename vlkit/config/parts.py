@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from vlkit.bounds import Range
-from vlkit.config.build import Origin, accepts, build, check, name_problems
+from vlkit.config.build import Origin, accepts, build, check, name_problems, processor_problems
 from vlkit.config.cards import data_files, dataset_card_config, list_dataset_cards, model_card_config, overlay
 from vlkit.config.convert import Problems, convert
 from vlkit.config.load import Config
@@ -71,7 +71,7 @@ class ModelPart(Part):
         models: constructor argument ("captioner") to the model that is built for it.
         weights: of a model that is an argument of another one: a path, an address or ``card:<model>/<type>``; None:
             those of its card.
-        unreadable: what is so wrong with it that the rest could not be looked at.
+        unreadable: what is so wrong with it that the rest could not be checked.
     """
 
     type: str | None = None
@@ -178,7 +178,7 @@ def _model_inside(mapping: Mapping[str, Any], where: str, origin: Origin) -> Mod
     weights = given.pop("weights", None)
     try:
         return replace(model_part(given, where, origin), weights=weights)
-    except ConfigError as error:  # told together with what else is wrong
+    except ConfigError as error:  # reported together with what else is wrong
         return ModelPart(MODELS, given, where, origin, unreadable=tuple(error.problems))
 
 
@@ -210,7 +210,8 @@ def dataset_part(
     placed = origin
     if _is_card(given):
         given, placed = _with_card(given, where, origin)
-    _check_processors(given, where, placed)
+    if problems := processor_problems(given, where, placed):
+        raise ConfigError(problems)
     processors = {
         key: Part(PROCESSORS, given.pop(key), f"{where}.{key}", placed)
         for key in [key for key in given if key.endswith("_processor") and isinstance(given[key], Mapping)]
@@ -219,17 +220,6 @@ def dataset_part(
         if key not in processors and key not in given and _takes(given.get("name"), key):
             processors[key] = part
     return DatasetPart(DATASETS, given, where, placed, processors, weight)
-
-
-def _check_processors(given: Mapping[str, Any], where: str, origin: Origin) -> None:
-    """Raise where a processor is neither a mapping nor null: a name alone would reach the dataset as a text."""
-    problems = []
-    for key, value in given.items():
-        if key.endswith("_processor") and value is not None and not isinstance(value, Mapping):
-            form = f"{{name: {value}}}" if isinstance(value, str) and value in PROCESSORS else "{name: ...}"
-            problems.append(f"{origin(f'{where}.{key}')}: {short(value)} given, a mapping is needed: {form}.")
-    if problems:
-        raise ConfigError(problems)
 
 
 def _is_card(given: Mapping[str, Any]) -> bool:

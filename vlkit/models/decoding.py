@@ -23,16 +23,16 @@ class GenerationConfig:
 
     Args:
         max_length: most tokens, prompt included and final [SEP] excluded.
-        min_length: [SEP] is not allowed before so many tokens, prompt included.
+        min_length: [SEP] is not allowed before this number of tokens, prompt included.
         num_beams: beams K; 1 is greedy search.
         sample: draw instead of searching (nucleus sampling).
         top_p: draw from the fewest tokens that hold this probability, 0..1.
-        top_k: draw from at most so many tokens; 0: no limit.
+        top_k: draw from at most this number of tokens; 0: no limit.
         temperature: logits are divided by it before drawing.
         repetition_penalty: above 1, tokens that were used already (prompt included) become less likely.
         length_penalty: exponent of the length that beam scores are divided by.
-        num_return_sequences: texts returned for each image: the best beams, or so many samples.
-        num_beam_groups: diverse beam search: the beams are in so many groups, each of which avoids the words that
+        num_return_sequences: texts returned for each image: the best beams, or as many samples.
+        num_beam_groups: number of groups in diverse beam search, each of which avoids the words that
             earlier groups take in the same step.
         diversity_penalty: what a word's log-probability loses for each beam that has taken it so; above 0 with groups.
 
@@ -173,13 +173,13 @@ class Rules(ABC, Generic[StateT]):
         """The texts that images ended with."""
 
 
-# Scores are searched in parts of so many.
+# Scores are searched in parts of this size.
 _PART = 64
 
 
 def largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The ``count`` largest of the last dimension, descending, and their places: what topk gives, in a fraction of its
-    time where many are to be looked at. Of equal ones any may be given."""
+    time where many are to be read. Of equal ones any may be given."""
     size = scores.shape[-1]
     parts = size // _PART
     if parts <= 2 * count:
