@@ -159,7 +159,8 @@ def _check(image: Image.Image, data: bytes, name: str, max_pixels: int) -> None:
     format, (width, height) = image.format or "", image.size
     tiles: list[Any] = getattr(image, "tile", None) or []
     codec = str(tiles[0][0]) if tiles else ""
-    slow = _IN_PYTHON.get(codec) or _SLOW.get(format) or max(1, _bytes_of_pixel(tiles, image.mode) / 3)
+    wide = 1 if format == "JPEG" else max(1, _bytes_of_pixel(tiles, image.mode) / 3)
+    slow = _IN_PYTHON.get(codec) or _SLOW.get(format) or wide
     check_size(width, height, name, max_pixels, slow, f"this kind of {format}" if codec in _IN_PYTHON else format)
     if len(tiles) > _MAX_TILES:
         raise TooLarge(name, f"{len(tiles):,} tiles, more than the {_MAX_TILES:,} allowed (decompression bomb?)")

@@ -156,6 +156,7 @@ def test_slow_formats_may_have_fewer_pixels():
         assert open_image(file, 1320 * share).size == (44, 30)
         with pytest.raises(TooLarge, match=f"in {kind}, which takes {share} times as long as a JPEG"):
             open_image(file, 1320 * share - share)
+    assert open_image(encoded(Image.fromarray(SCENE).convert("CMYK"), "JPEG"), 1320).size == (44, 30)
     deep = png(44, 30, 16, 2, b"\0" * (30 * (44 * 6 + 1)))
     assert open_image(deep, 1320 * 2).size == (44, 30)
     with pytest.raises(TooLarge, match="in PNG, which takes 2 times"):
