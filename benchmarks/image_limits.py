@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import io
 import multiprocessing
-import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.unit.processors.bombs import scan_bomb
+from tests.unit.processors.bombs import run_length_bmp, scan_bomb
 from vlkit.processors.encoded import MAX_PIXELS, MAX_SCANS, SCANS_OF_ALL
 from vlkit.processors.open_image import open_image
 from vlkit.processors.resize import square
@@ -37,14 +36,6 @@ def saved(mode: str, pixels: float, kind: str, **options) -> bytes:
     return buffer.getvalue()
 
 
-def rle_bmp(pixels: float) -> bytes:
-    """Runs of one pixel: the most work for the decoder."""
-    side = isqrt(int(pixels)) // 4 * 4
-    rows = (b"\x01\x07" * side + b"\0\0") * side
-    head = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, len(rows), 2835, 2835, 256, 0)
-    return b"BM" + struct.pack("<IHHI", 1078 + len(rows), 0, 0, 1078) + head + bytes(1024) + rows
-
-
 def worst(most: int) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Name, and what makes the file."""
     scans = SCANS_OF_ALL * most
@@ -54,16 +45,16 @@ def worst(most: int) -> Iterator[tuple[str, Callable[[], bytes]]]:
     side = isqrt(scans // MAX_SCANS)
     yield f"JPEG, {MAX_SCANS} scans", lambda: scan_bomb(side, side, MAX_SCANS)
     yield "PNG, RGB", lambda: saved("RGB", most, "PNG", compress_level=1)
-    yield "PNG, RGBA", lambda: saved("RGBA", most * 0.75, "PNG", compress_level=1)
+    yield "PNG, RGBA", lambda: saved("RGBA", most / 2, "PNG", compress_level=1)
     yield "PNG, palette", lambda: saved("P", most, "PNG", compress_level=1)
     yield "GIF", lambda: saved("P", most, "GIF")
     yield "TIFF, deflate", lambda: saved("RGB", most, "TIFF", compression="tiff_adobe_deflate")
     yield "TIFF, LZW", lambda: saved("RGB", most, "TIFF", compression="tiff_lzw")
     yield "WebP", lambda: saved("RGB", most / 2, "WEBP", method=0)
-    yield "WebP, alpha, lossless", lambda: saved("RGBA", most / 2, "WEBP", lossless=True, method=0)
+    yield "WebP, alpha, lossless", lambda: saved("RGBA", most / 3, "WEBP", lossless=True, method=0)
     yield "AVIF", lambda: saved("RGB", most / 4, "AVIF", speed=10)
     yield "JPEG 2000", lambda: saved("RGB", most / 8, "JPEG2000")
-    yield "BMP, run lengths", lambda: rle_bmp(most / 100)
+    yield "BMP, run lengths", lambda: run_length_bmp(isqrt(most // 100) // 4 * 4)
     side = isqrt(most // 400)
     yield "PPM, text", lambda: b"P3 %d %d 255\n" % (side, side) + b"1 2 3 " * side**2
 

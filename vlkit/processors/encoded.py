@@ -161,7 +161,11 @@ def _check(image: Image.Image, data: bytes, name: str, max_pixels: int) -> None:
     codec = str(tiles[0][0]) if tiles else ""
     wide = 1 if format == "JPEG" else max(1, _bytes_of_pixel(tiles, image.mode) / 3)
     slow = _IN_PYTHON.get(codec) or _SLOW.get(format) or wide
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        slow *= 1.5  # it is laid on white
     check_size(width, height, name, max_pixels, slow, f"this kind of {format}" if codec in _IN_PYTHON else format)
+    if codec in _IN_PYTHON and isinstance(image.fp, _Metered):  # which reads byte by byte, within this limit
+        image.fp.reads += 8 * width * height
     if len(tiles) > _MAX_TILES:
         raise TooLarge(name, f"{len(tiles):,} tiles, more than the {_MAX_TILES:,} allowed (decompression bomb?)")
     if format == "TIFF":

@@ -28,7 +28,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_STRIP = 16_000_000  # pixels that are converted at once, to save memory
+_STRIP = 1_000_000  # pixels that are converted at once: more take twice the time, and much memory
 _HEAD, _LARGE = 4096, 64_000_000  # bytes
 
 

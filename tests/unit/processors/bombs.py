@@ -77,6 +77,13 @@ def tiff(tags: dict[int, tuple[int, list[int]]], data: bytes = b"") -> bytes:
     return b"II*\0" + struct.pack("<I", at + len(values)) + data + values + directory
 
 
+def run_length_bmp(side: int) -> bytes:
+    """A BMP of runs of one pixel, the most work for its decoder; ``side`` is a multiple of 4."""
+    rows = (b"\x01\x07" * side + b"\0\0") * side
+    head = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 1, len(rows), 2835, 2835, 256, 0)
+    return b"BM" + struct.pack("<IHHI", 1078 + len(rows), 0, 0, 1078) + head + bytes(1024) + rows
+
+
 def photograph_of(megapixels: int, kind: str = "JPEG") -> bytes:
     """A plain picture of that many million pixels, encoded in a second or two."""
     height = megapixels * 50

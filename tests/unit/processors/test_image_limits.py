@@ -23,6 +23,7 @@ from tests.unit.processors.bombs import (
     gif_with_comment,
     photograph_of,
     png_with,
+    run_length_bmp,
     scan_bomb,
     tiff,
     webp_canvas,
@@ -157,6 +158,9 @@ def test_slow_formats_may_have_fewer_pixels():
         with pytest.raises(TooLarge, match=f"in {kind}, which takes {share} times as long as a JPEG"):
             open_image(file, 1320 * share - share)
     assert open_image(encoded(Image.fromarray(SCENE).convert("CMYK"), "JPEG"), 1320).size == (44, 30)
+    assert open_image(run_length_bmp(400), MAX_PIXELS).size == (400, 400)
+    with pytest.raises(TooLarge, match="400x400 pixels, more than the 150000 allowed in this kind of BMP"):
+        open_image(run_length_bmp(400), 15_000_000)
     deep = png(44, 30, 16, 2, b"\0" * (30 * (44 * 6 + 1)))
     assert open_image(deep, 1320 * 2).size == (44, 30)
     with pytest.raises(TooLarge, match="in PNG, which takes 2 times"):
