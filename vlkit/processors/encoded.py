@@ -164,8 +164,9 @@ def _check(image: Image.Image, data: bytes, name: str, max_pixels: int) -> None:
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         slow *= 1.5  # it is laid on white
     check_size(width, height, name, max_pixels, slow, f"this kind of {format}" if codec in _IN_PYTHON else format)
-    if codec in _IN_PYTHON and isinstance(image.fp, _Metered):  # which reads byte by byte, within this limit
-        image.fp.reads += 8 * width * height
+    file = getattr(image, "fp", None)
+    if codec in _IN_PYTHON and isinstance(file, _Metered):  # which reads byte by byte, within this limit
+        file.reads += 8 * width * height
     if len(tiles) > _MAX_TILES:
         raise TooLarge(name, f"{len(tiles):,} tiles, more than the {_MAX_TILES:,} allowed (decompression bomb?)")
     if format == "TIFF":
