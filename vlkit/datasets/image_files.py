@@ -31,7 +31,7 @@ def missing_images(paths: Sequence[str], advice: str = "") -> list[str]:
         return []
     few = f"{', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}"
     hint = nearest(absent[0])
-    return [f"{len(absent)} of the {len(paths)} image files looked at do not exist: {few}. {hint} {advice}".rstrip()]
+    return [f"{len(absent)} of the {len(paths)} image files checked do not exist: {few}. {hint} {advice}".rstrip()]
 
 
 def nearest(path: str) -> str:

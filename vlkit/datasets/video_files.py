@@ -42,7 +42,7 @@ def missing_videos(root: str, names: Sequence[str]) -> list[str]:
         return []
     few = f"{', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}"
     return [
-        f"{len(absent)} of the {len(names)} videos looked at do not exist: {few}. {nearest(absent[0])} "
+        f"{len(absent)} of the {len(names)} videos checked do not exist: {few}. {nearest(absent[0])} "
         f"Names start from video_root, which is {root}: set it, or correct the names."
     ]
 

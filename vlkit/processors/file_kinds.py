@@ -11,8 +11,7 @@ from vlkit.errors import BadSample
 
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000"]
 """Pillow's names of the formats that are read. Others are refused, whatever Pillow has a plugin for: some start other
-programs, others are read by slow or untested code. Whoever registers a plugin of Pillow's and trusts it appends its
-format."""
+programs, others are read by slow or untested code. Append the format of a plugin that you register and trust."""
 
 _BRANDS = {
     b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"heim": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF",

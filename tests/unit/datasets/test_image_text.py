@@ -206,7 +206,7 @@ def test_missing_images_are_counted_and_the_closest_is_named(tmp_path):
     names = ["one.png", "sub/tvo.png", "x.png", "y.png", "z.png"]
     found = dataset(rows_file(tmp_path, [{"image": name, "caption": "c"} for name in names])).problems()
     assert len(found) == 1
-    assert found[0].startswith("4 of the 5 image files looked at do not exist: ")
+    assert found[0].startswith("4 of the 5 image files checked do not exist: ")
     assert f"{tmp_path}/sub/tvo.png, {tmp_path}/x.png, {tmp_path}/y.png, ..." in found[0]
     assert f"The folder {tmp_path}/sub holds no 'tvo.png'. Did you mean 'two.png'?" in found[0]
     assert f"image_root, which is {tmp_path}:" in found[0]

@@ -140,7 +140,7 @@ def test_limit_and_missing_files_count_right(tmp_path):
     file = rows(tmp_path, [{"image": name, "caption": "c"} for name in found])
     data = ImageText(file, image_processor=PROCESSOR)
     assert data.check_media(every=True).summary() == "decoded 40 of 41 images"
-    assert data.problems()[0].split(":")[0] == "1 of the 41 image files looked at do not exist"
+    assert data.problems()[0].split(":")[0] == "1 of the 41 image files checked do not exist"
     data = ImageText(file, image_processor=PROCESSOR, limit=1)
     assert data.check_media(every=True).summary() == "decoded 1 of 1 image"
 

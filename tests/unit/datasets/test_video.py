@@ -168,7 +168,7 @@ def test_missing_videos_are_a_problem(folder):
     entries = [*CAPTIONS, {"video": "video2.mp4", "caption": "gone"}]
     data = VideoText(rows(folder, entries), split="test", image_processor=PLAIN)
     (problem,) = data.problems()
-    assert problem.startswith(f"1 of the 3 videos looked at do not exist: {folder}/video2.mp4. The folder")
+    assert problem.startswith(f"1 of the 3 videos checked do not exist: {folder}/video2.mp4. The folder")
     assert f"video_root, which is {folder}" in problem
     with pytest.raises(BadSample, match="no such file"):
         data[2]

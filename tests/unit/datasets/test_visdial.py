@@ -59,7 +59,7 @@ def test_training_images_are_found_in_both_folders_of_coco_or_in_none(tmp_path):
     assert moved.problems() == []
     assert os.path.basename(moved.image_path(1)).startswith("COCO_val2014_000000100007")
     [problem] = data.problems()
-    assert "4 of the 4 image files looked at do not exist" in problem
+    assert "4 of the 4 image files checked do not exist" in problem
 
 
 def test_a_test_set_tells_candidates_of_the_last_round_alone(tmp_path):

@@ -167,7 +167,7 @@ def test_problems(folder):
     (folder / "list.json").write_text('["cat"]')
     found = opened(write(folder / "rows.json", rows), answer_list=str(folder / "list.json")).problems()
     assert len(found) == 3
-    assert "1 of the 3 image files looked at do not exist" in found[0]
+    assert "1 of the 3 image files checked do not exist" in found[0]
     assert "image_root" in found[0]
     assert "empty" in found[1]
     assert "none of the 4 questions checked has an answer that is in answer_list" in found[2]
