@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from vlkit.errors import CheckpointError
 
@@ -96,6 +96,19 @@ def non_finite(tensors: Mapping[str, Tensor]) -> dict[str, str]:
             wrong = tensor.numel() - int(torch.isfinite(tensor.float()).sum())
             found[name] = f"{wrong:,} of {tensor.numel():,} values"
     return found
+
+
+def damaged_values(values: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return what :func:`non_finite` finds in ``values``, without buffers that a new model fills so (a mask, say).
+
+    Args:
+        values: of a file, by name of the model.
+        own: state of a new model, with its parameters as such; a buffer on the meta device excuses nothing.
+    """
+    found = non_finite(values)
+    buffers = {name: own[name] for name in found if name in own and not isinstance(own[name], nn.Parameter)}
+    meant = non_finite(buffers) if buffers else {}
+    return {name: what for name, what in found.items() if name not in meant}
 
 
 def describe_non_finite(found: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ from vlkit.models.weights_names import (
     twins,
 )
 from vlkit.models.weights_report import LoadReport, explain, shape_of
-from vlkit.tensor_files import describe_non_finite, non_finite
+from vlkit.tensor_files import damaged_values, describe_non_finite
 
 __all__ = [
     "ADAPTERS",
@@ -86,7 +87,9 @@ def build_with_weights(
     """
     state, label = _open(source, sha256)
     model = _on_meta(build)
-    report = _load(model, state, label, adapter, strict=True) if model is not None else None
+    report = None
+    with contextlib.suppress(CheckpointError):  # raised again below, unless values of a new model excuse it
+        report = _load(model, state, label, adapter, strict=True) if model is not None else None
     if model is None or report is None or _holds_meta(model):
         model = build()
         report = _load(model, state, label, adapter, strict=True)
@@ -133,7 +136,7 @@ def _fitted(
     lacking = [name for name in report.missing if name not in misfits and not chosen.may_start_fresh(name)]
     if (strict and (misfits or report.unexpected or lacking)) or not report.loaded:
         raise CheckpointError(explain(model, own, state, label, misfits, lacking, report.unexpected))
-    if wrong := non_finite(values):
+    if wrong := damaged_values(values, own):
         raise CheckpointError(
             f"{label} holds weights that are not finite: {describe_non_finite(wrong)}. A training that diverged wrote "
             "them, or the file is damaged. Give an earlier checkpoint, or another file."

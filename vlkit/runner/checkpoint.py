@@ -23,7 +23,7 @@ from vlkit.disk_errors import FileError
 from vlkit.errors import CheckpointError, VlkitError
 from vlkit.io import atomic_dir, atomic_write
 from vlkit.runner.optimiser import cut_like, restore_by_name, state_by_name
-from vlkit.tensor_files import describe_non_finite, load_tensors, non_finite, save_tensors
+from vlkit.tensor_files import damaged_values, describe_non_finite, load_tensors, non_finite, save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -188,14 +188,13 @@ def restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer | Non
     """
     trainer = read_trainer(path)
     weights = load_tensors(path / MODEL)
-    trained = [name for name, _ in model.named_parameters(remove_duplicate=False) if name in weights]
-    if wrong := non_finite({name: weights[name] for name in trained}):
+    own = model.state_dict(keep_vars=True)
+    if wrong := damaged_values({name: weights[name] for name in own if name in weights}, own):
         raise CheckpointError(
             f"{path / MODEL} holds weights that are not finite: {describe_non_finite(wrong)}. A training that diverged "
             "wrote them. Delete this checkpoint, and the run continues from the one before."
         )
     try:
-        own = model.state_dict()
         found = {name: cut_like(tensor, own.get(name, tensor)) for name, tensor in weights.items()}
         missing, unexpected = model.load_state_dict(found, strict=False)
     except RuntimeError as error:  # sizes differ

@@ -221,7 +221,8 @@ class Trainer(Resumable):
             if doing != SAVING:  # there, it says itself what is left
                 error.add(kept)
             raise error
-        if not isinstance(error, Exception) or is_communication_error(error):  # explained by who calls
+        lost = self.world.size > 1 and is_communication_error(error)
+        if not isinstance(error, Exception) or lost:  # explained by who calls
             logger.warning("%s", kept)
             raise error
         raise RunFailed(

@@ -1,6 +1,7 @@
 """Checkpoints into models: what is taken, resized, ignored or refused, and that ties survive."""
 
 import hashlib
+import math
 
 import pytest
 import torch
@@ -127,6 +128,24 @@ def test_constructors_that_need_values(build, name, value):
     model, _ = build_with_weights(build, source.state_dict())
     assert equal(model, source)
     assert float(getattr(model, name)) == value
+
+
+class Masked(nn.Module):
+    """With a mask among its buffers."""
+
+    def __init__(self, rate: float = 0.0):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.register_buffer("mask", torch.full((2, 2), -math.inf).triu(1))
+        self.register_buffer("rate", torch.tensor(rate))
+
+
+def test_a_mask_among_the_buffers_is_no_damage():
+    model, _ = build_with_weights(Masked, Masked().state_dict())
+    assert model.mask[0, 1] == -math.inf
+    load_weights(model, Masked().state_dict())
+    with pytest.raises(CheckpointError, match=r"not finite: rate \(1 of 1"):
+        build_with_weights(Masked, Masked(math.nan).state_dict())
 
 
 def test_position_embeddings_are_resized():

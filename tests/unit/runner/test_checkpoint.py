@@ -101,6 +101,19 @@ def test_weights_that_are_not_finite_are_named_when_they_are_restored(saved):
         restore(path, ToyModel())
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_buffer_that_is_not_finite_is_named_unless_a_new_model_has_it_so(saved, value):
+    checkpoints, model, optimiser = saved
+    model.queue[0] = value
+    path = checkpoints.save(model, optimiser, {"step": 1})
+    with pytest.raises(CheckpointError, match=r"not finite: queue \(8 of 96"):
+        restore(path, ToyModel())
+    new = ToyModel()
+    new.queue[0] = value  # as a mask may be
+    restore(path, new)
+    assert torch.equal(new.queue.isfinite(), model.queue.isfinite())
+
+
 def test_another_model_is_refused(saved):
     checkpoints, model, optimiser = saved
     path = checkpoints.save(model, optimiser, {"step": 1})

@@ -68,7 +68,15 @@ class FailsAt(ToyTask):
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("no such answer"), KeyError("references"), ConfigError("no list"), MemoryError(), OSError(28)]
+    "error",
+    [
+        ValueError("no such answer"),
+        KeyError("references"),
+        ConfigError("no list"),
+        MemoryError(),
+        OSError(28),
+        RuntimeError("the socket of a tracker timed out"),  # the words of a lost process, which nobody can lose here
+    ],
 )
 @pytest.mark.parametrize("method", ["evaluate", "describe", "score", "train_step"])
 def test_an_error_loses_no_step_and_the_same_command_continues(tmp_path, whole_at_end, method, error):
