@@ -87,6 +87,18 @@ class World:
             reason = heartbeat.wait_for_loss() or f"the connection to another process failed ({first})"
             raise LostProcess(lost_message(reason)) from error
 
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """While entered, this process is not ended because another one is lost."""
+        heartbeat = World._heartbeat
+        if heartbeat is not None:
+            heartbeat.saving = True
+        try:
+            yield
+        finally:
+            if heartbeat is not None:
+                heartbeat.saving = False
+
     def sum(self, values: Sequence[float]) -> list[float]:
         """The sums over all processes, in float64 through the CPU, so that no GPU is waited for."""
         if self.size == 1:

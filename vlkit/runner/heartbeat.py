@@ -27,6 +27,7 @@ LOST_VARIABLE = "VLKIT_LOST_AFTER_SECONDS"
 LOST_AFTER = 35.0
 """Seconds without a heartbeat after which a process counts as lost."""
 EXIT_CODE = 1
+_ERROR = "ended with an error"
 _starts = 0
 
 
@@ -43,6 +44,7 @@ class Heartbeat:
 
     Attributes:
         lost: what happened to another process, a sentence; None: all is well.
+        saving: whether the main thread writes a checkpoint for which it needs nobody else: it is waited for.
     """
 
     def __init__(self, rank: int, size: int, host: str, port: int):
@@ -50,6 +52,7 @@ class Heartbeat:
         _starts += 1  # every process starts equally often; keys of an earlier start or restart do not count
         self.rank, self.size, self.address = rank, size, f"{host}:{port}"
         self.lost: str | None = None
+        self.saving = False
         self.seconds = float(os.environ.get(LOST_VARIABLE, LOST_AFTER))
         self._interval = self.seconds / 7
         self._prefix = f"vlkit/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{_starts}"
@@ -74,7 +77,7 @@ class Heartbeat:
     def fail(self, error: BaseException) -> None:
         """Say that this process ends with ``error``, and stop watching."""
         first = (str(error).splitlines() or [""])[0]
-        self._tell("lost", f"{self.name(self.rank)} ended with an error: {type(error).__name__}: {first}")
+        self._tell("lost", f"{self.name(self.rank)} {_ERROR}: {type(error).__name__}: {first}")
         self._stop.set()
 
     def wait_for_loss(self) -> str | None:
@@ -131,8 +134,9 @@ class Heartbeat:
             if store.check([self._key("left", rank)]):
                 self._left.add(rank)
         if store.check([self._key("lost")]):
-            # This process may have met the same error, or save what it has: it gets time to end by itself.
-            self._end(store.get(self._key("lost")).decode(), 6 * self._interval)
+            reason = store.get(self._key("lost")).decode()
+            # This process may have met the same error, and gets time to end by itself. It waits for one that is silent.
+            self._end(reason, (6 if _ERROR in reason else 2) * self._interval)
 
     def _watch(self) -> None:
         before = time.monotonic()
@@ -165,11 +169,12 @@ class Heartbeat:
         """Let the main thread end by itself, and end the process if it does not: it may wait for the lost one."""
         self.lost = reason
         self._found.set()
-        if self._stop.wait(grace):
-            return
-        sys.stderr.write(f"error (process {self.rank}): {lost_message(reason)}\n")
-        sys.stderr.flush()
-        os._exit(EXIT_CODE)
+        while not self._stop.wait(grace):
+            if not self.saving:
+                sys.stderr.write(f"error (process {self.rank}): {lost_message(reason)}\n")
+                sys.stderr.flush()
+                os._exit(EXIT_CODE)
+            grace = self._interval
 
 
 def start_heartbeat(rank: int, size: int) -> Heartbeat | None:

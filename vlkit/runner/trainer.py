@@ -237,7 +237,8 @@ class Trainer(Resumable):
             if isinstance(error, KeyboardInterrupt):
                 logger.warning("saving step %d; another Ctrl-C ends it without.", self.step)
             try:
-                self.save_alone()
+                with self.world.saving():
+                    self.save_alone()
             except Exception as failure:
                 logger.warning("step %d could not be saved: %s", self.step, failure)
         if self.saved is None:

@@ -15,7 +15,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from vlkit.disk_errors import named
@@ -45,6 +45,7 @@ class Holder:
     Args:
         owner: unique; from :func:`~vlkit.process_identity.owner_name`.
         host, pid, started, command: for people.
+        folder, inode: which folder, so that a copy of it is known as one.
     """
 
     owner: str
@@ -52,13 +53,20 @@ class Holder:
     pid: int = 0
     started: str = "an unknown time"
     command: str = "an unknown command"
+    folder: str = ""
+    inode: int = 0
 
     @classmethod
-    def this_process(cls) -> Holder:
-        """A new holder."""
+    def this_process(cls, folder: Path) -> Holder:
+        """A new holder of ``folder``."""
         now = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         command = shlex.join([Path(sys.argv[0]).name, *redacted_data(sys.argv[1:])]) if sys.argv else ""
-        return cls(owner_name(), platform.node(), os.getpid(), now, textwrap.shorten(command, 200, placeholder=" ..."))
+        command = textwrap.shorten(command, 200, placeholder=" ...")
+        return cls(owner_name(), platform.node(), os.getpid(), now, command, os.path.realpath(folder), _inode(folder))
+
+    def is_copied_to(self, folder: Path) -> bool:
+        """Whether ``folder`` is a copy of the one that is held."""
+        return bool(self.folder) and self.folder != os.path.realpath(folder) and self.inode != _inode(folder)
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} (started {self.started}: {self.command})"
@@ -98,7 +106,7 @@ class WriterLock:
             ConfigError: another process holds it.
             FileError: it cannot be written.
         """
-        self.me = Holder.this_process()
+        self.me = Holder.this_process(self.folder)
         fresh = self.file.with_name(f".{FILE}.{self.me.owner}")
         try:
             with named(self.file), _alone(self.folder):
@@ -127,6 +135,7 @@ class WriterLock:
         if holder is None and self.folder.is_dir():  # somebody removed the file, or the folder was made again
             fresh = self.file.with_name(f".{FILE}.{self.me.owner}")
             with contextlib.suppress(OSError):
+                self.me = replace(self.me, inode=_inode(self.folder))
                 fresh.write_text(json.dumps(asdict(self.me), indent=1) + "\n")
                 _create(self.file, fresh)
                 fresh.unlink()
@@ -164,7 +173,7 @@ class WriterLock:
             self._refuse(now)
         before = self._read()
         os.replace(fresh, self.file)
-        if before is not None and not is_this_process(before.owner):
+        if before is not None and not is_this_process(before.owner) and not before.is_copied_to(self.folder):
             logger.warning("%s is taken over from %s.", self.folder, before)
         if not _locks(self.folder):  # of two that replace it at the same time the last one wins
             time.sleep(0.5)
@@ -181,7 +190,8 @@ class WriterLock:
         except OSError:  # it was just given back
             return
         here = is_of_this_machine(holder.owner)
-        gone = is_dead(holder.owner) or (not here and silent > SILENCE)
+        copied = here and holder.is_copied_to(self.folder)
+        gone = copied or is_dead(holder.owner) or (not here and silent > SILENCE)
         if gone or is_this_process(holder.owner):  # what this process began before stops
             return
         life = "" if here else f" Its last sign of life is {silent:.0f} s old; after {SILENCE:.0f} s it counts as dead."
@@ -194,8 +204,8 @@ class WriterLock:
         except (FileNotFoundError, NotADirectoryError):
             return None
         try:
-            found = parse_json(content, str(self.file))
-            return Holder(**{key: type(getattr(_UNKNOWN, key))(found[key]) for key in asdict(_UNKNOWN)})
+            found = {"folder": "", "inode": 0, **parse_json(content, str(self.file))}
+            return Holder(**{key: type(value)(found[key]) for key, value in asdict(_UNKNOWN).items()})
         except (DataError, TypeError, KeyError, ValueError):
             return _UNKNOWN  # by a crash of the machine, say; its age decides
 
@@ -221,6 +231,14 @@ _ADVICE = (
     "Wait until it has finished or stop it; or choose another run.output_dir; or, if it surely does not run any more, "
     "set run.take_over=true."
 )
+
+
+def _inode(folder: Path) -> int:
+    """The number of a folder in its file system; 0: unknown."""
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return 0
 
 
 def _create(file: Path, fresh: Path) -> bool:

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from datetime import timedelta
 
 import pytest
@@ -41,7 +42,30 @@ def register(heartbeat: Heartbeat, store, **changes: str) -> None:
 
 
 def test_a_minute_is_enough_to_notice_and_to_end():
-    assert LOST_AFTER + 3 * LOST_AFTER / 7 < 60  # without a heartbeat, until the next look, and the time to end
+    # without a heartbeat, until the next look, until all others have read of it, and the time to end
+    assert LOST_AFTER + (1 + 1 / 4 + 1 + 2) * LOST_AFTER / 7 < 60
+
+
+@pytest.mark.parametrize(
+    ("what", "intervals"), [("has given no sign of life for 2 s", 2), ("ended with an error: x", 6)]
+)
+def test_what_another_rank_found_leaves_less_time_than_an_error(heartbeat, store, monkeypatch, what, intervals):
+    """Of three or more ranks one alone watches the silent one: half of the minute is over when the others read of it."""
+    graces = []
+    monkeypatch.setattr(heartbeat, "_end", lambda reason, grace: graces.append(grace))
+    store.set(heartbeat._key("lost"), f"rank 2 (process 7 on elsewhere) {what}")
+    wait_until(lambda: graces)
+    assert graces[0] == intervals * heartbeat._interval
+
+
+def test_a_process_that_saves_is_not_ended_before_that_is_done(heartbeat, store, monkeypatch):
+    monkeypatch.setattr(World, "_heartbeat", heartbeat)
+    with World().saving():
+        store.set(heartbeat._key("lost"), "rank 1 (process 7 on elsewhere) has ended unexpectedly")
+        wait_until(lambda: heartbeat.lost)
+        time.sleep(4 * heartbeat._interval)
+        assert not heartbeat.ended
+    wait_until(lambda: heartbeat.ended)
 
 
 def test_a_rank_without_a_heartbeat_is_lost(heartbeat, store):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -66,6 +67,30 @@ def test_the_second_is_refused_until_the_first_gives_the_folder_back(tmp_path):
     assert os.listdir(tmp_path) == []
     second.acquire()
     second.release()
+
+
+@pytest.mark.usefixtures("strangers")
+def test_a_copy_of_a_folder_is_free_while_the_folder_itself_is_held(tmp_path, caplog):
+    original = tmp_path / "run"
+    original.mkdir()
+    first = WriterLock(original)
+    first.acquire()
+    shutil.copytree(original, tmp_path / "copy")
+    copy = WriterLock(tmp_path / "copy")
+    copy.refuse()
+    copy.acquire()
+    copy.check()
+    assert not caplog.records
+    (tmp_path / "link").symlink_to(original)
+    original.rename(tmp_path / "moved")
+    for held in ("copy", "moved"):
+        with pytest.raises(ConfigError, match="is being written"):
+            WriterLock(tmp_path / held).acquire()
+    (tmp_path / "moved").rename(original)
+    with pytest.raises(ConfigError, match="is being written"):
+        WriterLock(tmp_path / "link").acquire()
+    copy.release()
+    first.release()
 
 
 def test_what_this_process_began_before_stops(tmp_path):
