@@ -50,7 +50,7 @@ def test_a_minute_is_enough_to_notice_and_to_end():
     ("what", "intervals"), [("has given no sign of life for 2 s", 2), ("ended with an error: x", 6)]
 )
 def test_what_another_rank_found_leaves_less_time_than_an_error(heartbeat, store, monkeypatch, what, intervals):
-    """Of three or more ranks one alone watches the silent one: half of the minute is over when the others read of it."""
+    """One rank alone watches the silent one: most of the minute is over when the others read of it."""
     graces = []
     monkeypatch.setattr(heartbeat, "_end", lambda reason, grace: graces.append(grace))
     store.set(heartbeat._key("lost"), f"rank 2 (process 7 on elsewhere) {what}")
