@@ -223,6 +223,12 @@ def _sealed(data: Any, source: str) -> Any:
     return data
 
 
+def number_fault_in(value: Any) -> str:
+    """Why a value that the hook of :func:`parse_rows` met holds a number that is not accepted, a sentence; or ""."""
+    mark = _mark_in(value)
+    return f"{mark.reason}." if mark else ""
+
+
 def _mark_in(value: Any) -> _Mark | None:
     """The first mark in a value, which is nested no deeper than ``DEEPEST`` levels."""
     if isinstance(value, _Mark):

@@ -24,6 +24,7 @@ FORMATS = ("auto", "json", "jsonl", "csv", "txt", "coco", "karpathy")
 _SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv", ".txt": "txt"}
 _LINE_END = re.compile(r"[\r\n]")
 _LINE = re.compile(r"line 1, ")  # of a text of one line
+_LIST = re.compile(r"\[\s*(\{|$)")  # the start of a list of mappings, which is no row of JSON lines
 NEED = (
     "A row needs 'image' (a file name) and 'caption' (a text or a list of texts); image_key and caption_key say what "
     "else they are called."
@@ -67,6 +68,8 @@ def entries(file: Path, format: str, faults: Faults, columns: TableColumns) -> I
     kind, suffix = format, plain_suffix(file)
     if format == "auto":
         kind = _SUFFIXES.get(suffix) or ("json" if start[:1] in "[{" else "txt")
+        if kind == "jsonl" and _LIST.match(start):  # called so, and a list all the same
+            kind = "json"
         if kind == "txt" and not columns.positional:
             kind = "csv" if columns.fits(header_of(_LINE_END.split(start)[0], columns)[1]) else "txt"
     if kind in ("jsonl", "csv", "txt"):

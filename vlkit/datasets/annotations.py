@@ -165,16 +165,13 @@ def read_rows(
     """
     faults = Faults(file, need=NEED)
     chosen = _Parts(parts, split, file)
+    coco = image_ids == "coco"
     for number, fields in table_rows(file, format, faults, (columns or caption_columns(need_captions)).of(file)):
-        fault = _fault(fields) or chosen.fault(fields)
-        if not fault and image_ids == "coco" and coco_image_id(fields["image"]) is None:
-            fault = f"{short(fields['image'])} has no number after its last underscore, as image_ids: coco needs."
-        if not fault and image_ids == "coco":
-            fault = image_id_fault(coco_image_id(fields["image"]), "image_id")
+        fault = _fault(fields) or chosen.fault(fields) or (coco and _coco_id_fault(fields["image"]))
         if fault:
             faults.add(number, fault)
         elif chosen.takes(fields):
-            image_id = coco_image_id(fields["image"]) if image_ids == "coco" else fields.get("image_id")
+            image_id = coco_image_id(fields["image"]) if coco else fields.get("image_id")
             captions = plain_captions(listed_captions(fields.get("caption")))
             if need_captions and not captions:
                 faults.unused(number, "it has no caption to train on.")
@@ -191,6 +188,7 @@ class _Parts:
         self._parts, self._split, self._metadata = parts, split, file.name in _METADATA
         self._file, self._met = file, dict[str, None]()
         self._taken = False
+        self._whole = not parts and not self._metadata
 
     def fault(self, fields: Fields) -> str:
         """Why it cannot be said whether a row is read, or ""."""
@@ -200,6 +198,9 @@ class _Parts:
 
     def takes(self, fields: Fields) -> bool:
         """Whether the row is read."""
+        if self._whole and not fields.in_splits:
+            self._taken = True
+            return True
         own, parts = fields.get("split"), self._parts
         if not parts and self._split is not None and fields.in_splits:
             parts = PARTS[self._split]
@@ -215,7 +216,7 @@ class _Parts:
     @property
     def met(self) -> bool:
         """Whether there were rows."""
-        return bool(self._met)
+        return self._taken or bool(self._met)
 
     def finish(self) -> None:
         """Call after the last row.
@@ -241,7 +242,17 @@ def _fault(fields: Fields) -> str:
     if not isinstance(fields.get("domain"), (str, type(None))):
         return f"'domain' is {short(fields['domain'])}, not a text."
     identity = fields.get("image_id")
-    return "" if identity in (None, "") else image_id_fault(identity, fields.label("image_id"))
+    if identity is None or identity == "" or not image_id_fault(identity):
+        return ""
+    return image_id_fault(identity, fields.label("image_id"))
+
+
+def _coco_id_fault(image: str) -> str:
+    """Why the name of an image gives no id of COCO, or ""."""
+    identity = coco_image_id(image)
+    if identity is None:
+        return f"{short(image)} has no number after its last underscore, as image_ids: coco needs."
+    return image_id_fault(identity, "image_id")
 
 
 def _patterned(image: Any) -> str:
@@ -251,13 +262,15 @@ def _patterned(image: Any) -> str:
 def listed_captions(value: Any) -> list[Any]:
     """What the column of a caption holds, as a list: a text, several, or mappings with a text under ``raw``, as
     Karpathy's files have them. What is no text is left as it is."""
+    if isinstance(value, str):
+        return [value]
     values = value if isinstance(value, list) else [] if value is None else [value]
     return [each["raw"] if isinstance(each, dict) and "raw" in each else each for each in values]
 
 
 def plain_captions(values: Iterable[str]) -> list[str]:
     """Texts without halves of surrogate pairs, as cut-off emoji leave them in JSON: tokenizers fail on these."""
-    return [text.encode("utf-8", "replace").decode() for text in values]
+    return [text if text.isascii() else text.encode("utf-8", "replace").decode() for text in values]
 
 
 def _domain(given: str | None) -> str | None:

@@ -59,6 +59,8 @@ class Fields(dict[str, Any]):
         in_splits: whether the file holds several splits, of which a dataset reads its own.
     """
 
+    __slots__ = ("_labels", "in_splits")
+
     def __init__(
         self, values: Mapping[str, Any], labels: Mapping[str, Key] = MappingProxyType({}), in_splits: bool = False
     ):

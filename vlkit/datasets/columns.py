@@ -210,7 +210,8 @@ class TableColumns:
             found, values = dict(places), {name: row[place] for name, place in places.items()}
         else:
             return f"{short(row)} is not a mapping."
-        return self._formatted(Fields(values, found))
+        fields = Fields(values, found)
+        return fields if self.keys.pattern is None else self._formatted(fields)
 
     def finish(self) -> None:
         """Call after the last row.
@@ -269,7 +270,7 @@ class TableColumns:
 
     def _formatted(self, fields: Fields) -> Fields | str:
         """The row with file names in place of the values that they are made of, or what is wrong with one."""
-        for name in self.keys.patterned if self.keys.pattern is not None else ():
+        for name in self.keys.patterned:
             values = fields.get(name)
             if name not in fields:
                 continue

@@ -16,7 +16,7 @@ from vlkit.datasets.columns import ColumnKeys
 from vlkit.datasets.image_ids import LARGEST
 from vlkit.datasets.packed import PackedStrings
 from vlkit.errors import DataError
-from vlkit.json_reader import BadRow, parse_rows
+from vlkit.json_reader import BadRow, number_fault_in, parse_rows
 from vlkit.text_encoding import TextError
 from vlkit.text_files import read_bytes
 
@@ -60,6 +60,7 @@ class DialogTable:
         self.file, self.captions, self.names = file, PackedStrings(), PackedStrings()
         self._columns = (columns or dialog_columns()).of(file)
         self._faults, self._bad = Faults(file, "dialog", NEED), dict[int, str]()
+        self._unread: dict[str, dict[int, str]] = {}  # places in the lists of texts, and why there is none
         self._seen, self._numbers = 0, array("i")
         self._ids, self._starts, self._option_starts = array("q"), array("q", [0]), array("q", [0])
         self._question, self._answer, self._gt, self._options = array("i"), array("i"), array("i"), array("i")
@@ -112,7 +113,7 @@ class DialogTable:
         row = self._columns.fields(fields)
         fault = row if isinstance(row, str) else _dialog_fault(row)
         if fault:
-            return _Faulty(fault)
+            return _Faulty(number_fault_in(fields) or fault)
         fields = row  # type: ignore[assignment]
         self.names.append(_text(fields.get("image", "")))
         self._ids.append(fields.get("image_id", len(self._ids) + 1))
@@ -128,9 +129,14 @@ class DialogTable:
 
     def _texts(self, data: Mapping[str, Any], name: str) -> PackedStrings:
         texts = data.get(name)
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        if not isinstance(texts, list):
             raise DataError(f"{self.file}: {name!r} under 'data' is {short(texts)}; a list of texts is needed. {NEED}")
-        return PackedStrings(map(_text, texts))
+        unread = self._unread[name] = {
+            place: text.reason if isinstance(text, BadRow) else f"it is {short(text)}"
+            for place, text in enumerate(texts)
+            if not isinstance(text, str)
+        }
+        return PackedStrings(_text("" if place in unread else text) for place, text in enumerate(texts))
 
     def _check_dialogs(self, data: Mapping[str, Any]) -> None:
         if not isinstance(data.get("dialogs"), list):
@@ -151,20 +157,22 @@ class DialogTable:
 
     def _check_places(self) -> None:
         sizes = np.diff(self.option_starts)
-        for what, values, low, limit in (
-            ("question", self.question, 0, len(self.questions)),
-            ("answer", self.answer, UNKNOWN, len(self.answers)),
-            ("answer_options", self.options, 0, len(self.answers)),
-            ("gt_index", self.gt_index, UNKNOWN, sizes),
+        for what, values, low, limit, name in (
+            ("question", self.question, 0, len(self.questions), "questions"),
+            ("answer", self.answer, UNKNOWN, len(self.answers), "answers"),
+            ("answer_options", self.options, 0, len(self.answers), "answers"),
+            ("gt_index", self.gt_index, UNKNOWN, sizes, ""),
         ):
-            for at in np.flatnonzero((values < low) | (values >= limit)).tolist():
+            unread = self._unread.get(name, {})
+            wrong = (values < low) | (values >= limit)
+            for at in np.flatnonzero(wrong | np.isin(values, list(unread)) if unread else wrong).tolist():
                 turn = _last_start(self.option_starts, at) if what == "answer_options" else at
                 dialog = _last_start(self.starts, turn)
-                most = int(np.broadcast_to(limit, values.shape)[at]) - 1
-                self._bad.setdefault(
-                    int(self.numbers[dialog]),
-                    f"{what!r} of round {turn - int(self.starts[dialog]) + 1} is {values[at]}; 0 to {most} is there.",
-                )
+                said = f"0 to {int(np.broadcast_to(limit, values.shape)[at]) - 1} is there."
+                if not wrong[at]:
+                    said = f"that entry of {name!r} is no text: {unread[int(values[at])]}."
+                number = turn - int(self.starts[dialog]) + 1
+                self._bad.setdefault(int(self.numbers[dialog]), f"{what!r} of round {number} is {values[at]}; {said}")
 
     def _drop(self, numbers: set[int]) -> None:
         """Leave out the dialogs with these numbers."""

@@ -33,6 +33,7 @@ _ADVICE = (
     'Put quotes around the whole text and write a quote inside of it twice (""), or save the file as .tsv or .jsonl.'
 )
 _OPEN = f"a quote left open: the text would hold the rows that follow. {_ADVICE}"
+_LONG = f"a text of more than {{:,}} characters, or a quote left open. {_ADVICE}"
 _ALONE = f"text follows a closing quote. {_ADVICE}"
 
 
@@ -144,10 +145,9 @@ def _fault(fields: Sequence[str], count: int, separator: str, like: str) -> str:
             if separator == "\t":
                 advice = ": a text holds a TAB, for which this format has no quotes"
         return f"{len(fields)} fields where the {like} has {count}{advice}."
-    for field in fields:
-        if not field.isascii() and (fault := encoding_fault(field)):
-            return fault
-    return ""
+    if all(map(str.isascii, fields)):
+        return ""
+    return next(filter(None, map(encoding_fault, fields)), "")
 
 
 class _Lines:
@@ -203,7 +203,10 @@ def _csv_records(lines: _Lines, separator: str, columns: int) -> Iterator[tuple[
         except csv.Error as error:
             alone = len(lines.taken) == 1
             lines.give_back()
-            yield number, _ALONE if alone and "expected after" in str(error) else _OPEN
+            if "field limit" in str(error):
+                yield number, _LONG.format(csv.field_size_limit())
+            else:
+                yield number, _ALONE if alone and "expected after" in str(error) else _OPEN
             reader = csv.reader(lines, delimiter=separator, strict=True)
             continue
         if len(lines.taken) > 1 and (len(fields) != columns or _holds_rows(fields, separator, columns)):

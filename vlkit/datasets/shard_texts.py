@@ -9,7 +9,7 @@ from vlkit.datasets.column_names import CAPTION
 from vlkit.datasets.columns import ColumnKeys
 from vlkit.datasets.faults import short
 from vlkit.errors import BadSample, DataError
-from vlkit.json_reader import JsonError, parse_json
+from vlkit.json_reader import parse_json
 from vlkit.text_encoding import TextError, decode
 
 
@@ -23,6 +23,7 @@ class ShardTexts:
 
     def __init__(self, keys: ColumnKeys, shard: Path):
         self.caption_key, self._columns = keys.keys["caption"], keys.of(shard)
+        self._finished = False
 
     @staticmethod
     def keys(caption_key: str | None) -> ColumnKeys:
@@ -40,7 +41,7 @@ class ShardTexts:
 
         Raises:
             BadSample: its text or its JSON cannot be read, or has no key for captions, and needs one.
-            DataError: two keys of the JSON could be the caption.
+            DataError: two keys of the JSON could be the caption; a BadSample after :meth:`finish`.
         """
         own = [] if self.caption_key is not None else list(filter(None, [_decoded(text, name)]))
         if not data:
@@ -62,15 +63,21 @@ class ShardTexts:
         Raises:
             DataError: no JSON had the key that was set.
         """
+        self._finished = True
         self._columns.finish()
 
     def _given(self, data: bytes, name: str, need: bool) -> str | list[str]:
         """The caption of a JSON, or the list of them; "" where it has none, and needs none."""
         try:
             fields = parse_json(data, name)
-        except JsonError as error:
+        except TextError as error:
             raise BadSample(name, f"its JSON cannot be read ({error.reason.rstrip('.')})") from error
-        found = self._columns.fields(fields) if isinstance(fields, dict) else f"it is a {type(fields).__name__}"
+        try:
+            found = self._columns.fields(fields) if isinstance(fields, dict) else f"it is a {type(fields).__name__}"
+        except DataError as error:
+            if not self._finished:
+                raise
+            raise BadSample(name, f"its JSON is ambiguous: {str(error).rstrip('.')}") from error
         if isinstance(found, str):
             if need:
                 raise BadSample(name, f"its JSON has no caption: {found.rstrip('.')}")

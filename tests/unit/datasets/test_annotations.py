@@ -265,3 +265,10 @@ def test_what_hugging_face_wrote_is_read_by_another_dataset(tmp_path, made, path
         find_file(tmp_path / path)
     (tmp_path / "captions.json").write_text("[]")
     assert find_file(tmp_path).name == "captions.json"
+
+
+@pytest.mark.parametrize("start", ["[", "[\n ", '[{"image": "z", "caption": "zz"}, '])
+def test_a_list_that_is_called_jsonl_is_read_as_the_list_it_is(tmp_path, start):
+    file = tmp_path / "a.jsonl"
+    file.write_text(start + '{"image": "a", "caption": "x"},\n{"image": "b", "caption": "y"}]\n')
+    assert [row.image for row in read_rows(file)][-2:] == ["a", "b"]

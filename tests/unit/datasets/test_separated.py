@@ -38,6 +38,12 @@ def test_five_rows_with_a_stray_quote_are_four_rows_and_a_fault(tmp_path):
     assert "a quote left open" in bad[0][1]
 
 
+def test_a_text_that_is_too_long_is_named_as_that(tmp_path):
+    rows, bad = read(tmp_path, f"image,caption\na.jpg,{'x' * 200_000}\nb.jpg,y\n")
+    assert ([number for number, _ in rows], [number for number, _ in bad]) == ([3], [2])
+    assert "a text of more than 131,072 characters" in bad[0][1]
+
+
 @pytest.mark.parametrize(
     ("text", "good", "faults"),
     [

@@ -81,3 +81,25 @@ def test_texts_of_no_use_are_named_by_check_and_bad_samples_when_read(tmp_path):
     for index, reason in enumerate(["its JSON has no caption", "not UTF-8", "its JSON cannot be read"]):
         with pytest.raises(BadSample, match=reason):
             found[index]
+
+
+@pytest.mark.parametrize("data", ['{"caption": "caf\xe9"}'.encode("latin-1"), b"\x1f\x8bgzip", b"\x89PNG"])
+def test_a_json_that_is_no_text_spoils_its_sample_alone(tmp_path, data):
+    members = [("a.jpg", picture()), ("a.json", data), ("b.jpg", picture()), ("b.json", b'{"caption": "good"}')]
+    found = opened(tmp_path / "0.tar", members, split="train")
+    with pytest.raises(BadSample, match=r"0\.tar:a: its JSON cannot be read"):
+        found[0]
+    assert found[1]["text_input"] == "good"
+    assert "0.tar:a" in found.problems()[0]
+
+
+def test_two_names_for_the_caption_far_behind_the_first_samples_spoil_their_sample_alone(tmp_path):
+    members = []
+    for i in range(30):
+        fields = {"text": "a", "title": "b"} if i == 17 else {"text": "a"}
+        members += [(f"{i:02d}.jpg", picture()), (f"{i:02d}.json", json.dumps(fields).encode())]
+    found = opened(tmp_path / "0.tar", members, split="train")
+    assert found[16]["text_input"] == "a"
+    with pytest.raises(BadSample, match="'text' and 'title' could be the column 'caption'"):
+        found[17]
+    assert "0.tar:17" in found.problems()[0]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,7 +139,7 @@ def test_dialogs_with_faults_are_left_out_where_faults_are_collected(tmp_path):
     with collect_faults() as bad:
         left = dataset(files)
     assert [source.rpartition(":")[2] for source, _ in bad] == ["dialog 1", "dialog 3", "dialog 5"]
-    assert [reason.partition(" ")[0] for _, reason in bad] == ["'answer_options'", "no", "image_id"]
+    assert [reason.partition(" ")[0] for _, reason in bad] == ["'answer_options'", "no", "it"]
     for index, kept in enumerate((1, 3, 5)):
         assert left[index] == whole[kept] == {**left[index], "sample_id": f"{files.path.name}:{kept + 1}"}
     assert len(left) == 3
@@ -227,6 +229,29 @@ def own_dialogs(folder, dialogs) -> str:
     path = folder / "own.json"
     path.write_text(json.dumps({"data": data}))
     return str(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"q"', "NaN", "'question' of round 1 is 0; that entry of 'questions' is no text: it holds NaN"),
+        ('"b"', "5", r"'answer_options' of round 1 is 1; that entry of 'answers' is no text: it is 5 \(int\)"),
+        ('"image_id": 7', '"image_id": NaN', "it holds NaN, which JSON does not have"),
+        ('"gt_index": 0', f'"gt_index": {"7" * 5000}', "it holds an integer of 5000 digits"),
+        ("[0, 1]", "[0, Infinity]", "it holds Infinity"),
+    ],
+)
+def test_numbers_that_json_lacks_spoil_the_dialogs_that_hold_or_use_them(tmp_path, old, new, said):
+    path = own_dialogs(tmp_path, [{"image_id": 7, "caption": "one"}, {"image_id": 8, "caption": "two"}])
+    text = Path(path).read_text()
+    Path(path).write_text(text.replace(old, new, 1))
+    with pytest.raises(DataError, match=f"dialog 1: {said}"):
+        VisDial(path, split="val", image_processor=path_only)
+    with collect_faults() as bad, contextlib.suppress(DataError):
+        VisDial(path, split="val", image_processor=path_only)
+    assert "_Mark" not in str(bad)
+    assert bad[0][0] == f"{path}:dialog 1"
+    assert len(bad) == 2 if old in ('"q"', '"b"') else 1
 
 
 def test_own_dialogs_name_their_images(tmp_path):
