@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 HIDDEN = "***"
-# Scheme, login, host and path, query, fragment. A login may hold "/" where somebody forgot to escape it.
+# Scheme, login, host and path, query, fragment. A login may hold "/" where somebody forgot to escape it. Of two slashes
+# one is left where an address was taken for a path.
 _ADDRESS = re.compile(
-    r"""([A-Za-z][A-Za-z0-9+.-]*://)"""
+    r"""([A-Za-z][A-Za-z0-9+.-]*://|\b(?:https?|s?ftp|ftps|s3a?|gc?s|az|abfss?|hf|hdfs|webdavs?):/(?!/))"""
     r"""((?:[^\s/?#]*|[^\s/?#:@\[]*:(?!\d+/)[^\s?#]*)@)?([^\s?#"'<>]*)(\?[^\s#]*)?(\#\S*)?"""
 )
 _PAIRS = re.compile("[&;]")
@@ -114,7 +115,7 @@ def redacted(text: str, *addresses: str) -> str:
         text: an address, or any text that may hold some.
         addresses: further ones whose secrets may stand alone in ``text``, such as the message of another library.
     """
-    if "://" in text:
+    if ":/" in text:
         text = _ADDRESS.sub(_hide, text)
     for secret in [part for address in addresses for part in secrets_of(address)]:
         text = text.replace(secret, HIDDEN)

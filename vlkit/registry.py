@@ -175,7 +175,7 @@ def load_plugin(path: str | Path) -> None:
     except BaseException as error:
         plugin_files.forget(file)
         _drop_unfinished()
-        if not isinstance(error, Exception) or isinstance(error, RegistryError):
+        if isinstance(error, (KeyboardInterrupt, RegistryError)):  # SystemExit would end the command without a word
             raise
         raise RegistryError(f"plugin file {file} fails to import: {type(error).__name__}: {error}") from error
 

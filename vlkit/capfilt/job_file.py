@@ -98,7 +98,9 @@ def is_job(path: str | Path) -> bool:
     Raises:
         ConfigError: it is missing or not YAML.
     """
-    return "input" in read_tree(path)[1].data
+    data = read_tree(path)[1].data
+    task = data.get("task")
+    return "input" in data or ("datasets" not in data and isinstance(task, dict) and task.get("name") == "capfilt")
 
 
 def check_job(config: Config) -> JobFile:

@@ -86,6 +86,10 @@ class _Parser(argparse.ArgumentParser):
             optional = {action.metavar or action.dest for action in self._actions if action.nargs in ("*", "?")}
             names = [name for name in message.removeprefix(start).split(", ") if name not in optional]
             message = start + ", ".join(names)
+        if message.startswith("unrecognized arguments: "):
+            options = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+            wrong = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
+            message += "." + did_you_mean(wrong[0], options) if wrong else ""
         super().error(redacted(message))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from vlkit.config.convert import Problems, arguments
 from vlkit.config.signature import signature
 from vlkit.config.words import describe_parameter, short
-from vlkit.errors import ConfigError, RegistryError, did_you_mean
+from vlkit.errors import ConfigError, RegistryError, closest
 from vlkit.registry import PROCESSORS, Registry
 
 Constructor = Callable[..., Any]
@@ -119,7 +119,7 @@ def _prepare(
 def _look_up(registry: Registry, given: dict[str, Any], where: str, problems: Problems) -> Constructor | None:
     """Takes ``name`` out of ``given``."""
     if "name" not in given:
-        near = [key for key in given if did_you_mean("name", [key])]
+        near = closest("name", [key for key, value in given.items() if isinstance(value, str)])
         hint = f" Is {near[0]!r} meant?" if near else ""
         known = ", ".join(registry.names())
         problems.append((where, f"the key 'name' is missing: which {registry.kind}?{hint} Known: {known}."))

@@ -77,15 +77,15 @@ def arguments(
         elif taken.open:
             converted[key] = value
         else:
-            problems.append((here, f"unknown key {key!r}.{_allowed(str(key), taken, provided)}"))
+            problems.append((here, f"unknown key {key!r}.{_allowed(str(key), taken)}"))
     for name, parameter in taken.parameters.items():
         if parameter.required and name not in mapping and name not in provided:
             problems.append((path, f"the key {name!r} ({type_name(parameter.hint)}) is missing."))
     return converted
 
 
-def _allowed(key: str, taken: Signature, provided: Collection[str]) -> str:
-    known = [p for p in taken.parameters.values() if p.name not in provided]
+def _allowed(key: str, taken: Signature) -> str:
+    known = list(taken.parameters.values())  # what the caller provides was configured too, under its own name
     if not known:
         return " No keys are allowed here."
     near = closest(key, [p.name for p in known])

@@ -49,7 +49,8 @@ class _Measure:
         self.open.append(path)
         prefix, count = f"{path}." if path else "", _VALUE
         if isinstance(value, Mapping):
-            count += sum(self.size(each, f"{prefix}{key}", links) for key, each in value.items())
+            # " ": an empty key of the whole is not the whole
+            count += sum(self.size(each, f"{prefix}{key}" or " ", links) for key, each in value.items())
         elif isinstance(value, list):
             count += sum(self.size(each, f"{prefix}{index}", links) for index, each in enumerate(value))
         elif isinstance(value, str):

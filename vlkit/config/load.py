@@ -222,7 +222,7 @@ def _bases(root: Node, path: Path) -> list[str]:
     if extends is None or extends.value is None:
         return []
     entries = extends.value if isinstance(extends.value, list) else [extends]
-    if not all(isinstance(entry.value, str) for entry in entries):
+    if not all(isinstance(entry.value, str) and entry.value.strip() for entry in entries):
         raise ConfigError(f"{display(path)}: extends (line {extends.place.line}): a path or a list of paths is needed.")
     return [entry.value for entry in entries]
 
@@ -240,6 +240,8 @@ def _plain(node: Node, path: str, places: dict[str, Place]) -> Any:
 
 def _resolve(config: Config, context: Mapping[str, Any]) -> dict[str, Any]:
     """The data with every ``${...}`` replaced; it may also name what is in ``context``."""
+    if not _refers(config.data):
+        return config.data
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -260,6 +262,14 @@ def _resolve(config: Config, context: Mapping[str, Any]) -> dict[str, Any]:
     except RecursionError as error:
         raise ConfigError(f"{display(config.path)}: an interpolation is nested too deep.") from error
     return {key: resolved[key] for key in config.data}  # type: ignore[index,call-overload]  # a mapping went in
+
+
+def _refers(value: Any) -> bool:
+    """Whether a text in ``value`` is resolved to something else."""
+    if isinstance(value, str):
+        return "${" in value or value == "???"
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(map(_refers, inside))
 
 
 def _leaves(context: Mapping[str, Any]) -> list[str]:

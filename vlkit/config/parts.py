@@ -85,7 +85,7 @@ class ModelPart(Part):
         if self.unreadable:
             return list(self.unreadable)
         problems = check(self.registry, self.mapping, self.where, self.origin, tuple(self.models))
-        if self.weights is not None and not isinstance(self.weights, str):
+        if self.weights is not None and not (isinstance(self.weights, str) and self.weights.strip()):
             allowed = "a path, an address, card:<model>/<type> or null"
             problems.append(f"{self.origin(f'{self.where}.weights')}: {short(self.weights)} given, {allowed} allowed.")
         return problems + [problem for part in self.models.values() for problem in part.check()]

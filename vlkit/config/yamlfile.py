@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from vlkit.errors import ConfigError, shortened
+from vlkit.text_encoding import kind_of
 
 _FLOAT = r"""[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
     |\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?
@@ -34,7 +35,7 @@ _RULES = (
 MAX_BYTES = 2_000_000
 MAX_DEPTH = 50
 """Deepest nesting of mappings and lists."""
-MAX_NODES = 200_000
+MAX_NODES = 50_000
 """Most keys and values of a document, with aliases written out."""
 _MAX_BITS = 256  # of an integer; larger ones take long to print
 _KINDS = {"map", "seq"}
@@ -59,16 +60,18 @@ class Node:
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader that refuses deep nesting while it reads, before the parser's own recursion ends."""
+    """A loader that refuses deep nesting and too many values while it reads: the parser recurses, and takes seconds."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}
-    depth = 0
+    depth = nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self.depth += 1
-        if self.depth > MAX_DEPTH:
+        self.nodes += 1
+        if self.depth > MAX_DEPTH or self.nodes > MAX_NODES:
+            deep, many = f"nested more than {MAX_DEPTH} levels deep", f"more than {MAX_NODES:,} values"
             mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(problem=f"nested more than {MAX_DEPTH} levels deep", problem_mark=mark)
+            raise yaml.MarkedYAMLError(problem=deep if self.depth > MAX_DEPTH else many, problem_mark=mark)
         try:
             return super().compose_node(parent, index)
         finally:
@@ -125,6 +128,8 @@ def parse_yaml(content: str | bytes, name: str, file: Path | None = None) -> Nod
         problem = _QUOTED.sub("", str(error.problem or error.context))
         raise ConfigError(f"{where}: not valid YAML: {problem}.{tab}") from error
     except yaml.reader.ReaderError as error:  # characters that YAML forbids, or bytes that are no text
+        if isinstance(content, bytes) and (kind := kind_of(content)):
+            raise ConfigError(f"{name}: it is {kind}, not YAML.") from error
         raise ConfigError(
             f"{name}: not valid YAML: {error.reason} at position {error.position}. Is it a text file in UTF-8?"
         ) from error

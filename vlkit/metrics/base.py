@@ -9,6 +9,9 @@ import numpy as np
 
 from vlkit.errors import DataError
 
+LARGEST = 2**53
+"""Largest rank or label: up to here floats are exact."""
+
 
 def numbers(
     metric: str, what: str, values: Any, ndim: int | None = 1, unranked: bool = False, empty: bool = False
@@ -27,15 +30,10 @@ def numbers(
         The array in its own dtype; booleans stay booleans.
 
     Raises:
-        DataError: ragged lists, texts, None, complex numbers, another number of dimensions, no values, NaN or
-            infinite values.
+        DataError: ragged lists, texts, None, complex numbers, masked arrays, another number of dimensions, no values,
+            NaN or infinite values.
     """
-    try:
-        found = np.asarray(values)
-    except (ValueError, TypeError) as error:  # ragged lists, tensors of another device or of bfloat16
-        raise DataError(
-            f"{metric}: {what} cannot be read as an array of numbers: {str(error).splitlines()[0]}"
-        ) from error
+    found = as_array(metric, what, values)
     if found.size and found.dtype.kind not in "biuf":
         raise DataError(f"{metric}: {what} must be numbers, got {shown(values)}.")
     if ndim is not None and found.ndim != ndim:
@@ -47,6 +45,45 @@ def numbers(
         if not (high < np.inf) or not (low > -np.inf or (unranked and low == -np.inf)):
             _raise_not_finite(metric, what, found, unranked)
     return found if found.size else found.astype(np.float64)
+
+
+def as_array(metric: str, what: str, values: Any) -> np.ndarray:
+    """Convert anything that is like an array.
+
+    Raises:
+        DataError: ragged lists, masked arrays, or tensors of another device, of bfloat16 or with a gradient.
+    """
+    if isinstance(values, np.ma.MaskedArray):
+        raise DataError(f"{metric}: {what} are a masked array; choose the values that count.")
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise DataError(
+            f"{metric}: {what} cannot be read as an array of numbers: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def check_ks(metric: str, ks: Any) -> list[int]:
+    """Return the cut-offs of a score, whole numbers from 1, if they are a list of these.
+
+    Raises:
+        DataError: they are not, or there are none.
+    """
+    listed = list(ks) if isinstance(ks, (Sequence, np.ndarray)) and not isinstance(ks, (str, bytes)) else []
+    if not listed or any(isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1 for k in listed):
+        raise DataError(f"{metric}: ks must be numbers from 1, got {shown(ks)}.")
+    return [int(k) for k in listed]
+
+
+def check_positive(metric: str, what: str, value: Any) -> float:
+    """Return ``value`` if it is a finite number above 0.
+
+    Raises:
+        DataError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value < np.inf:
+        raise DataError(f"{metric}: {what} must be a finite number above 0, got {shown(value)}.")
+    return float(value)
 
 
 def whole_numbers(
@@ -64,9 +101,10 @@ def whole_numbers(
     """
     found = numbers(metric, what, values, empty=empty)
     wanted = f"whole numbers from {low}" + ("" if high is None else f" to {high}")
+    high = LARGEST if high is None else high
     if found.dtype.kind == "b" or (found.dtype.kind == "f" and (found != np.floor(found)).any()):
         raise DataError(f"{metric}: {what} must be {wanted}, got {shown(values)}.")
-    if found.size and (found.min() < low or (high is not None and found.max() > high)):
+    if found.size and (found.min() < low or found.max() > high):
         raise DataError(f"{metric}: {what} must be {wanted}, got values from {found.min()} to {found.max()}.")
     return found.astype(np.int64)
 

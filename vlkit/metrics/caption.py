@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from vlkit.errors import DataError
-from vlkit.metrics.base import shown
+from vlkit.metrics.base import check_positive, shown
 from vlkit.metrics.ptb import ptb_tokenize
 
 MAX_N = 4
@@ -97,9 +97,10 @@ def rouge_l(
         The mean, and the score of each image [N], 0 to 1.
 
     Raises:
-        DataError: as ``caption_scores``.
+        DataError: as ``caption_scores``, or ``beta`` is not above 0.
     """
     candidates, references = paired_captions(candidates, references)
+    beta = check_positive("rouge_l", "beta", beta)
     scores = np.zeros(len(candidates))
     for i, (candidate, group) in enumerate(zip(candidates, references, strict=True)):
         words = candidate.split(" ")  # as pycocoevalcap: an empty caption is one empty word
@@ -145,9 +146,10 @@ def cider_d(
         The mean, and the score of each image [N], 0 to 10.
 
     Raises:
-        DataError: as ``caption_scores``.
+        DataError: as ``caption_scores``, or ``sigma`` is not above 0.
     """
     candidates, references = paired_captions(candidates, references)
+    sigma = check_positive("cider_d", "sigma", sigma)
     counts = [[_count(reference.split()) for reference in group] for group in references]
     weights = _squared_rarity(counts)
     scores = np.zeros(len(candidates))

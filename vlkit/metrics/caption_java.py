@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vlkit.metrics.base import check_positive, check_texts
 from vlkit.metrics.caption import paired_captions, tokenize_captions
 
 logger = logging.getLogger(__name__)
@@ -45,10 +46,13 @@ def java_caption_scores(
         The scores, 0 to 1, by name; and for each that could not be computed its name and the reason.
 
     Raises:
-        DataError: captions that cannot be scored (as ``caption_scores``).
+        DataError: captions that cannot be scored (as ``caption_scores``), ``names`` that are no list of texts, or a
+            ``timeout`` that is not above 0.
     """
     texts, groups = paired_captions(candidates, references)
     tokens, reference_tokens = tokenize_captions(texts, groups)
+    names = check_texts("java_caption_scores", "names", names, empty=True)
+    timeout = check_positive("java_caption_scores", "timeout", timeout)
     scores: dict[str, float] = {}
     skipped: dict[str, str] = {}
     for name in names:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vlkit.errors import DataError
-from vlkit.metrics.base import check_texts, numbers, whole_numbers
+from vlkit.metrics.base import check_ks, check_text, check_texts, numbers, shown, whole_numbers
 
 
 def ranks_of(scores: ArrayLike) -> np.ndarray:
@@ -61,8 +61,7 @@ def sparse_scores(ranks: ArrayLike, ks: Sequence[int] = (1, 5, 10)) -> dict[str,
         DataError: no ranks, ranks that are no whole numbers from 1, or a k below 1.
     """
     values = whole_numbers("dialog", "ranks", ranks, low=1).astype(np.float64)
-    if not len(ks) or min(ks) < 1:
-        raise DataError(f"dialog: ks must be numbers from 1, got {list(ks)}.")
+    ks = check_ks("dialog", ks)
     found = {"mrr": float((1 / values).mean())}
     found |= {f"r@{k}": float((values <= k).mean()) for k in ks}
     return found | {"mean_rank": float(values.mean())}
@@ -99,8 +98,12 @@ def ndcg(scores: ArrayLike, relevance: ArrayLike) -> float | None:
 
 
 def question_kind(question: str) -> str:
-    """The first two words of a question ("what color"), by which :func:`count_answers` tells kinds apart."""
-    return " ".join(question.lower().split()[:2])
+    """The first two words of a question ("what color"), by which :func:`count_answers` tells kinds apart.
+
+    Raises:
+        DataError: it is no text.
+    """
+    return " ".join(check_text("dialog", "a question", question).lower().split()[:2])
 
 
 def count_answers(rounds: Iterable[tuple[str, str]]) -> dict[str, Counter[str]]:
@@ -108,9 +111,17 @@ def count_answers(rounds: Iterable[tuple[str, str]]) -> dict[str, Counter[str]]:
 
     Args:
         rounds: question and answer.
+
+    Raises:
+        DataError: a round is no pair of texts.
     """
+    if isinstance(rounds, (str, bytes)) or not isinstance(rounds, Iterable):
+        raise DataError(f"dialog: rounds must be pairs of question and answer, got {shown(rounds)}.")
     counts: dict[str, Counter[str]] = {"": Counter()}
-    for question, answer in rounds:
+    for turn in rounds:
+        if not isinstance(turn, (tuple, list)) or len(turn) != 2:
+            raise DataError(f"dialog: a round must be a question and its answer, got {shown(turn)}.")
+        question, answer = turn[0], check_text("dialog", "an answer", turn[1])
         counts.setdefault(question_kind(question), Counter())[answer] += 1
         counts[""][answer] += 1
     return counts
@@ -132,8 +143,11 @@ def prior_reciprocal_rank(
         those equally frequent after this kind.
 
     Raises:
-        DataError: ``candidates`` is not a list of texts, or ``answer`` is not 0 to K-1.
+        DataError: ``candidates`` is not a list of texts, ``question`` is no text, ``counts`` is no mapping, or
+            ``answer`` is not 0 to K-1.
     """
+    if not isinstance(counts, Mapping):
+        raise DataError(f"dialog: counts must be what count_answers gives, got {shown(counts)}.")
     check_texts("dialog", "candidates", candidates)
     _check_answer(answer, len(candidates))
     kind, any_kind = counts.get(question_kind(question), {}), counts.get("", {})

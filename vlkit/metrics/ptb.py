@@ -13,9 +13,11 @@ asks for included, wins; of equals the first. The rules were fitted to what the 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from vlkit.errors import DataError
 from vlkit.metrics import ptb_tables as tables
+from vlkit.metrics.base import check_text, shown
 
 Rewrite = Callable[[str], str]
 
@@ -192,7 +194,12 @@ def _scan(text: str) -> Iterator[str]:
 
 
 def ptb_tokens(caption: str) -> list[str]:
-    """All tokens of one caption, lower-cased, punctuation included."""
+    """All tokens of one caption, lower-cased, punctuation included.
+
+    Raises:
+        DataError: it is no text.
+    """
+    check_text("ptb", "a caption", caption)
     return [token.lower() for token in _scan(re.sub(r"[\n\r\x0b\x0c\u2028\u2029]", " ", caption))]
 
 
@@ -200,5 +207,10 @@ def ptb_tokenize(captions: Iterable[str]) -> list[str]:
     """Captions as the caption metrics want them: tokens joined by one space, punctuation dropped.
 
     A token may hold a no-break space ("5 1/2"). Line breaks count as spaces.
+
+    Raises:
+        DataError: they are not texts.
     """
+    if isinstance(captions, (str, bytes, Mapping)) or not isinstance(captions, Iterable):
+        raise DataError(f"ptb: captions must be a list of texts, got {shown(captions)}.")
     return [" ".join(t for t in ptb_tokens(caption) if t not in tables.PUNCTUATION) for caption in captions]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from vlkit.errors import DataError
-from vlkit.metrics.base import numbers, whole_numbers
+from vlkit.metrics.base import as_array, check_ks, numbers, whole_numbers
 
 
 def right_ranks(scores: ArrayLike, right: ArrayLike) -> np.ndarray:
@@ -30,7 +30,7 @@ def right_ranks(scores: ArrayLike, right: ArrayLike) -> np.ndarray:
     Raises:
         DataError: the shapes differ, there are no scores, or a score is NaN or +inf.
     """
-    scores, right = numbers("retrieval", "scores", scores, ndim=2, unranked=True), np.asarray(right)
+    scores, right = numbers("retrieval", "scores", scores, ndim=2, unranked=True), as_array("retrieval", "right", right)
     if right.shape != scores.shape or right.dtype != bool:
         raise DataError(
             f"retrieval: right must be booleans of the shape of scores, {list(scores.shape)}, "
@@ -55,7 +55,7 @@ def recall(image_ranks: ArrayLike, text_ranks: ArrayLike, ks: Sequence[int] = (1
     Raises:
         DataError: no ranks, ranks that are no whole numbers from 0, or a k below 1.
     """
-    _check_ks(ks)
+    ks = check_ks("recall", ks)
     result: dict[str, float] = {}
     for side, given in (("tr", image_ranks), ("ir", text_ranks)):
         ranks = whole_numbers("recall", "ranks", given, low=0)
@@ -95,7 +95,7 @@ def recall_at_k(
     matrix = numbers("recall_at_k", "scores", scores, ndim=None, unranked=True, empty=True)
     owner = numbers("recall_at_k", "image_of_text", image_of_text, ndim=None, empty=True)
     _check(matrix, owner)
-    _check_ks(ks)
+    check_ks("recall", ks)
     other = matrix.T
     if text_scores is not None:
         other = numbers("recall_at_k", "text_scores", text_scores, ndim=None, unranked=True, empty=True)
@@ -116,8 +116,3 @@ def _check(matrix: np.ndarray, owner: np.ndarray) -> None:
     without = np.setdiff1d(np.arange(len(matrix)), owner)
     if without.size:
         raise DataError(f"recall_at_k: {without.size} images have no text, the first is row {without[0]}.")
-
-
-def _check_ks(ks: Sequence[int]) -> None:
-    if not len(ks) or min(ks) < 1:
-        raise DataError(f"recall: ks must be numbers from 1, got {list(ks)}.")

@@ -44,14 +44,23 @@ _SPELLING = _with_apostrophes()
 
 def normalise_answer(text: str) -> str:
     """``text`` without articles and most punctuation, numbers up to ten in digits, contractions with their
-    apostrophes."""
-    text = text.replace("\n", " ").replace("\t", " ").strip()
+    apostrophes.
+
+    Raises:
+        DataError: it is no text.
+    """
+    text = check_text("normalise_answer", "the answer", text).replace("\n", " ").replace("\t", " ").strip()
     words = [_NUMBERS.get(word, word) for word in normalise_punctuation(text).lower().split()]
     return " ".join(_SPELLING.get(word, word) for word in words if word not in _ARTICLES)
 
 
 def normalise_punctuation(text: str) -> str:
-    """``text`` with punctuation deleted, or turned into a space where it stands between letters."""
+    """``text`` with punctuation deleted, or turned into a space where it stands between letters.
+
+    Raises:
+        DataError: it is no text.
+    """
+    check_text("normalise_punctuation", "the answer", text)
     decimal_comma = _DECIMAL_COMMA.search(text) is not None
     found = text
     for mark in _MARKS:

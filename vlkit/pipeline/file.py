@@ -11,7 +11,7 @@ from vlkit.awaited import mentions
 from vlkit.config.build import build
 from vlkit.config.load import expanded, load_nested, read_tree
 from vlkit.config.yamlfile import Node, Place
-from vlkit.errors import ConfigError, did_you_mean
+from vlkit.errors import ConfigError, closest, did_you_mean
 from vlkit.pipeline.entries import PipelineEntries, StageEntry
 from vlkit.pipeline.kinds import KINDS
 from vlkit.pipeline.stages.base import Spot, Stage
@@ -54,12 +54,18 @@ class PipelineFile:
 
 
 def is_pipeline(path: str | Path) -> bool:
-    """Whether the file is a pipeline rather than a run.
+    """Whether the file is a pipeline rather than a run: it has ``stages``, or a misspelled list of them.
 
     Raises:
         ConfigError: it is missing or not YAML.
     """
-    return "stages" in read_tree(path)[1].data
+    data = read_tree(path)[1].data
+    lists = [key for key, value in data.items() if isinstance(value, list) and any(map(_like_stage, value))]
+    return "stages" in data or ("model" not in data and bool(closest("stages", lists)))
+
+
+def _like_stage(entry: Any) -> bool:
+    return isinstance(entry, dict) and ("config" in entry or "command" in entry)
 
 
 def load_pipeline(

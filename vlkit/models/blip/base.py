@@ -45,11 +45,13 @@ class BlipBase(nn.Module):
     Attributes:
         picture_groups: keys of samples that hold pictures; those of one group belong together.
         sample_keys: the other keys of samples that calls read; a subclass that reads more adds them.
+        unread_keys: keys of pictures that samples may hold besides, though no call reads them.
         video_frames: F, how many frames of a video file are read.
     """
 
     picture_groups: ClassVar[tuple[tuple[str, ...], ...]] = (("image",), ("video",))
     sample_keys: ClassVar[tuple[str, ...]] = ("text_input", "texts")
+    unread_keys: ClassVar[tuple[str, ...]] = ()
     video_frames: ClassVar[int] = 8
 
     def __init__(self, vit: VitConfig, med: MedConfig, tokenizer: str, max_words: int):

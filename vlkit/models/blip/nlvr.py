@@ -148,6 +148,7 @@ class BlipNlvr(BlipBase):
 
     picture_groups = (("image0", "image1"), ("images",))
     sample_keys = (*BlipBase.sample_keys, "label")
+    unread_keys = ("image",)  # of batches that serve several heads
 
     def __init__(
         self,

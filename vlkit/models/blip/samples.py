@@ -96,7 +96,7 @@ def check_keys(samples: Samples, model: BlipBase) -> None:
     name, reads = type(model).__name__, [key for group in model.picture_groups for key in group]
     refuse_unknown(samples, name, (*reads, *model.sample_keys))
     for key in samples:
-        if key in PICTURES and key not in reads:
+        if key in PICTURES and key not in (*reads, *model.unread_keys):
             raise VlkitError(f"{name} reads pictures from {' or '.join(map(repr, reads))}, not from {key!r}.")
     given = [group[0] for group in model.picture_groups if any(key in samples for key in group)]
     if len(given) > 1:
