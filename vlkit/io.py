@@ -114,7 +114,7 @@ def fetch(url_or_path: str | Path, sha256: str | None = None, md5: str | None = 
     expected = {name: value.lower() for name, value in (("sha256", sha256), ("md5", md5)) if value}
     scheme = split_address(text).scheme if "://" in text or text.startswith("file:") else ""
     if scheme == "file":
-        text = url2pathname(urlsplit(text).path)
+        text = _in_file_address(text)
     if scheme in ("http", "https"):
         from vlkit.download import fetch_http
 
@@ -132,6 +132,8 @@ def fetch(url_or_path: str | Path, sha256: str | None = None, md5: str | None = 
     if not path.is_file():
         siblings = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        if path.exists() and not path.is_dir():
+            what = "is a pipe or a device, which can be read only once; write it to a file"
         raise VlkitError(f"{path}: {what}.{did_you_mean(path.name, siblings)}")
     problem = mismatch(path, expected)
     if problem:
@@ -191,7 +193,15 @@ def local_path(path: str | Path) -> Path:
     scheme = urlsplit(text).scheme if "://" in text else ""
     if scheme == "package":
         return _in_package(text)
-    return Path(os.path.expanduser(url2pathname(urlsplit(text).path) if scheme == "file" else text))
+    return Path(os.path.expanduser(_in_file_address(text) if scheme == "file" else text))
+
+
+def _in_file_address(uri: str) -> str:
+    """The path in a ``file://`` address."""
+    parts = split_address(uri)
+    if parts.netloc not in ("", "localhost"):
+        raise VlkitError(f"{uri}: files of another host cannot be read. Write file:///<path>, or the path alone.")
+    return url2pathname(parts.path)
 
 
 def _in_package(uri: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -112,3 +113,18 @@ def test_parts_of_a_namespace_package_are_all_searched(tmp_path, monkeypatch):
         monkeypatch.syspath_prepend(str(tmp_path / part))
     for part in ("one", "two"):
         assert fetch(f"package://parts_of_it/{part}.txt") == tmp_path / part / "parts_of_it" / f"{part}.txt"
+
+
+@pytest.mark.parametrize("read", [fetch, local_path])
+def test_file_addresses_of_another_host_are_refused(tmp_path, read):
+    (tmp_path / "a.txt").write_text("x")
+    for host in ("", "localhost"):
+        assert Path(read(f"file://{host}{tmp_path}/a.txt")) == tmp_path / "a.txt"
+    with pytest.raises(VlkitError, match="files of another host cannot be read"):
+        read(f"file://server{tmp_path}/a.txt")
+
+
+def test_a_pipe_is_named_as_what_it_is(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(VlkitError, match=r"a.json: is a pipe or a device.*write it to a file"):
+        fetch(tmp_path / "a.json")

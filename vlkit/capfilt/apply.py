@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from vlkit.bounds import MOST_PROCESSES
 from vlkit.capfilt.accounting import total
 from vlkit.capfilt.decision import Decision
 from vlkit.capfilt.inputs import Item
@@ -46,8 +47,8 @@ def apply(source: str | Path, output: str | Path, decision: Decision, workers: i
         ConfigError: ``output`` is ``source`` or holds something else, or ``decision`` needs what was not stored.
         DataError: ``source`` is no output, or damaged.
     """
-    if workers < 1:
-        raise ConfigError(f"workers: {workers} given; 1 or more processes allowed.")
+    if not 1 <= workers <= MOST_PROCESSES:
+        raise ConfigError(f"workers: {workers} given; 1 or more processes allowed, at most {MOST_PROCESSES:,}.")
     with Place(source) as place, Place(output) as target:
         old = StoredOutput.open(place)
         _check(old, decision, target)

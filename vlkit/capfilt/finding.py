@@ -21,7 +21,7 @@ from vlkit.capfilt.row_reading import suffix_of
 from vlkit.capfilt.stores import store_of
 from vlkit.datasets.annotation_formats import lacks
 from vlkit.datasets.image_files import media_root
-from vlkit.datasets.shard_files import WILD, check_found, expand
+from vlkit.datasets.shard_files import WILD, check_found, expand, expand_braces
 from vlkit.datasets.shard_names import IMAGES
 from vlkit.errors import DataError, VlkitError
 
@@ -123,11 +123,9 @@ def _how_to_read(file: str) -> str:
 
 def _far_files(path: str, not_read: list[str]) -> list[str]:
     """The files that an address means: a brace pattern, ``*`` in its last part, or a folder."""
-    from webdataset.shardlists import expand_urls
-
     found: list[str] = []
     try:
-        urls = expand_urls(path)
+        urls = expand_braces(path)
         for url in urls:
             folder, _, last = url.rpartition("/")
             if set(WILD) & set(last) and "?" not in last:

@@ -69,7 +69,7 @@ def launch(count: int, arguments: Sequence[str], log_folder: Path, show: Callabl
     Raises:
         VlkitError: what a worker says that the user can mend, or torchrun has started several processes already.
     """
-    _check(count)
+    check_workers(count)
     log_folder.mkdir(parents=True, exist_ok=True)
     workers: list[Worker] = []
     with _forwarded_signals(workers) as received:
@@ -140,7 +140,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _check(count: int) -> None:
+def check_workers(count: int) -> None:
+    """Check the number of workers of this machine.
+
+    Raises:
+        VlkitError: it is no number of processes, or torchrun has started several already.
+    """
     if not 1 <= count <= MOST_PROCESSES:
         raise VlkitError(f"--workers {count}: a number of processes from 1 to {MOST_PROCESSES:,} is needed.")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:

@@ -198,7 +198,7 @@ class Place:
             if done == "read" and isinstance(error, FileNotFoundError):
                 raise VlkitError(f"{where}: there is no such file.") from error
             reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-            raise VlkitError(f"{where}: cannot be {done} ({reason}). Mend that, or choose another place.") from error
+            raise VlkitError(f"{where}: cannot be {done} ({reason}). Correct that, or choose another place.") from error
 
 
 def _checked(name: str) -> str:

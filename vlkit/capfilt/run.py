@@ -16,7 +16,7 @@ import torch
 
 from vlkit.capfilt.engine import SUMMARY, summary_of
 from vlkit.capfilt.job import Job, Looked
-from vlkit.capfilt.launch import cores, end_with_parent, launch
+from vlkit.capfilt.launch import check_workers, cores, end_with_parent, launch
 from vlkit.capfilt.place import Place
 from vlkit.errors import VlkitError
 from vlkit.runner.signals import StopRequest
@@ -48,6 +48,8 @@ def run_job(
         VlkitError: everything that is wrong with the job, or the output cannot be written.
     """
     start, worked = time.monotonic(), None
+    if workers is not None:
+        check_workers(workers)
     looked = job.check()
     if looked.summary is not None:
         result = {"status": "finished", **looked.summary}

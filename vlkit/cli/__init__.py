@@ -74,7 +74,12 @@ def _run(name: str, arguments: list[str]) -> int:
     module = importlib.import_module(path)
     parser = _Parser(prog=f"vlkit {name}", description=module.__doc__ or summary)
     module.add_arguments(parser)
-    return int(module.run(parser.parse_intermixed_args(arguments)))
+    given = parser.parse_intermixed_args(arguments)
+    parser.refuse_empty(given)
+    return int(module.run(given))
+
+
+_MAY_BE_EMPTY = ("slurm",)  # all defaults of Slurm
 
 
 class _Parser(argparse.ArgumentParser):
@@ -91,6 +96,14 @@ class _Parser(argparse.ArgumentParser):
             wrong = [word.partition("=")[0] for word in message.split() if word.startswith("--")]
             message += "." + did_you_mean(wrong[0], options) if wrong else ""
         super().error(redacted(message))
+
+    def refuse_empty(self, given: argparse.Namespace) -> None:
+        """End with a message where an argument is an empty text: it would mean the working directory, or nothing."""
+        for action in self._actions:
+            value = getattr(given, action.dest, None)
+            if isinstance(value, str) and not value.strip() and action.dest not in _MAY_BE_EMPTY:
+                name = "/".join(action.option_strings) or action.metavar or action.dest
+                self.error(f"argument {name}: an empty text is given; leave it out, or name something")
 
 
 def _fail(message: str, code: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from vlkit.cli.terminal import log_lines, say, scores_table
-from vlkit.cli.train import add_run_file, overrides_of
+from vlkit.cli.train import add_run_file, overrides_of, refuse_other_kind
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +24,7 @@ def run(args: argparse.Namespace) -> int:
     from vlkit.experiment import Experiment
 
     with log_lines():
+        refuse_other_kind(args.file)
         experiment = Experiment.open(args.file, overrides_of(args), training=False)
         folder = experiment.output_dir
         runner, step = experiment.evaluator(args.checkpoint)

@@ -9,6 +9,7 @@ import argparse
 from typing import Any
 
 from vlkit.cli.terminal import log_lines, say, table
+from vlkit.cli.train import refuse_other_kind
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from vlkit.pipeline import ParallelPipeline, Pipeline, load_pipeline
 
     with log_lines():
+        refuse_other_kind(args.file, "pipeline")
         file = load_pipeline(args.file, args.overrides, args.variant, args.output)
         jobs = file.jobs if args.jobs is None else args.jobs
         if not 1 <= jobs <= MOST_PROCESSES:

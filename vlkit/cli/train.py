@@ -30,12 +30,33 @@ def overrides_of(args: argparse.Namespace) -> list[str]:
     return [*args.overrides, *([f"run.output_dir={json.dumps(output)}"] if output is not None else [])]
 
 
+def refuse_other_kind(file: str, kind: str = "run") -> None:
+    """End where a file is one for another command.
+
+    Args:
+        file: path.
+        kind: what the command takes: "run", "job" or "pipeline".
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    from vlkit.capfilt.job_file import is_job
+    from vlkit.errors import ConfigError
+    from vlkit.pipeline import is_pipeline
+
+    if kind != "pipeline" and is_pipeline(file):
+        raise ConfigError(f"{file} is a pipeline, which 'vlkit run' runs.")
+    if kind != "job" and is_job(file):
+        raise ConfigError(f"{file} is a job of CapFilt, which 'vlkit capfilt' does.")
+
+
 def run(args: argparse.Namespace) -> int:
     """Train; 128 + signal when a signal stopped it."""
     from vlkit.checked_run import checked_runner
     from vlkit.experiment import Experiment
 
     with log_lines():
+        refuse_other_kind(args.file)
         experiment = Experiment.open(args.file, overrides_of(args))
         with checked_runner(experiment) as runner:
             result = runner.train()

@@ -48,13 +48,15 @@ def check(
     where: str = "",
     origin: Origin = str,
     provided: Collection[str] = (),
+    configured: Collection[str] = (),
 ) -> list[str]:
     """The problems for which :func:`build` would refuse ``mapping``; nothing is built.
 
     Args:
         provided: names of the arguments that the caller would pass on.
+        configured: those of them that the caller makes of further keys of the mapping.
     """
-    return _sentences(_prepare(kind, mapping, where, provided)[2], origin)
+    return _sentences(_prepare(kind, mapping, where, provided, configured)[2], origin)
 
 
 def name_problems(registry: Registry, mapping: Mapping[str, Any], where: str, origin: Origin = str) -> list[str]:
@@ -100,7 +102,11 @@ def describe(registry: Registry, name: str) -> str:
 
 
 def _prepare(
-    kind: Registry | Constructor, mapping: Mapping[str, Any], where: str, provided: Collection[str]
+    kind: Registry | Constructor,
+    mapping: Mapping[str, Any],
+    where: str,
+    provided: Collection[str],
+    configured: Collection[str] = (),
 ) -> tuple[Constructor | None, dict[str, Any], Problems]:
     problems: Problems = []
     if not isinstance(mapping, Mapping):
@@ -113,7 +119,7 @@ def _prepare(
         constructor = kind
     if constructor is None:
         return None, {}, problems
-    return constructor, arguments(signature(constructor), given, where, problems, provided), problems
+    return constructor, arguments(signature(constructor), given, where, problems, provided, configured), problems
 
 
 def _look_up(registry: Registry, given: dict[str, Any], where: str, problems: Problems) -> Constructor | None:

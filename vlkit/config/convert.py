@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import re
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from vlkit.config.signature import Signature, signature
 from vlkit.config.words import MAPPINGS, NONE, SEQUENCES, describe_parameter, short, type_name
 from vlkit.errors import VlkitError, closest, did_you_mean
 
+_ADDRESS = re.compile(r"(?!data://)[A-Za-z][A-Za-z0-9+.-]+://")  # data:// is replaced before a part is built
 _DETAILED = 10  # up to this number of allowed keys, they are listed with their types
 Problems = list[tuple[str, str]]
 """(key path, sentence) for each mistake."""
@@ -57,6 +59,7 @@ def arguments(
     path: str,
     problems: Problems,
     provided: Collection[str] = (),
+    configured: Collection[str] = (),
 ) -> dict[str, Any]:
     """The keyword arguments that ``mapping`` gives, checked and converted.
 
@@ -66,6 +69,7 @@ def arguments(
         path: key path of ``mapping``.
         problems: added to: unknown, missing and wrong keys.
         provided: arguments that the caller fills in; the config must not.
+        configured: those of them that the caller made of keys of the config, which messages may name.
     """
     converted = {}
     for key, value in mapping.items():
@@ -77,15 +81,15 @@ def arguments(
         elif taken.open:
             converted[key] = value
         else:
-            problems.append((here, f"unknown key {key!r}.{_allowed(str(key), taken)}"))
+            problems.append((here, f"unknown key {key!r}.{_allowed(str(key), taken, set(provided) - set(configured))}"))
     for name, parameter in taken.parameters.items():
         if parameter.required and name not in mapping and name not in provided:
             problems.append((path, f"the key {name!r} ({type_name(parameter.hint)}) is missing."))
     return converted
 
 
-def _allowed(key: str, taken: Signature) -> str:
-    known = list(taken.parameters.values())  # what the caller provides was configured too, under its own name
+def _allowed(key: str, taken: Signature, hidden: Collection[str]) -> str:
+    known = [p for p in taken.parameters.values() if p.name not in hidden]
     if not known:
         return " No keys are allowed here."
     near = closest(key, [p.name for p in known])
@@ -111,9 +115,18 @@ def _advice(value: Any, hint: Any) -> str:
         except ValueError:
             return ""
         return " Write the number without quotes."
+    if isinstance(value, str) and Path in kinds:
+        return _no_path(value)
     if isinstance(value, float) and int in kinds and value.is_integer():
         return f" Write {int(value)}."
     return ""
+
+
+def _no_path(value: str) -> str:
+    """Why a text is no path of this machine; "": it is one."""
+    if not value.strip():
+        return " A path is needed, or null where there is a default."
+    return " An address cannot be used here." if _ADDRESS.match(value) else ""
 
 
 def _annotated(value: Any, hint: Any, args: tuple[Any, ...], path: str, problems: Problems) -> Any:
@@ -200,9 +213,7 @@ def _single(value: Any, kind: type, path: str, problems: Problems) -> Any:
                 return member
         return _wrong(value, kind, path, problems, did_you_mean(value, [member.name for member in kind]))
     if issubclass(kind, Path) and isinstance(value, str):
-        if not value.strip():
-            return _wrong(value, kind, path, problems, " A path is needed, or null where there is a default.")
-        return kind(value)
+        return _wrong(value, kind, path, problems) if _no_path(value) else kind(value)
     if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
         before = len(problems)
         given = arguments(signature(kind), value, path, problems)

@@ -56,8 +56,8 @@ class Part:
             ConfigError: what :meth:`check` reports.
             DataError: a file is missing in the data folder and cannot be downloaded.
         """
-        mapping = localise(self.mapping, data_files()) if _holds_scheme(self.mapping) else self.mapping
-        return build(self.registry, mapping, self.where, self.origin, **provided)
+        given = localise(self.mapping, data_files()) if _holds_scheme(self.mapping) else self.mapping
+        return build(self.registry, given, self.where, self.origin, **provided)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class ModelPart(Part):
     def check(self) -> list[str]:
         if self.unreadable:
             return list(self.unreadable)
-        problems = check(self.registry, self.mapping, self.where, self.origin, tuple(self.models))
+        problems = check(self.registry, self.mapping, self.where, self.origin, self.models, self.models)
         if self.weights is not None and not (isinstance(self.weights, str) and self.weights.strip()):
             allowed = "a path, an address, card:<model>/<type> or null"
             problems.append(f"{self.origin(f'{self.where}.weights')}: {short(self.weights)} given, {allowed} allowed.")
@@ -121,7 +121,8 @@ class DatasetPart(Part):
     weight: float | None = None
 
     def check(self) -> list[str]:
-        problems = check(self.registry, self.mapping, self.where, self.origin, tuple(self.processors))
+        made = tuple(self.processors)
+        problems = check(self.registry, self.mapping, self.where, self.origin, made, made)
         return problems + [problem for part in self.processors.values() for problem in part.check()]
 
     def build(self, **provided: Any) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
+import re
 from pathlib import Path
 
 from vlkit.datasets.foreign_files import COMPRESSED, is_tar_name, stem_of, why_not_tar
@@ -12,6 +14,8 @@ from vlkit.io import local_path
 
 WILD = "*?["
 CAPFILT_RECORD = "capfilt.json"
+MAX_SHARDS = 1_000_000
+"""Most names that the braces of a pattern may stand for."""
 
 
 def expand(path: str) -> list[Path]:
@@ -23,8 +27,6 @@ def expand(path: str) -> list[Path]:
     Raises:
         DataError: a folder or a pattern holds nothing.
     """
-    from webdataset.shardlists import expand_urls
-
     try:
         place = local_path(path)
     except VlkitError as error:
@@ -39,12 +41,48 @@ def expand(path: str) -> list[Path]:
     if place.is_file():  # a file may have braces in its name; a pattern names no file
         return [place]
     found = []
-    for each in expand_urls(str(place)):
+    for each in expand_braces(str(place)):
         matches = sorted(map(Path, glob.glob(each, recursive=True))) if set(WILD) & set(each) else [Path(each)]
         if not matches:
             raise DataError(f"{each}: no file is called like that. Correct 'path'.")
         found += matches
     return found
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """The paths or addresses that a pattern with braces means: ``{0000..0331}``, ``{a,b}``.
+
+    Raises:
+        DataError: a brace has no other, or there are more than :data:`MAX_SHARDS` of them.
+    """
+    from webdataset.shardlists import expand_urls
+
+    if _count(pattern) > MAX_SHARDS:
+        raise DataError(f"{pattern}: the braces stand for more than {MAX_SHARDS:,} names.")
+    try:
+        return expand_urls(pattern)
+    except ValueError as error:
+        raise DataError(f"{pattern}: {error}. Each '{{' needs its '}}'.") from error
+
+
+def _count(pattern: str) -> int:
+    """How many names a pattern stands for at most, counted from the innermost braces outwards."""
+    counts: list[int] = []
+
+    def product(text: str) -> int:
+        return math.prod(counts[int(number)] for number in re.findall("\0([0-9]+)\0", text))
+
+    pattern = re.sub(r"\\.|\0", "", pattern, flags=re.DOTALL)
+    while braces := re.search(r"\{([^{}]*)\}", pattern):
+        span = re.fullmatch(r"(-?[0-9]{1,30})\.\.(-?[0-9]{1,30})(?:\.\.-?([0-9]{1,30}))?", braces[1])
+        if span:
+            counts.append(abs(int(span[2]) - int(span[1])) // (int(span[3] or 1) or 1) + 1)
+        elif re.fullmatch(r"[A-Za-z]\.\.[A-Za-z](?:\.\..*)?", braces[1]):
+            counts.append(52)
+        else:
+            counts.append(sum(map(product, braces[1].split(","))))
+        pattern = f"{pattern[: braces.start()]}\0{len(counts) - 1}\0{pattern[braces.end() :]}"
+    return product(pattern)
 
 
 def check_found(path: object, shards: list[Path]) -> list[Path]:

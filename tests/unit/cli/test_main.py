@@ -63,6 +63,52 @@ def test_bad_arguments_exit_with_2(command, capsys):
     assert "Probe things." in capsys.readouterr().out
 
 
+def test_a_misspelled_option_names_the_closest(capsys):
+    assert main(["train", "run.yaml", "--outptu=x"]) == 2
+    assert "unrecognized arguments: --outptu=x. Did you mean '--output'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", ""],
+        ["train", "run.yaml", "--output", ""],
+        ["evaluate", "run.yaml", "--checkpoint", " "],
+        ["run", "pipeline.yaml", "--only", ""],
+        ["run", "pipeline.yaml", "--output", ""],
+        ["capfilt", "apply", "", "--output", "new"],
+        ["capfilt", "apply", "job", "--output", ""],
+        ["capfilt", "report", ""],
+        ["convert", "a.pth", "", "--to", "hf"],
+        ["show", "cards", ""],
+    ],
+)
+def test_an_empty_argument_is_not_the_working_directory(arguments, capsys):
+    assert main(arguments) == 2
+    assert "an empty text is given" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "says"),
+    [
+        ("train", "pipeline", "is a pipeline, which 'vlkit run' runs"),
+        ("evaluate", "pipeline", "is a pipeline"),
+        ("capfilt", "pipeline", "is a pipeline"),
+        ("train", "job", "is a job of CapFilt, which 'vlkit capfilt' does"),
+        ("evaluate", "job", "is a job of CapFilt"),
+        ("run", "job", "is a job of CapFilt"),
+    ],
+)
+def test_a_file_of_another_command_is_named(command, kind, says, tmp_path, capsys):
+    stages = "stages: [{name: a, command: train, config: {run: {init_from: '${stages.b}'}}}]"
+    job = "{input: {path: a.tar}, model: {name: blip_capfilt}, task: {name: capfilt}}"
+    (tmp_path / "file.yaml").write_text(stages if kind == "pipeline" else job)
+    assert main([command, str(tmp_path / "file.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert len(error.splitlines()) == 1
+
+
 def fail(error):
     def run(args):
         raise error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import itertools
 import os
 import stat
@@ -281,3 +282,29 @@ def test_what_is_dumped_is_read_back(data):
 def test_any_content_parses_or_ends_in_one_error(content):
     with contextlib.suppress(ConfigError):
         parse_yaml(content, "x")
+
+
+def test_many_values_are_refused_while_they_are_read(folder):
+    text = "a: [" + ",".join("1" for _ in range(MAX_NODES)) + "]"
+    assert f"more than {MAX_NODES:,} values" in refused(text, folder)
+    assert f"more than {MAX_NODES:,} values" in refused("".join(f"k{i}: {i}\n" for i in range(MAX_NODES)), folder)
+
+
+def test_an_empty_key_is_no_circle(folder):
+    (folder / "run.yaml").write_text("'': 1\na: ${b}\nb: {'': 2}\n")
+    assert load_config(folder / "run.yaml").data == {"": 1, "a": {"": 2}, "b": {"": 2}}
+
+
+@pytest.mark.parametrize("extends", ["''", "[' ']"])
+def test_an_empty_path_in_extends_has_its_place(folder, extends):
+    assert "extends (line 1): a path or a list of paths is needed" in refused(f"extends: {extends}\n", folder)
+
+
+def test_an_address_in_extends_shows_no_credentials(folder):
+    message = refused("extends: https://us3r:t0ken@host/base.yaml?sig=s1gnature\n", folder)
+    assert "does not exist" in message
+    assert not any(secret in message for secret in ("us3r", "t0ken", "s1gnature"))
+
+
+def test_compressed_files_are_named(folder):
+    assert "it is gzip data, not YAML" in refused(gzip.compress(b"a: 1\n" * 100), folder)

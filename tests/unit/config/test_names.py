@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from vlkit.cli import main
 from vlkit.config.load import load_config
 from vlkit.config.run import check_run
 from vlkit.config.yamlfile import dump_yaml
@@ -138,3 +139,55 @@ def test_a_registry_takes_texts_only(name):
     assert name not in MODELS
     with pytest.raises(RegistryError, match="a text"):
         MODELS.get(name)
+
+
+@pytest.mark.parametrize("path", ["model", "task", "datasets.train.0"])
+def test_a_misspelled_key_of_the_name_is_found(path, tmp_path):
+    data = run_file()
+    put(data, path, {"med": {}, "type": "tiny", "nmae": "blip_caption", "prompt": "a "})
+    assert any("'name' is missing" in each and "Is 'nmae' meant?" in each for each in problems(data, tmp_path))
+    put(data, path, {"med": {}})
+    assert not any("meant?" in each for each in problems(data, tmp_path))
+
+
+def test_a_misspelled_processor_is_named(tmp_path):
+    data = run_file()
+    put(data, "datasets.train.0.image_procesor", {"name": "blip_image_train"})
+    (problem,) = problems(data, tmp_path)
+    assert "unknown key 'image_procesor'. Did you mean 'image_processor'" in problem
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://bucket/x", "https://us3r:t0ken@host/x", "file:///tmp/x", "package://vlkit/x"]
+)
+def test_an_address_is_no_folder_for_output(address, tmp_path):
+    data = run_file()
+    put(data, "run.output_dir", address)
+    (problem,) = problems(data, tmp_path)
+    assert "path or null allowed. An address cannot be used here." in problem
+    assert "t0ken" not in problem
+
+
+def test_a_plugin_that_exits_is_named(tmp_path):
+    (tmp_path / "plugin.py").write_text("raise SystemExit(0)")
+    data = run_file() | {"plugins": ["plugin.py"]}
+    assert any("plugin.py fails to import: SystemExit" in each for each in problems(data, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            {"model": {"name": "blip_capfilt"}, "task": {"name": "capfilt"}, "inptu": {"path": "a.tar"}},
+            "unknown section 'inptu'. Did you mean 'input'?",
+        ),
+        (
+            {"stage": [{"name": "a", "command": "train", "config": {"run": {"init_from": "${stages.b}"}}}]},
+            "unknown key 'stage'. Did you mean 'stages'",
+        ),
+    ],
+)
+def test_a_misspelled_section_of_a_job_or_pipeline(data, message, tmp_path, capsys):
+    (tmp_path / "file.yaml").write_text(dump_yaml(data))
+    assert main(["check", str(tmp_path / "file.yaml")]) == 2
+    assert message in capsys.readouterr().err
