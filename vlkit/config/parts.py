@@ -121,8 +121,7 @@ class DatasetPart(Part):
     weight: float | None = None
 
     def check(self) -> list[str]:
-        made = tuple(self.processors)
-        problems = check(self.registry, self.mapping, self.where, self.origin, made, made)
+        problems = check(self.registry, self.mapping, self.where, self.origin, self.processors, self.processors)
         return problems + [problem for part in self.processors.values() for problem in part.check()]
 
     def build(self, **provided: Any) -> Any:
