@@ -271,5 +271,6 @@ def _best(folder: Path, steps: Collection[int]) -> int | None:
             continue
         best = trainer.get("best")
         found = best.get("step") if isinstance(best, dict) else None
-        return found if isinstance(found, int) else None
+        passed = step != max(steps)  # one that cannot be read may have been better, and that before be deleted for it
+        return found if isinstance(found, int) and (found in steps or not passed) else None
     return None

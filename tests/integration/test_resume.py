@@ -15,7 +15,8 @@ from tests.assets.damage import DAMAGES, flip
 from tests.assets.toy import ToyTask, lines, start, toy_runner
 from tests.assets.waiting import LONG, wait_until
 from vlkit.config.durations import Duration
-from vlkit.errors import CheckpointError
+from vlkit.errors import CheckpointError, RunFailed
+from vlkit.models.weights_files import weights_file
 from vlkit.runner.checkpoint import MODEL, OPTIMISER
 
 HARD = {"num_workers": 2, "accumulate": 2}
@@ -128,6 +129,24 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, uninterrupted, cap
     toy_runner(tmp_path, accumulate=2, keep_checkpoints=2).train()
     assert "step_00000010 is damaged: model.safetensors has" in caplog.text
     assert_same_run(tmp_path, uninterrupted)
+
+
+def test_the_best_of_before_a_damaged_one_that_was_better_needs_no_second_warning(tmp_path, caplog):
+    class Best(ToyTask):
+        def evaluate(self, model, loader, context):
+            return {"loss": -1.0 if context.step == 2 else 0.0 - context.step * (context.step == 8)}
+
+    every = {"eval_every": Duration(2, "steps"), "checkpoint_every": Duration(2, "steps")}
+    with pytest.raises(RunFailed):
+        toy_runner(tmp_path, Best(broken_at=8), **every).train()
+    assert sorted(path.name[-1] for path in (tmp_path / "checkpoints").iterdir()) == ["6", "8"]
+    flip(tmp_path / "checkpoints" / "step_00000008" / MODEL, 8000)
+    caplog.clear()
+    assert weights_file(tmp_path).parent.name == "step_00000006"
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    caplog.clear()
+    assert toy_runner(tmp_path, Best(), **every).train()["best"]["step"] == 8
+    assert [record.levelname for record in caplog.records].count("WARNING") == 1
 
 
 def test_checkpoints_kept_are_the_newest_and_the_best(tmp_path):

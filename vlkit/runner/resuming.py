@@ -185,7 +185,10 @@ class Resumable:
         self._load_small(trainer)
         best = self.best.step
         lost = self.checkpoints.problem(best) if best is not None and best != self.step else ""
-        if lost:
+        steps = self.checkpoints.steps()
+        if lost and best not in steps and steps[-1] != self.step:
+            logger.info("the best so far was deleted for a later one: the best is chosen again, from here on.")
+        elif lost:
             logger.warning("%s It was the best so far: the best is chosen again, from here on.", lost)
         self.reporter.metrics.cut_back(self.step, evaluated=self.evaluated == self.step or not self.evaluation_due())
         self.reporter.catch_up()
