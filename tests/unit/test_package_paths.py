@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from tests.assets.tars import picture, write_tar
+from vlkit import plugin_files
+from vlkit.config.load import load_config
+from vlkit.config.sections import load_plugins
 from vlkit.datasets.answer_list import read_answer_list
 from vlkit.datasets.hf import HuggingFaceDataset
 from vlkit.datasets.image_text import ImageText
@@ -128,3 +131,27 @@ def test_a_pipe_is_named_as_what_it_is(tmp_path):
     os.mkfifo(tmp_path / "a.json")
     with pytest.raises(VlkitError, match=r"a.json: is a pipe or a device.*write it to a file"):
         fetch(tmp_path / "a.json")
+
+
+def test_a_file_its_bases_and_its_plugins(package, tmp_path):
+    (package / "base.yaml").write_text("optim: {lr: 0.5}\n")
+    (package / "plugin.py").write_text("LOADED = True\n")
+    (package / "whole.yaml").write_text("extends: base.yaml\nrun: {seed: 3}\n")
+    (tmp_path / "run.yaml").write_text(
+        "extends: [package://own_pictures/base.yaml]\nplugins: [package://own_pictures/plugin.py]\n"
+    )
+    config = load_config(tmp_path / "run.yaml")
+    assert config.data["optim"] == {"lr": 0.5}
+    assert load_plugins(config) == []
+    assert plugin_files.module_name((package / "plugin.py").resolve()) in sys.modules
+    assert load_config("package://own_pictures/whole.yaml").data == {"optim": {"lr": 0.5}, "run": {"seed": 3}}
+    (tmp_path / "run.yaml").write_text("extends: package://own_pictures/bas.yaml\n")
+    with pytest.raises(ConfigError, match=r"does not exist \(.*run.yaml extends it\). Did you mean 'base.yaml'"):
+        load_config(tmp_path / "run.yaml")
+    for address, said in (
+        ("nowhere/a.yaml", "no installed package is named 'nowhere'"),
+        ("own_pictures/../a", "leads"),
+    ):
+        (tmp_path / "run.yaml").write_text(f"extends: package://{address}\n")
+        with pytest.raises(ConfigError, match=said):
+            load_config(tmp_path / "run.yaml")

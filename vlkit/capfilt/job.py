@@ -25,7 +25,7 @@ from vlkit.capfilt.shard_output import SUMMARY
 from vlkit.capfilt.sources import find_all, read_shard
 from vlkit.capfilt.stored import NOT_READ, RECORD
 from vlkit.config.build import accepts
-from vlkit.config.load import Config, load_config
+from vlkit.config.load import Config, expanded, load_config
 from vlkit.config.parts import Part
 from vlkit.config.yamlfile import dump_yaml
 from vlkit.errors import ConfigError, DataError, VlkitError, redacted_data
@@ -111,9 +111,7 @@ class Job:
         if entries := data.get("plugins"):
             sources = [config.source(f"plugins.{index}") for index in range(len(entries))]
             folders = [source.parent if source else Path() for source in sources]
-            data["plugins"] = [
-                str(Path(folder, os.path.expanduser(each)).resolve()) for folder, each in zip(folders, entries)
-            ]
+            data["plugins"] = [str(Path(folder, expanded(each)).resolve()) for folder, each in zip(folders, entries)]
         return dump_yaml(data)
 
     def prepare(self, looked: Looked | None = None) -> Prepared:

@@ -12,7 +12,8 @@ from typing import Any
 from vlkit.config.interpolation import check_interpolations
 from vlkit.config.overrides import apply_overrides, lay, merge
 from vlkit.config.yamlfile import MAX_BYTES, Node, Place, dump_yaml, parse_yaml
-from vlkit.errors import ConfigError, did_you_mean
+from vlkit.errors import ConfigError, VlkitError, did_you_mean
+from vlkit.io import local_path
 
 MAX_EXTENDS = 30
 """Longest chain of files that extend one another."""
@@ -61,7 +62,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Load a YAML file: bases named by ``extends``, then the file, then the overrides, then interpolation.
 
     Mappings merge key by key, lists and values replace. ``extends`` is one path or a list, relative to the
-    file; later ones win. ``${section.key}`` is OmegaConf's interpolation.
+    file or ``package://name/path``; later ones win. ``${section.key}`` is OmegaConf's interpolation.
 
     Args:
         overrides: ``key.path=value`` with a YAML value; list entries by index: ``datasets.train.0.size=100``.
@@ -117,13 +118,19 @@ def load_nested(
 
 
 def expanded(path: str | Path) -> Path:
-    """``path`` with ``~`` and ``~name`` replaced by home folders; a name that nobody has stays as it is.
+    """``path`` with ``~`` and ``~name`` replaced by home folders; a name that nobody has stays as it is. Of
+    ``package://name/path`` the place in the installed package.
 
     Raises:
-        ConfigError: it is empty.
+        ConfigError: it is empty, or in no installed package.
     """
     if not str(path).strip():
         raise ConfigError("an empty path is given; the path of a file is needed.")
+    if str(path).startswith("package:/"):
+        try:
+            return local_path(path)
+        except VlkitError as error:
+            raise ConfigError(str(error)) from error
     return Path(os.path.expanduser(path))
 
 
