@@ -268,16 +268,17 @@ def _evaluate(
     batch = collate(samples)
     context = EvalContext(device, autocast(device, experiment.parts.run.precision), name=name, dataset=dataset)
     seed_all(experiment.parts.run.seed)
+    more = f". If it only needs more than {len(samples)} samples, set run.check=false." if experiment.training else ""
     with evaluating(ready.model), torch.inference_mode():
-        found = _guarded(lambda: dict(ready.task.evaluate(ready.model, [batch], context)))
+        found = _guarded(lambda: dict(ready.task.evaluate(ready.model, [batch], context)), more)
         return _guarded(lambda: {f"{name}/{key}": float(value) for key, value in found.items()})
 
 
-def _guarded(action: Callable[[], Any]) -> Any:
+def _guarded(action: Callable[[], Any], advice: str = "") -> Any:
     """What ``action`` gives; whatever it raises as a mistake of the run."""
     try:
         return action()
     except VlkitError:
         raise
     except Exception as error:  # a task and a model are anyone's code
-        raise ConfigError(f"a first batch fails: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"a first batch fails: {type(error).__name__}: {error}{advice}") from error

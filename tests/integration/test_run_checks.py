@@ -113,6 +113,7 @@ def test_what_fails_in_the_first_batch_fails_before_training(folder, capsys, whe
     message = fails(capsys, "train", fragile_run(folder, where=where))
     assert "ZeroDivisionError" in message
     assert ("task" if where == "train_step" else "datasets.eval.val") in message
+    assert ("If it only needs more than 2 samples, set run.check=false" in message) is (where == "evaluate")
     assert not (folder / "out").exists()
 
 
