@@ -209,13 +209,24 @@ def _shown(value: Any) -> str:
 
 
 def verify_weights(file: Path) -> None:
-    """Check a file of weights that lies in a checkpoint folder; do nothing for any other file.
+    """Check a file of weights that lies in a checkpoint folder, and warn of damage beside it; do nothing for others.
 
     Raises:
         CheckpointError: it is not what was written.
     """
     if file.name == MODEL and is_checkpoint(file.parent):
         verify(file.parent, [MODEL])
+        _warn_of_the_optimizer(file.parent)
+
+
+def _warn_of_the_optimizer(path: Path) -> None:
+    """Warn where the optimizer's state beside sound weights is damaged: no run could resume from it. It may be missing,
+    since weights alone are often kept."""
+    if os.path.lexists(path / OPTIMISER):
+        try:
+            verify(path, [OPTIMISER])
+        except CheckpointError as error:
+            _warn_once(f"{error} Its {MODEL} is sound and is used.")
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -249,6 +260,7 @@ def choose(folder: Path) -> Path | None:
         if reasons:
             what = "best" if best in reasons else "newest"
             _warn_once(f"{' '.join(reasons.values())} The {what} is passed over; {path.name} is used.")
+        _warn_of_the_optimizer(path)
         return path
     if reasons:
         raise CheckpointError(" ".join(["no checkpoint can be used.", *reasons.values()]))

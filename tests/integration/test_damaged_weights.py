@@ -11,7 +11,7 @@ import vlkit
 from tests.assets.damage import flip
 from tests.assets.run_files import SIZES, caption_run, fails, write
 from tests.unit.capfilt.small import write_shards
-from vlkit.checkpoint_files import MODEL
+from vlkit.checkpoint_files import MODEL, OPTIMISER, _warned
 from vlkit.cli import main
 from vlkit.errors import CheckpointError
 from vlkit.models.weights import read_checkpoint
@@ -84,3 +84,19 @@ def test_a_folder_gives_the_checkpoint_before_with_one_warning(folder, caplog, c
     assert caplog.text.count(NOTICED) == 1
     assert "step_00000003 is used" in caplog.text
     assert all(model.state_dict()[name].equal(value) for name, value in before.items())
+
+
+def test_a_damaged_optimizer_beside_sound_weights_is_a_warning(trained, tmp_path, caplog):
+    copy = shutil.copytree(trained, tmp_path / "copy")
+    step = copy / "out" / "checkpoints" / "step_00000004"
+    flip(step / OPTIMISER, 50_000)
+    for weights in (step / MODEL, copy / "out"):
+        caplog.clear()
+        _warned.clear()
+        assert read_checkpoint(weights)
+        (warning,) = [record.message for record in caplog.records if NOTICED in record.message]
+        assert f"{OPTIMISER} {NOTICED}. Its {MODEL} is sound and is used." in warning
+    (step / OPTIMISER).unlink()  # weights alone are often kept
+    caplog.clear()
+    assert read_checkpoint(copy / "out")
+    assert not caplog.records
