@@ -240,7 +240,7 @@ def _device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+    except (RuntimeError, AssertionError, ImportError, TypeError) as error:  # ImportError: a plugin of torch is absent
         reason = str(error).partition("\n")[0]
     else:
         if device.type != "meta":

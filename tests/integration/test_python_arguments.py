@@ -120,6 +120,8 @@ PREDICTIONS = [
     ({"answer_lst": ANSWERS}, "predict_answers() takes no argument 'answer_lst'. Did you mean 'answer_list'?"),
     ({"max_length": 5}, "takes no argument 'max_length'. Did you mean 'max_len'"),
     ({"batch_size": -1}, "batch_size is -1"),
+    ({"attend_to_padding": np.array([1, 0])}, "attend_to_padding is array([1, 0]); it must be True or False"),
+    ({"inference_method": np.array(["rank", "rank"])}, "it must be 'rank' or 'generate'"),
 ]
 
 
@@ -236,6 +238,10 @@ def test_other_wrong_arguments():
         (lambda: matcher.score(both, pairs_at_once=0), "pairs_at_once is 0; it must be a whole number, at least 1"),
         (lambda: features.extract_features(both, mode="img"), "mode is 'img'; it must be"),
         (lambda: features.embed_texts("a", batch_size=0), "batch_size is 0"),
+        (
+            lambda: vqa.rank({"video": [("a", "b")], "text_input": "a"}, ANSWERS),
+            "video[0] is a tuple: 2 in one; each item of a list must be one picture or video",
+        ),
         (lambda: features.embed_images(x, batch_size=0), "batch_size is 0"),
         (lambda: features.embed_images(x, project="no"), "project is 'no'; it must be True or False"),
         (lambda: dialog.chat(x, "a"), "a dialog is about one image; given: 2"),

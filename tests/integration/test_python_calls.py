@@ -36,9 +36,14 @@ def folder(tmp_path_factory) -> Path:
 
 
 def encoded(number: int) -> bytes:
+    return written(number).getvalue()
+
+
+def written(number: int) -> io.BytesIO:
+    """As it stands after a picture has been saved to it."""
     file = io.BytesIO()
     photograph(number).save(file, "PNG")
-    return file.getvalue()
+    return file
 
 
 def pixels(number: int) -> np.ndarray:
@@ -79,6 +84,7 @@ SINGLE: dict[str, Any] = {
     "tensor [3, S, S]": lambda head, folder: preprocessed(head, 0)[0],
     "tensor [1, 3, S, S]": lambda head, folder: preprocessed(head, 0),
     "list of one": lambda head, folder: [photograph(0)],
+    "file at its end": lambda head, folder: written(0),
 }
 
 

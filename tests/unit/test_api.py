@@ -69,7 +69,7 @@ def test_the_device_is_chosen_and_wrong_ones_are_refused(monkeypatch):
     assert _device("auto") == torch.device("mps")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert _device("auto") == torch.device("cuda")
-    for given in (None, 3.5, "", "meta", ["cpu"], "CPU", "cuda:99"):
+    for given in (None, 3.5, "", "meta", ["cpu"], "CPU", "cuda:99", "hpu"):
         with pytest.raises(VlkitError, match=r"cannot be used .* Give 'cpu', 'cuda', 'cuda:N', 'mps' or 'auto'\."):
             _device(given)
     with pytest.raises(VlkitError, match="Did you mean 'cpu'"):

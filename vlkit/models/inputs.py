@@ -169,9 +169,11 @@ class PictureReader:
 
 
 def _file_content(file: Any, name: str) -> bytes:
-    """The rest of an open file, which is left where it stands: it may be given twice."""
+    """A whole open file, as Pillow reads it, which is left where it stood: it may be given twice."""
     try:
         start = file.tell() if file.seekable() else None
+        if start is not None:
+            file.seek(0)
         data = file.read()
         if start is not None:
             file.seek(start)

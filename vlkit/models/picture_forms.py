@@ -140,7 +140,9 @@ def _single(item: Any, name: str, read: Callable[[Any, str], Items]) -> Any:
     nested = read is pictures and isinstance(item, (list, tuple))
     found = [] if nested else read(item, name)
     if len(found) != 1:
-        given = f"a {type(item).__name__}" if nested else f"of shape {list(item.shape)}: {len(found)} in one"
+        shape = getattr(item, "shape", None)
+        given = f"a {type(item).__name__}" if shape is None else f"of shape {list(shape)}"
+        given += f": {len(found)} in one" if found else ""
         raise VlkitError(f"{name} is {given}; each item of a list must be one picture or video.")
     return found[0]
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vlkit.arguments import (
     check_choice,
+    check_flag,
     check_keywords,
     check_whole,
     checked_keywords,
@@ -236,6 +237,7 @@ class BlipVqa(BlipBase):
             attend_to_padding: see :meth:`read_questions`; then answers depend on ``batch_size`` too.
             batch_size: as for :meth:`rank`.
         """
+        check_flag("attend_to_padding", attend_to_padding)
         config = check_config(config) or GenerationConfig(max_length=10, min_length=1)
         batches = self.batches(samples, batch_size, "paired")
         seeds = None if "image_index" in samples else seeds_of(None, batches.count, config)
@@ -276,9 +278,11 @@ class BlipVqa(BlipBase):
             batch_size: as for :meth:`rank`.
             **generation: more fields of :class:`~vlkit.models.generation.GenerationConfig`, for "generate".
         """
-        inference_method = inference_method or ("generate" if answer_list is None else "rank")
+        if inference_method is None:
+            inference_method = "generate" if answer_list is None else "rank"
         check_choice("inference_method", inference_method, INFERENCE)
         self._check_prediction(num_beams, max_len, min_len, num_ans_candidates, generation)
+        check_flag("attend_to_padding", attend_to_padding)
         if inference_method == "generate":
             config = GenerationConfig(max_length=max_len, min_length=min_len, num_beams=num_beams, **generation)
             return [texts[0] for texts in self.generate(samples, config, attend_to_padding, batch_size).texts]
