@@ -121,6 +121,8 @@ def test_repeated_last_frames_are_doubted(tmp_path):
 def test_requests_are_answered_one_after_the_other(tmp_path, monkeypatch):
     timers = []
     monkeypatch.setattr(video_decoding, "_die_after", timers.append)
+    limits = []
+    monkeypatch.setattr(video_decoding, "_limit_memory", limits.append)  # it would hold for all tests of this process
     path = write_clip(tmp_path / "a.mp4", 6)
     ask = {"decoder": "av", "frames": 3, "sampling": "even", "size": None, "limit": 5}
     lines = [json.dumps({**ask, "path": str(each)}).encode() + b"\n" for each in (path, tmp_path / "none.mp4")]
@@ -133,3 +135,4 @@ def test_requests_are_answered_one_after_the_other(tmp_path, monkeypatch):
     assert [number(pixels) for pixels in shown] == [1, 3, 5]
     assert "No such file" in json.loads(replies.readline())["error"]
     assert timers == [5, 0, 5, 0]
+    assert limits == [json.loads(lines[0])]
