@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.integration.heads import ANSWERS, CALLS, HEADS, QUESTION, ROUNDS, assert_equal, loaded, texts
+from tests.integration.heads import ANSWERS, CALLS, GREEDY, HEADS, QUESTION, ROUNDS, assert_equal, loaded, texts
 from vlkit import load_dataset
 from vlkit.errors import VlkitError
+from vlkit.models.blip.capfilt import BlipCapFilt
 from vlkit.models.decoding import GenerationConfig
 
 CAPTIONS = {"num_beams": 1, "max_length": 12}
@@ -203,6 +204,8 @@ LABELS = [
     ("blip_vqa", {"answers": [1, 2]}, "answers[0][0] is 1 (int); it must be a string"),
     ("blip_vqa", {"answer": ["a", "b"], "weight": [1.0, 1.0], "n_answers": [3, -1]}, "n_answers[1] is -1"),
     ("blip_dialog", {"dialog": "abc"}, "dialog is 'abc'; give a list of rounds for each image"),
+    ("blip_dialog", {"dialog": [None, None]}, "dialog[0] is None; give a list of rounds"),
+    ("blip_dialog", {"dialog": [ROUNDS, "ab"]}, "dialog[1] is 'ab'; give a list of rounds"),
     ("blip_dialog", {"dialog": [ROUNDS]}, "needs one dialog an image; given: 2 captions, 1 dialogs"),
     (
         "blip_dialog",
@@ -279,3 +282,28 @@ def test_models_take_images_of_other_float_types(head, kind):
     assert_equal(call(loaded(head)[0], given, 2), call(loaded(head)[0], given.float(), 2), 1e-4)
     with torch.autocast("cpu", torch.bfloat16):
         call(loaded(head)[0], given, 2)
+
+
+def test_candidate_answers_may_be_an_array():
+    dialog, x = loaded("blip_dialog")[0], image("blip_dialog", 1)
+    rounds = [{**ROUNDS[0], "answer_options": np.array(ANSWERS)}]
+    expected = dialog.score({"image": x, "text_input": "a", "dialog": [ROUNDS]})
+    assert_equal(dialog.score({"image": x, "text_input": "a", "dialog": [rounds]}), expected)
+
+
+WEB = [
+    (None, "web is None (NoneType); give a string, or a list of strings"),
+    (5, "web[0][0] is 5 (int); it must be a string"),
+    ({"a", "b"}, "(set); give a string, or a list of strings"),
+    ([1, None], "web[0][0] is 1 (int); it must be a string"),
+    ([["a"], [2]], "web[1][0] is 2 (int); it must be a string"),
+    ([{"a"}, None], "web[0] is {'a'} (set)"),
+    ([b"a", None], "web[0] is 1 bytes; decode them"),
+]
+
+
+@pytest.mark.parametrize(("web", "message"), WEB)
+def test_wrong_texts_of_the_web(web, message):
+    model = BlipCapFilt(loaded("blip_caption")[0], loaded("blip_image_text_matching")[0])
+    with pytest.raises(VlkitError, match=re.escape(message)):
+        model.annotate({"image": image("blip_caption")}, web, GREEDY)

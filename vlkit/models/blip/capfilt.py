@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vlkit.arguments import checked_keywords
+from vlkit.arguments import checked_keywords, one_or_more, text_list
 from vlkit.bounds import PositiveInt
 from vlkit.errors import VlkitError
 from vlkit.models.blip.caption import Captions, check_config, decode_captions, seeds_of
@@ -113,7 +113,7 @@ class BlipCapFilt(nn.Module):
             generation: how the captioner writes; None: the paper's beam search of captioning.
             seeds: [B] for sampling; see :func:`vlkit.models.generation.generate`.
         """
-        web = [web] if isinstance(web, str) else web
+        web = [_web_texts(each, f"web[{place}]") for place, each in enumerate(one_or_more("web", web))]
         generation = check_config(generation) or GenerationConfig()
         embeds, judged = self.encode(samples)
         if len(web) != len(embeds):
@@ -122,7 +122,7 @@ class BlipCapFilt(nn.Module):
                 "images."
             )
         captions, states = self._write(embeds, judged, generation, seeds_of(seeds, len(embeds), generation))
-        pairs = _Pairs([_web_texts(given) for given in web], captions.texts)
+        pairs = _Pairs(web, captions.texts)
         return pairs.scored(captions, *self._scores(pairs, states, judged))
 
     def encode(self, samples: Samples) -> tuple[Tensor, Tensor]:
@@ -221,10 +221,9 @@ class _Pairs:
         return found
 
 
-def _web_texts(given: str | Sequence[str] | None) -> list[str]:
+def _web_texts(given: str | Sequence[str] | None, name: str) -> list[str]:
     """Those of one image that are not empty."""
-    texts = [given] if isinstance(given, str) else given or []
-    return [text for text in texts if text.strip()]
+    return [] if given is None else [str(text) for text in text_list(name, given, empty=True) if text.strip()]
 
 
 def _see_alike(one: Any, other: Any) -> bool:

@@ -270,6 +270,9 @@ class BlipDialog(BlipBase):
             dialogs = [dialogs]
         if len(dialogs) != images:
             raise VlkitError(f"{name} needs one dialog an image; given: {images} captions, {len(dialogs)} dialogs.")
+        for place, rounds in enumerate(dialogs):
+            if not isinstance(rounds, Sequence) or isinstance(rounds, str):
+                raise VlkitError(f"dialog[{place}] is {rounds!r:.80}; give a list of rounds, which are mappings.")
         return dialogs
 
     def _answer_and_negatives(self, turn: Mapping[str, Any]) -> list[int]:

@@ -109,8 +109,7 @@ def answer_of(turn: Mapping[str, Any]) -> str:
     """The true answer of a round; empty where it is not known (the last round of a test set)."""
     if turn.get("answer") is not None:
         return turn["answer"]
-    options, index = turn.get("answer_options") or (), turn.get("gt_index")
-    options = text_list("answer_options", options, empty=True)
+    options, index = _texts(turn), turn.get("gt_index")
     return options[index] if options and index is not None else ""
 
 
@@ -125,7 +124,7 @@ def options_of(turn: Mapping[str, Any]) -> Sequence[str]:
             f"a round of a dialog is {turn!r:.80}; it must be a mapping with 'question', and 'answer', "
             "'answer_options' and 'gt_index' where they are known."
         )
-    options = text_list("answer_options", turn.get("answer_options") or (), empty=True)
+    options = _texts(turn)
     index: Any = turn.get("gt_index")
     index = index.item() if hasattr(index, "item") else index  # of a tensor or an array
     if index is not None and not isinstance(index, numbers.Integral):
@@ -136,3 +135,8 @@ def options_of(turn: Mapping[str, Any]) -> Sequence[str]:
             "counted from 0."
         )
     return options
+
+
+def _texts(turn: Mapping[str, Any]) -> list[str]:
+    given = turn.get("answer_options")
+    return [] if given is None else text_list("answer_options", given, empty=True)
