@@ -16,14 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.arguments import (
-    check_choice,
-    check_flag,
-    check_keywords,
-    check_whole,
-    checked_keywords,
-    text_list,
-)
+from vlkit.arguments import check_choice, check_flag, check_keywords, check_whole, checked_keywords, text_list
 from vlkit.bounds import Tokens, UnitInterval
 from vlkit.errors import VlkitError
 from vlkit.models.answer_tree import AnswerTree, MaskedSegments, masked_states
