@@ -106,7 +106,10 @@ def test_a_stopped_process_is_named(folder, rank: int):
 def test_the_others_are_given_the_error_of_a_process(folder):
     codes, printed = zip(*(ended(each, rank) for rank, each in enumerate(launch({"what": "raise"}, lost_after=30))))
     assert codes[0] == 1
-    assert "ended with an error: ValueError: the disk of this rank is gone" in printed[0]
+    assert (
+        "ended with an error: RunFailed: training step 3 failed: ValueError: the disk of this rank is gone"
+        in printed[0]
+    )
     assert "Traceback" not in printed[0]
     assert codes[1] != 0
 

@@ -124,7 +124,7 @@ def test_all_mistakes_are_told_at_once_with_their_places(tmp_path):
     ("captioner", "message"),
     [
         ("blip_caption", r"model.captioner: 'blip_caption' \(str\) given, model \(\{name"),
-        ({"type": "tiny"}, r"model.captioner.type: no card"),
+        ({"type": "tiny"}, r"model.captioner: the key 'name' is missing"),
         ({"vit": {}}, r"model.captioner: the key 'name' is missing: which model"),
         ({"name": "blip_captoin"}, r"model.captioner.name: .*blip_caption"),
         (None, r"model.captioner: null given, model"),

@@ -49,7 +49,7 @@ class GenerationConfig:
     temperature: Annotated[float, Range(1e-6, 1e6)] = 1.0
     repetition_penalty: Annotated[float, Range(0.01, 100)] = 1.0
     length_penalty: Annotated[float, Range(-100, 100)] = 1.0
-    num_return_sequences: Beams = 1
+    num_return_sequences: Annotated[int, Range(1, 100_000)] = 1
     num_beam_groups: Beams = 1
     diversity_penalty: Annotated[float, Range(0, 1e6)] = 0.0
 

@@ -56,7 +56,7 @@ def nucleus(logits: Tensor, config: GenerationConfig, ask: bool = True) -> tuple
     before = probs.cumsum(-1) - probs
     # The first token always stays: rounding may leave something in front of it.
     outside = before > config.top_p
-    outside[:, 0] = False
+    outside[:, 0].fill_(False)  # an assignment would copy the constant to the device
     probs = probs.masked_fill(outside, 0.0)
     return probs / probs.sum(-1, keepdim=True), ids
 

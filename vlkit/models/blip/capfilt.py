@@ -113,16 +113,16 @@ class BlipCapFilt(nn.Module):
             generation: how the captioner writes; None: the paper's beam search of captioning.
             seeds: [B] for sampling; see :func:`vlkit.models.generation.generate`.
         """
-        web = [_web_texts(each, f"web[{place}]") for place, each in enumerate(one_or_more("web", web))]
+        texts = [_web_texts(each, f"web[{place}]") for place, each in enumerate(one_or_more("web", web))]
         generation = check_config(generation) or GenerationConfig()
         embeds, judged = self.encode(samples)
-        if len(web) != len(embeds):
+        if len(texts) != len(embeds):
             raise VlkitError(
-                f"annotate needs a web text (or a list of them, or None) for each image: {len(web)} for {len(embeds)} "
-                "images."
+                f"annotate needs a web text (or a list of them, or None) for each image: {len(texts)} for {len(embeds)}"
+                " images."
             )
         captions, states = self._write(embeds, judged, generation, seeds_of(seeds, len(embeds), generation))
-        pairs = _Pairs(web, captions.texts)
+        pairs = _Pairs(texts, captions.texts)
         return pairs.scored(captions, *self._scores(pairs, states, judged))
 
     def encode(self, samples: Samples) -> tuple[Tensor, Tensor]:
