@@ -53,7 +53,8 @@ def check_choice(name: str, given: Any, allowed: Sequence[str]) -> None:
     """
     if not isinstance(given, str) or given not in allowed:
         choices = " or ".join(map(repr, allowed))
-        raise VlkitError(f"{name} is {shortened(given)}; it must be {choices}.{did_you_mean(given, allowed)}")
+        hint = did_you_mean(given, allowed) if isinstance(given, str) else ""
+        raise VlkitError(f"{name} is {shortened(given)}; it must be {choices}.{hint}")
 
 
 def check_whole(name: str, given: Any, low: int, high: float = math.inf) -> None:

@@ -159,10 +159,10 @@ def _check(image: Image.Image, data: bytes, name: str, max_pixels: int) -> None:
     format, (width, height) = image.format or "", image.size
     tiles: list[Any] = getattr(image, "tile", None) or []
     codec = str(tiles[0][0]) if tiles else ""
-    wide = 1 if format == "JPEG" else max(1, _bytes_of_pixel(tiles, image.mode) / 3)
+    wide = max(1, _bytes_of_pixel(tiles, image.mode) / 3)
     slow = _IN_PYTHON.get(codec) or _SLOW.get(format) or wide
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        slow *= 2.5  # it is laid on white
+        slow *= 3  # it is laid on white
     check_size(width, height, name, max_pixels, slow, f"this kind of {format}" if codec in _IN_PYTHON else format)
     file = getattr(image, "fp", None)
     if codec in _IN_PYTHON and isinstance(file, _Metered):  # which reads byte by byte, within this limit
