@@ -142,7 +142,7 @@ def _single(item: Any, name: str, read: Callable[[Any, str], Items]) -> Any:
     if len(found) != 1:
         shape = getattr(item, "shape", None)
         given = f"a {type(item).__name__}" if shape is None else f"of shape {list(shape)}"
-        given += f": {len(found)} in one" if found else ""
+        given += f": {len(found)} in one" if len(found) else ""
         raise VlkitError(f"{name} is {given}; each item of a list must be one picture or video.")
     return found[0]
 
