@@ -77,13 +77,14 @@ def ended(process: Any, rank: int) -> tuple[int, str]:
 
 @pytest.mark.parametrize("rank", [0, 1])  # rank 0 holds the store
 def test_a_killed_process_is_named(folder, rank: int):
-    processes = launch({"rank": rank}, lost_after=5)
+    processes = launch({"rank": rank}, lost_after=15)
     reached(processes)
     lost, other = processes[rank], 1 - rank
     os.kill(lost.pid, signal.SIGKILL)
     code, printed = ended(processes[other], other)
     assert code == 1
-    assert f"rank {rank} (process {lost.pid} on " in printed
+    # A busy machine may notice first that the store of rank 0 does not answer.
+    assert f"rank {rank} (process {lost.pid} on " in printed or (rank == 0 and "on the host of rank 0" in printed)
     assert "Start the same command again: it resumes from the newest checkpoint" in printed
     assert "Traceback" not in printed
 
