@@ -41,7 +41,7 @@ def table_rows(file: Path, format: str, faults: Faults, columns: TableColumns) -
         columns: of the file.
 
     Raises:
-        DataError: the file cannot be read in this format, or its columns cannot be told apart.
+        DataError: the file cannot be read in this format, or its columns are ambiguous.
     """
     for number, row in entries(file, format, faults, columns):
         fields = row if isinstance(row, Fields) else columns.fields(row)

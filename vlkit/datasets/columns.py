@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,13 +135,7 @@ class TableColumns:
         Raises:
             DataError: a column is missing, or several names could be meant.
         """
-        found = self.resolve(names)
-        self._check_given()
-        for name in self.keys.needed:
-            if name not in found:
-                raise DataError(
-                    f"{self.file}: the header, line {line}, has {self._lacks(name, names)}{self._no_header()}"
-                )
+        self._needed(names, f"the header, line {line}, has ", self._no_header)
 
     def table(self, names: Sequence[str]) -> Mapping[str, Key]:
         """Own names to those of the columns of a table.
@@ -149,11 +143,17 @@ class TableColumns:
         Raises:
             DataError: a column is missing, or several names could be meant.
         """
+        return self._needed(names)
+
+    def _needed(
+        self, names: Sequence[str], before: str = "", after: Callable[[], str] = lambda: ""
+    ) -> Mapping[str, Key]:
+        """Resolve ``names``; raise where a column that is needed is not among them."""
         found = self.resolve(names)
         self._check_given()
         for name in self.keys.needed:
             if name not in found:
-                raise DataError(f"{self.file}: {self._lacks(name, names)}")
+                raise DataError(f"{self.file}: {before}{self._lacks(name, names)}{after()}")
         return found
 
     def fits(self, names: Sequence[str]) -> bool:

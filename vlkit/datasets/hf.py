@@ -39,7 +39,7 @@ class HuggingFaceDataset(VLDataset):
             name of a dataset of the hub (``owner/name``).
         split: "train", "val" or "test": how samples are made; and, where ``part`` is not given, which rows are read.
         part: split of the dataset as ``datasets`` calls it ("validation", "train[:1%]"); None: that called as
-            ``split``, or the only one. Parquet files of several splits are told apart by their names
+            ``split``, or the only one. The names of Parquet files say which split they hold
             (``train-00000.parquet``).
         subset: configuration of a dataset of the hub.
         image_key: column of the images or of their file names; None: ``image`` or a common other name.
