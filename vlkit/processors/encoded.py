@@ -63,6 +63,8 @@ def open_encoded(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Opened
     jpeg = jpeg_header(data, name, max_pixels)
     if data.startswith(b"\0\0\0") and data[4:8] == b"ftyp":
         _check_exif_of_avif(data, name)
+    if size := webp_size(data):
+        check_size(*size, name, max_pixels, _SLOW["WEBP"], "WEBP")
     try:
         image = Image.open(_Metered(jpeg.data if jpeg else data), formats=FORMATS)
     except Image.UnidentifiedImageError as error:
@@ -129,6 +131,20 @@ def unknown(data: bytes, name: str) -> str:
         return f"not an image file: it starts with {data[:16]!r}, as no format that is read ({', '.join(FORMATS)})"
     advice = " Convert it." if kind.endswith("image") else ""
     return f"not an image file of a format that is read, but {kind}. Formats: {', '.join(FORMATS)}.{advice}"
+
+
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """Read the width and height of a WebP file in pixels. Pillow allocates and fills the canvas, of up to 4 gigapixels,
+    when it opens the file. None for other formats."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return None
+    kind, header = data[12:16], data[20:30].ljust(10, b"\0")
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(header[4:7], "little"), 1 + int.from_bytes(header[7:10], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(header[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    return int.from_bytes(header[6:8], "little") & 0x3FFF, int.from_bytes(header[8:10], "little") & 0x3FFF
 
 
 class _Metered(io.BytesIO):
