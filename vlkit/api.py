@@ -17,20 +17,20 @@ import torch
 from PIL import Image
 from torch import nn
 
-from vlkit.arguments import as_mapping, check_flag, checked_keywords
 from vlkit.config.build import accepts, check
 from vlkit.config.cards import dataset_splits, list_cards, model_card
 from vlkit.config.load import load_config
 from vlkit.config.parts import ModelPart, Part, dataset_part, model_part
+from vlkit.config.zoo import list_datasets
 from vlkit.datasets.base import VLDataset
 from vlkit.errors import ConfigError, VlkitError, did_you_mean, shortened
-from vlkit.image_urls import fetch_image
+from vlkit.io.image_urls import fetch_image
+from vlkit.jobs.initial_weights import from_card, from_path
+from vlkit.models.arguments import as_mapping, check_flag, checked_keywords
 from vlkit.models.inputs import PictureReader
-from vlkit.models.weights import build_with_weights
+from vlkit.models.weights.load import build_with_weights
 from vlkit.processors.open_image import open_image
 from vlkit.registry import DATASETS, PROCESSORS
-from vlkit.starting_weights import from_card, from_path
-from vlkit.zoo import list_datasets
 
 logger = logging.getLogger(__name__)
 Processors = dict[str, Any]

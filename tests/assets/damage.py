@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from vlkit.checkpoint_files import MODEL, OPTIMISER, TRAINER
+from vlkit.io.checkpoint_files import MODEL, OPTIMISER, TRAINER
 
 
 def flip(file: Path, bit: int) -> None:

@@ -16,11 +16,11 @@ from typing import Any
 
 from tests.assets.run_files import GENERATION, SIZES, caption_run, pretrain_run
 from tests.assets.tars import picture, write_tar
-from vlkit.bounds import number_spans
 from vlkit.cli import main
 from vlkit.config.signature import signature
 from vlkit.config.yamlfile import dump_yaml
 from vlkit.registry import DATASETS, MODELS, PROCESSORS, TASKS
+from vlkit.registry.bounds import number_spans
 
 FULL = os.environ.get("VLKIT_CAMPAIGN") == "full"
 SEED = int(os.environ.get("VLKIT_CAMPAIGN_SEED", "20251"))

@@ -21,7 +21,7 @@ from vlkit.capfilt.run import run_job
 from vlkit.cli import main
 from vlkit.config.parts import model_part
 from vlkit.datasets.web_shards import WebShards
-from vlkit.tensor_files import load_tensors, save_tensors
+from vlkit.io.tensor_files import load_tensors, save_tensors
 
 IMAGES = (6, 5, 9)
 

@@ -11,10 +11,10 @@ import vlkit
 from tests.assets.damage import flip
 from tests.assets.run_files import SIZES, caption_run, fails, write
 from tests.unit.capfilt.small import write_shards
-from vlkit.checkpoint_files import MODEL, OPTIMISER, _warned
 from vlkit.cli import main
 from vlkit.errors import CheckpointError
-from vlkit.models.weights import read_checkpoint
+from vlkit.io.checkpoint_files import MODEL, OPTIMISER, _warned
+from vlkit.models.weights.load import read_checkpoint
 
 NOTICED = "does not agree with its checksum"
 

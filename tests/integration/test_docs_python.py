@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 import vlkit
-from vlkit import image_urls
+from vlkit.io import image_urls
 from vlkit.models.blip.base import BlipBase
 from vlkit.models.blip.samples import LIST_BATCH
 from vlkit.models.blip.vqa import BlipVqa

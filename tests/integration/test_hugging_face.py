@@ -12,16 +12,16 @@ from vlkit.cli import main
 from vlkit.config.cards import list_cards, model_card
 from vlkit.config.parts import model_part
 from vlkit.config.yamlfile import dump_yaml
-from vlkit.conversion import convert, hugging_face_config
 from vlkit.errors import CheckpointError, VlkitError
+from vlkit.jobs.convert import convert, hugging_face_config
 from vlkit.models.blip.caption import BlipCaption
 from vlkit.models.blip.image_text_matching import BlipImageTextMatching
 from vlkit.models.blip.retrieval import BlipRetrieval
 from vlkit.models.blip.vqa import BlipVqa
 from vlkit.models.packing import TextBatch
-from vlkit.models.weights import build_with_weights, load_weights, read_checkpoint, to_hugging_face
-from vlkit.models.weights_names import HUGGING_FACE_CLASSES
-from vlkit.models.weights_precision import PRECISIONS
+from vlkit.models.weights.load import build_with_weights, load_weights, read_checkpoint, to_hugging_face
+from vlkit.models.weights.names import HUGGING_FACE_CLASSES
+from vlkit.models.weights.precision import PRECISIONS
 
 SMALL = {
     "blip_caption": lambda: BlipCaption(vit(), med(), tokenizer="shapes"),
@@ -170,7 +170,7 @@ def test_released_sizes_need_no_card(tmp_path, monkeypatch):
     """A captioner of true size whose tensors are one number each; the gigabyte is not written."""
     import transformers
 
-    from vlkit import conversion
+    from vlkit.jobs import convert as conversion
 
     written = {}
     monkeypatch.setattr(conversion, "save_tensors", lambda path, tensors, aliases: written.update(tensors))
@@ -269,7 +269,7 @@ def test_answering_with_a_wider_image_encoder_stays_here():
 
 def test_the_command_offers_what_there_is():
     from vlkit.cli import convert as command
-    from vlkit.conversion import FORMATS
+    from vlkit.jobs.convert import FORMATS
 
     assert command.FORMATS == FORMATS
     assert command.PRECISIONS == PRECISIONS

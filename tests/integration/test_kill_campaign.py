@@ -58,7 +58,7 @@ def _parsed(line: str) -> dict | None:
 
 
 def _newest(folder) -> int:
-    from vlkit.checkpoint_files import STATE
+    from vlkit.io.checkpoint_files import STATE
     from vlkit.runner.checkpoint import Checkpoints
 
     newest = Checkpoints(folder / "checkpoints").newest(STATE)

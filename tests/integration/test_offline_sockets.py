@@ -85,7 +85,7 @@ def found(tmp_path_factory) -> dict[str, dict]:
     body = f"""
         from vlkit import list_datasets, list_models, load_dataset, load_model
         from vlkit.registry import DATASETS
-        from vlkit.starting_weights import from_path, named_card
+        from vlkit.jobs.initial_weights import from_path, named_card
         far = {FAR!r}
         for kind in DATASETS.names():
             if "shapes" not in kind:

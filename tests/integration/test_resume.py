@@ -16,7 +16,7 @@ from tests.assets.toy import ToyTask, lines, start, toy_runner
 from tests.assets.waiting import LONG, wait_until
 from vlkit.config.durations import Duration
 from vlkit.errors import CheckpointError, RunFailed
-from vlkit.models.weights_files import weights_file
+from vlkit.models.weights.files import weights_file
 from vlkit.runner.checkpoint import MODEL, OPTIMISER
 
 HARD = {"num_workers": 2, "accumulate": 2}

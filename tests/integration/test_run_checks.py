@@ -311,5 +311,5 @@ def test_two_processes_check_and_train_as_without_a_check(folder):
 
 
 def test_the_check_takes_no_set_after_its_time(folder, capsys, monkeypatch):
-    monkeypatch.setattr("vlkit.checked_run._SECONDS", -1.0)
+    monkeypatch.setattr("vlkit.jobs.train._SECONDS", -1.0)
     assert "Step 2 is saved" in fails(capsys, "train", fragile_run(folder, where="evaluate"))  # not by the check

@@ -21,8 +21,8 @@ import yaml
 
 from vlkit import list_models, load_dataset, load_model, load_model_and_preprocess
 from vlkit.config.cards import CONFIGS, model_card
-from vlkit.experiment import Experiment
-from vlkit.io import fetch
+from vlkit.io.files import fetch
+from vlkit.jobs.experiment import Experiment
 
 MODELS = [name for name, types in list_models() if "tiny_shapes" in types]
 FLOATS = {"cider", "mrr", "loss_nlvr"}

@@ -18,8 +18,8 @@ from tests.assets import plugin_task
 from tests.assets.run_files import caption_run, fails, pretrain_run, snapshot, start_cli, write
 from tests.assets.waiting import LONG, wait_until
 from vlkit.cli import main
-from vlkit.experiment import Experiment
-from vlkit.models.weights import read_checkpoint
+from vlkit.jobs.experiment import Experiment
+from vlkit.models.weights.load import read_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -224,7 +224,7 @@ def test_check_tells_what_a_run_needs_and_writes_nothing(folder, capsys):
 
 
 def test_the_size_of_a_checkpoint_is_told_before_it_is_written(pretrained):
-    from vlkit.preflight import checkpoint_bytes
+    from vlkit.jobs.checks import checkpoint_bytes
 
     model = Experiment.open(pretrained / "run.yaml").build_model()
     folder = Path(result(pretrained / "out")["checkpoint"])
@@ -233,7 +233,7 @@ def test_the_size_of_a_checkpoint_is_told_before_it_is_written(pretrained):
 
 
 def test_estimated_activations_grow_with_the_batch_and_shrink_with_recomputation(folder):
-    from vlkit.rehearsal import rehearse
+    from vlkit.jobs.check import rehearse
 
     def activations(*overrides: str) -> int:
         return rehearse(Experiment.open(file, overrides)).memory.activations

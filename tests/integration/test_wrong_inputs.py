@@ -17,9 +17,9 @@ from tests.assets.wrong_inputs import ROWS, Malice
 from vlkit.cli import main
 from vlkit.config.parts import model_part
 from vlkit.config.yamlfile import dump_yaml
+from vlkit.io.tensor_files import save_tensors
 from vlkit.registry import DATASETS, MODELS, PROCESSORS, TASKS
 from vlkit.runner import checkpoint as checkpoint_module
-from vlkit.tensor_files import save_tensors
 
 CASES = [(row, command) for row in ROWS for command in row.commands]
 

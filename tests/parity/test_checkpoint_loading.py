@@ -14,7 +14,7 @@ from vlkit.models.blip.nlvr import BlipNlvr
 from vlkit.models.blip.pretrain import BlipPretrain
 from vlkit.models.blip.retrieval import BlipRetrieval
 from vlkit.models.vit import VitConfig
-from vlkit.models.weights import load_weights
+from vlkit.models.weights.load import load_weights
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from tests.parity.golden import manifest
 from vlkit.config.cards import CONFIGS
 from vlkit.config.load import load_config
 from vlkit.config.parts import ModelPart, model_part
-from vlkit.models.weights import build_with_weights, fit_weights
+from vlkit.models.weights.load import build_with_weights, fit_weights
 
 MANIFESTS = list(manifest("manifests/index.json")["manifests"])
 CARDS = {

@@ -117,7 +117,9 @@ def test_importing_the_package_loads_nothing_heavy():
     assert heavy_after("import vlkit; vlkit.MODELS, vlkit.VlkitError, dir(vlkit)") == "[]"
 
 
-@pytest.mark.parametrize("module", ["vlkit.registry", "vlkit.errors", "vlkit.io", "vlkit.config.run", "vlkit.cli.show"])
+@pytest.mark.parametrize(
+    "module", ["vlkit.registry", "vlkit.errors", "vlkit.io.files", "vlkit.config.run", "vlkit.cli.show"]
+)
 def test_foundations_load_nothing_heavy(module):
     assert heavy_after(f"import {module}") == "[]"
 

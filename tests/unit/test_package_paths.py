@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from tests.assets.tars import picture, write_tar
-from vlkit import plugin_files
 from vlkit.config.load import load_config
 from vlkit.config.sections import load_plugins
 from vlkit.datasets.answer_list import read_answer_list
@@ -20,9 +19,10 @@ from vlkit.datasets.image_text import ImageText
 from vlkit.datasets.video import VideoText
 from vlkit.datasets.web_shards import WebShards
 from vlkit.errors import ConfigError, DataError, VlkitError
-from vlkit.io import fetch, local_path
+from vlkit.io.files import fetch, local_path
+from vlkit.jobs.initial_weights import from_path
 from vlkit.processors.tokenizer import build_tokenizer
-from vlkit.starting_weights import from_path
+from vlkit.registry import plugin_files
 
 
 def name_of(path, rng) -> np.ndarray:

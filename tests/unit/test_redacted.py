@@ -15,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.assets.run_files import pretrain_run, write
-from vlkit import download
 from vlkit.cli import main
 from vlkit.cli.terminal import log_lines, say
 from vlkit.config.words import short
-from vlkit.data_folder import localise
 from vlkit.errors import BadSample, ConfigError, DataError, VlkitError, redacted, redacted_data, secrets_of, shortened
-from vlkit.foreign_caches import fetch_hub
-from vlkit.io import cached_path, fetch
+from vlkit.io import download
+from vlkit.io.data_dir import localise
+from vlkit.io.files import cached_path, fetch
+from vlkit.io.hub_caches import fetch_hub
 from vlkit.runner.output import OutputFolder, environment
 
 SECRETS = ("us3r", "t0ken", "s1gnature", "k3y")

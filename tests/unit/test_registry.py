@@ -102,7 +102,7 @@ def test_plugin_that_cannot_be_loaded(tmp_path, name, text, expected):
     with pytest.raises(RegistryError, match="plugin file") as caught:
         load_plugin(file)
     assert expected in str(caught.value)
-    assert not any(module.startswith(f"vlkit.plugin_files.{file.stem}") for module in sys.modules)
+    assert not any(module.startswith(f"vlkit.registry.plugin_files.{file.stem}") for module in sys.modules)
     with pytest.raises(RegistryError) as again:
         load_plugin(file)
     assert str(again.value) == str(caught.value)

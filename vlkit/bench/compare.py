@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from vlkit.bench.memory import measure_peak
-from vlkit.io import atomic_write
+from vlkit.io.files import atomic_write
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 from vlkit.bench.compare import readable, seconds
 from vlkit.bench.limits import headline, measure_machine
 from vlkit.bench.memory import measure_peak, resident, where_freed_is_returned
-from vlkit.io import atomic_write
+from vlkit.io.files import atomic_write
 from vlkit.models.attention import attend
 from vlkit.models.blip.caption import BlipCaption
 from vlkit.models.blip.image_text_matching import BlipImageTextMatching

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vlkit.errors import MissingDependency
-from vlkit.io import atomic_write
+from vlkit.io.files import atomic_write
 
 _OURS, _LINE, _OTHER = "tab:blue", "0.6", "tab:orange"
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from vlkit.conversion import hugging_face_config
+from vlkit.jobs.convert import hugging_face_config
 from vlkit.models.blip.base import BlipBase
 from vlkit.models.med import MedConfig
 from vlkit.models.vit import VitConfig
-from vlkit.models.weights_names import HUGGING_FACE_CLASSES, to_hugging_face
+from vlkit.models.weights.names import HUGGING_FACE_CLASSES, to_hugging_face
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

@@ -25,7 +25,7 @@ from vlkit.bench.peers import sizes
 from vlkit.config.schema import OptimConfig
 from vlkit.models.blip.pretrain import BlipPretrain
 from vlkit.runner.device import autocast
-from vlkit.runner.optimiser import build_optimiser, set_rate
+from vlkit.runner.optimizer import build_optimiser, set_rate
 from vlkit.tasks.base import Batch, Progress
 from vlkit.tasks.pretrain import Pretrain
 

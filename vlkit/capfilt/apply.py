@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from vlkit.bounds import MOST_PROCESSES
 from vlkit.capfilt.accounting import total
 from vlkit.capfilt.decision import Decision
 from vlkit.capfilt.inputs import Item
@@ -23,7 +22,8 @@ from vlkit.capfilt.shard_output import DONE, DROPPED, KEPT, TABLES, RoundedText,
 from vlkit.capfilt.stored import RECORD, StoredImage, StoredOutput, StoredShard
 from vlkit.capfilt.tables import COLUMNS
 from vlkit.errors import ConfigError, DataError, redacted
-from vlkit.json_writer import json_text
+from vlkit.io.json_writer import json_text
+from vlkit.registry.bounds import MOST_PROCESSES
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from vlkit.capfilt.place import Place
 from vlkit.errors import VlkitError
-from vlkit.json_writer import json_text
-from vlkit.process_identity import is_dead, owner_name
+from vlkit.io.json_writer import json_text
+from vlkit.io.process_identity import is_dead, owner_name
 
 logger = logging.getLogger(__name__)
 FOLDER = "claims"

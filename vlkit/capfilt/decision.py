@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
-from vlkit.bounds import Range, UnitInterval
 from vlkit.capfilt.tables import rounded
 from vlkit.errors import ConfigError, did_you_mean
+from vlkit.registry.bounds import Range, UnitInterval
 
 SOURCES = ("web", "synthetic")
 _CHOICES = ("both", *SOURCES)

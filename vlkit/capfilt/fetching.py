@@ -18,8 +18,8 @@ from urllib.request import url2pathname
 
 from vlkit.capfilt.stores import Store, store_of
 from vlkit.errors import VlkitError, redacted
-from vlkit.io import full_disk, is_full_disk
-from vlkit.io import local_path as package_path
+from vlkit.io.files import full_disk, is_full_disk
+from vlkit.io.files import local_path as package_path
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

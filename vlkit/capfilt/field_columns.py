@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from vlkit.json_writer import json_text
+from vlkit.io.json_writer import json_text
 
 PREFIX = "input_"
 """In front of the name of a field that one of our own columns or keys has."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vlkit.bounds import FilledText, PositiveInt
 from vlkit.config.durations import Count
 from vlkit.errors import ConfigError
 from vlkit.processors.encoded import MAX_PIXELS
+from vlkit.registry.bounds import FilledText, PositiveInt
 
 REASONS = (
     "undecodable image",

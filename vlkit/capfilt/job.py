@@ -29,11 +29,11 @@ from vlkit.config.load import Config, expanded, load_config
 from vlkit.config.parts import Part
 from vlkit.config.yamlfile import dump_yaml
 from vlkit.errors import ConfigError, DataError, VlkitError, redacted_data
-from vlkit.experiment import Problems
-from vlkit.folders import why_unwritable
-from vlkit.json_reader import parse_json
-from vlkit.json_writer import json_text
-from vlkit.nested_models import build_with_models, image_processors, model_weights
+from vlkit.io.folders import why_unwritable
+from vlkit.io.json_reader import parse_json
+from vlkit.io.json_writer import json_text
+from vlkit.jobs.experiment import Problems
+from vlkit.jobs.nested_models import build_with_models, image_processors, model_weights
 from vlkit.registry import PROCESSORS
 from vlkit.runner.config_changes import differences, plain
 from vlkit.runner.device import autocast, choose_device

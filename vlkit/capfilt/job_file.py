@@ -6,14 +6,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from vlkit.bounds import BatchSize, FilledText, PositiveInt, Processes, Range, Seed, UnitInterval
 from vlkit.capfilt.inputs import InputOptions
 from vlkit.capfilt.refusals import MOST
 from vlkit.config.load import Config, read_tree
 from vlkit.config.parts import ModelPart, Part, model_part, task_part
 from vlkit.config.sections import Sections
-from vlkit.data_folder import localise
 from vlkit.errors import ConfigError
+from vlkit.io.data_dir import localise
+from vlkit.registry.bounds import BatchSize, FilledText, PositiveInt, Processes, Range, Seed, UnitInterval
 
 SECTIONS = ("plugins", "model", "task", "input", "run")
 

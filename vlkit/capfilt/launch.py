@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlkit.bounds import MOST_PROCESSES
 from vlkit.errors import VlkitError
+from vlkit.registry.bounds import MOST_PROCESSES
 
 logger = logging.getLogger(__name__)
 ATTACHED = "VLKIT_ATTACHED"

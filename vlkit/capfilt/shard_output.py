@@ -16,8 +16,8 @@ from vlkit.capfilt.field_columns import FieldColumns, free_name
 from vlkit.capfilt.inputs import Item, Refused
 from vlkit.capfilt.place import Place
 from vlkit.capfilt.tables import COLUMNS, rounded, write_table
-from vlkit.io import full_disk, is_full_disk
-from vlkit.json_writer import finite_or_none, json_text
+from vlkit.io.files import full_disk, is_full_disk
+from vlkit.io.json_writer import finite_or_none, json_text
 
 KEPT, DROPPED, TABLES, LEDGER, DONE = "kept", "dropped", "tables", "ledger", "done"
 """Folders of the output; in each, a shard has one file."""

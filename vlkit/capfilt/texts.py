@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from vlkit.capfilt.inputs import InputOptions, Refused
 from vlkit.capfilt.row_keys import Ambiguous, RowKeys
 from vlkit.datasets.annotation_formats import short
-from vlkit.json_reader import parse_json
-from vlkit.text_encoding import TextError, decode
+from vlkit.io.json_reader import parse_json
+from vlkit.io.text_encoding import TextError, decode
 
 MOST_CAPTIONS = 1000
 """Of an image."""

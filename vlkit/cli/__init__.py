@@ -11,8 +11,8 @@ from typing import NoReturn
 
 from vlkit import __version__
 from vlkit.cli.terminal import escape_output, say
-from vlkit.disk_errors import describe
 from vlkit.errors import LostProcess, VlkitError, did_you_mean, redacted
+from vlkit.io.disk_errors import describe
 
 COMMANDS = {
     "train": ("vlkit.cli.train", "train a model as a run file says"),

@@ -12,7 +12,7 @@ from vlkit.cli.terminal import log_lines, say
 from vlkit.cli.train import add_run_file, overrides_of
 
 if TYPE_CHECKING:
-    from vlkit.rehearsal import Report
+    from vlkit.jobs.check import Report
     from vlkit.runner.plan import Plan
 
 
@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_file(args: argparse.Namespace) -> Report:
     from vlkit.config.load import load_config
-    from vlkit.experiment import Experiment
-    from vlkit.rehearsal import rehearse
+    from vlkit.jobs.check import rehearse
+    from vlkit.jobs.experiment import Experiment
 
     _refuse_variant(args)
     config = load_config(args.file, overrides_of(args))
@@ -84,8 +84,8 @@ def _refuse_variant(args: argparse.Namespace) -> None:
 
 
 def _pipeline(args: argparse.Namespace) -> dict[str, Report | None]:
-    from vlkit.awaited import Awaited
     from vlkit.errors import ConfigError
+    from vlkit.jobs.awaited import Awaited
     from vlkit.pipeline import load_pipeline
 
     if args.checkpoint:
@@ -123,7 +123,7 @@ def _unusable(problems: list[str]) -> str:
 
 
 def _lines(report: Report) -> list[tuple[str, str]]:
-    from vlkit.preflight import human
+    from vlkit.jobs.checks import human
 
     def values(found: dict[str, float]) -> str:
         return ", ".join(f"{name} {value:.4g}" for name, value in found.items())

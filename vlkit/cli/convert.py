@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert, and say what became of the tensors."""
-    from vlkit.conversion import convert
+    from vlkit.jobs.convert import convert
 
     with log_lines():
         report = convert(args.source, args.target, args.to, args.model, args.precision)

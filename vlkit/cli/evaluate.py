@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print a table."""
-    from vlkit.experiment import Experiment
+    from vlkit.jobs.experiment import Experiment
 
     with log_lines():
         refuse_other_kind(args.file)

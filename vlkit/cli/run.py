@@ -27,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the stages; 128 + signal when a signal stopped one."""
-    from vlkit.bounds import MOST_PROCESSES
     from vlkit.errors import ConfigError
     from vlkit.pipeline import ParallelPipeline, Pipeline, load_pipeline
+    from vlkit.registry.bounds import MOST_PROCESSES
 
     with log_lines():
         refuse_other_kind(args.file, "pipeline")

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the shards."""
-    from vlkit.shards import ShardsJob
+    from vlkit.jobs.shards import ShardsJob
 
     with log_lines():
         output = [f"output_dir={json.dumps(args.output)}"] if args.output is not None else []

@@ -9,8 +9,8 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
-from vlkit.disk_errors import FileError
 from vlkit.errors import redacted
+from vlkit.io.disk_errors import FileError
 
 
 def is_main() -> bool:

@@ -52,8 +52,8 @@ def refuse_other_kind(file: str, kind: str = "run") -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; 128 + signal when a signal stopped it."""
-    from vlkit.checked_run import checked_runner
-    from vlkit.experiment import Experiment
+    from vlkit.jobs.experiment import Experiment
+    from vlkit.jobs.train import checked_runner
 
     with log_lines():
         refuse_other_kind(args.file)

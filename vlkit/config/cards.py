@@ -8,11 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from vlkit.bounds import Range, Seed, WholeNumber
 from vlkit.config.build import check
 from vlkit.config.load import Config, load_config
-from vlkit.data_folder import DataFile
 from vlkit.errors import ConfigError, did_you_mean
+from vlkit.io.data_dir import DataFile
+from vlkit.registry.bounds import Range, Seed, WholeNumber
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from vlkit.bounds import LARGEST_SEED, Filled, Range, is_finite, number
 from vlkit.config.signature import Signature, signature
 from vlkit.config.words import MAPPINGS, NONE, SEQUENCES, describe_parameter, short, type_name
 from vlkit.errors import VlkitError, closest, did_you_mean
+from vlkit.registry.bounds import LARGEST_SEED, Filled, Range, is_finite, number
 
 _ADDRESS = re.compile(r"(?!data://)[A-Za-z][A-Za-z0-9+.-]+://")  # data:// is replaced before a part is built
 _DETAILED = 10  # up to this number of allowed keys, they are listed with their types

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from vlkit.bounds import is_finite
 from vlkit.errors import ConfigError, did_you_mean, shortened
+from vlkit.registry.bounds import is_finite
 
 TIMES = {"seconds": 1, "minutes": 60, "hours": 3600}
 """Units of time, in seconds. They count what a run spends in training steps, by the clock of process 0."""

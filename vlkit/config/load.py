@@ -13,7 +13,7 @@ from vlkit.config.interpolation import check_interpolations
 from vlkit.config.overrides import apply_overrides, lay, merge
 from vlkit.config.yamlfile import MAX_BYTES, Node, Place, dump_yaml, parse_yaml
 from vlkit.errors import ConfigError, VlkitError, did_you_mean
-from vlkit.io import local_path
+from vlkit.io.files import local_path
 
 MAX_EXTENDS = 30
 """Longest chain of files that extend one another."""

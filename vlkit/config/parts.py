@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
-from vlkit.bounds import Range
 from vlkit.config.build import Origin, accepts, build, check, name_problems, processor_problems
 from vlkit.config.cards import data_files, dataset_card_config, list_dataset_cards, model_card_config, overlay
 from vlkit.config.convert import Problems, convert
 from vlkit.config.load import Config
 from vlkit.config.signature import signature
 from vlkit.config.words import describes_model, short
-from vlkit.data_folder import SCHEME, localise
 from vlkit.errors import ConfigError, RegistryError, did_you_mean
+from vlkit.io.data_dir import SCHEME, localise
 from vlkit.registry import DATASETS, MODELS, PROCESSORS, TASKS, Registry
+from vlkit.registry.bounds import Range
 
 Weight = Annotated[float, Range(0, 1e9, open=True)]
 """Share of a dataset in a mixture, relative to the others."""

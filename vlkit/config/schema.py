@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from vlkit.bounds import (
+from vlkit.config.durations import Cadence, Count, Duration
+from vlkit.errors import ConfigError
+from vlkit.registry.bounds import (
     BatchSize,
     DropRate,
     FilledText,
@@ -18,8 +20,6 @@ from vlkit.bounds import (
     Seed,
     UnitInterval,
 )
-from vlkit.config.durations import Cadence, Count, Duration
-from vlkit.errors import ConfigError
 
 _NO_STEPS = Duration(0, "steps")
 _EPOCH = Cadence((Duration(1, "epochs"),))

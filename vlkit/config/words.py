@@ -10,9 +10,9 @@ import types
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from vlkit.bounds import Filled, Range
 from vlkit.config.signature import Parameter
 from vlkit.errors import redacted
+from vlkit.registry.bounds import Filled, Range
 
 SEQUENCES = {
     list: list,

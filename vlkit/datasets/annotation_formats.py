@@ -14,9 +14,9 @@ from vlkit.datasets.faults import Faults, lacks, short
 from vlkit.datasets.karpathy import karpathy_rows, looks_karpathy
 from vlkit.datasets.separated import header_of, separated_rows
 from vlkit.errors import DataError
-from vlkit.json_reader import BadRow, JsonError, parse_json, parse_rows
-from vlkit.text_encoding import TextError
-from vlkit.text_files import encoding_fault, open_text, plain_suffix, read_bytes, start_of
+from vlkit.io.json_reader import BadRow, JsonError, parse_json, parse_rows
+from vlkit.io.text_encoding import TextError
+from vlkit.io.text_files import encoding_fault, open_text, plain_suffix, read_bytes, start_of
 
 __all__ = ["FORMATS", "NEED", "Faults", "entries", "good_rows", "lacks", "short", "table_rows"]
 

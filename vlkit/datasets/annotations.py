@@ -15,7 +15,7 @@ from vlkit.datasets.foreign_files import is_tar_name
 from vlkit.datasets.image_ids import image_id_fault, printable
 from vlkit.datasets.karpathy import PARTS
 from vlkit.errors import DataError, VlkitError, did_you_mean
-from vlkit.io import fetch, local_path
+from vlkit.io.files import fetch, local_path
 
 _SUFFIXES = ("json", "jsonl", "csv", "tsv", "txt")
 _IN_FOLDER = tuple(f"captions.{suffix}{packed}" for packed in ("", ".gz") for suffix in _SUFFIXES)

@@ -8,10 +8,10 @@ from typing import Any
 
 from vlkit.datasets.faults import short
 from vlkit.errors import DataError, VlkitError
-from vlkit.io import fetch
-from vlkit.json_reader import parse_json
-from vlkit.text_encoding import TextError
-from vlkit.text_files import encoding_fault, open_text, plain_suffix, read_bytes, start_of
+from vlkit.io.files import fetch
+from vlkit.io.json_reader import parse_json
+from vlkit.io.text_encoding import TextError
+from vlkit.io.text_files import encoding_fault, open_text, plain_suffix, read_bytes, start_of
 
 _NEED = "An answer list is a JSON list of texts (or a mapping of texts to numbers), or a file of one answer a line."
 

@@ -11,7 +11,7 @@ from typing import Any
 from vlkit.datasets.faults import Faults, lacks, short
 from vlkit.datasets.image_ids import image_id_fault
 from vlkit.errors import DataError, did_you_mean
-from vlkit.json_reader import BadRow
+from vlkit.io.json_reader import BadRow
 
 _NEED = "A COCO captions file holds 'images' ({id, file_name}) and 'annotations' ({image_id, caption})."
 

@@ -14,11 +14,11 @@ from vlkit.datasets.annotation_formats import Faults, good_rows, lacks, short
 from vlkit.datasets.column_names import CAPTION, IMAGE, IMAGE_ID, Fields, Key
 from vlkit.datasets.columns import ColumnKeys
 from vlkit.datasets.image_ids import LARGEST
-from vlkit.datasets.packed import PackedStrings
+from vlkit.datasets.string_table import PackedStrings
 from vlkit.errors import DataError
-from vlkit.json_reader import BadRow, number_fault_in, parse_rows
-from vlkit.text_encoding import TextError
-from vlkit.text_files import read_bytes
+from vlkit.io.json_reader import BadRow, number_fault_in, parse_rows
+from vlkit.io.text_encoding import TextError
+from vlkit.io.text_files import read_bytes
 
 NEED = (
     "A dialog needs 'image_id' (or 'image', a file name), 'caption' and 'dialog': a list of rounds with 'question', "

@@ -9,11 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.bounds import FilledText, PositiveInt
 from vlkit.datasets.annotations import caption_columns, listed_captions
 from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
-from vlkit.datasets.caption_table import draw_caption
+from vlkit.datasets.caption_index import draw_caption
 from vlkit.datasets.hf_files import choose, opened
 from vlkit.datasets.image_files import evenly, local_folder
 from vlkit.datasets.image_ids import image_id_fault
@@ -22,6 +21,7 @@ from vlkit.datasets.texts import Text, texts_of
 from vlkit.errors import BadSample, DataError
 from vlkit.processors.open_image import open_image
 from vlkit.registry import DATASETS
+from vlkit.registry.bounds import FilledText, PositiveInt
 
 
 @DATASETS.register("hf_dataset")

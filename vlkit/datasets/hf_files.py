@@ -9,8 +9,8 @@ from typing import Any
 from vlkit.datasets.annotations import SPLIT_FOLDERS
 from vlkit.datasets.image_files import nearest
 from vlkit.errors import DataError, MissingDependency, VlkitError, did_you_mean
-from vlkit.foreign_caches import hub_cache, without_hub
-from vlkit.io import local_path, offline
+from vlkit.io.files import local_path, offline
+from vlkit.io.hub_caches import hub_cache, without_hub
 
 _SAVED = ("dataset_info.json", "dataset_dict.json")
 _NEED = "no folder of save_to_disk and no Parquet file, nor a folder of images with metadata.csv"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlkit.errors import DataError, VlkitError, did_you_mean
-from vlkit.io import local_path
+from vlkit.io.files import local_path
 
 _NEAR = 500  # names compared with a missing one: comparing a hundred thousand takes seconds
 

@@ -9,19 +9,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.bounds import Column, FilledText, PositiveInt
 from vlkit.datasets.annotation_formats import FORMATS
 from vlkit.datasets.annotations import caption_columns, few, find_file, read_rows, short_names
 from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
-from vlkit.datasets.caption_table import CaptionTable, Source
+from vlkit.datasets.caption_index import CaptionTable, Source
 from vlkit.datasets.column_names import Key
 from vlkit.datasets.image_files import evenly, media_root, missing_images
 from vlkit.datasets.media import Media, image_media
 from vlkit.datasets.texts import Text
 from vlkit.errors import DataError
-from vlkit.io import sha256
+from vlkit.io.files import sha256
 from vlkit.registry import DATASETS
+from vlkit.registry.bounds import Column, FilledText, PositiveInt
 
 
 @DATASETS.register("image_text")

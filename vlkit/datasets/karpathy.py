@@ -10,7 +10,7 @@ from vlkit.datasets.coco_captions import top
 from vlkit.datasets.column_names import Fields
 from vlkit.datasets.faults import Faults, lacks, short
 from vlkit.errors import DataError
-from vlkit.json_reader import BadRow
+from vlkit.io.json_reader import BadRow
 
 PARTS = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
 """Which rows belong to a split of ours, by their ``split``."""

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.bounds import Column, FilledText, PositiveInt
 from vlkit.datasets.annotation_formats import Faults, table_rows
 from vlkit.datasets.annotations import find_file
 from vlkit.datasets.arguments import check_arguments
@@ -23,11 +22,12 @@ from vlkit.datasets.faults import lacks, short
 from vlkit.datasets.image_files import evenly, media_root, missing_images
 from vlkit.datasets.image_ids import printable
 from vlkit.datasets.media import Media, image_media
-from vlkit.datasets.packed import PackedStrings
+from vlkit.datasets.string_table import PackedStrings
 from vlkit.datasets.texts import Text, process, texts_of
 from vlkit.errors import BadSample
-from vlkit.io import sha256
+from vlkit.io.files import sha256
 from vlkit.registry import DATASETS
+from vlkit.registry.bounds import Column, FilledText, PositiveInt
 
 SPLITS, FORMATS, SWAPS = ("train", "val", "test"), ("auto", "json", "jsonl", "csv"), ("sides", "original", "off")
 NEED = (

@@ -12,9 +12,9 @@ from vlkit.datasets.columns import ColumnKeys
 from vlkit.datasets.faults import lacks, short
 from vlkit.datasets.image_ids import printable
 from vlkit.errors import DataError
-from vlkit.json_reader import parse_rows
-from vlkit.text_encoding import TextError
-from vlkit.text_files import read_bytes, start_of
+from vlkit.io.json_reader import parse_rows
+from vlkit.io.text_encoding import TextError
+from vlkit.io.text_files import read_bytes, start_of
 
 FORMATS = ("auto", "json", "jsonl", "csv", "official")
 VG_WEIGHT = 0.2  # of an answer of Visual Genome, against 1 for all people of a question of VQA

@@ -13,8 +13,8 @@ import numpy as np
 from vlkit.datasets.annotations import few
 from vlkit.datasets.base import Sample
 from vlkit.datasets.image_ids import printable
-from vlkit.datasets.packed import PackedStrings
 from vlkit.datasets.question_rows import QuestionRow
+from vlkit.datasets.string_table import PackedStrings
 from vlkit.datasets.texts import Text, process, texts_of
 from vlkit.errors import BadSample
 

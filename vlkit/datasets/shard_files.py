@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vlkit.datasets.foreign_files import COMPRESSED, is_tar_name, stem_of, why_not_tar
 from vlkit.errors import DataError, VlkitError
-from vlkit.io import local_path
+from vlkit.io.files import local_path
 
 WILD = "*?["
 CAPFILT_RECORD = "capfilt.json"

@@ -9,8 +9,8 @@ from vlkit.datasets.column_names import CAPTION
 from vlkit.datasets.columns import ColumnKeys
 from vlkit.datasets.faults import short
 from vlkit.errors import BadSample, DataError
-from vlkit.json_reader import parse_json
-from vlkit.text_encoding import TextError, decode
+from vlkit.io.json_reader import parse_json
+from vlkit.io.text_encoding import TextError, decode
 
 
 class ShardTexts:

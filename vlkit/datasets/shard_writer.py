@@ -15,11 +15,11 @@ import numpy as np
 
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.tar_index import scan
-from vlkit.disk_errors import FileError, named
 from vlkit.errors import BadSample, DataError
-from vlkit.io import atomic_write
-from vlkit.json_reader import parse_json
-from vlkit.json_writer import finite_or_none, json_text
+from vlkit.io.disk_errors import FileError, named
+from vlkit.io.files import atomic_write
+from vlkit.io.json_reader import parse_json
+from vlkit.io.json_writer import finite_or_none, json_text
 from vlkit.processors.encoded import encoded_format
 from vlkit.processors.open_image import ImageSource, open_image, read_bytes
 

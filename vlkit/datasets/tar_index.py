@@ -19,7 +19,7 @@ import numpy as np
 from vlkit.datasets.foreign_files import why_not_tar
 from vlkit.datasets.shard_names import IMAGES, escaped, is_further_image, split_name
 from vlkit.errors import DataError, VlkitError
-from vlkit.io import atomic_write, cache_dir
+from vlkit.io.files import atomic_write, cache_dir
 
 ROW = np.dtype(
     [

@@ -9,26 +9,26 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.bounds import Column, FilledText, Frames, PositiveInt
 from vlkit.datasets.annotations import find_file, short_names
 from vlkit.datasets.answer_list import read_answer_list
 from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
-from vlkit.datasets.caption_table import CaptionTable, Source
+from vlkit.datasets.caption_index import CaptionTable, Source
 from vlkit.datasets.column_names import Key
 from vlkit.datasets.columns import ColumnKeys
 from vlkit.datasets.image_files import evenly, media_root
 from vlkit.datasets.media import Media
-from vlkit.datasets.packed import PackedStrings
 from vlkit.datasets.question_rows import question_columns, read_questions
 from vlkit.datasets.question_table import QuestionSource, QuestionTable
+from vlkit.datasets.string_table import PackedStrings
 from vlkit.datasets.texts import Text
 from vlkit.datasets.video_files import find_video, missing_videos, video_media
 from vlkit.datasets.video_rows import caption_rows, video_columns
 from vlkit.errors import BadSample, DataError
-from vlkit.io import sha256
+from vlkit.io.files import sha256
 from vlkit.processors.video_sampling import sampling_problems
 from vlkit.registry import DATASETS
+from vlkit.registry.bounds import Column, FilledText, Frames, PositiveInt
 
 
 class _Videos(VLDataset):

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.bounds import FilledText, PositiveInt
 from vlkit.datasets.annotations import find_file
 from vlkit.datasets.arguments import check_arguments
 from vlkit.datasets.base import Sample, VLDataset
@@ -18,8 +17,9 @@ from vlkit.datasets.faults import Faults
 from vlkit.datasets.image_files import evenly, local_folder, missing_images
 from vlkit.datasets.media import Media, image_media
 from vlkit.datasets.texts import Text, texts_of
-from vlkit.io import sha256
+from vlkit.io.files import sha256
 from vlkit.registry import DATASETS
+from vlkit.registry.bounds import FilledText, PositiveInt
 
 # Where images may be, below image_root: the training images are those of two folders of COCO.
 _PLACES = {

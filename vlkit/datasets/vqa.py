@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.bounds import Column, FilledText, PositiveInt
 from vlkit.datasets.annotations import find_file, short_names
 from vlkit.datasets.answer_list import read_answer_list
 from vlkit.datasets.arguments import SPLITS, check_arguments
@@ -20,8 +19,9 @@ from vlkit.datasets.media import Media, image_media
 from vlkit.datasets.question_rows import FORMATS, question_columns, read_questions
 from vlkit.datasets.question_table import QuestionSource, QuestionTable
 from vlkit.datasets.texts import Text
-from vlkit.io import sha256
+from vlkit.io.files import sha256
 from vlkit.registry import DATASETS
+from vlkit.registry.bounds import Column, FilledText, PositiveInt
 
 
 @DATASETS.register("image_question")

@@ -13,11 +13,10 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
-from vlkit.bounds import FilledText, PositiveInt
 from vlkit.datasets.annotations import short_names
 from vlkit.datasets.arguments import SPLITS, check_arguments
 from vlkit.datasets.base import Sample, VLDataset
-from vlkit.datasets.caption_table import draw_caption
+from vlkit.datasets.caption_index import draw_caption
 from vlkit.datasets.image_files import evenly
 from vlkit.datasets.media import Media, pixel_limit
 from vlkit.datasets.shard_files import check_found, expand
@@ -28,6 +27,7 @@ from vlkit.datasets.texts import Text, texts_of
 from vlkit.errors import BadSample, DataError
 from vlkit.processors.open_image import open_image
 from vlkit.registry import DATASETS
+from vlkit.registry.bounds import FilledText, PositiveInt
 
 logger = logging.getLogger(__name__)
 _TRIED, _READ = 8, 200  # samples whose texts are read to find faults: when the dataset is opened, and by a check

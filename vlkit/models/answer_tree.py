@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlkit.models.kv_cache import SelfCache
 from vlkit.models.med import CrossStates, TextDecoder, TextPlan, TextTransformer
 from vlkit.models.packing import CrossPlan, Segments
-from vlkit.models.self_cache import SelfCache
 
 # Nodes that are decoded at once: their logits over a vocabulary of 30,000 take a quarter of a gigabyte.
 _NODES_AT_ONCE = 2048

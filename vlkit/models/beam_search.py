@@ -11,8 +11,8 @@ from torch import Tensor
 
 from vlkit.models.beams import Beams, BeamState
 from vlkit.models.decoding import Generated
+from vlkit.models.kv_cache import SelfCache, place_rows
 from vlkit.models.med import CrossStates, TextDecoder, moved_order
-from vlkit.models.self_cache import SelfCache, place_rows
 
 
 class BeamSearch:

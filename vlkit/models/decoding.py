@@ -10,8 +10,8 @@ from typing import Annotated, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from vlkit.bounds import PositiveInt, Range, WholeNumber, check_fields
 from vlkit.errors import ConfigError
+from vlkit.registry.bounds import PositiveInt, Range, WholeNumber, check_fields
 
 Beams = Annotated[int, Range(1, 1_000)]
 """Number of texts that are open for an image at a time."""

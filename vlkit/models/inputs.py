@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vlkit.errors import BadSample, VlkitError
-from vlkit.io import fetch
+from vlkit.io.files import fetch
 from vlkit.models.picture_forms import Items, described, pictures, videos
 from vlkit.processors.video import sample_frames
 

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vlkit.bounds import Depth, DropRate, Range, Tokens, Width, check_fields
 from vlkit.errors import ConfigError, VlkitError
 from vlkit.models.attention import attend, merge_heads, split_heads
-from vlkit.models.linear import Linear, gelu, together
+from vlkit.models.kv_cache import SelfCache
+from vlkit.models.onednn_linear import Linear, gelu, together
 from vlkit.models.packing import CrossPlan, Segments, TextBatch
-from vlkit.models.self_cache import SelfCache
+from vlkit.registry.bounds import Depth, DropRate, Range, Tokens, Width, check_fields
 
 
 @dataclass

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from vlkit.models.decoding import Generated, GenerationConfig, Rules, State, largest, penalize_used
+from vlkit.models.kv_cache import SelfCache
 from vlkit.models.med import CrossStates, TextDecoder, moved_order
-from vlkit.models.self_cache import SelfCache
 
 
 def draw_uniform(seeds: Tensor | None, count: int, config: GenerationConfig) -> Tensor:

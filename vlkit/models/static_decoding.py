@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from vlkit.models.cuda_graphs import CapturedSteps, LateFlags
 from vlkit.models.decoding import Generated, Rules, State
+from vlkit.models.kv_cache import SelfCache
 from vlkit.models.med import CrossStates, TextDecoder, moved_order
-from vlkit.models.self_cache import SelfCache
 from vlkit.models.static_step import TreeCache, tree_logits
 
 # Places that an image's texts may have: with more, attention to all of them costs more than copying rows.

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from vlkit.models.answer_tree import MaskedSegments, masked_states
+from vlkit.models.kv_cache import SelfCache
 from vlkit.models.med import CrossStates, TextDecoder
-from vlkit.models.self_cache import SelfCache
 
 # Attention kernels want rows of masks to begin at multiples of so many.
 _ALIGNMENT = 8

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlkit.bounds import Depth, DropRate, Range, Side, Width, check_fields
 from vlkit.errors import ConfigError, VlkitError
 from vlkit.models.attention import attend, merge_heads, split_heads
-from vlkit.models.linear import Linear, gelu
+from vlkit.models.onednn_linear import Linear, gelu
+from vlkit.registry.bounds import Depth, DropRate, Range, Side, Width, check_fields
 
 MAX_PATCHES = 16_384
 """Most patches of an image: attention takes time and memory with their square."""

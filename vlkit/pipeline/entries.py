@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vlkit.bounds import Processes, Seed
 from vlkit.errors import ConfigError
+from vlkit.registry.bounds import Processes, Seed
 
 Command = Literal["train", "evaluate", "shards", "capfilt", "cut", "report"]
 

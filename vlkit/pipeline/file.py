@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vlkit.awaited import mentions
 from vlkit.config.build import build
 from vlkit.config.load import expanded, load_nested, read_tree
 from vlkit.config.yamlfile import Node, Place
 from vlkit.errors import ConfigError, closest, did_you_mean
+from vlkit.jobs.awaited import mentions
 from vlkit.pipeline.entries import PipelineEntries, StageEntry
 from vlkit.pipeline.kinds import KINDS
 from vlkit.pipeline.stages.base import Spot, Stage

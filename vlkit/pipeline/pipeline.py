@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlkit.awaited import Awaited
 from vlkit.errors import ConfigError
+from vlkit.jobs.awaited import Awaited
 from vlkit.pipeline.file import PipelineFile
 from vlkit.pipeline.record import held, is_finished, read_record, set_aside, write_record
 from vlkit.pipeline.results import write_results

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlkit.errors import MissingDependency
-from vlkit.io import atomic_write
+from vlkit.io.files import atomic_write
 from vlkit.pipeline.table import Row
 
 _ROW_INCHES = 0.32

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vlkit.disk_errors import named
 from vlkit.errors import DataError, VlkitError, redacted_data
-from vlkit.io import atomic_write
-from vlkit.json_reader import parse_json
-from vlkit.json_writer import json_text
+from vlkit.io.disk_errors import named
+from vlkit.io.files import atomic_write
+from vlkit.io.json_reader import parse_json
+from vlkit.io.json_writer import json_text
 from vlkit.pipeline.stages.base import Record, Stage
 from vlkit.runner.writer import WriterLock
 

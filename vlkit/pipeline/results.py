@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlkit.errors import MissingDependency
-from vlkit.io import atomic_write
+from vlkit.io.files import atomic_write
 from vlkit.pipeline.file import PipelineFile
 from vlkit.pipeline.plot import draw_table
 from vlkit.pipeline.record import write_json

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.bounds import Pixels, Positive, Side, Statistic, UnitInterval
 from vlkit.errors import ConfigError
 from vlkit.processors.encoded import MAX_PIXELS
 from vlkit.processors.open_image import ImageSource
 from vlkit.processors.randaugment import BLIP_AUGS, RandomAugment
 from vlkit.processors.resize import Box, check_method, random_box, square
 from vlkit.registry import PROCESSORS
+from vlkit.registry.bounds import Pixels, Positive, Side, Statistic, UnitInterval
 
 # The statistics of CLIP's training images.
 MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from vlkit.bounds import PositiveInt
 from vlkit.errors import ConfigError, DataError
 from vlkit.registry import PROCESSORS
+from vlkit.registry.bounds import PositiveInt
 
 _PUNCTUATION = re.compile(r'[.!"()*#:;~]')
 _SPACES = re.compile(r"\s{2,}")

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.bounds import Frames, Pixels, Side, Statistic
 from vlkit.errors import BadSample, ConfigError, did_you_mean
 from vlkit.processors.encoded import MAX_PIXELS
 from vlkit.processors.image import MEAN, STD, Normalise, check_pixels
@@ -21,6 +20,7 @@ from vlkit.processors.resize import METHODS, square
 from vlkit.processors.video_reader import read_video
 from vlkit.processors.video_sampling import check_sampling, frame_indices
 from vlkit.registry import PROCESSORS
+from vlkit.registry.bounds import Frames, Pixels, Side, Statistic
 
 VideoSource: TypeAlias = "str | os.PathLike[str] | Sequence[ImageSource] | np.ndarray"
 

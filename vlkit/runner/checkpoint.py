@@ -1,7 +1,7 @@
 """Checkpoints: folders that are either complete or not there, without pickle.
 
 ``checkpoints/step_00000100/`` holds ``model.safetensors`` (tied tensors once), ``optimizer.safetensors`` (by
-parameter name) and ``trainer.json`` (everything else, and the checksums: see :mod:`vlkit.checkpoint_files`).
+parameter name) and ``trainer.json`` (everything else, and the checksums: see :mod:`vlkit.io.checkpoint_files`).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from vlkit.checkpoint_files import MODEL, OPTIMISER, TRAINER, VERSION, read_trainer, seal, steps_in, verify
-from vlkit.checksums import sha256
-from vlkit.disk_errors import FileError
 from vlkit.errors import CheckpointError, VlkitError
-from vlkit.io import atomic_dir, atomic_write
-from vlkit.runner.optimiser import cut_like, restore_by_name, state_by_name
-from vlkit.tensor_files import damaged_values, describe_non_finite, load_tensors, non_finite, save_tensors
+from vlkit.io.checkpoint_files import MODEL, OPTIMISER, TRAINER, VERSION, read_trainer, seal, steps_in, verify
+from vlkit.io.checksums import sha256
+from vlkit.io.disk_errors import FileError
+from vlkit.io.files import atomic_dir, atomic_write
+from vlkit.io.tensor_files import damaged_values, describe_non_finite, load_tensors, non_finite, save_tensors
+from vlkit.runner.optimizer import cut_like, restore_by_name, state_by_name
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Checkpoints:
         """Find the newest checkpoint whose files are what was written; others are passed over with one warning.
 
         Args:
-            required: keys that ``trainer.json`` must have, as in :data:`vlkit.checkpoint_files.STATE`.
+            required: keys that ``trainer.json`` must have, as in :data:`vlkit.io.checkpoint_files.STATE`.
 
         Returns:
             None if there are no checkpoints.
@@ -95,7 +95,7 @@ class Checkpoints:
 
         Args:
             weights: the model's state by name, tied tensors as the same object.
-            moments: the optimiser's tensors, see :func:`~vlkit.runner.optimiser.state_by_name`.
+            moments: the optimiser's tensors, see :func:`~vlkit.runner.optimizer.state_by_name`.
             trainer: the rest.
 
         Raises:

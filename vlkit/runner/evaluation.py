@@ -14,10 +14,10 @@ from torch import nn
 from vlkit.datasets.base import VLDataset, collate
 from vlkit.datasets.loading import EvalLoader
 from vlkit.errors import BadSample, DataError
-from vlkit.modes import evaluating
 from vlkit.runner.device import seed_all
 from vlkit.runner.distributed import World
-from vlkit.runner.picture import draw_samples
+from vlkit.runner.modes import evaluating
+from vlkit.runner.sample_grid import draw_samples
 from vlkit.tasks.base import Batch, EvalContext, Task
 
 logger = logging.getLogger(__name__)

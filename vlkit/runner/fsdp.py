@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vlkit.runner.distributed import World
-from vlkit.runner.optimiser import state_by_name
+from vlkit.runner.optimizer import state_by_name
 from vlkit.runner.parallel import Parallel
 
 

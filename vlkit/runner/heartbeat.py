@@ -19,7 +19,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from vlkit.process_identity import is_dead, owner_name
+from vlkit.io.process_identity import is_dead, owner_name
 
 logger = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlkit.disk_errors import named
 from vlkit.errors import DataError
-from vlkit.io import atomic_write
-from vlkit.json_reader import parse_json
-from vlkit.json_writer import finite_or_none as finite_or_none
-from vlkit.json_writer import json_text
+from vlkit.io.disk_errors import named
+from vlkit.io.files import atomic_write
+from vlkit.io.json_reader import parse_json
+from vlkit.io.json_writer import finite_or_none as finite_or_none
+from vlkit.io.json_writer import json_text
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from vlkit.datasets.loading import BAD, TrainLoader
 from vlkit.errors import VlkitError
 from vlkit.runner.device import seed_all
 from vlkit.runner.distributed import World
-from vlkit.runner.optimiser import set_rate
+from vlkit.runner.metric_window import Window
+from vlkit.runner.optimizer import set_rate
 from vlkit.runner.parallel import Parallel
-from vlkit.runner.window import Window
 from vlkit.tasks.base import Batch, Progress, StepOutput, Task
 
 SAMPLES = "samples"
@@ -35,7 +35,7 @@ class TrainStep:
         model: what ``parallel`` made of it, to be called.
         task: what a batch means.
         loader: where batches come from.
-        optimiser: from :func:`~vlkit.runner.optimiser.build_optimiser`.
+        optimiser: from :func:`~vlkit.runner.optimizer.build_optimiser`.
         window: where losses are noted.
         world: the processes.
         device: where the model is.

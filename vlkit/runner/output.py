@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
-from vlkit.checkpoint_files import steps_in
 from vlkit.config.yamlfile import dump_yaml, parse_yaml
-from vlkit.disk_errors import named
 from vlkit.errors import ConfigError, DataError, redacted_data
-from vlkit.folders import why_unwritable
-from vlkit.io import atomic_write
-from vlkit.json_reader import parse_json
+from vlkit.io.checkpoint_files import steps_in
+from vlkit.io.disk_errors import named
+from vlkit.io.files import atomic_write
+from vlkit.io.folders import why_unwritable
+from vlkit.io.json_reader import parse_json
 from vlkit.runner.config_changes import (
     changes,
     digest,

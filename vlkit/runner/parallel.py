@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vlkit.config.schema import OptimConfig
 from vlkit.errors import ConfigError, did_you_mean
 from vlkit.runner.distributed import World
-from vlkit.runner.optimiser import build_optimiser, state_by_name
+from vlkit.runner.optimizer import build_optimiser, state_by_name
 
 KINDS = ("ddp", "fsdp", "oss")
 

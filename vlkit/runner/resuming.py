@@ -10,22 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlkit.checkpoint_files import STATE, read_trainer
 from vlkit.config.schema import OptimConfig, RunOptions
 from vlkit.datasets.loading import TrainLoader
-from vlkit.disk_errors import FileError
 from vlkit.errors import CheckpointError
+from vlkit.io.checkpoint_files import STATE, read_trainer
+from vlkit.io.disk_errors import FileError
 from vlkit.runner.best import Best
 from vlkit.runner.checkpoint import Checkpoints, restore
 from vlkit.runner.clock import Clock
 from vlkit.runner.config_changes import changes, plain
 from vlkit.runner.distributed import World
 from vlkit.runner.evaluation import Evaluator
+from vlkit.runner.metric_window import Window
 from vlkit.runner.output import OutputFolder
 from vlkit.runner.parallel import Parallel
 from vlkit.runner.plan import Plan
 from vlkit.runner.reporter import Reporter
-from vlkit.runner.window import Window
 
 logger = logging.getLogger(__name__)
 State = dict[str, Any]

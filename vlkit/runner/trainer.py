@@ -16,7 +16,6 @@ from vlkit.config.schema import OptimConfig, RunOptions
 from vlkit.datasets.loading import TrainLoader
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import RunFailed, VlkitError
-from vlkit.modes import start_training
 from vlkit.runner.activation_checkpointing import ByNeed
 from vlkit.runner.activation_memory import device_memory
 from vlkit.runner.best import Best
@@ -27,6 +26,8 @@ from vlkit.runner.distributed import World
 from vlkit.runner.evaluation import Evaluator, Interrupted
 from vlkit.runner.heartbeat import is_communication_error
 from vlkit.runner.loop import TrainStep
+from vlkit.runner.metric_window import NonFinite, Window
+from vlkit.runner.modes import start_training
 from vlkit.runner.output import OutputFolder
 from vlkit.runner.parallel import Parallel
 from vlkit.runner.plan import Plan
@@ -34,7 +35,6 @@ from vlkit.runner.reporter import Reporter
 from vlkit.runner.resuming import SAVING, Resumable
 from vlkit.runner.schedules import learning_rate
 from vlkit.runner.signals import StopRequest
-from vlkit.runner.window import NonFinite, Window
 from vlkit.runner.writer import FolderTaken
 from vlkit.tasks.base import Task
 

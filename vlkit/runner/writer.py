@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from vlkit.disk_errors import named
 from vlkit.errors import ConfigError, DataError, VlkitError, redacted_data
-from vlkit.json_reader import parse_json
-from vlkit.process_identity import is_dead, is_of_this_machine, is_this_process, owner_name
+from vlkit.io.disk_errors import named
+from vlkit.io.json_reader import parse_json
+from vlkit.io.process_identity import is_dead, is_of_this_machine, is_this_process, owner_name
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Holder:
     """The process that holds a folder.
 
     Args:
-        owner: unique; from :func:`~vlkit.process_identity.owner_name`.
+        owner: unique; from :func:`~vlkit.io.process_identity.owner_name`.
         host, pid, started, command: for people.
         folder, inode: which folder, so that a copy of it is known as one.
     """

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.bounds import PositiveInt
 from vlkit.capfilt.decision import Decision
 from vlkit.errors import ConfigError, DataError
-from vlkit.io import atomic_write
-from vlkit.json_writer import finite_or_none
+from vlkit.io.files import atomic_write
+from vlkit.io.json_writer import finite_or_none
 from vlkit.metrics.classification import auc, best_threshold
 from vlkit.models.blip.capfilt import ScoredText
 from vlkit.models.decoding import GenerationConfig
 from vlkit.processors.text import pre_caption
 from vlkit.registry import TASKS
+from vlkit.registry.bounds import PositiveInt
 from vlkit.tasks.base import Batch, EvalContext, Task
 
 Row = dict[str, Any]

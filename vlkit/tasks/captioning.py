@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from vlkit.errors import DataError
-from vlkit.io import atomic_write
+from vlkit.io.files import atomic_write
 from vlkit.metrics.base import numbers
 from vlkit.metrics.caption import caption_scores
 from vlkit.models.decoding import GenerationConfig

@@ -16,7 +16,7 @@ from torch import Tensor
 from vlkit.models.med import BegunTexts
 from vlkit.models.packing import TextBatch
 from vlkit.tasks.base import EvalContext
-from vlkit.tasks.begun_texts import StoredTexts
+from vlkit.tasks.text_prefix import StoredTexts
 
 # Tokens of a pass. On a CPU (ViT-B and a third of it, float32 and bfloat16) the time of a pair is the same to 3 % from
 # 1,000 to 8,000; with 500 it is 7 to 25 % more, and from 15,000 on activations leave the caches. So few that sets of

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.bounds import NotNegative, UnitInterval, WholeNumber
 from vlkit.errors import DataError
 from vlkit.metrics.classification import accuracy, auc
 from vlkit.metrics.retrieval import recall
 from vlkit.models.decoding import GenerationConfig
 from vlkit.models.losses import lm_loss, lm_targets
 from vlkit.registry import TASKS
+from vlkit.registry.bounds import NotNegative, UnitInterval, WholeNumber
 from vlkit.tasks.base import Batch, EvalContext, Progress, StepOutput, Task
 from vlkit.tasks.image_text import best_captions, image_text_inputs
 from vlkit.tasks.image_tokens import ImageTokens

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.bounds import NotNegative, PositiveInt, UnitInterval, WholeNumber
 from vlkit.errors import ConfigError
-from vlkit.io import atomic_write
+from vlkit.io.files import atomic_write
 from vlkit.metrics.retrieval import median_rank, recall
 from vlkit.registry import TASKS
+from vlkit.registry.bounds import NotNegative, PositiveInt, UnitInterval, WholeNumber
 from vlkit.tasks.base import Batch, EvalContext, Progress, StepOutput, Task, to_device
 from vlkit.tasks.image_tokens import ImageTokens, Keep, check_keep
 from vlkit.tasks.matching import Ranking, Retrieved, retrieve

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from vlkit.bounds import PositiveInt
 from vlkit.errors import DataError
-from vlkit.io import atomic_write
+from vlkit.io.files import atomic_write
 from vlkit.metrics.dialog import (
     answer_rank,
     count_answers,
@@ -20,6 +19,7 @@ from vlkit.metrics.dialog import (
     sparse_scores,
 )
 from vlkit.registry import TASKS
+from vlkit.registry.bounds import PositiveInt
 from vlkit.tasks.base import Batch, EvalContext, Progress, StepOutput, Task, to_device
 
 Rounds = list[dict[str, Any]]

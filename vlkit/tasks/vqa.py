@@ -9,14 +9,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from vlkit.bounds import PositiveInt
 from vlkit.datasets.answer_list import read_answer_list
 from vlkit.errors import ConfigError, DataError, did_you_mean
-from vlkit.io import atomic_write
+from vlkit.io.files import atomic_write
 from vlkit.metrics.base import numbers
 from vlkit.metrics.vqa import exact_match, vqa_accuracy
 from vlkit.models.decoding import GenerationConfig
 from vlkit.registry import TASKS
+from vlkit.registry.bounds import PositiveInt
 from vlkit.tasks.base import Batch, EvalContext, Progress, StepOutput, Task, to_device
 
 _INFERENCE = ("rank", "generate")

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from iopath.common.file_io import NativePathHandler, PathHandler
 
 from tests.assets.waiting import wait_until
-from vlkit import io
 from vlkit.capfilt import stores
 from vlkit.capfilt.place import UNFINISHED, Place
 from vlkit.errors import VlkitError
+from vlkit.io import files as io
 
 KINDS = ("folder", "file", "memory", "renaming", "elsewhere")
 

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlkit.bounds import Range
 from vlkit.config.build import accepts, build, check, describe
 from vlkit.config.convert import convert
 from vlkit.config.durations import Duration
 from vlkit.config.words import type_name
 from vlkit.errors import ConfigError, RegistryError
 from vlkit.registry import Registry
+from vlkit.registry.bounds import Range
 
 if TYPE_CHECKING:
     from nowhere import Nothing

@@ -10,8 +10,8 @@ from tests.assets.make_data import coco_file
 from vlkit.api import load_dataset
 from vlkit.config.cards import data_files, dataset_card, dataset_splits, list_dataset_cards
 from vlkit.config.parts import dataset_part
-from vlkit.data_folder import SCHEME
 from vlkit.errors import ConfigError, DataError
+from vlkit.io.data_dir import SCHEME
 
 PUBLISHED = "https://storage.googleapis.com/sfr-vision-language-research/"
 OF_THE_PAPER = (

@@ -9,7 +9,7 @@ import torch
 
 from vlkit.capfilt.job import Job
 from vlkit.config.load import load_config
-from vlkit.experiment import Experiment
+from vlkit.jobs.experiment import Experiment
 from vlkit.pipeline import is_pipeline, load_pipeline
 
 ROOT = Path(__file__).parents[3] / "projects"

@@ -74,7 +74,7 @@ def folder(tmp_path, monkeypatch):
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:
-        if name.startswith("vlkit.plugin_files."):
+        if name.startswith("vlkit.registry.plugin_files."):
             del sys.modules[name]
 
 

@@ -24,7 +24,7 @@ from vlkit.datasets.video import VideoQuestion, VideoText
 from vlkit.datasets.visdial import VisDial
 from vlkit.datasets.vqa import ImageQuestion
 from vlkit.errors import VlkitError
-from vlkit.preflight import text_problems
+from vlkit.jobs.checks import text_problems
 from vlkit.processors.text import BlipCaption
 
 FILES = 10_000 if os.environ.get("VLKIT_CAMPAIGN") == "full" else 30

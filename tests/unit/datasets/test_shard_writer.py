@@ -17,8 +17,8 @@ from vlkit.datasets.shapes.scene import Scene
 from vlkit.datasets.shard_writer import encoded_picture, samples_in, write_shards
 from vlkit.datasets.web_shards import WebShards
 from vlkit.errors import BadSample, ConfigError, DataError
+from vlkit.jobs.shards import ShardsJob
 from vlkit.processors.open_image import open_image
-from vlkit.shards import ShardsJob
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from vlkit.datasets.loading import EvalLoader
 from vlkit.datasets.video import VideoQuestion, VideoText
 from vlkit.datasets.video_files import find_video
 from vlkit.errors import BadSample, ConfigError, DataError
-from vlkit.preflight import text_problems
+from vlkit.jobs.checks import text_problems
 from vlkit.processors.image import BlipImageEval, BlipImageTrain
 from vlkit.processors.text import BlipQuestion
 from vlkit.processors.video import BlipVideoEval

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from tests.assets.toy import ToyModel, ToyTask, lines, toy_runner
-from vlkit import tensor_files
 from vlkit.config.schema import OptimConfig
 from vlkit.errors import CheckpointError, VlkitError
+from vlkit.io import tensor_files
 from vlkit.runner.checkpoint import MODEL, OPTIMISER, TRAINER, Checkpoints, load_tensors, restore, save_tensors
-from vlkit.runner.optimiser import build_optimiser
+from vlkit.runner.optimizer import build_optimiser
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import resource
 
 import pytest
 
-from vlkit.disk_errors import FileError
+from vlkit.io.disk_errors import FileError
 from vlkit.runner.log import Ledger, MetricsFile, json_line, read_lines
 
 

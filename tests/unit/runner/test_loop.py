@@ -11,7 +11,7 @@ from vlkit.config.durations import Duration
 from vlkit.datasets.base import collate
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import VlkitError
-from vlkit.experiment import Experiment
+from vlkit.jobs.experiment import Experiment
 from vlkit.models.blip.contrastive import BlipContrastive
 from vlkit.runner import NonFinite
 from vlkit.runner.checkpoint import MODEL, load_tensors

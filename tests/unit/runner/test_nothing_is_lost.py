@@ -11,7 +11,7 @@ from tests.assets.toy import ToyDataset, ToyModel, ToyTask, lines, toy_runner
 from vlkit.config.durations import Duration
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import ConfigError, VlkitError
-from vlkit.models.weights_files import weights_file
+from vlkit.models.weights.files import weights_file
 from vlkit.runner import checkpoint as checkpoint_module
 from vlkit.runner.checkpoint import MODEL
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from vlkit.config.signature import signature
-from vlkit.disk_errors import FileError
 from vlkit.errors import ConfigError
+from vlkit.io.disk_errors import FileError
 from vlkit.registry import TASKS
 from vlkit.runner.output import OutputFolder, environment
 

@@ -17,9 +17,9 @@ from vlkit.models.blip.pretrain import BlipPretrain
 from vlkit.models.med import BegunTexts
 from vlkit.tasks import passes
 from vlkit.tasks.base import EvalContext
-from vlkit.tasks.begun_texts import StoredTexts
 from vlkit.tasks.passes import Bounds, PairScorer, cut
 from vlkit.tasks.pool import text_feats
+from vlkit.tasks.text_prefix import StoredTexts
 
 WORDS = ["a", "red", "blue", "circle", "star", "above", "two", "small"]
 ATOL = {torch.float32: 1e-5, torch.bfloat16: 2e-2}

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from vlkit.json_writer import json_text
+from vlkit.io.json_writer import json_text
 
 _PART = 500_000  # texts that are counted at once: some 100 MB
 _MOST_PARTS = 200  # files that are open at once

@@ -20,7 +20,7 @@ from vlkit.capfilt.report.repeats import Repeats
 from vlkit.capfilt.report.survey import COLUMNS, Survey, image_starts
 from vlkit.capfilt.stored import StoredOutput
 from vlkit.errors import ConfigError, DataError
-from vlkit.json_writer import json_text
+from vlkit.io.json_writer import json_text
 
 FOLDER = "report"
 _TOP = 20  # repeated texts that are listed

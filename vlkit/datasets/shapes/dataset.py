@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from vlkit.bounds import Range, UnitInterval
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.shapes.captions import paraphrases, plan_caption, realise
 from vlkit.datasets.shapes.noise import exchanged, reversed_relation, swapped, web_caption
@@ -21,6 +20,7 @@ from vlkit.datasets.shapes.render import render
 from vlkit.datasets.shapes.scene import WORLD_VERSION, Scene, sample_scene, stream
 from vlkit.errors import DataError, did_you_mean
 from vlkit.registry import DATASETS
+from vlkit.registry.bounds import Range, UnitInterval
 
 WorldSize = Annotated[int, Range(1, 100_000_000)]
 """Number of samples: the order of an epoch is held in memory."""

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from vlkit.bounds import Frames, Range
 from vlkit.datasets.base import Sample
 from vlkit.datasets.shapes.dataset import HEAD, SCENE, ShapesSeed, ShapesSide, World, WorldSize, within
 from vlkit.datasets.shapes.dialogs import OPTIONS, Dialog, make_dialog
@@ -16,6 +15,7 @@ from vlkit.datasets.shapes.scene import Scene, sample_scene
 from vlkit.datasets.shapes.videos import Video, ask_video, make_video, video_captions
 from vlkit.processors.video_sampling import frame_indices
 from vlkit.registry import DATASETS
+from vlkit.registry.bounds import Frames, Range
 
 
 @DATASETS.register("shapes_vqa")

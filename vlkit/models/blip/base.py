@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vlkit.arguments import as_mapping, text_list
 from vlkit.errors import VlkitError
+from vlkit.models.arguments import as_mapping, text_list
 from vlkit.models.blip.samples import Batches, Samples, Texts, check_keys, given_texts, wanted
 from vlkit.models.inputs import PictureReader
 from vlkit.models.med import Layer, MedConfig

@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vlkit.arguments import checked_keywords, one_or_more, text_list
-from vlkit.bounds import PositiveInt
 from vlkit.errors import VlkitError
+from vlkit.models.arguments import checked_keywords, one_or_more, text_list
 from vlkit.models.blip.caption import Captions, check_config, decode_captions, seeds_of
 from vlkit.models.blip.samples import Samples, refuse_unknown, wanted
 from vlkit.models.decoding import GenerationConfig
 from vlkit.models.med import CrossStates
 from vlkit.models.packing import TextBatch
 from vlkit.registry import MODELS
+from vlkit.registry.bounds import PositiveInt
 
 CAPTIONERS = ("blip_caption", "blip_pretrain")
 FILTERS = ("blip_image_text_matching", "blip_retrieval", "blip_pretrain")

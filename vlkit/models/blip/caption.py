@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlkit.arguments import check_flag, check_whole, checked_keywords, number_list, text_list
-from vlkit.bounds import Tokens, UnitInterval
 from vlkit.errors import ConfigError, VlkitError, shortened
+from vlkit.models.arguments import check_flag, check_whole, checked_keywords, number_list, text_list
 from vlkit.models.blip.base import BlipBase
 from vlkit.models.blip.samples import Samples, joined
 from vlkit.models.generation import Generated, GenerationConfig, generate
@@ -21,6 +20,7 @@ from vlkit.models.packing import TextBatch
 from vlkit.models.vit import VitConfig
 from vlkit.processors.tokenizer import Tokenizer
 from vlkit.registry import MODELS
+from vlkit.registry.bounds import Tokens, UnitInterval
 
 
 @dataclass

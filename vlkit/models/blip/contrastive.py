@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlkit.bounds import Range
 from vlkit.errors import ConfigError
 from vlkit.models.blip.aligned import BlipAligned
 from vlkit.models.blip.samples import Samples
@@ -23,6 +22,7 @@ from vlkit.models.momentum import gather_batch, momentum_copy, random_queue, upd
 from vlkit.models.packing import TextBatch
 from vlkit.models.size import check_memory
 from vlkit.models.vit import VitConfig
+from vlkit.registry.bounds import Range
 
 QueueSize = Annotated[int, Range(0, 10_000_000)]
 """Number of earlier pairs that contrast sees as negatives."""

@@ -24,9 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlkit.arguments import check_whole, checked_keywords, text_list
-from vlkit.bounds import PositiveInt, Tokens
 from vlkit.errors import VlkitError
+from vlkit.models.arguments import check_whole, checked_keywords, text_list
 from vlkit.models.blip.base import BlipBase
 from vlkit.models.blip.dialog_chat import DialogSession
 from vlkit.models.blip.dialog_texts import Candidates, DialogWriter, options_of
@@ -35,6 +34,7 @@ from vlkit.models.med import CrossStates, MedConfig, TextTransformer
 from vlkit.models.packing import Segments, TextBatch
 from vlkit.models.vit import VitConfig
 from vlkit.registry import MODELS
+from vlkit.registry.bounds import PositiveInt, Tokens
 
 Dialog = Sequence[Mapping[str, Any]]
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from vlkit.arguments import check_whole, checked_keywords, text_list
 from vlkit.errors import VlkitError
+from vlkit.models.arguments import check_whole, checked_keywords, text_list
 from vlkit.models.med import CrossStates
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlkit.arguments import text_list
 from vlkit.errors import VlkitError
+from vlkit.models.arguments import text_list
 from vlkit.processors.tokenizer import Tokenizer
 
 Ids = list[int]

@@ -18,8 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlkit.arguments import check_choice, check_flag, check_whole, checked_keywords, text_list
-from vlkit.bounds import Tokens, Width
+from vlkit.models.arguments import check_choice, check_flag, check_whole, checked_keywords, text_list
 from vlkit.models.blip.aligned import BlipAligned
 from vlkit.models.blip.base import frames_of
 from vlkit.models.blip.samples import LIST_BATCH, Samples
@@ -27,6 +26,7 @@ from vlkit.models.med import MedConfig
 from vlkit.models.packing import Segments, TextBatch
 from vlkit.models.vit import VitConfig
 from vlkit.registry import MODELS
+from vlkit.registry.bounds import Tokens, Width
 
 MODES = ("multimodal", "image", "text")
 _IMAGES = 64  # of a tensor, encoded at once

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.arguments import check_choice, check_whole, checked_keywords
-from vlkit.bounds import Tokens, Width
+from vlkit.models.arguments import check_choice, check_whole, checked_keywords
 from vlkit.models.blip.aligned import BlipAligned
 from vlkit.models.blip.base import frames_of
 from vlkit.models.blip.samples import Samples
 from vlkit.models.med import MedConfig
 from vlkit.models.vit import VitConfig
 from vlkit.registry import MODELS
+from vlkit.registry.bounds import Tokens, Width
 
 HEADS = ("itm", "itc")
 FIRST_TOKENS = ("enc", "cls")

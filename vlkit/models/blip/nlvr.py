@@ -17,13 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlkit.arguments import as_mapping, checked_keywords, number_list
-from vlkit.bounds import Range, Tokens
 from vlkit.errors import VlkitError
+from vlkit.models.arguments import as_mapping, checked_keywords, number_list
 from vlkit.models.attention import split_heads
 from vlkit.models.blip.base import BlipBase
 from vlkit.models.blip.samples import Samples, check_keys, wanted
-from vlkit.models.linear import Linear, together
 from vlkit.models.med import (
     CrossStates,
     MedConfig,
@@ -33,10 +31,12 @@ from vlkit.models.med import (
     cross_attend,
     init_bert,
 )
+from vlkit.models.onednn_linear import Linear, together
 from vlkit.models.packing import TextBatch
 from vlkit.models.picture_forms import Items, pictures
 from vlkit.models.vit import VitConfig
 from vlkit.registry import MODELS
+from vlkit.registry.bounds import Range, Tokens
 
 
 @dataclass

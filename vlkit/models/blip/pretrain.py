@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.arguments import check_choice, check_share, checked_keywords
-from vlkit.bounds import Tokens, UnitInterval, Width
+from vlkit.models.arguments import check_choice, check_share, checked_keywords
 from vlkit.models.blip.caption import Captions, caption_images
 from vlkit.models.blip.contrastive import BlipContrastive, Features, QueueSize, Temperature, gather_features
 from vlkit.models.blip.samples import Samples
@@ -26,6 +25,7 @@ from vlkit.models.momentum import enqueue, rank
 from vlkit.models.packing import TextBatch
 from vlkit.models.vit import VitConfig
 from vlkit.registry import MODELS
+from vlkit.registry.bounds import Tokens, UnitInterval, Width
 
 
 @dataclass

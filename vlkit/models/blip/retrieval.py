@@ -18,9 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.arguments import check_share, check_whole, checked_keywords, one_or_more, text_list
-from vlkit.bounds import Tokens, UnitInterval, Width
 from vlkit.errors import VlkitError
+from vlkit.models.arguments import check_share, check_whole, checked_keywords, one_or_more, text_list
 from vlkit.models.blip.contrastive import BlipContrastive, Features, QueueSize, Temperature, gather_features
 from vlkit.models.blip.samples import Samples, wanted
 from vlkit.models.losses import hard_negatives, itm_loss
@@ -29,6 +28,7 @@ from vlkit.models.momentum import enqueue, gather_batch, gather_texts, gather_wi
 from vlkit.models.packing import TextBatch
 from vlkit.models.vit import VitConfig
 from vlkit.registry import MODELS, TASKS
+from vlkit.registry.bounds import Tokens, UnitInterval, Width
 
 logger = logging.getLogger(__name__)
 # What stands in the queue of image ids where no pair has been; real ids are not negative.

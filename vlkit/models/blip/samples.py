@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 import torch
 
-from vlkit.arguments import as_mapping, check_whole, text_list
 from vlkit.errors import VlkitError, did_you_mean
+from vlkit.models.arguments import as_mapping, check_whole, text_list
 from vlkit.models.packing import TextBatch
 from vlkit.models.picture_forms import Items
 

@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.arguments import check_choice, check_flag, check_keywords, check_whole, checked_keywords, text_list
-from vlkit.bounds import Tokens, UnitInterval
 from vlkit.errors import VlkitError
 from vlkit.models.answer_tree import AnswerTree, MaskedSegments, masked_states
+from vlkit.models.arguments import check_choice, check_flag, check_keywords, check_whole, checked_keywords, text_list
 from vlkit.models.blip.base import BlipBase
 from vlkit.models.blip.caption import check_config, decode_captions, seeds_of
 from vlkit.models.blip.samples import Samples, joined
@@ -30,6 +29,7 @@ from vlkit.models.med import CrossStates, MedConfig, TextDecoder, TextTransforme
 from vlkit.models.packing import Segments, TextBatch
 from vlkit.models.vit import VitConfig
 from vlkit.registry import MODELS
+from vlkit.registry.bounds import Tokens, UnitInterval
 
 INFERENCE = ("rank", "generate")
 _ANSWERS = ("answers", "weights", "answer", "weight", "n_answers", "targets")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vlkit.arguments import number_list, one_or_more, text_list
 from vlkit.errors import VlkitError
+from vlkit.models.arguments import number_list, one_or_more, text_list
 from vlkit.models.blip.samples import Samples, wanted
 from vlkit.models.packing import TextBatch
 

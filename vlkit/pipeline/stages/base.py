@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vlkit.awaited import Awaited
 from vlkit.config.load import Config
 from vlkit.errors import ConfigError, VlkitError, redacted_data
-from vlkit.io import sha256
+from vlkit.io.files import sha256
+from vlkit.jobs.awaited import Awaited
 from vlkit.runner.config_changes import differences, plain
 
 if TYPE_CHECKING:
-    from vlkit.rehearsal import Report
+    from vlkit.jobs.check import Report
 
 Record = dict[str, Any]
 

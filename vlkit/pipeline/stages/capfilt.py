@@ -6,15 +6,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from vlkit.awaited import Awaited
 from vlkit.capfilt.job import Job
 from vlkit.capfilt.job_file import NEUTRAL
 from vlkit.capfilt.run import run_job
 from vlkit.capfilt.sources import find_inputs
 from vlkit.config.load import Config
 from vlkit.errors import ConfigError
-from vlkit.experiment import Problems
-from vlkit.nested_models import model_weights
+from vlkit.jobs.awaited import Awaited
+from vlkit.jobs.experiment import Problems
+from vlkit.jobs.nested_models import model_weights
 from vlkit.pipeline.stages.base import Record, Spot, Stage
 from vlkit.pipeline.stages.outputs import output_digest, shares
 

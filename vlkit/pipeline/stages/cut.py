@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlkit.awaited import Awaited
-from vlkit.bounds import Processes
 from vlkit.capfilt.apply import apply
 from vlkit.capfilt.decision import Decision
 from vlkit.config.build import build
 from vlkit.config.load import Config
 from vlkit.errors import VlkitError
+from vlkit.jobs.awaited import Awaited
 from vlkit.pipeline.stages.base import Record, Spot, Stage
 from vlkit.pipeline.stages.outputs import output_digest, shares, source_problems
+from vlkit.registry.bounds import Processes
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlkit.awaited import Awaited
-from vlkit.checked_run import checked_runner
 from vlkit.config.load import Config
 from vlkit.errors import ConfigError
-from vlkit.experiment import Experiment
+from vlkit.jobs.awaited import Awaited
+from vlkit.jobs.check import Report, rehearse
+from vlkit.jobs.experiment import Experiment
+from vlkit.jobs.initial_weights import from_path
+from vlkit.jobs.train import checked_runner
 from vlkit.pipeline.stages.base import Record, Spot, Stage, digest
-from vlkit.rehearsal import Report, rehearse
 from vlkit.runner.config_changes import plain, training_differences
-from vlkit.starting_weights import from_path
 
 
 class ExperimentStage(Stage):

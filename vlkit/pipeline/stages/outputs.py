@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlkit.awaited import Awaited
 from vlkit.capfilt.place import Place
 from vlkit.capfilt.shard_output import DONE
 from vlkit.capfilt.stored import StoredOutput
 from vlkit.config.load import Config
 from vlkit.errors import VlkitError
+from vlkit.jobs.awaited import Awaited
 from vlkit.pipeline.stages.base import digest
 
 

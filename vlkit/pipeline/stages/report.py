@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from vlkit.awaited import Awaited
-from vlkit.bounds import Range
 from vlkit.capfilt.report import write_report
 from vlkit.config.build import build
 from vlkit.config.load import Config
+from vlkit.jobs.awaited import Awaited
 from vlkit.pipeline.stages.base import Record, Spot, Stage, digest
 from vlkit.pipeline.stages.outputs import source_problems
+from vlkit.registry.bounds import Range
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vlkit.awaited import Awaited
 from vlkit.config.load import Config
 from vlkit.datasets.shard_writer import RECORD
 from vlkit.errors import VlkitError
+from vlkit.jobs.awaited import Awaited
+from vlkit.jobs.shards import ShardsJob
 from vlkit.pipeline.stages.base import Record, Spot, Stage, digest, problems_of
-from vlkit.shards import ShardsJob
 
 
 class ShardsStage(Stage):

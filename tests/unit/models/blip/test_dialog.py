@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.unit.models import small
 from vlkit.errors import VlkitError
 from vlkit.models.blip.dialog import BlipDialog
-from vlkit.models.weights import load_weights
+from vlkit.models.weights.load import load_weights
 
 DIALOGS = [
     [

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.unit.models import small
 from vlkit.errors import VlkitError
 from vlkit.models.blip.nlvr import BlipNlvr
-from vlkit.models.weights import load_weights
+from vlkit.models.weights.load import load_weights
 from vlkit.runner.activation_checkpointing import checkpoint_activations
 
 TEXTS = [

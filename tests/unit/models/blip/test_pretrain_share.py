@@ -12,7 +12,7 @@ from vlkit.models.blip.pretrain import BlipPretrain
 from vlkit.models.generation import GenerationConfig
 from vlkit.models.med import MedConfig
 from vlkit.models.vit import VitConfig
-from vlkit.models.weights import load_weights
+from vlkit.models.weights.load import load_weights
 
 DEFAULT = "all_but_self_attention"
 # Parts of a layer that are not shared.

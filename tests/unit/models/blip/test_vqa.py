@@ -12,7 +12,7 @@ from vlkit.models.blip.vqa import BlipVqa
 from vlkit.models.generation import GenerationConfig
 from vlkit.models.losses import lm_loss, lm_targets
 from vlkit.models.packing import TextBatch
-from vlkit.models.weights import load_weights
+from vlkit.models.weights.load import load_weights
 
 QUESTIONS = [
     "what color is the circle?",

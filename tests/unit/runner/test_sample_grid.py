@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vlkit.runner.sample_grid import draw_samples
+
+
+def pixel(path, left, top):
+    return tuple(int(v) for v in np.asarray(Image.open(path))[top, left])
+
+
+def test_images_are_unnormalised_and_texts_drawn(tmp_path):
+    colour = torch.tensor([0.8, 0.4, 0.0])
+    mean, std = torch.tensor([0.5, 0.5, 0.5]), torch.tensor([0.1, 0.2, 0.25])
+    image = ((colour - mean) / std)[:, None, None].expand(3, 16, 16)
+    path = tmp_path / "a" / "samples.png"
+    draw_samples([image] * 6, ["a red square"] * 5 + [""], path, mean.tolist(), std.tolist())
+    assert Image.open(path).size == (4 * 200 + 8, 2 * 264 + 8)
+    assert pixel(path, 100, 100) == (204, 102, 0)
+    picture = np.asarray(Image.open(path).convert("L"))
+    texts = picture[204:260, 8:200], picture[204 + 264 : 260 + 264, 208:400]
+    assert texts[0].min() < 100
+    assert texts[1].min() == 255
+
+
+def test_without_statistics_the_range_is_stretched(tmp_path):
+    image = torch.linspace(-3, 5, 8).expand(3, 8, 8)
+    draw_samples([image], ["x " * 300], tmp_path / "p.png")
+    assert pixel(tmp_path / "p.png", 9, 100)[0] < 12
+    assert pixel(tmp_path / "p.png", 198, 100)[0] > 243
+
+
+def test_a_constant_image_and_the_first_frame_of_a_video(tmp_path):
+    video = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])
+    draw_samples([video, torch.full((3, 4, 4), 7.0)], ["", ""], tmp_path / "p.png", [0.0] * 3, [1.0] * 3)
+    assert pixel(tmp_path / "p.png", 100, 100) == (0, 0, 0)
