@@ -20,7 +20,7 @@ from torch import nn
 from vlkit.config.build import accepts, check
 from vlkit.config.cards import dataset_splits, list_cards, model_card
 from vlkit.config.load import load_config
-from vlkit.config.parts import ModelPart, Part, dataset_part, model_part
+from vlkit.config.parts import ComponentSpec, ModelPart, dataset_part, model_part
 from vlkit.config.zoo import list_datasets
 from vlkit.datasets.base import VLDataset
 from vlkit.errors import ConfigError, VlkitError, did_you_mean, shortened
@@ -156,7 +156,7 @@ def load_processor(name: str, cfg: Mapping[str, Any] | None = None) -> Any:
     """
     _check_name("processor", name, PROCESSORS.names())
     arguments = as_mapping("cfg", {} if cfg is None else cfg, "{'image_size': 384}")
-    return Part(PROCESSORS, {**arguments, "name": name}, name).build()
+    return ComponentSpec(PROCESSORS, {**arguments, "name": name}, name).build()
 
 
 def load_dataset(
@@ -275,4 +275,6 @@ def _both_splits(entry: dict[str, Any] | None, where: str) -> Processors:
     if entry is None:
         return {}
     by_split = {"train": entry, "eval": entry} if "name" in entry else entry
-    return {split: Part(PROCESSORS, mapping, f"{where}.{split}").build() for split, mapping in by_split.items()}
+    return {
+        split: ComponentSpec(PROCESSORS, mapping, f"{where}.{split}").build() for split, mapping in by_split.items()
+    }

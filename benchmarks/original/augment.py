@@ -81,7 +81,7 @@ def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
 
 
 def rotate(image: np.ndarray, degrees: float, fill: Fill) -> np.ndarray:
-    """Turned about the centre."""
+    """Turned about the center."""
     height, width = image.shape[0], image.shape[1]
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1)
     return cv2.warpAffine(image, matrix, (width, height), borderValue=fill)

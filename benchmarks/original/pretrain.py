@@ -1,4 +1,4 @@
-"""A step of pre-training: contrast, matching with hard negatives, language modelling, AdamW.
+"""A step of pre-training: contrast, matching with hard negatives, language modeling, AdamW.
 
 Shapes: ``B`` pairs, ``L`` padded length, ``Q`` queue, ``E`` projection, ``P`` image tokens.
 """
@@ -63,7 +63,7 @@ class Pretrainer(nn.Module):
         self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
 
     def forward(self, image: Tensor, ids: Tensor, mask: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Losses of contrast, matching and language modelling.
+        """Losses of contrast, matching and language modeling.
 
         Args:
             image: [B, 3, S, S].
@@ -140,18 +140,18 @@ class Pretrainer(nn.Module):
         return F.cross_entropy(logits, labels.to(logits.device))
 
 
-def optimiser_of(model: nn.Module, rate: float) -> torch.optim.AdamW:
+def optimizer_of(model: nn.Module, rate: float) -> torch.optim.AdamW:
     """As the original makes it: torch's default AdamW over everything."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return torch.optim.AdamW(trained, lr=rate, weight_decay=0.05)
 
 
 def step(
-    model: Pretrainer, optimiser: torch.optim.Optimizer, image: Tensor, ids: Tensor, mask: Tensor, alpha: float
+    model: Pretrainer, optimizer: torch.optim.Optimizer, image: Tensor, ids: Tensor, mask: Tensor, alpha: float
 ) -> list[float]:
     """One step; the three losses."""
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     losses = model(image, ids, mask, alpha)
     torch.stack(losses).sum().backward()
-    optimiser.step()
+    optimizer.step()
     return [loss.item() for loss in losses]

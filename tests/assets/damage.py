@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from vlkit.io.checkpoint_files import MODEL, OPTIMISER, TRAINER
+from vlkit.io.checkpoint_files import MODEL, OPTIMIZER, TRAINER
 
 
 def flip(file: Path, bit: int) -> None:
@@ -75,7 +75,7 @@ def step_folder_is_a_file(file: Path) -> None:
 DAMAGES: dict[str, tuple[str, Callable[[Path], object]]] = {
     **{
         f"{what.__name__} {name}": (name, what)
-        for name in (MODEL, OPTIMISER, TRAINER)
+        for name in (MODEL, OPTIMIZER, TRAINER)
         for what in (zero_end, cut, replace_by_folder, replace_by_loop, replace_by_unreadable, Path.unlink, header)
     },
     "empty trainer": (TRAINER, lambda file: file.write_text("")),

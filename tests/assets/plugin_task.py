@@ -12,12 +12,12 @@ from vlkit.errors import DataError
 from vlkit.registry import DATASETS, MODELS, TASKS
 from vlkit.tasks.base import StepOutput, Task
 
-COLOURS = ("red", "green", "blue")
+COLORS = ("red", "green", "blue")
 
 
-@DATASETS.register("plugin_colours")
-class Colours(VLDataset):
-    """Images of one colour with its name; the noise is augmentation.
+@DATASETS.register("plugin_colors")
+class Colors(VLDataset):
+    """Images of one color with its name; the noise is augmentation.
 
     Args:
         size: samples.
@@ -35,7 +35,7 @@ class Colours(VLDataset):
     def sample(self, index, rng: np.random.Generator):
         image = self.noise * rng.normal(size=(3, 4, 4))
         image[index % 3] += 1
-        name = COLOURS[index % 3]
+        name = COLORS[index % 3]
         return {"image": torch.tensor(image).float(), "text_input": name, "image_id": index, "sample_id": str(index)}
 
 
@@ -57,10 +57,10 @@ class Classifier(nn.Module):
 
 @TASKS.register("plugin_naming")
 class Naming(Task):
-    """Names the colour."""
+    """Names the color."""
 
     def prepare(self, model, batch, device):
-        targets = torch.tensor([COLOURS.index(text) for text in batch["text_input"]])
+        targets = torch.tensor([COLORS.index(text) for text in batch["text_input"]])
         return {"image": batch["image"].to(device), "targets": targets.to(device)}
 
     def train_step(self, model, inputs, progress):
@@ -75,4 +75,4 @@ class Naming(Task):
         return {"accuracy": sum(right) / len(right)}
 
     def describe(self, model, batch, context):
-        return [COLOURS[i] for i in model(batch["image"].to(context.device)).argmax(-1).tolist()]
+        return [COLORS[i] for i in model(batch["image"].to(context.device)).argmax(-1).tolist()]

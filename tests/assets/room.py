@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from vlkit.runner.activation_checkpointing import ByNeed
+from vlkit.runner.activation_checkpointing import AutoCheckpointing
 from vlkit.runner.distributed import World
 
 
@@ -21,7 +21,7 @@ class Room:
 
     def __init__(self, room: float, reserve: int = 0):
         self.room, self.reserve, self.watched = room, reserve, 0
-        self.by_need: ByNeed | None = None
+        self.by_need: AutoCheckpointing | None = None
 
     def watch(self) -> None:
         self.watched += 1
@@ -31,9 +31,9 @@ class Room:
         return int(self.room) - sum(block.bytes for block in blocks if not block.recomputed)
 
 
-def by_need(model: nn.Module, memory: Room, accumulate: int = 1, world: World | None = None) -> ByNeed:
+def by_need(model: nn.Module, memory: Room, accumulate: int = 1, world: World | None = None) -> AutoCheckpointing:
     """Of a process that has this memory."""
-    memory.by_need = ByNeed(model, memory, world or World(), accumulate)
+    memory.by_need = AutoCheckpointing(model, memory, world or World(), accumulate)
     return memory.by_need
 
 

@@ -13,7 +13,7 @@ Member = tuple[str, bytes]
 
 
 def picture(shade: int = 0, format: str = "PNG", size: tuple[int, int] = (4, 3)) -> bytes:
-    """An encoded picture of one colour."""
+    """An encoded picture of one color."""
     file = io.BytesIO()
     Image.new("RGB", size, (shade % 256, 90, 200)).save(file, format)
     return file.getvalue()

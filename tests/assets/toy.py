@@ -29,7 +29,7 @@ VOCABULARY, LENGTH, WIDTH, QUEUE = 17, 6, 8, 12
 
 
 class ToyDataset(VLDataset):
-    """Images of noise around a colour, with 2 to 6 tokens that follow from it. The noise is augmentation.
+    """Images of noise around a color, with 2 to 6 tokens that follow from it. The noise is augmentation.
 
     Args:
         size: samples.
@@ -49,8 +49,8 @@ class ToyDataset(VLDataset):
             raise BadSample(f"{self.name}/{index}.jpg", "cannot be decoded")
         if index in self.broken:
             raise OSError(f"{self.name}/{index}.jpg: input/output error")
-        colour = np.random.default_rng([index, self.size]).normal(size=(3, 1, 1))
-        image = colour + 0.1 * rng.normal(size=(3, 4, 4))
+        color = np.random.default_rng([index, self.size]).normal(size=(3, 1, 1))
+        image = color + 0.1 * rng.normal(size=(3, 4, 4))
         steps = range(2 + index % 5)
         tokens = [1 + (index * 7 + place * (index % 3 + 1)) % (VOCABULARY - 1) for place in steps]
         return {

@@ -41,8 +41,8 @@ def train(kind: str, world: World, memory: Room | None) -> dict[str, Any]:
     parallel = share_model(kind, model, world, CPU)
     need = by_need(model, memory, world=world) if memory else None
     wrapped = parallel.wrap()
-    optimiser = parallel.optimiser(OptimConfig(lr=1e-3))
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    optimizer = parallel.optimizer(OptimConfig(lr=1e-3))
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     found: dict[str, Any] = {"losses": [], "norms": [], "recomputed": []}
     for step in range(STEPS):
         torch.manual_seed(2 * step + world.rank)
@@ -50,8 +50,8 @@ def train(kind: str, world: World, memory: Room | None) -> dict[str, Any]:
         loss.backward()
         found["losses"].append(loss.item())
         found["norms"].append(parallel.clip(parameters, 1.0).item())
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         if need is not None:
             need.after_step(look=True)
             found["sizes"] = [block.bytes for block in need.blocks]

@@ -13,7 +13,7 @@ from tests.assets.run_files import SIZES, caption_run, fails, write
 from tests.unit.capfilt.small import write_shards
 from vlkit.cli import main
 from vlkit.errors import CheckpointError
-from vlkit.io.checkpoint_files import MODEL, OPTIMISER, _warned
+from vlkit.io.checkpoint_files import MODEL, OPTIMIZER, _warned
 from vlkit.models.weights.load import read_checkpoint
 
 NOTICED = "does not agree with its checksum"
@@ -89,14 +89,14 @@ def test_a_folder_gives_the_checkpoint_before_with_one_warning(folder, caplog, c
 def test_a_damaged_optimizer_beside_sound_weights_is_a_warning(trained, tmp_path, caplog):
     copy = shutil.copytree(trained, tmp_path / "copy")
     step = copy / "out" / "checkpoints" / "step_00000004"
-    flip(step / OPTIMISER, 50_000)
+    flip(step / OPTIMIZER, 50_000)
     for weights in (step / MODEL, copy / "out"):
         caplog.clear()
         _warned.clear()
         assert read_checkpoint(weights)
         (warning,) = [record.message for record in caplog.records if NOTICED in record.message]
-        assert f"{OPTIMISER} {NOTICED}. Its {MODEL} is sound and is used." in warning
-    (step / OPTIMISER).unlink()  # weights alone are often kept
+        assert f"{OPTIMIZER} {NOTICED}. Its {MODEL} is sound and is used." in warning
+    (step / OPTIMIZER).unlink()  # weights alone are often kept
     caplog.clear()
     assert read_checkpoint(copy / "out")
     assert not caplog.records

@@ -15,7 +15,7 @@ from vlkit.api import load_model
 from vlkit.config.schema import OptimConfig
 from vlkit.datasets.base import collate
 from vlkit.datasets.shapes.dataset import Shapes
-from vlkit.runner.checkpoint import MODEL, OPTIMISER, Checkpoints, load_tensors, restore
+from vlkit.runner.checkpoint import MODEL, OPTIMIZER, Checkpoints, load_tensors, restore
 from vlkit.runner.distributed import World
 from vlkit.runner.parallel import share_model
 
@@ -36,8 +36,8 @@ def pretrain(kind: str, world: World, folder: Path) -> None:
     model.momentum = 0.5
     parallel = share_model(kind, model, world, CPU)
     wrapped = parallel.wrap()
-    optimiser = parallel.optimiser(OptimConfig(lr=1e-3, fused=True))
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    optimizer = parallel.optimizer(OptimConfig(lr=1e-3, fused=True))
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     found: dict[str, Any] = {"losses": [], "norms": [], "temperatures": []}
     for step in range(STEPS):
         for micro in range(2):
@@ -45,16 +45,16 @@ def pretrain(kind: str, world: World, folder: Path) -> None:
                 out = wrapped(samples(step, 4 * (2 * micro + world.rank), 4), alpha=0.4, update=micro == 0)
                 (out.loss / 2).backward()
         found["norms"].append(parallel.clip(parameters, 1.0).item())
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         found["losses"].append(world.sum([out.loss.item()])[0])
         found["temperatures"].append(out.temperature.item())
     with parallel.whole_model() as whole, torch.inference_mode():
         found["features"] = whole.eval().image_feats(whole.image_embeds(samples(9, 0, 4)))
-    weights, moments = parallel.weights(), parallel.moments(optimiser)
+    weights, moments = parallel.weights(), parallel.moments(optimizer)
     world.on_main(lambda: Checkpoints(folder / kind).write(weights, moments, {"step": STEPS}))
-    restore(folder / kind / f"step_{STEPS:08d}", model, optimiser)
-    again = parallel.weights(), parallel.moments(optimiser)
+    restore(folder / kind / f"step_{STEPS:08d}", model, optimizer)
+    again = parallel.weights(), parallel.moments(optimizer)
     if world.is_main:
         assert all(torch.equal(old[name], new[name]) for old, new in zip((weights, moments), again) for name in old)
         torch.save(found, folder / f"{kind}.pt")
@@ -80,7 +80,7 @@ def test_pre_training_takes_the_steps_of_ddp(found, kind):
     expected, mine = torch.load(found / "ddp.pt"), torch.load(found / f"{kind}.pt")
     for name, values in expected.items():
         torch.testing.assert_close(torch.as_tensor(mine[name]), torch.as_tensor(values), rtol=2e-4, atol=1e-5, msg=name)
-    for file in (MODEL, OPTIMISER):
+    for file in (MODEL, OPTIMIZER):
         theirs, ours = (load_tensors(found / each / f"step_{STEPS:08d}" / file) for each in ("ddp", kind))
         assert ours.keys() == theirs.keys()
         for name, tensor in theirs.items():

@@ -17,7 +17,7 @@ from tests.assets.waiting import LONG, wait_until
 from vlkit.config.durations import Duration
 from vlkit.errors import CheckpointError, RunFailed
 from vlkit.models.weights.files import weights_file
-from vlkit.runner.checkpoint import MODEL, OPTIMISER
+from vlkit.runner.checkpoint import MODEL, OPTIMIZER
 
 HARD = {"num_workers": 2, "accumulate": 2}
 
@@ -32,7 +32,7 @@ def uninterrupted(tmp_path_factory) -> Path:
 
 def assert_same_run(folder: Path, reference: Path) -> None:
     assert lines(folder) == lines(reference)
-    for name in (MODEL, OPTIMISER):
+    for name in (MODEL, OPTIMIZER):
         last = Path("checkpoints/step_00000012") / name
         assert (folder / last).read_bytes() == (reference / last).read_bytes()
     ours, theirs = (json.loads((each / "result.json").read_text()) for each in (folder, reference))

@@ -16,7 +16,7 @@ from tests.assets.waiting import LONG
 from vlkit.cli import main
 from vlkit.config.yamlfile import dump_yaml, parse_yaml
 from vlkit.datasets.shapes.heads import ANSWERS
-from vlkit.runner.checkpoint import MODEL, OPTIMISER
+from vlkit.runner.checkpoint import MODEL, OPTIMIZER
 from vlkit.runner.config_changes import plain
 
 
@@ -76,8 +76,8 @@ def test_the_check_leaves_the_run_as_it_is(folder, make):
             "plugins": [plugin_task.__file__],
             "model": {"name": "plugin_classifier", "dropout": 0.5},
             "datasets": {
-                "train": [{"name": "plugin_colours", "size": 30}],
-                "eval": {"val": {"name": "plugin_colours", "size": 9}},
+                "train": [{"name": "plugin_colors", "size": 30}],
+                "eval": {"val": {"name": "plugin_colors", "size": 9}},
             },
             "task": {"name": "plugin_naming"},
             "optim": {"lr": 0.05},
@@ -90,13 +90,13 @@ def test_the_check_leaves_the_run_as_it_is(folder, make):
         assert main(["train", file, "--output", name, f"run.check={name}"]) == 0
     assert len(lines(folder / "true")) == 5
     assert lines(folder / "true") == lines(folder / "false")
-    for name in (MODEL, OPTIMISER):
+    for name in (MODEL, OPTIMIZER):
         last = Path("checkpoints/step_00000004") / name
         assert (folder / "true" / last).read_bytes() == (folder / "false" / last).read_bytes()
 
 
 def fragile_run(folder: Path, **task) -> str:
-    data = {"name": "plugin_colours", "size": 12}
+    data = {"name": "plugin_colors", "size": 12}
     run = {
         "plugins": [fragile_task.__file__],
         "model": {"name": "plugin_classifier"},
@@ -145,7 +145,7 @@ def test_what_fails_later_is_saved_and_the_corrected_command_continues(folder, c
     "change",
     [
         "datasets.eval.val.noise=0.2",
-        "datasets.eval={other: {name: plugin_colours, size: 6}}",
+        "datasets.eval={other: {name: plugin_colors, size: 6}}",
         "task.most=50",
         "run.monitor=val/accuracy",
         "run.eval_every=1 steps",
@@ -175,7 +175,7 @@ def test_other_evaluation_sets_give_other_scores_and_another_best(folder):
     file = fragile_run(folder)
     assert main(["train", file, "run.monitor=val/accuracy"]) == 0
     before = result()
-    assert main(["train", file, "run.monitor=val/accuracy", "datasets.eval.val={name: plugin_colours, size: 3}"]) == 0
+    assert main(["train", file, "run.monitor=val/accuracy", "datasets.eval.val={name: plugin_colors, size: 3}"]) == 0
     after = result()
     assert after["best"]["step"] == after["step"] == before["step"] == 6
     assert json.loads((folder / "out/result_00000006.json").read_text()) == before

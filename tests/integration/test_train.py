@@ -122,7 +122,7 @@ def test_evaluating_random_weights_is_refused(folder, capsys):
     assert list(folder.iterdir()) == [folder / "run.yaml"]
 
 
-def test_the_picture_shows_the_original_colours(folder):
+def test_the_picture_shows_the_original_colors(folder):
     """White paper stays white: the processor's mean and deviation are undone."""
     run = caption_run(folder, sample_images=1, max_steps=1, duration=None)
     for file in (folder / "data/images").glob("*.png"):
@@ -186,8 +186,8 @@ def plugin_run(**run) -> dict:
         "plugins": [os.path.relpath(plugin_task.__file__)],
         "model": {"name": "plugin_classifier", "dropout": 0.2},
         "datasets": {
-            "train": [{"name": "plugin_colours", "size": 30, "weight": 1}],
-            "eval": {"val": {"name": "plugin_colours", "size": 9, "noise": 0.1}},
+            "train": [{"name": "plugin_colors", "size": 30, "weight": 1}],
+            "eval": {"val": {"name": "plugin_colors", "size": 9, "noise": 0.1}},
         },
         "task": {"name": "plugin_naming"},
         "optim": {"lr": 0.05},
@@ -197,16 +197,16 @@ def plugin_run(**run) -> dict:
 
 def test_a_plugin_file_trains_and_evaluates(folder):
     """Loaded from its file, in processes that have not imported it; the first as a user would start it."""
-    file = write(folder / "colours.yaml", plugin_run())
+    file = write(folder / "colors.yaml", plugin_run())
     done = subprocess.run([sys.executable, "-m", "vlkit", "train", file], capture_output=True, text=True, timeout=LONG)
     assert done.returncode == 0, done.stderr
-    assert result(folder / "output/colours")["metrics"]["val/accuracy"] == 1.0
+    assert result(folder / "output/colors")["metrics"]["val/accuracy"] == 1.0
     process = start_cli("evaluate", file)
     process.join(LONG)
     printed = Path("printed").read_text()
     assert process.exitcode == 0, printed
     assert "accuracy  1.0000" in printed
-    assert (folder / "output/colours/samples.png").exists()
+    assert (folder / "output/colors/samples.png").exists()
 
 
 def test_check_tells_what_a_run_needs_and_writes_nothing(folder, capsys):

@@ -20,7 +20,7 @@ from vlkit.tasks.base import EvalContext
 from vlkit.tasks.retrieval import Retrieval
 from vlkit.tasks.vqa import Vqa
 
-COLOURS = ("red", "green", "blue")
+COLORS = ("red", "green", "blue")
 ANSWERS = ["red", "green", "blue", "yes"]
 
 
@@ -28,12 +28,12 @@ ANSWERS = ["red", "green", "blue", "yes"]
 def videos(tmp_path):
     """Three videos of six frames, with captions and, of all but the last, several questions."""
     noise = np.random.default_rng(0)
-    for name in COLOURS:
+    for name in COLORS:
         (tmp_path / name).mkdir()
         for i in range(6):
             pixels = noise.integers(0, 256, (16, 16, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
-    captions = [{"clip_name": name, "caption": f"a {name} circle"} for name in COLOURS]
+    captions = [{"clip_name": name, "caption": f"a {name} circle"} for name in COLORS]
     captions.append({"clip_name": "green", "caption": "a green square"})
     (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, captions)))
     asked = [
@@ -63,7 +63,7 @@ def test_retrieval_of_videos(videos):
         scores = task.evaluate(model, EvalLoader(data, 2), context(videos))
     assert scores["tr@5"] == scores["ir@5"] == 1.0
     found = json.loads((videos / "retrieval_test.json").read_text())
-    assert [image["image_id"] for image in found["images"]] == list(COLOURS)
+    assert [image["image_id"] for image in found["images"]] == list(COLORS)
     # The score of a pair: similarity of the mean feature, plus matching over the tokens of all frames.
     with torch.inference_mode():
         video = data[0]["video"][None]
@@ -115,7 +115,7 @@ def test_losses_of_questions_about_videos(videos):
 
 
 def test_a_set_without_a_video_that_can_be_read(videos):
-    for name in COLOURS:
+    for name in COLORS:
         (videos / name).rename(videos / f"not_{name}")
     model = BlipVqa(small.vit(), small.med(), tokenizer="shapes").eval()
     data = VideoQuestion(str(videos / "questions.json"), split="test", image_processor=PROCESSOR)

@@ -50,11 +50,11 @@ def test_evaluation_transform_equals_the_original(case):
         case.expect(f"eval_{i}", BlipImageEval(size)(path))
 
 
-def test_grey_image_equals_the_original(case):
-    grey = Image.open(files(case)[0]).convert("L")
+def test_gray_image_equals_the_original(case):
+    gray = Image.open(files(case)[0]).convert("L")
     n = step(case, "eval_gray")
     size = int(case.arrays["eval_gray"].shape[-1] * n)
-    case.expect("eval_gray", BlipImageEval(size)(grey)[:, ::n, ::n])
+    case.expect("eval_gray", BlipImageEval(size)(gray)[:, ::n, ::n])
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,4 +1,4 @@
-"""Pre-training against the original: three optimiser steps, gradients, queues, momentum encoders."""
+"""Pre-training against the original: three optimizer steps, gradients, queues, momentum encoders."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Retrieval against the original: three optimiser steps, gradients, queues, momentum encoders."""
+"""Retrieval against the original: three optimizer steps, gradients, queues, momentum encoders."""
 
 import re
 

@@ -1,11 +1,11 @@
-"""Frames that the original's evaluation looks at, and how it normalises them."""
+"""Frames that the original's evaluation looks at, and how it normalizes them."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.parity.golden import Case
-from vlkit.processors.image import MEAN, STD, Normalise
+from vlkit.processors.image import MEAN, STD, Normalize
 from vlkit.processors.video import original_norm
 from vlkit.processors.video_sampling import frame_indices
 
@@ -18,6 +18,6 @@ def test_indices():
 
 
 @pytest.mark.parametrize("name", ["norm", "norm_dark"])
-def test_normalisation(name):
-    case, normalise = Case("video"), Normalise(MEAN, STD)
-    case.expect(f"{name}_out", original_norm(case[f"{name}_in"], normalise.mean, normalise.std))
+def test_normalization(name):
+    case, normalize = Case("video"), Normalize(MEAN, STD)
+    case.expect(f"{name}_out", original_norm(case[f"{name}_in"], normalize.mean, normalize.std))

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.parity.golden import Case
-from vlkit.metrics.vqa import normalise_answer, vqa_accuracy
+from vlkit.metrics.vqa import normalize_answer, vqa_accuracy
 
 
 @pytest.fixture(scope="module")
@@ -11,8 +11,8 @@ def case() -> Case:
     return Case("vqa_accuracy")
 
 
-def test_normalisation(case):
-    wrong = {text: normalise_answer(text) for text, said in case.info["normalised"] if normalise_answer(text) != said}
+def test_normalization(case):
+    wrong = {text: normalize_answer(text) for text, said in case.info["normalised"] if normalize_answer(text) != said}
     assert not wrong
 
 

@@ -13,36 +13,21 @@ import vlkit
 
 PACKAGE = Path(vlkit.__file__).parent
 # A room to the rooms of ours that it must not import, in functions neither.
-_ABOVE = {"capfilt", "tasks", "runner", "cli", "api"}  # nobody below uses them
+_ABOVE = {"capfilt", "tasks", "runner", "jobs", "pipeline", "cli", "api"}  # nobody below uses them
 _ALL = _ABOVE | {"models", "datasets", "processors", "metrics"}
 FORBIDDEN = {
     "models": _ABOVE | {"datasets", "metrics", "config"},
     "processors": _ABOVE | {"models", "datasets", "metrics"},
     "datasets": _ABOVE | {"models", "metrics"},
     "metrics": _ALL - {"metrics"} | {"config"},
-    "tasks": {"runner", "cli", "api"},
-    "runner": {"capfilt", "models", "cli", "api"},
+    "tasks": {"runner", "jobs", "pipeline", "cli", "api"},
+    "runner": {"capfilt", "models", "jobs", "pipeline", "cli", "api"},
     "capfilt": {"cli", "api"},
     "config": _ALL,
-    **dict.fromkeys(
-        (
-            "registry",
-            "errors",
-            "io",
-            "checksums",
-            "disk_errors",
-            "checkpoint_files",
-            "tensor_files",
-            "modes",
-            "json_reader",
-            "json_faults",
-            "text_encoding",
-            "foreign_caches",
-            "data_folder",
-            "download",
-        ),
-        _ALL | {"config"},
-    ),
+    "io": _ALL | {"config", "registry"},
+    "registry": _ALL | {"config", "io"},
+    "errors": _ALL | {"config", "io", "registry"},
+    "jobs": {"pipeline", "cli", "api"},
 }
 # Rooms that must not import these libraries.
 FORBIDDEN_LIBRARIES = {

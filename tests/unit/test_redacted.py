@@ -20,7 +20,7 @@ from vlkit.cli.terminal import log_lines, say
 from vlkit.config.words import short
 from vlkit.errors import BadSample, ConfigError, DataError, VlkitError, redacted, redacted_data, secrets_of, shortened
 from vlkit.io import download
-from vlkit.io.data_dir import localise
+from vlkit.io.data_dir import localize
 from vlkit.io.files import cached_path, fetch
 from vlkit.io.hub_caches import fetch_hub
 from vlkit.runner.output import OutputFolder, environment
@@ -185,7 +185,7 @@ def test_addresses_that_leave_their_folder(address, monkeypatch):
 @pytest.mark.parametrize("path", ["../../etc/passwd", "coco/../../x", "..", "a\\..\\b"])
 def test_paths_that_leave_the_data_folder(path):
     with pytest.raises(DataError, match=r"leads out of the data folder"):
-        localise({"path": f"data://{path}"}, {})
+        localize({"path": f"data://{path}"}, {})
 
 
 def test_a_revision_with_slashes_is_fine(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 Both sides get the same files (or decoded pictures) and the same generators, so they cut the same parts, flip the same
 ones and apply the same operations. With ``resize: pil`` the outputs must be equal to the bit. With ``resize: fast`` no
-pixel may be more than 2 grey levels off before RandAugment, and the mean difference after it must be below one grey
+pixel may be more than 2 gray levels off before RandAugment, and the mean difference after it must be below one gray
 level: single pixels may differ more there, as operations that stretch contrasts stretch differences, too.
 """
 
@@ -28,7 +28,7 @@ from vlkit.processors.resize import METHODS
 WANTED = 2.0
 """Least ratio of the fast transform."""
 _LEVEL = 1 / 255 / min(STD)
-"""A grey level after normalisation, where it counts most."""
+"""A gray level after normalization, where it counts most."""
 
 Transform = Callable[[Any, np.random.Generator], Tensor]
 

@@ -1,8 +1,8 @@
-"""A step of pre-training beside the original's: forward, backward, optimiser.
+"""A step of pre-training beside the original's: forward, backward, optimizer.
 
 Ours is what the runner does (fused AdamW, autocast for bf16, the norm of the gradient); the reference pads
 texts, projects image tokens for every text anew and is fp32. Nothing is drawn at random (no dropout, each pair's
-negative is its neighbour) and the learning rate is 0, so that every step starts from the same weights. Steps fill the
+negative is its neighbor) and the learning rate is 0, so that every step starts from the same weights. Steps fill the
 queues: the first step of each side, which starts from the same ones, is compared, losses and gradients.
 """
 
@@ -25,7 +25,7 @@ from vlkit.bench.peers import sizes
 from vlkit.config.schema import OptimConfig
 from vlkit.models.blip.pretrain import BlipPretrain
 from vlkit.runner.device import autocast
-from vlkit.runner.optimizer import build_optimiser, set_rate
+from vlkit.runner.optimizer import build_optimizer, set_rate
 from vlkit.tasks.base import Batch, Progress
 from vlkit.tasks.pretrain import Pretrain
 
@@ -43,7 +43,7 @@ _NOTHING = 1e-3
 
 @dataclass
 class Step:
-    """What a step gives: losses of contrast, matching and language modelling, and gradients by name."""
+    """What a step gives: losses of contrast, matching and language modeling, and gradients by name."""
 
     losses: list[float]
     gradients: dict[str, Tensor]
@@ -68,7 +68,7 @@ def pretrain_rows(
         med, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=_STD[size]
     )
     ours = BlipPretrain(vit, med, queue_size=_QUEUE[size]).to(device).train()
-    ours.draw_negative = neighbour
+    ours.draw_negative = neighbor
     batch = batch_for(ours)
     start = {name: buffer.clone() for name, buffer in ours.named_buffers()}
     theirs = measure(reference(ours, batch), repeat)
@@ -78,7 +78,7 @@ def pretrain_rows(
         yield _row(f"pre-training step, {size}, batch {BATCH}", dtype, mine, theirs, size, device)
 
 
-def neighbour(weights: Tensor) -> Tensor:
+def neighbor(weights: Tensor) -> Tensor:
     """Index of the negative by its weights [..., B], of which the pair's own is the least: the next pair."""
     return (weights.argmin(-1) + 1) % weights.shape[-1]
 
@@ -109,7 +109,7 @@ def batch_for(model: BlipPretrain, count: int = BATCH, seed: int = 0) -> Batch:
 
 
 def reference(ours: BlipPretrain, batch: Batch) -> Callable[[], Step]:
-    """A step of the reference with the weights of ours, and its own optimiser."""
+    """A step of the reference with the weights of ours, and its own optimizer."""
     original, weights = load("pretrain"), load("weights")
     tokenizer = ours.tokenizer
     made = original.Pretrainer(
@@ -122,12 +122,12 @@ def reference(ours: BlipPretrain, batch: Batch) -> Callable[[], Step]:
     )
     model = weights.share_weights(made, ours)
     model.draw = ours.draw_negative
-    optimiser = original.optimiser_of(model, rate=0.0)
+    optimizer = original.optimizer_of(model, rate=0.0)
 
     def run() -> Step:
         texts = tokenizer.encode(batch["text_input"], max_length=original.LONGEST)
         ids, mask = (table.to(ours.device) for table in weights.pad_texts(texts, original.LONGEST))
-        losses = original.step(model, optimiser, batch["image"], ids, mask, _ALPHA)
+        losses = original.step(model, optimizer, batch["image"], ids, mask, _ALPHA)
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
         return Step(losses, {name: cast(Tensor, p.grad) for name, p in trained.items()})
 
@@ -136,8 +136,8 @@ def reference(ours: BlipPretrain, batch: Batch) -> Callable[[], Step]:
 
 def _ours(model: BlipPretrain, batch: Batch, dtype: str) -> Callable[[], Step]:
     """A step as the runner makes it."""
-    optimiser = build_optimiser(model, OptimConfig(fused=True), model.device)
-    set_rate(optimiser, 0.0)
+    optimizer = build_optimizer(model, OptimConfig(fused=True), model.device)
+    set_rate(optimizer, 0.0)
     precision = autocast(model.device, dtype)
     task = Pretrain(alpha=_ALPHA, alpha_ramp_epochs=1)
     progress = Progress(step=1, steps=2, steps_per_epoch=1, samples=BATCH)
@@ -150,8 +150,8 @@ def _ours(model: BlipPretrain, batch: Batch, dtype: str) -> Callable[[], Step]:
         torch.stack([loss.float() for loss in losses.values()]).sum().backward()
         gradients = {name: cast(Tensor, p.grad) for name, p in trained.items()}
         torch.nn.utils.get_total_norm(gradients.values())  # which the runner logs
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         return Step([loss.item() for loss in losses.values()], gradients)
 
     return run

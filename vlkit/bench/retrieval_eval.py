@@ -121,7 +121,7 @@ def model_of(size: str) -> BlipImageTextMatching:
 
 
 def inputs_of(images: int, model: BlipImageTextMatching, seed: int = 0) -> Inputs:
-    """Images of blurred colours, each with five texts of 9 to 18 tokens, 12 on average, as COCO's."""
+    """Images of blurred colors, each with five texts of 9 to 18 tokens, 12 on average, as COCO's."""
     rng = np.random.default_rng(seed)
     lengths = 7 + rng.binomial(9, 1 / 3, images * TEXTS_AN_IMAGE)
     texts = [" ".join(rng.choice(WORDS, length)) for length in lengths]

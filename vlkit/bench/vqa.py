@@ -21,7 +21,7 @@ from vlkit.bench.compare import Row, compare
 from vlkit.bench.original import in_checkout, load, measure, row
 from vlkit.bench.peers import DTYPES, peer_of, sizes
 from vlkit.models.blip.vqa import Answers, BlipVqa
-from vlkit.models.med import CrossStates
+from vlkit.models.med import ImageKV
 
 PIXELS, READ = 480, "questions already read"
 # With the same number of tokens: cross-attention in transformers sees the padding of shorter questions.
@@ -149,7 +149,7 @@ def answer_list(model: BlipVqa, count: int) -> list[str]:
     return list(found)
 
 
-def _ours(model: BlipVqa, inputs: Inputs, questions: CrossStates | None) -> Answers:
+def _ours(model: BlipVqa, inputs: Inputs, questions: ImageKV | None) -> Answers:
     if questions is None:
         return model.rank(inputs.samples, inputs.answers, inputs.candidates)
     return model.rank_read(questions, inputs.answers, inputs.candidates)

@@ -26,7 +26,7 @@ from vlkit.capfilt.sources import find_all, read_shard
 from vlkit.capfilt.stored import NOT_READ, RECORD
 from vlkit.config.build import accepts
 from vlkit.config.load import Config, expanded, load_config
-from vlkit.config.parts import Part
+from vlkit.config.parts import ComponentSpec
 from vlkit.config.yamlfile import dump_yaml
 from vlkit.errors import ConfigError, DataError, VlkitError, redacted_data
 from vlkit.io.folders import why_unwritable
@@ -42,7 +42,7 @@ _FIRST_IMAGES = 100  # of which the texts are compared with the tokenizer
 
 
 @dataclass(frozen=True)
-class Looked:
+class CheckResult:
     """What a job needs, looked at.
 
     Args:
@@ -114,7 +114,7 @@ class Job:
             data["plugins"] = [str(Path(folder, expanded(each)).resolve()) for folder, each in zip(folders, entries)]
         return dump_yaml(data)
 
-    def prepare(self, looked: Looked | None = None) -> Prepared:
+    def prepare(self, looked: CheckResult | None = None) -> Prepared:
         """Build everything and look at it: one image goes through the models. Nothing is written.
 
         Args:
@@ -140,13 +140,13 @@ class Job:
         problems.end()
         return Prepared(annotator, looked.shards, looked.record)
 
-    def _processor(self, part: Part) -> Any:
+    def _processor(self, part: ComponentSpec) -> Any:
         """What makes the pixels of an image. How large an image may be is said by the input."""
         if "max_pixels" in part.mapping or not accepts(PROCESSORS.get(part.name), "max_pixels"):
             return part.build()
         return part.build(max_pixels=int(self.file.input.max_pixels))
 
-    def check(self) -> Looked:
+    def check(self) -> CheckResult:
         """Look at everything that the job needs without building its models. Nothing is written.
 
         Raises:
@@ -173,7 +173,7 @@ class Job:
         finished = (
             not replaced and place.exists(SUMMARY) and done_shards(place).issuperset(shard.name for shard in shards)
         )
-        return Looked(shards, record, summary_of(place) if finished else None)
+        return CheckResult(shards, record, summary_of(place) if finished else None)
 
     def worker(self, ready: Prepared, place: Place, stop: Callable[[], bool]) -> Worker:
         """One process that works on the job; writes what job it is, unless that is written.

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 from vlkit.capfilt.inputs import InputOptions
 from vlkit.capfilt.refusals import MOST
 from vlkit.config.load import Config, read_tree
-from vlkit.config.parts import ModelPart, Part, model_part, task_part
+from vlkit.config.parts import ComponentSpec, ModelPart, model_part, task_part
 from vlkit.config.sections import Sections
 from vlkit.errors import ConfigError
-from vlkit.io.data_dir import localise
+from vlkit.io.data_dir import localize
 from vlkit.registry.bounds import BatchSize, FilledText, PositiveInt, Processes, Range, Seed, UnitInterval
 
 SECTIONS = ("plugins", "model", "task", "input", "run")
@@ -69,7 +69,7 @@ class JobFile:
     """
 
     model: ModelPart
-    task: Part
+    task: ComponentSpec
     input: InputOptions
     run: JobOptions
     config: Config
@@ -118,7 +118,7 @@ def check_job(config: Config) -> JobFile:
     run = found.section("run", JobOptions)
     if model is None or task is None or options is None or run is None or found.problems:
         raise ConfigError(list(dict.fromkeys(found.problems)))
-    paths = localise({"path": options.path, "image_root": options.image_root}, {})
+    paths = localize({"path": options.path, "image_root": options.image_root}, {})
     return JobFile(model, task, replace(options, **paths), run, config)
 
 

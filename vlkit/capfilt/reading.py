@@ -40,7 +40,7 @@ class Ready:
 
 
 @dataclass(frozen=True)
-class Turned:
+class Rejected:
     """An input of a shard that gives no output."""
 
     shard: int
@@ -61,7 +61,7 @@ class End:
     texts: int
 
 
-Event = Ready | Turned | End
+Event = Ready | Rejected | End
 
 
 class Decoder:
@@ -87,7 +87,7 @@ class Decoder:
             return _turned(shard, item, "undecodable image", error.reason)
         emptied = [text for text in item.texts if not self.reads(text)]
         texts = tuple(text for text in item.texts if text not in emptied)
-        turned = [Turned(shard, Refused(item.key, "text", "no text", _emptied(text))) for text in emptied]
+        turned = [Rejected(shard, Refused(item.key, "text", "no text", _emptied(text))) for text in emptied]
         return [*turned, Ready(shard, replace(item, texts=texts) if emptied else item, images)]
 
     def _check_size(self, data: bytes) -> None:
@@ -106,8 +106,8 @@ def _emptied(text: str) -> str:
 
 def _turned(shard: int, item: Item, reason: str, detail: str) -> list[Event]:
     detail = re.sub(r" at 0x[0-9a-fA-F]+", "", detail)  # Pillow names objects by their address
-    turned: list[Event] = [Turned(shard, Refused(item.key, "image", reason, detail))]
-    return turned + [Turned(shard, Refused(item.key, "text", "no image")) for _ in item.texts]
+    turned: list[Event] = [Rejected(shard, Refused(item.key, "image", reason, detail))]
+    return turned + [Rejected(shard, Refused(item.key, "text", "no image")) for _ in item.texts]
 
 
 class Reader:
@@ -202,7 +202,7 @@ class Reader:
                 chunk.append((place, found))
             else:
                 images, texts = images + (found.kind == "image"), texts + (found.kind == "text")
-                chunk.append(Turned(place, found))
+                chunk.append(Rejected(place, found))
             if len(chunk) >= _CHUNK_ITEMS or size >= _CHUNK_BYTES:
                 yield chunk
                 chunk, size = [], 0

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from vlkit.capfilt.engine import SUMMARY, summary_of
-from vlkit.capfilt.job import Job, Looked
+from vlkit.capfilt.job import CheckResult, Job
 from vlkit.capfilt.launch import check_workers, cores, end_with_parent, launch
 from vlkit.capfilt.place import Place
 from vlkit.errors import VlkitError
@@ -60,7 +60,7 @@ def run_job(
     return {**result, "seconds": time.monotonic() - start, "worked": worked}
 
 
-def _here(job: Job, looked: Looked) -> tuple[dict[str, Any], dict[str, Any]]:
+def _here(job: Job, looked: CheckResult) -> tuple[dict[str, Any], dict[str, Any]]:
     with StopRequest(_PROMISE) as request, Place(job.output_dir) as place, _threads(job.file.run.threads):
         end_with_parent()
         ready = job.prepare(looked)

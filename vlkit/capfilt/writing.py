@@ -9,7 +9,7 @@ from typing import Any
 
 from vlkit.capfilt.accounting import Counts
 from vlkit.capfilt.batches import Batch
-from vlkit.capfilt.reading import End, Ready, Turned
+from vlkit.capfilt.reading import End, Ready, Rejected
 from vlkit.capfilt.shard_output import ShardOutput
 
 _BATCHES, _BYTES = 16, 256_000_000  # that wait to be written, at most; one batch may have more
@@ -49,7 +49,7 @@ class LotOutput:
                 output = self._outputs[event.shard] = self._open(event.shard)
             if isinstance(event, Ready):
                 output.add(event.item, own)
-            elif isinstance(event, Turned):
+            elif isinstance(event, Rejected):
                 output.refuse(event.refused)
             elif isinstance(event, End):
                 self._finished(event.shard, output.finish(event.images, event.texts))

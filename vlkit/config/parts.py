@@ -13,7 +13,7 @@ from vlkit.config.load import Config
 from vlkit.config.signature import signature
 from vlkit.config.words import describes_model, short
 from vlkit.errors import ConfigError, RegistryError, did_you_mean
-from vlkit.io.data_dir import SCHEME, localise
+from vlkit.io.data_dir import SCHEME, localize
 from vlkit.registry import DATASETS, MODELS, PROCESSORS, TASKS, Registry
 from vlkit.registry.bounds import Range
 
@@ -22,7 +22,7 @@ Weight = Annotated[float, Range(0, 1e9, open=True)]
 
 
 @dataclass(frozen=True)
-class Part:
+class ComponentSpec:
     """One thing to build.
 
     Args:
@@ -56,12 +56,12 @@ class Part:
             ConfigError: what :meth:`check` reports.
             DataError: a file is missing in the data folder and cannot be downloaded.
         """
-        given = localise(self.mapping, data_files()) if _holds_scheme(self.mapping) else self.mapping
+        given = localize(self.mapping, data_files()) if _holds_scheme(self.mapping) else self.mapping
         return build(self.registry, given, self.where, self.origin, **provided)
 
 
 @dataclass(frozen=True)
-class ModelPart(Part):
+class ModelPart(ComponentSpec):
     """A model.
 
     Args:
@@ -109,7 +109,7 @@ class ModelPart(Part):
 
 
 @dataclass(frozen=True)
-class DatasetPart(Part):
+class DatasetSpec(ComponentSpec):
     """A dataset and its processors.
 
     Args:
@@ -117,7 +117,7 @@ class DatasetPart(Part):
         weight: share in a mixture, relative to the other entries; None: by size.
     """
 
-    processors: dict[str, Part] = field(default_factory=dict)
+    processors: dict[str, ComponentSpec] = field(default_factory=dict)
     weight: float | None = None
 
     def check(self) -> list[str]:
@@ -129,9 +129,9 @@ class DatasetPart(Part):
         return super().build(**processors, **provided)
 
 
-def task_part(mapping: Mapping[str, Any], where: str = "task", origin: Origin = str) -> Part:
+def task_part(mapping: Mapping[str, Any], where: str = "task", origin: Origin = str) -> ComponentSpec:
     """A task from ``{name, ...arguments}``."""
-    return Part(TASKS, _mapping(mapping, where, origin), where, origin)
+    return ComponentSpec(TASKS, _mapping(mapping, where, origin), where, origin)
 
 
 def model_part(mapping: Mapping[str, Any], where: str = "model", origin: Origin = str) -> ModelPart:
@@ -188,7 +188,7 @@ def dataset_part(
     origin: Origin = str,
     model: ModelPart | None = None,
     training: bool = False,
-) -> DatasetPart:
+) -> DatasetSpec:
     """A dataset from ``{name, ...arguments}``.
 
     Args:
@@ -213,13 +213,13 @@ def dataset_part(
     if problems := processor_problems(given, where, placed):
         raise ConfigError(problems)
     processors = {
-        key: Part(PROCESSORS, given.pop(key), f"{where}.{key}", placed)
+        key: ComponentSpec(PROCESSORS, given.pop(key), f"{where}.{key}", placed)
         for key in [key for key in given if key.endswith("_processor") and isinstance(given[key], Mapping)]
     }
     for key, part in _default_processors(model, training).items():
         if key not in processors and key not in given and _takes(given.get("name"), key):
             processors[key] = part
-    return DatasetPart(DATASETS, given, where, placed, processors, weight)
+    return DatasetSpec(DATASETS, given, where, placed, processors, weight)
 
 
 def _is_card(given: Mapping[str, Any]) -> bool:
@@ -245,7 +245,7 @@ def _with_card(given: dict[str, Any], where: str, origin: Origin) -> tuple[dict[
     return overlay(arguments, own), _first_of(card, own, where, sections, origin)
 
 
-def _default_processors(model: ModelPart | None, training: bool) -> dict[str, Part]:
+def _default_processors(model: ModelPart | None, training: bool) -> dict[str, ComponentSpec]:
     """What the model's card says, by constructor argument; of several models inside it, the first one's card."""
     if model is not None and model.models and not model.card:
         model = next(iter(model.models.values()))
@@ -256,7 +256,7 @@ def _default_processors(model: ModelPart | None, training: bool) -> dict[str, Pa
         if "name" not in entry:
             where, entry = f"{where}.{split}", entry.get(split)
         if model is not None and entry is not None:
-            found[f"{kind}_processor"] = Part(PROCESSORS, entry, where, model.card_origin)
+            found[f"{kind}_processor"] = ComponentSpec(PROCESSORS, entry, where, model.card_origin)
     return found
 
 

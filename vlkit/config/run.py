@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlkit.config.load import Config
-from vlkit.config.parts import DatasetPart, ModelPart, Part, dataset_part, model_part, task_part
+from vlkit.config.parts import ComponentSpec, DatasetSpec, ModelPart, dataset_part, model_part, task_part
 from vlkit.config.schema import OptimConfig, RunOptions, length_problem
 from vlkit.config.sections import Sections
 from vlkit.config.words import short
@@ -25,8 +25,8 @@ class Datasets:
         eval: evaluation sets by name.
     """
 
-    train: list[DatasetPart]
-    eval: dict[str, DatasetPart]
+    train: list[DatasetSpec]
+    eval: dict[str, DatasetSpec]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class RunConfig:
 
     model: ModelPart
     datasets: Datasets
-    task: Part
+    task: ComponentSpec
     optim: OptimConfig
     run: RunOptions
     config: Config

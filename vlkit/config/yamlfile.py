@@ -1,6 +1,6 @@
 """YAML text to a tree that remembers the file and line of every key.
 
-Differences from YAML 1.1, all in favour of what people mean: ``1e-4`` is a float, only ``true`` and ``false``
+Differences from YAML 1.1, all in favor of what people mean: ``1e-4`` is a float, only ``true`` and ``false``
 are booleans (so ``[yes, no]`` stays two answers), ``017`` and ``12:30`` are text, and a key given twice is an
 error. Mapping keys are always text.
 

@@ -18,7 +18,7 @@ Sample = dict[str, Any]
 class VLDataset:
     """A map from index to sample.
 
-    A sample is a dict with ``image`` (float tensor [3, H, W], normalised), texts under ``text_input`` (and
+    A sample is a dict with ``image`` (float tensor [3, H, W], normalized), texts under ``text_input`` (and
     ``text_output``) as str, ``image_id`` (str or int: equal for samples that show the same image) and ``sample_id``
     (str, unique within the dataset). Evaluation samples carry ``references`` (list of str) where there are several.
 

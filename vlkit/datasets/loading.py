@@ -24,7 +24,7 @@ _ERROR = "_error"
 
 
 class TrainLoader:
-    """The endless stream of a mixture, cut into optimiser steps and these into micro-batches.
+    """The endless stream of a mixture, cut into optimizer steps and these into micro-batches.
 
     A sample that cannot be used is replaced by the next one of its dataset (after 20 of these, by one from elsewhere in
     it), and listed under the batch's ``_bad``; so are, in the first batch, the datasets' bad rows. Step g holds
@@ -32,7 +32,7 @@ class TrainLoader:
 
     Args:
         mixture: the stream.
-        batch_size: B, samples of one optimiser step over all processes and micro-batches.
+        batch_size: B, samples of one optimizer step over all processes and micro-batches.
         accumulate: micro-batches of a step.
         rank: this process, 0 <= rank < world.
         world: number of processes.
@@ -55,7 +55,7 @@ class TrainLoader:
     ):
         if batch_size < 1 or batch_size % (world * accumulate):
             raise ConfigError(
-                f"run.batch_size is {batch_size}: samples of one optimiser step over all {world} process(es) "
+                f"run.batch_size is {batch_size}: samples of one optimizer step over all {world} process(es) "
                 f"and {accumulate} micro-batch(es), so it must be a multiple of {world * accumulate}."
             )
         self.mixture, self.batch_size, self.accumulate = mixture, batch_size, accumulate
@@ -67,7 +67,7 @@ class TrainLoader:
         self._batches: Generator[Batch, None, None] | None = None
 
     def next_step(self) -> list[Batch]:
-        """This process's micro-batches of the next optimiser step.
+        """This process's micro-batches of the next optimizer step.
 
         Raises:
             DataError: a sample cannot be read, and not because it alone is bad.

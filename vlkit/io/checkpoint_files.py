@@ -21,7 +21,7 @@ from vlkit.io.checksums import sha256
 
 logger = logging.getLogger(__name__)
 
-MODEL, OPTIMISER, TRAINER = "model.safetensors", "optimizer.safetensors", "trainer.json"
+MODEL, OPTIMIZER, TRAINER = "model.safetensors", "optimizer.safetensors", "trainer.json"
 VERSION = 2
 _NAME = re.compile(r"step_(\d{8,})")
 _SEAL, _END = b',\n "checksum": "', b'"\n}'
@@ -93,12 +93,12 @@ def read_trainer(path: Path, required: Collection[str] = ("step",)) -> dict[str,
         CheckpointError: a file is missing, cut short or unreadable; it is named.
     """
     trainer = _read_sealed(path, required)
-    for name in (MODEL, OPTIMISER):
+    for name in (MODEL, OPTIMIZER):
         _check_size(path, name, trainer["files"])
     return trainer
 
 
-def verify(path: Path, names: Collection[str] = (MODEL, OPTIMISER), required: Collection[str] = ()) -> dict[str, Any]:
+def verify(path: Path, names: Collection[str] = (MODEL, OPTIMIZER), required: Collection[str] = ()) -> dict[str, Any]:
     """Check that the files of a checkpoint are what was written.
 
     Args:
@@ -222,9 +222,9 @@ def verify_weights(file: Path) -> None:
 def _warn_of_the_optimizer(path: Path) -> None:
     """Warn where the optimizer's state beside sound weights is damaged: no run could resume from it. It may be missing,
     since weights alone are often kept."""
-    if os.path.lexists(path / OPTIMISER):
+    if os.path.lexists(path / OPTIMIZER):
         try:
-            verify(path, [OPTIMISER])
+            verify(path, [OPTIMIZER])
         except CheckpointError as error:
             _warn_once(f"{error} Its {MODEL} is sound and is used.")
 
@@ -232,7 +232,7 @@ def _warn_of_the_optimizer(path: Path) -> None:
 def is_checkpoint(folder: Path) -> bool:
     """Whether a folder is a checkpoint of ours, sound or not."""
     return os.path.lexists(folder / TRAINER) or (
-        step_of(folder) is not None and any(os.path.lexists(folder / name) for name in (MODEL, OPTIMISER))
+        step_of(folder) is not None and any(os.path.lexists(folder / name) for name in (MODEL, OPTIMIZER))
     )
 
 

@@ -40,7 +40,7 @@ def data_dir() -> Path:
     return Path(given).expanduser() if given else cache_dir() / "data"
 
 
-def localise(value: Any, known: Mapping[str, DataFile]) -> Any:
+def localize(value: Any, known: Mapping[str, DataFile]) -> Any:
     """``value`` with every ``data://...`` in it, at any depth, as a path on this machine.
 
     Args:
@@ -52,18 +52,18 @@ def localise(value: Any, known: Mapping[str, DataFile]) -> Any:
         DataError: something is missing, or is not the file that its card means; all of it is reported at once.
     """
     problems: list[str] = []
-    found = _localise(value, known, problems)
+    found = _localize(value, known, problems)
     if problems:
         problems.append("(The data folder is set by the environment variable VLKIT_DATA; single paths in the run.)")
         raise DataError(" ".join(dict.fromkeys(problems)))
     return found
 
 
-def _localise(value: Any, known: Mapping[str, DataFile], problems: list[str]) -> Any:
+def _localize(value: Any, known: Mapping[str, DataFile], problems: list[str]) -> Any:
     if isinstance(value, Mapping):
-        return {key: _localise(each, known, problems) for key, each in value.items()}
+        return {key: _localize(each, known, problems) for key, each in value.items()}
     if isinstance(value, list):
-        return [_localise(each, known, problems) for each in value]
+        return [_localize(each, known, problems) for each in value]
     if not isinstance(value, str) or not value.startswith(SCHEME):
         return value
     parts = [part for part in value[len(SCHEME) :].split("/") if part not in ("", ".")]

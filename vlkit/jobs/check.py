@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.config.parts import DatasetPart
+from vlkit.config.parts import DatasetSpec
 from vlkit.datasets.base import Sample, VLDataset, collate, substitutes
 from vlkit.datasets.loading import BAD, TrainLoader
 from vlkit.datasets.media import MediaCheck
@@ -29,7 +29,7 @@ from vlkit.runner.activation_checkpointing import checkpoint_activations
 from vlkit.runner.activation_memory import ModelSavedBytes, tensors_of
 from vlkit.runner.device import autocast, choose_device, seed_all
 from vlkit.runner.modes import evaluating, start_training
-from vlkit.runner.optimizer import build_optimiser
+from vlkit.runner.optimizer import build_optimizer
 from vlkit.runner.plan import Plan
 from vlkit.tasks.base import EvalContext
 
@@ -172,7 +172,7 @@ def go_through(
     problems.end()
 
 
-def _data_parts(experiment: Experiment) -> list[DatasetPart]:
+def _data_parts(experiment: Experiment) -> list[DatasetSpec]:
     datasets = experiment.parts.datasets
     return [*(datasets.train if experiment.training else []), *datasets.eval.values()]
 
@@ -207,7 +207,7 @@ def _train(
         raise ConfigError("there is nothing to train on.")
     TrainLoader(mixture, run.batch_size, run.accumulate, 0, world_size)  # raises where the batch cannot be divided
     plan = report.plan = Plan.resolve(experiment.parts.optim, run, len(mixture))
-    build_optimiser(ready.model, experiment.parts.optim, device)  # raises where a pattern of optim fits nothing
+    build_optimizer(ready.model, experiment.parts.optim, device)  # raises where a pattern of optim fits nothing
     checkpoint_activations(ready.model, run.activation_checkpointing)
     micro = run.batch_size // (run.accumulate * world_size)
     size = min(count, micro)

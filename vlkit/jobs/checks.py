@@ -188,7 +188,7 @@ def first_sample(dataset: VLDataset) -> Sample:
 
 
 def checkpoint_bytes(model: nn.Module) -> int:
-    """Size of a checkpoint: the model's tensors once each, and the optimiser's."""
+    """Size of a checkpoint: the model's tensors once each, and the optimizer's."""
     tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     return sum(t.numel() * t.element_size() for t in tensors.values()) + _MOMENTS * trained

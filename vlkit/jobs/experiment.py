@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from vlkit.config.load import Config, load_config
-from vlkit.config.parts import DatasetPart
+from vlkit.config.parts import DatasetSpec
 from vlkit.config.run import RunConfig, check_run
 from vlkit.datasets.base import VLDataset
 from vlkit.datasets.faults import collect_faults
@@ -133,7 +133,7 @@ class Experiment:
         """
         found = Problems() if problems is None else problems
         data = Data()
-        parts: list[DatasetPart] = self.parts.datasets.train if self.training else []
+        parts: list[DatasetSpec] = self.parts.datasets.train if self.training else []
         train = [self._dataset(part, data, found, awaited) for part in parts]
         for name, part in self.parts.datasets.eval.items():
             dataset = self._dataset(part, data, found, awaited)
@@ -258,7 +258,7 @@ class Experiment:
         return self.make_runner(self.prepare(checkpoint))
 
     def evaluator(self, checkpoint: str | Path | None = None) -> tuple[Runner, int]:
-        """Like :meth:`runner`, with the optimiser steps that the weights have had, for the record."""
+        """Like :meth:`runner`, with the optimizer steps that the weights have had, for the record."""
         ready = self.prepare(checkpoint)
         return self.make_runner(ready), ready.weights.step() if ready.weights else 0
 
@@ -277,11 +277,11 @@ class Experiment:
             output_dir=self.output_dir,
             config=self.parts.config.data,
             facts=facts,
-            normalisation=_normalisation(ready.data.evals, self.parts.run.monitor),
+            normalization=_normalization(ready.data.evals, self.parts.run.monitor),
             world=world,
         )
 
-    def _dataset(self, part: DatasetPart, data: Data, problems: Problems, awaited: Awaited) -> VLDataset | None:
+    def _dataset(self, part: DatasetSpec, data: Data, problems: Problems, awaited: Awaited) -> VLDataset | None:
         if awaited.holds(part.mapping):
             return None
         with problems.of(part.origin(part.where)), collect_faults() as bad:
@@ -298,13 +298,13 @@ class Experiment:
         return self.parts.config.origin(key_path)
 
 
-def _normalisation(evals: dict[str, VLDataset], monitor: str | None) -> tuple[list[float], list[float]] | None:
+def _normalization(evals: dict[str, VLDataset], monitor: str | None) -> tuple[list[float], list[float]] | None:
     """Mean and standard deviation of the images that the picture of samples shows, if their processor has them."""
     if not evals:
         return None
     name = monitor.partition("/")[0] if monitor else next(iter(evals))
     processor: Any = getattr(evals.get(name), "image_processor", None)
-    normalise = getattr(processor, "normalise", None)
-    if normalise is None:
+    normalize = getattr(processor, "normalize", None)
+    if normalize is None:
         return None
-    return tuple(torch.as_tensor(each).flatten().tolist() for each in (normalise.mean, normalise.std))  # type: ignore[return-value]
+    return tuple(torch.as_tensor(each).flatten().tolist() for each in (normalize.mean, normalize.std))  # type: ignore[return-value]

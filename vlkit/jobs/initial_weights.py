@@ -23,7 +23,7 @@ class StartingWeights:
     Args:
         source: what was named.
         file: gives the local file, fetching it if need be.
-        adapter: how its names are read; None: recognised.
+        adapter: how its names are read; None: recognized.
     """
 
     source: str
@@ -39,7 +39,7 @@ class StartingWeights:
         return {"source": self.source, "file": str(self.file()), "sha256": self.fingerprint()}
 
     def step(self) -> int:
-        """Optimiser steps behind them, where a run of ours wrote them; else 0."""
+        """Optimizer steps behind them, where a run of ours wrote them; else 0."""
         folder = self.file().parent
         return verify(folder, [], ["step"])["step"] if is_checkpoint(folder) else 0
 

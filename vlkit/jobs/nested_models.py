@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from vlkit.config.parts import ModelPart, Part
+from vlkit.config.parts import ComponentSpec, ModelPart
 from vlkit.errors import ConfigError, VlkitError
 from vlkit.jobs.initial_weights import StartingWeights, from_card, from_path, named_card
 from vlkit.models.weights.load import build_with_weights
@@ -46,7 +46,7 @@ def model_weights(part: ModelPart) -> dict[str, StartingWeights]:
     return {key: weights for key, weights in _weights(part).items() if weights is not None}
 
 
-def image_processors(part: ModelPart) -> dict[str, Part]:
+def image_processors(part: ModelPart) -> dict[str, ComponentSpec]:
     """What makes the pixels that the models inside ``part`` read in an evaluation, by the name of the pixels.
 
     Returns:
@@ -92,7 +92,7 @@ def _build_inside(inside: ModelPart, weights: StartingWeights | None) -> nn.Modu
     return build_with_models(inside)
 
 
-def _image_processor(inside: ModelPart) -> Part:
+def _image_processor(inside: ModelPart) -> ComponentSpec:
     entry: Any = (inside.card.get("preprocess") or {}).get("image") or {}
     where = "preprocess.image"
     if "name" not in entry:
@@ -106,7 +106,7 @@ def _image_processor(inside: ModelPart) -> Part:
     # The card's own size may have been changed together with the encoder's.
     if size is not None and "image_size" in entry:
         entry = {**entry, "image_size": size}
-    return Part(PROCESSORS, dict(entry), where, inside.card_origin)
+    return ComponentSpec(PROCESSORS, dict(entry), where, inside.card_origin)
 
 
 def _placed(error: VlkitError, inside: ModelPart) -> list[str]:

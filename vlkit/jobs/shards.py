@@ -10,7 +10,7 @@ from typing import Any
 
 from vlkit.config.build import build, check
 from vlkit.config.load import Config, load_config
-from vlkit.config.parts import DatasetPart, dataset_part
+from vlkit.config.parts import DatasetSpec, dataset_part
 from vlkit.config.sections import load_plugins
 from vlkit.datasets.base import VLDataset
 from vlkit.datasets.faults import collect_faults
@@ -50,7 +50,7 @@ class ShardsJob:
         config: the data that all of it came from.
     """
 
-    def __init__(self, entries: ShardsEntries, dataset: DatasetPart, config: Config):
+    def __init__(self, entries: ShardsEntries, dataset: DatasetSpec, config: Config):
         self.entries, self.dataset, self.config = entries, dataset, config
 
     @classmethod

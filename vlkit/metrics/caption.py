@@ -25,7 +25,7 @@ def caption_scores(
     candidates: Mapping[Hashable, str] | Sequence[str],
     references: Mapping[Hashable, Sequence[str]] | Sequence[Sequence[str]],
 ) -> dict[str, float]:
-    """Scores of one caption an image against its references, after PTB tokenisation.
+    """Scores of one caption an image against its references, after PTB tokenization.
 
     Args:
         candidates: image id to caption, or captions in the order of ``references``.
@@ -51,8 +51,8 @@ def bleu(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> tupl
     """BLEU with 1 to 4 words, brevity measured against the reference of the closest length (of equals the shorter).
 
     Args:
-        candidates: N tokenised captions.
-        references: N lists of tokenised captions.
+        candidates: N tokenized captions.
+        references: N lists of tokenized captions.
 
     Returns:
         BLEU-1 to BLEU-4 of the corpus [4] and of each image [N, 4], 0 to 1.
@@ -89,8 +89,8 @@ def rouge_l(
     """F-measure of the longest common subsequence; best precision and best recall over the references.
 
     Args:
-        candidates: N tokenised captions.
-        references: N lists of tokenised captions.
+        candidates: N tokenized captions.
+        references: N lists of tokenized captions.
         beta: weight of recall.
 
     Returns:
@@ -138,8 +138,8 @@ def cider_d(
     al., arXiv 1411.5726. Document frequencies are those of ``references``.
 
     Args:
-        candidates: N tokenised captions.
-        references: N lists of tokenised captions.
+        candidates: N tokenized captions.
+        references: N lists of tokenized captions.
         sigma: width of the penalty on a difference in length, in words.
 
     Returns:

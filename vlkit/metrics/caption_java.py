@@ -69,7 +69,7 @@ def java_caption_scores(
 
 
 def meteor(candidates: Sequence[str], references: Sequence[Sequence[str]], timeout: float) -> float:
-    """METEOR 1.5 of tokenised captions, aggregated over the corpus.
+    """METEOR 1.5 of tokenized captions, aggregated over the corpus.
 
     Raises:
         _Unavailable: with the reason.
@@ -125,7 +125,7 @@ def _meteor_dialog(
 
 
 def spice(candidates: Sequence[str], references: Sequence[Sequence[str]], timeout: float) -> float:
-    """SPICE of tokenised captions, mean over the images. Its models are looked for, never downloaded.
+    """SPICE of tokenized captions, mean over the images. Its models are looked for, never downloaded.
 
     Raises:
         _Unavailable: with the reason.

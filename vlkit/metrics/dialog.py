@@ -68,7 +68,7 @@ def sparse_scores(ranks: ArrayLike, ks: Sequence[int] = (1, 5, 10)) -> dict[str,
 
 
 def ndcg(scores: ArrayLike, relevance: ArrayLike) -> float | None:
-    """Normalised discounted cumulative gain of one round, over its first k candidates.
+    """Normalized discounted cumulative gain of one round, over its first k candidates.
 
     k is the number of relevant candidates (relevance above 0), as in the challenge: the order of those that nobody
     finds right does not matter.

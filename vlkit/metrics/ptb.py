@@ -53,10 +53,10 @@ def _either(words: Iterable[str]) -> str:
 
 
 _STARTERS = _either(f"{w[0]}(?i:{w[1:]})" for w in tables.SENTENCE_STARTERS)
-_CAPITALISED = [f"{w[0].upper()}(?i:{w[1:]})" for w in tables.ABBREVIATIONS_LAST_CAPITALISED]
+_CAPITALIZED = [f"{w[0].upper()}(?i:{w[1:]})" for w in tables.ABBREVIATIONS_LAST_CAPITALIZED]
 _SMALL = [f"(?i:{w[0]}){w[1:]}" for w in tables.ABBREVIATIONS_LAST_SMALL]
 _FIRST_SMALL = _either(f"(?i:{w[0]}){w[1:]}" for w in tables.ABBREVIATIONS_FIRST_SMALL)
-_LAST = _either([f"(?i:{w})" for w in tables.ABBREVIATIONS_LAST] + _CAPITALISED + _SMALL)
+_LAST = _either([f"(?i:{w})" for w in tables.ABBREVIATIONS_LAST] + _CAPITALIZED + _SMALL)
 
 
 def _brackets(token: str) -> str:

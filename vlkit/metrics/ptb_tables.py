@@ -19,7 +19,7 @@ ABBREVIATIONS_FIRST = _words("""
     ft gen gov govs hon insp invt jos lieut lt maj messrs mlle mme mr mrs ms msgr mt natl pfc ph pres prof
     profs pvt rep reps rev sen sens sfc sgt spc st ste supt supts treas vs wm
 """)
-ABBREVIATIONS_LAST_CAPITALISED = _words("ark az del ill la mass miss ore pa tex wash")
+ABBREVIATIONS_LAST_CAPITALIZED = _words("ark az del ill la mass miss ore pa tex wash")
 ABBREVIATIONS_LAST_SMALL = _words("ppte pptes ppty pptys pte ptes pty ptys")
 ABBREVIATIONS_FIRST_SMALL = _words("mfg mtg")
 ABBREVIATIONS_BEFORE_NUMBERS = _words("art ca fig figs no nos op pp prop")

@@ -1,6 +1,6 @@
 """Accuracy of answers to visual questions, as the official evaluation of VQA counts it.
 
-Its rules are kept where they surprise, since published figures follow them: the prediction is normalised wholly, the
+Its rules are kept where they surprise, since published figures follow them: the prediction is normalized wholly, the
 people's answers only in their punctuation, and only where they disagree.
 """
 
@@ -42,25 +42,25 @@ def _with_apostrophes() -> dict[str, str]:
 _SPELLING = _with_apostrophes()
 
 
-def normalise_answer(text: str) -> str:
+def normalize_answer(text: str) -> str:
     """``text`` without articles and most punctuation, numbers up to ten in digits, contractions with their
     apostrophes.
 
     Raises:
         DataError: it is no text.
     """
-    text = check_text("normalise_answer", "the answer", text).replace("\n", " ").replace("\t", " ").strip()
-    words = [_NUMBERS.get(word, word) for word in normalise_punctuation(text).lower().split()]
+    text = check_text("normalize_answer", "the answer", text).replace("\n", " ").replace("\t", " ").strip()
+    words = [_NUMBERS.get(word, word) for word in normalize_punctuation(text).lower().split()]
     return " ".join(_SPELLING.get(word, word) for word in words if word not in _ARTICLES)
 
 
-def normalise_punctuation(text: str) -> str:
+def normalize_punctuation(text: str) -> str:
     """``text`` with punctuation deleted, or turned into a space where it stands between letters.
 
     Raises:
         DataError: it is no text.
     """
-    check_text("normalise_punctuation", "the answer", text)
+    check_text("normalize_punctuation", "the answer", text)
     decimal_comma = _DECIMAL_COMMA.search(text) is not None
     found = text
     for mark in _MARKS:
@@ -82,10 +82,10 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     Raises:
         DataError: there are no answers, or something is not a text (``answers`` a single one, say).
     """
-    prediction = normalise_answer(check_text("vqa_accuracy", "the prediction", prediction))
+    prediction = normalize_answer(check_text("vqa_accuracy", "the prediction", prediction))
     answers = check_texts("vqa_accuracy", "answers", answers)
     if len(set(answers)) > 1:
-        answers = [normalise_punctuation(answer) for answer in answers]
+        answers = [normalize_punctuation(answer) for answer in answers]
     matches = sum(answer == prediction for answer in answers)
     # Leaving out one who agrees, or one who does not.
     agreeing, other = min(1.0, (matches - 1) / 3), min(1.0, matches / 3)
@@ -93,10 +93,10 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """1 where the normalised ``prediction`` is one of the normalised ``answers``, else 0.
+    """1 where the normalized ``prediction`` is one of the normalized ``answers``, else 0.
 
     Raises:
         DataError: as :func:`vqa_accuracy`.
     """
-    prediction = normalise_answer(check_text("exact_match", "the prediction", prediction))
-    return float(any(normalise_answer(each) == prediction for each in check_texts("exact_match", "answers", answers)))
+    prediction = normalize_answer(check_text("exact_match", "the prediction", prediction))
+    return float(any(normalize_answer(each) == prediction for each in check_texts("exact_match", "answers", answers)))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vlkit.models.kv_cache import SelfCache
-from vlkit.models.med import CrossStates, TextDecoder, TextPlan, TextTransformer
+from vlkit.models.med import ImageKV, TextDecoder, TextPlan, TextTransformer
 from vlkit.models.packing import CrossPlan, Segments
 
 # Nodes that are decoded at once: their logits over a vocabulary of 30,000 take a quarter of a gigabyte.
@@ -45,7 +45,7 @@ def masked_states(
     ids: Tensor,
     positions: Tensor,
     segments: MaskedSegments,
-    images: CrossStates,
+    images: ImageKV,
     image_index: Sequence[int] | np.ndarray | None = None,
     cache: SelfCache | None = None,
 ) -> Tensor:
@@ -100,9 +100,7 @@ class AnswerTree:
     def __len__(self) -> int:
         return len(self.first)
 
-    def losses(
-        self, decoder: TextDecoder, questions: CrossStates, chosen: np.ndarray, label_smoothing: float
-    ) -> Tensor:
+    def losses(self, decoder: TextDecoder, questions: ImageKV, chosen: np.ndarray, label_smoothing: float) -> Tensor:
         """Label-smoothed LM loss of each candidate, summed over its tokens.
 
         Args:
@@ -131,7 +129,7 @@ class AnswerTree:
     def _group_losses(
         self,
         decoder: TextDecoder,
-        questions: CrossStates,
+        questions: ImageKV,
         group: Sequence[int],
         nodes: Sequence[np.ndarray],
         rows: Sequence[np.ndarray],
@@ -173,8 +171,8 @@ def smoothed_losses(logits: Tensor, rows: Tensor, targets: Tensor, label_smoothi
     """Cross entropy [R] of ``logits`` [T, V] at ``rows`` [R] against ``targets`` [R]; a row may be asked several
     times."""
     logits = logits.float()
-    normaliser, mean = logits.logsumexp(-1), logits.mean(-1)
-    hard, even = normaliser[rows] - logits[rows, targets], (normaliser - mean)[rows]
+    normalizer, mean = logits.logsumexp(-1), logits.mean(-1)
+    hard, even = normalizer[rows] - logits[rows, targets], (normalizer - mean)[rows]
     return (1 - label_smoothing) * hard + label_smoothing * even
 
 

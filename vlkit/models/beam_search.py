@@ -12,13 +12,13 @@ from torch import Tensor
 from vlkit.models.beams import Beams, BeamState
 from vlkit.models.decoding import Generated
 from vlkit.models.kv_cache import SelfCache, place_rows
-from vlkit.models.med import CrossStates, TextDecoder, moved_order
+from vlkit.models.med import ImageKV, TextDecoder, moved_order
 
 
 class BeamSearch:
     """Searches of ``A`` images."""
 
-    def __init__(self, decoder: TextDecoder, images: CrossStates, prompt: Tensor, rules: Beams, state: BeamState):
+    def __init__(self, decoder: TextDecoder, images: ImageKV, prompt: Tensor, rules: Beams, state: BeamState):
         self.decoder, self.images, self.rules, self.state = decoder, images, rules, state
         count, self.length = prompt.shape
         self.image_ids = np.arange(count)

@@ -15,8 +15,8 @@ from vlkit.models import static_decoding
 from vlkit.models.beam_search import BeamSearch
 from vlkit.models.beams import Beams
 from vlkit.models.decoding import Generated, GenerationConfig
-from vlkit.models.med import CrossStates, TextDecoder
-from vlkit.models.sampling import Walk, Walks, draw_uniform
+from vlkit.models.med import ImageKV, TextDecoder
+from vlkit.models.sampling import Sampler, Walks, draw_uniform
 
 __all__ = ["Generated", "GenerationConfig", "generate"]
 
@@ -24,7 +24,7 @@ __all__ = ["Generated", "GenerationConfig", "generate"]
 @torch.no_grad()
 def generate(
     decoder: TextDecoder,
-    images: CrossStates,
+    images: ImageKV,
     prompt: Tensor,
     eos: int,
     config: GenerationConfig,
@@ -62,7 +62,7 @@ def generate(
         walk = walks.start(prompt, draw_uniform(seeds, images.count, config) if config.sample else None)
         if static:
             return static_decoding.decode(decoder, images, prompt, walks, walk)
-        return Walk(decoder, images, prompt, walks, walk).run()
+        return Sampler(decoder, images, prompt, walks, walk).run()
     beams = Beams(config, eos, prompt.device, ask=not static)
     search = beams.start(prompt)
     if static:

@@ -1,4 +1,4 @@
-"""The three objectives of BLIP: image-text contrast, image-text matching, language modelling (paper, section 3.2).
+"""The three objectives of BLIP: image-text contrast, image-text matching, language modeling (paper, section 3.2).
 
 Everything here runs in float32 whatever the autocast: temperatures and log-softmax lose digits in bf16.
 
@@ -118,8 +118,8 @@ def _negative_weights(similarity: Tensor, same: Tensor, floor: float) -> Tensor:
     empty = weights.sum(1, keepdim=True) < torch.finfo(weights.dtype).tiny
     others = logits.masked_fill(same, -torch.inf).softmax(-1)
     rows, columns = weights.shape
-    neighbour = F.one_hot((torch.arange(rows, device=weights.device) + 1) % columns, columns).float()
-    others = torch.where(same.all(1, keepdim=True), neighbour, others)
+    neighbor = F.one_hot((torch.arange(rows, device=weights.device) + 1) % columns, columns).float()
+    others = torch.where(same.all(1, keepdim=True), neighbor, others)
     return torch.where(empty, others, weights)
 
 

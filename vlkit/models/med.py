@@ -65,7 +65,7 @@ class MedConfig:
 
 
 @dataclass
-class CrossStates:
+class ImageKV:
     """Keys and values of images (or of any encoded sequence), projected once and shared by all that looks at them.
 
     Args:
@@ -81,7 +81,7 @@ class CrossStates:
         """Number of images B."""
         return self.layers[0][0].shape[0]
 
-    def narrow_(self, keep: Sequence[int]) -> CrossStates:
+    def narrow_(self, keep: Sequence[int]) -> ImageKV:
         """Keep the images ``keep`` (ascending) as a view of the front: only images from behind the cut are moved, into
         the places of those that are dropped. Overwrites its own storage; returns the view and is then not to be used.
         The order of ``keep`` is lost; :func:`moved_order` tells the new one."""
@@ -92,11 +92,11 @@ class CrossStates:
                 tensor[place] = tensor[image]
         n = len(order)
         mask = self.mask[order] if self.mask is not None else None  # a copy: the mask is the caller's
-        return CrossStates([tuple(tensor[:n] for tensor in layer) for layer in self.layers], mask)
+        return ImageKV([tuple(tensor[:n] for tensor in layer) for layer in self.layers], mask)
 
 
 def moved_order(keep: Sequence[int], count: int) -> list[int]:
-    """Which of ``count`` images stands at each place after :meth:`CrossStates.narrow_`: those that can stay do."""
+    """Which of ``count`` images stands at each place after :meth:`ImageKV.narrow_`: those that can stay do."""
     kept = set(keep)
     front = len(kept)
     late = iter(sorted(i for i in kept if i >= front))
@@ -114,7 +114,7 @@ class TextPlan:
 
 
 @dataclass
-class BegunTexts:
+class TextPrefix:
     """Texts up to where they first look at an image, which is the same for all images.
 
     Args:
@@ -125,10 +125,10 @@ class BegunTexts:
     texts: TextBatch
     hidden: Tensor
 
-    def select(self, index: Sequence[int] | np.ndarray) -> BegunTexts:
+    def select(self, index: Sequence[int] | np.ndarray) -> TextPrefix:
         """The texts ``index``, in that order; one may be named several times."""
         rows, lengths = self.texts.rows_of(index)
-        return BegunTexts(TextBatch(self.texts.ids.index_select(0, rows), lengths), self.hidden.index_select(0, rows))
+        return TextPrefix(TextBatch(self.texts.ids.index_select(0, rows), lengths), self.hidden.index_select(0, rows))
 
 
 class Projections(nn.Module):
@@ -342,7 +342,7 @@ class TextTransformer(nn.Module):
         self.encoder = Encoder(config, encoder_width)
         init_bert(self, config.initializer_range)
 
-    def project_images(self, image_embeds: Tensor, mask: Tensor | None = None) -> CrossStates:
+    def project_images(self, image_embeds: Tensor, mask: Tensor | None = None) -> ImageKV:
         """Keys and values of every layer.
 
         Args:
@@ -352,19 +352,19 @@ class TextTransformer(nn.Module):
         layers: list[tuple[Tensor, ...]] = [
             cast(Layer, layer).crossattention.project(image_embeds) for layer in self.encoder.layer
         ]
-        return CrossStates(layers, mask.bool() if mask is not None else None)
+        return ImageKV(layers, mask.bool() if mask is not None else None)
 
-    def begin(self, texts: TextBatch) -> BegunTexts:
+    def begin(self, texts: TextBatch) -> TextPrefix:
         """What of ``texts`` needs no image: with it :meth:`forward` computes no text's beginning twice, however many
         images the text is compared with."""
         plan = TextPlan(Segments(texts.lengths, texts.ids.device), causal=False)
         hidden = self.embeddings(texts.ids, texts.positions)
-        return BegunTexts(texts, self.encoder.layer[0](hidden, plan, part="beginning"))
+        return TextPrefix(texts, self.encoder.layer[0](hidden, plan, part="beginning"))
 
     def forward(
         self,
-        texts: TextBatch | BegunTexts,
-        images: CrossStates | None = None,
+        texts: TextBatch | TextPrefix,
+        images: ImageKV | None = None,
         image_index: Sequence[int] | np.ndarray | None = None,
         causal: bool = False,
         cache: SelfCache | None = None,
@@ -385,8 +385,8 @@ class TextTransformer(nn.Module):
         Returns:
             [T, D] packed, or [N, D] with ``first_only``.
         """
-        begun = isinstance(texts, BegunTexts)
-        if isinstance(texts, BegunTexts):
+        begun = isinstance(texts, TextPrefix)
+        if isinstance(texts, TextPrefix):
             hidden, texts = texts.hidden, texts.texts
         else:
             positions = texts.positions if cache is None else texts.positions + cache.length
@@ -408,7 +408,7 @@ class TextTransformer(nn.Module):
     def _plan(
         self,
         texts: TextBatch,
-        images: CrossStates | None,
+        images: ImageKV | None,
         image_index: Sequence[int] | np.ndarray | None,
         causal: bool,
         split: bool,
@@ -494,7 +494,7 @@ class TextDecoder(nn.Module):
     def forward(
         self,
         texts: TextBatch,
-        images: CrossStates | None = None,
+        images: ImageKV | None = None,
         image_index: Sequence[int] | np.ndarray | None = None,
         cache: SelfCache | None = None,
     ) -> Tensor:
@@ -504,7 +504,7 @@ class TextDecoder(nn.Module):
     def next_logits(
         self,
         ids: Tensor,
-        images: CrossStates | None,
+        images: ImageKV | None,
         cache: SelfCache,
         image_index: np.ndarray | None = None,
         last_only: bool = True,

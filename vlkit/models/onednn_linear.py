@@ -112,7 +112,7 @@ class Linear(nn.Linear):
         weight: Any = self._parameters.get("weight")
         return (
             x.is_cpu
-            and type(weight) is nn.Parameter  # not a sharded, normalised or pruned weight
+            and type(weight) is nn.Parameter  # not a sharded, normalized or pruned weight
             and "bias" in self._parameters
             and weight.is_cpu
             and weight.numel() >= _LEAST_WEIGHTS

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vlkit.models.decoding import Generated, GenerationConfig, Rules, State, largest, penalize_used
 from vlkit.models.kv_cache import SelfCache
-from vlkit.models.med import CrossStates, TextDecoder, moved_order
+from vlkit.models.med import ImageKV, TextDecoder, moved_order
 
 
 def draw_uniform(seeds: Tensor | None, count: int, config: GenerationConfig) -> Tensor:
@@ -145,10 +145,10 @@ class Walks(Rules[WalkState]):
         return Generated([texts[i : i + samples] for i in cut], [scores[i : i + samples] for i in cut])
 
 
-class Walk:
+class Sampler:
     """Greedy search and sampling step by step: every row goes its own way until [SEP] and leaves."""
 
-    def __init__(self, decoder: TextDecoder, images: CrossStates, prompt: Tensor, rules: Walks, state: WalkState):
+    def __init__(self, decoder: TextDecoder, images: ImageKV, prompt: Tensor, rules: Walks, state: WalkState):
         self.decoder, self.images, self.rules, self.state = decoder, images, rules, state
         count, self.length = prompt.shape
         samples = rules.config.rows

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from vlkit.models.cuda_graphs import CapturedSteps, LateFlags
 from vlkit.models.decoding import Generated, Rules, State
 from vlkit.models.kv_cache import SelfCache
-from vlkit.models.med import CrossStates, TextDecoder, moved_order
-from vlkit.models.static_step import TreeCache, tree_logits
+from vlkit.models.med import ImageKV, TextDecoder, moved_order
+from vlkit.models.static_step import GraphKVCache, tree_logits
 
 # Places that an image's texts may have: with more, attention to all of them costs more than copying rows.
 _MOST_PLACES = 1024
@@ -43,7 +43,7 @@ def can_be_static(decoder: TextDecoder, prompt: Tensor, rows: int, max_length: i
     """Whether decoding ``rows`` texts an image of at most ``max_length`` tokens in fixed shapes is possible and pays:
     plain weights, no dropout, and not too many texts. ``prompt`` is [B, t]."""
     images, length = prompt.shape
-    if images > _MOST_IMAGES or TreeCache.places(rows, length, max_length) > _MOST_PLACES or decoder.training:
+    if images > _MOST_IMAGES or GraphKVCache.places(rows, length, max_length) > _MOST_PLACES or decoder.training:
         return False
     return all(type(weight) is nn.Parameter for weight in decoder.parameters())
 
@@ -66,7 +66,7 @@ class Buffers:
         rules: how texts are decoded.
     """
 
-    def __init__(self, images: int, states: CrossStates, logits: Tensor, state: State, prompt: SelfCache, rules: Rules):
+    def __init__(self, images: int, states: ImageKV, logits: Tensor, state: State, prompt: SelfCache, rules: Rules):
         key, batch = states.layers[0][0], states.count
         layers, rows = len(states.layers), rules.config.rows
         tokens = key.shape[2]
@@ -76,8 +76,8 @@ class Buffers:
             self.mask = key.new_zeros((images, tokens), dtype=torch.bool)
         self.images = key.new_zeros((layers, 2, images, key.shape[1], tokens, key.shape[3]))
         own, _ = prompt.filled(0)
-        places = TreeCache.places(rows, prompt.length, rules.config.max_length)
-        self.cache = TreeCache(
+        places = GraphKVCache.places(rows, prompt.length, rules.config.max_length)
+        self.cache = GraphKVCache(
             own.new_zeros((layers, 2, images, own.shape[1], places, own.shape[3])),
             torch.zeros((images, rows, places), dtype=torch.bool, device=key.device),
             prompt.length,
@@ -88,7 +88,7 @@ class Buffers:
         self.length = torch.zeros(1, dtype=torch.long, device=key.device)
         self.count, self.rows = images, rows
 
-    def load(self, states: CrossStates, logits: Tensor, state: State, prompt: SelfCache) -> None:
+    def load(self, states: ImageKV, logits: Tensor, state: State, prompt: SelfCache) -> None:
         """Begin a batch."""
         tokens = states.layers[0][0].shape[2]
         for mine, layer in zip(self.images, states.layers):
@@ -107,10 +107,10 @@ class Buffers:
         """Where the texts of the first images stand, as views."""
         return type(self.state)(*(x[: images * (len(x) // self.count)] for x in self.state.tensors()))
 
-    def states_of(self, images: int) -> CrossStates:
+    def states_of(self, images: int) -> ImageKV:
         """Keys and values of the first images, as views."""
         layers: list[tuple[Tensor, ...]] = [(keys[:images], values[:images]) for keys, values in self.images]
-        return CrossStates(layers, None if self.mask is None else self.mask[:images])
+        return ImageKV(layers, None if self.mask is None else self.mask[:images])
 
     def move(self, order: list[int]) -> None:
         """Place i becomes what place ``order[i]`` was, where it differs; see
@@ -156,7 +156,7 @@ class StaticDecoder:
         self._steps: CapturedSteps | None = None
         self._weights: tuple[int, ...] = ()
 
-    def run(self, decoder: TextDecoder, states: CrossStates, prompt: Tensor, state: State) -> Generated:
+    def run(self, decoder: TextDecoder, states: ImageKV, prompt: Tensor, state: State) -> Generated:
         """Decode a batch of at most ``images`` images; see :func:`decode`."""
         rules, length = self.rules, prompt.shape[1]
         cache = SelfCache(len(states.layers), len(prompt), length)
@@ -230,7 +230,7 @@ _decoders: weakref.WeakKeyDictionary[TextDecoder, OrderedDict[Hashable, StaticDe
 _lock = threading.Lock()
 
 
-def decode(decoder: TextDecoder, states: CrossStates, prompt: Tensor, rules: Rules, state: State) -> Generated:
+def decode(decoder: TextDecoder, states: ImageKV, prompt: Tensor, rules: Rules, state: State) -> Generated:
     """Decode in fixed shapes.
 
     Args:
@@ -261,7 +261,7 @@ def release(decoder: TextDecoder) -> None:
         _decoders.pop(decoder, None)
 
 
-def _kind(states: CrossStates, prompt: Tensor, rules: Rules) -> Hashable:
+def _kind(states: ImageKV, prompt: Tensor, rules: Rules) -> Hashable:
     """What batches have in common that can share buffers and graphs."""
     key = states.layers[0][0]
     tokens = key.shape[2] if states.mask is None else -(-key.shape[2] // _TOKENS)

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from vlkit.models.answer_tree import MaskedSegments, masked_states
 from vlkit.models.kv_cache import SelfCache
-from vlkit.models.med import CrossStates, TextDecoder
+from vlkit.models.med import ImageKV, TextDecoder
 
 # Attention kernels want rows of masks to begin at multiples of so many.
 _ALIGNMENT = 8
 
 
 @dataclass
-class TreeCache:
+class GraphKVCache:
     """Keys and values of the texts of some images.
 
     Args:
@@ -71,12 +71,12 @@ class TreeCache:
         values.index_copy_(2, self.cells, value.to(values.dtype))
         return keys, values
 
-    def of_first(self, images: int) -> TreeCache:
+    def of_first(self, images: int) -> GraphKVCache:
         """The first images, as views."""
-        return TreeCache(self.store[:, :, :images], self.visible[:images], self.prompt_length, self.cells)
+        return GraphKVCache(self.store[:, :, :images], self.visible[:images], self.prompt_length, self.cells)
 
 
-def tree_logits(decoder: TextDecoder, ids: Tensor, position: Tensor, cache: TreeCache, images: CrossStates) -> Tensor:
+def tree_logits(decoder: TextDecoder, ids: Tensor, position: Tensor, cache: GraphKVCache, images: ImageKV) -> Tensor:
     """Logits of the tokens that follow.
 
     Args:

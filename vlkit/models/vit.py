@@ -191,7 +191,7 @@ class VisionTransformer(nn.Module):
             nn.init.trunc_normal_(token, std=std)
 
     def forward(self, image: Tensor, first_only: bool = False) -> Tensor:
-        """[B, 3, S, S] -> [B, P, Dv], normalised; or [B, 1, Dv] of [CLS] alone: the last block computes nothing
+        """[B, 3, S, S] -> [B, P, Dv], normalized; or [B, 1, Dv] of [CLS] alone: the last block computes nothing
         else then."""
         _check_size(image, self.patch_embed.img_size)
         patches = self.patch_embed(image)

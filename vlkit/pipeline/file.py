@@ -14,7 +14,7 @@ from vlkit.errors import ConfigError, closest, did_you_mean
 from vlkit.jobs.awaited import mentions
 from vlkit.pipeline.entries import PipelineEntries, StageEntry
 from vlkit.pipeline.kinds import KINDS
-from vlkit.pipeline.stages.base import Spot, Stage
+from vlkit.pipeline.stages.base import Stage, StageLocation
 from vlkit.pipeline.table import Table, table_problems
 
 Layer = tuple[str, Node]
@@ -145,7 +145,7 @@ class _Loader:
             if seed in self.entries.seeds[:index]:
                 self.report(f"seeds.{index}", f"the seed {seed} is given twice.")
 
-    def spots(self, folder: Path) -> Iterator[tuple[int, Spot]]:
+    def spots(self, folder: Path) -> Iterator[tuple[int, StageLocation]]:
         """Where each stage stands, with the number of its entry."""
         seeds: list[int | None] = [*self.entries.seeds] or [None]
         for number, seed in enumerate(seeds):
@@ -154,7 +154,7 @@ class _Loader:
                 if number == 0 or not entry.once:
                     yield index, _spot(entry, own, folder)
 
-    def earlier(self, index: int, spot: Spot, folder: Path) -> dict[str, Spot]:
+    def earlier(self, index: int, spot: StageLocation, folder: Path) -> dict[str, StageLocation]:
         """The stages that the one at ``spot`` may use, by name: of its seed, or run once."""
         entries = [entry for entry in self.entries.stages[:index] if entry.once or spot.seed is not None or self.alone]
         return {entry.name: _spot(entry, None if entry.once else spot.seed, folder) for entry in entries}
@@ -164,7 +164,9 @@ class _Loader:
         """Whether the file has no seeds."""
         return not self.entries.seeds
 
-    def stage(self, index: int, spot: Spot, earlier: dict[str, Spot], layers: list[Layer], given: list[str]) -> Stage:
+    def stage(
+        self, index: int, spot: StageLocation, earlier: dict[str, StageLocation], layers: list[Layer], given: list[str]
+    ) -> Stage:
         kind, entry = KINDS[self.entries.stages[index].command], self.entries.stages[index]
         written = self.root.value["stages"].value[index].value["config"]
         folder = (kind.folder_key, Node(str(spot.folder), Place(None)))
@@ -221,9 +223,9 @@ class _Loader:
         )
 
 
-def _spot(entry: StageEntry, seed: int | None, folder: Path) -> Spot:
+def _spot(entry: StageEntry, seed: int | None, folder: Path) -> StageLocation:
     key = entry.name if seed is None else f"seed_{seed}/{entry.name}"
-    return Spot(key, entry.name, seed, folder / key, alone=entry.alone)
+    return StageLocation(key, entry.name, seed, folder / key, alone=entry.alone)
 
 
 def _sets_seed(entry: StageEntry) -> bool:

@@ -1,4 +1,4 @@
-"""The image transforms of BLIP: from any picture to a normalised tensor."""
+"""The image transforms of BLIP: from any picture to a normalized tensor."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-class Normalise:
+class Normalize:
     """uint8 pixels to a float tensor: divided by 255, minus ``mean``, divided by ``std``.
 
     Args:
@@ -76,12 +76,12 @@ def check_pixels(image_size: int, max_pixels: int) -> list[str]:
 
 @PROCESSORS.register("blip_image_eval")
 class BlipImageEval:
-    """Resize to a square (bicubic, the aspect ratio is not kept) and normalise.
+    """Resize to a square (bicubic, the aspect ratio is not kept) and normalize.
 
     Args:
         image_size: pixels a side.
         mean, std: one number per channel, or one for all, on the scale 0..1.
-        resize: "pil" is exact; "fast" stays within 2 grey levels of it.
+        resize: "pil" is exact; "fast" stays within 2 gray levels of it.
         max_pixels: image files of more are refused before they are decoded; see docs/datasets.md.
 
     Raises:
@@ -100,7 +100,7 @@ class BlipImageEval:
         if problems := check_pixels(image_size, max_pixels):
             raise ConfigError(problems)
         self.image_size, self.resize, self.max_pixels = image_size, resize, max_pixels
-        self.normalise = Normalise(mean, std)
+        self.normalize = Normalize(mean, std)
 
     def __call__(self, image: ImageSource, rng: np.random.Generator | None = None) -> Tensor:
         """float32 [3, image_size, image_size]. ``rng`` is not used.
@@ -108,12 +108,12 @@ class BlipImageEval:
         Raises:
             BadSample: the picture cannot be used.
         """
-        return self.normalise(square(image, self.image_size, self.resize, max_pixels=self.max_pixels))
+        return self.normalize(square(image, self.image_size, self.resize, max_pixels=self.max_pixels))
 
 
 @PROCESSORS.register("blip_image_train")
 class BlipImageTrain:
-    """A random part resized to a square, flipped half of the time, augmented and normalised. Paper: 4.1.
+    """A random part resized to a square, flipped half of the time, augmented and normalized. Paper: 4.1.
 
     Args:
         image_size: pixels a side.
@@ -123,7 +123,7 @@ class BlipImageTrain:
         flip: probability of a horizontal flip, 0..1.
         randaugment: apply two random operations at level 5, each with probability one half.
         randaugment_original: reproduce the mistakes of the original RandAugment.
-        resize: "pil" is exact; "fast" stays within 2 grey levels of it.
+        resize: "pil" is exact; "fast" stays within 2 gray levels of it.
         max_pixels: image files of more are refused before they are decoded; see docs/datasets.md.
 
     Raises:
@@ -158,7 +158,7 @@ class BlipImageTrain:
         self.image_size, self.resize, self.flip, self.max_pixels = image_size, resize, flip, max_pixels
         self.scale, self.ratio = (min_scale, max_scale), tuple(ratio)
         self.augment = RandomAugment(2, 5, BLIP_AUGS, original=randaugment_original) if randaugment else None
-        self.normalise = Normalise(mean, std)
+        self.normalize = Normalize(mean, std)
 
     def __call__(self, image: ImageSource, rng: np.random.Generator | None = None) -> Tensor:
         """float32 [3, image_size, image_size]; all randomness is drawn from ``rng`` (None: a fresh one).
@@ -176,4 +176,4 @@ class BlipImageTrain:
             pixels = _as_tensor(pixels).flip(1).numpy()
         if self.augment is not None:
             pixels = self.augment(pixels, rng)
-        return self.normalise(pixels)
+        return self.normalize(pixels)

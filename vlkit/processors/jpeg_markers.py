@@ -29,7 +29,7 @@ class JpegHeader:
 
     Args:
         width, height: in pixels.
-        channels: 1 (grey), 3 or 4.
+        channels: 1 (gray), 3 or 4.
         bits: of a sample.
         arithmetic: whether the slow arithmetic coding is used.
         scans: passes over the picture; counted up to one above ``MAX_SCANS``.

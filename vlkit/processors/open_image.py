@@ -35,7 +35,7 @@ _HEAD, _LARGE = 4096, 64_000_000  # bytes
 def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """``source`` as a person would see it: upright (EXIF), on white, the first frame of an animation.
 
-    Grey pictures of 16 bits are scaled to 8 bits. So are 32-bit integers in 0..65535; floats are taken as
+    Gray pictures of 16 bits are scaled to 8 bits. So are 32-bit integers in 0..65535; floats are taken as
     0..1 if they lie there, else as 0..255. Values outside these ranges are stretched from their minimum and
     maximum.
 
@@ -196,7 +196,7 @@ def _strips(image: Image.Image) -> list[tuple[int, int]]:
 
 
 def _to_8bit(image: Image.Image) -> np.ndarray:
-    """A grey picture of 16 or 32 bits or floats, as uint8 [H, W]."""
+    """A gray picture of 16 or 32 bits or floats, as uint8 [H, W]."""
     source, strips = np.asarray(image), _strips(image)
 
     def values(top: int, bottom: int) -> np.ndarray:

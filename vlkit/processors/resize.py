@@ -1,7 +1,7 @@
 """Any picture as a square of uint8 pixels: crop and antialiased bicubic resize, exactly as PIL or faster.
 
 ``"pil"`` decodes and resizes with Pillow. ``"fast"`` decodes JPEG with torchvision and resizes tensors: within 2
-grey levels of Pillow, far less on average.
+gray levels of Pillow, far less on average.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _square_pil(image: Image.Image, size: int, choose_box: ChooseBox | None) -> 
         with pillow_without_limits():
             image = image.crop((left, top, left + width, top + height))
     # Width first, as Pillow 12 and before (and the original) do it. From Pillow 13 on, a single call starts with the
-    # height of tall images, which moves sharp edges by up to 26 grey levels.
+    # height of tall images, which moves sharp edges by up to 26 gray levels.
     for shape in ((size, image.height), (size, size)):
         image = image.resize(shape, Image.Resampling.BICUBIC)
     return np.array(image)
@@ -143,7 +143,7 @@ def random_box(
         height, width: of the image, in pixels.
         scale: smallest and largest share of the area.
         ratio: smallest and largest width / height; drawn evenly on a log scale.
-        rng: draws up to ten candidates; if none fits, the largest allowed part in the centre is taken.
+        rng: draws up to ten candidates; if none fits, the largest allowed part in the center is taken.
 
     Returns:
         (top, left, height, width).

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vlkit.errors import BadSample, ConfigError, did_you_mean
 from vlkit.processors.encoded import MAX_PIXELS
-from vlkit.processors.image import MEAN, STD, Normalise, check_pixels
+from vlkit.processors.image import MEAN, STD, Normalize, check_pixels
 from vlkit.processors.open_image import ImageSource, describe
 from vlkit.processors.resize import METHODS, square
 from vlkit.processors.video_reader import read_video
@@ -85,7 +85,7 @@ def stack_frames(frames: Sequence[ImageSource], image_processor: Any, rng: np.ra
 
 
 def original_norm(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """The original's normalisation of a clip: pixels are divided by 255 only if one of them is above 1, so an all but
+    """The original's normalization of a clip: pixels are divided by 255 only if one of them is above 1, so an all but
     black clip comes out as if it were bright.
 
     Args:
@@ -98,13 +98,13 @@ def original_norm(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 @PROCESSORS.register("blip_video_eval")
 class BlipVideoEval:
-    """Frames of a video, resized to squares and normalised as images are.
+    """Frames of a video, resized to squares and normalized as images are.
 
     Args:
         frames: per video. Paper: 8 for retrieval, 16 for questions.
         image_size: pixels a side.
         mean, std: one number per channel, or one for all, on the scale 0..1.
-        resize: "pil" is exact, "fast" stays within 2 grey levels of it; "decoder" has a video's decoder scale the
+        resize: "pil" is exact, "fast" stays within 2 gray levels of it; "decoder" has a video's decoder scale the
             frames, as the original does.
         sampling: "even" takes the middles of equal parts, "original" follows the original; see
             :func:`~vlkit.processors.video_sampling.frame_indices`.
@@ -134,7 +134,7 @@ class BlipVideoEval:
             raise ConfigError(problems)
         self.frames, self.image_size, self.sampling = frames, image_size, sampling
         self.resize, self.norm_original, self.max_pixels = resize, norm_original, max_pixels
-        self.normalise = Normalise(mean, std)
+        self.normalize = Normalize(mean, std)
 
     def __call__(self, video: VideoSource, rng: np.random.Generator | None = None) -> Tensor:
         """float32 [frames, 3, image_size, image_size] of what :func:`sample_frames` takes. ``rng`` is not used.
@@ -147,6 +147,6 @@ class BlipVideoEval:
         resize = "pil" if by_decoder else self.resize
         pixels = [square(frame, self.image_size, resize, max_pixels=self.max_pixels) for frame in found]
         if not self.norm_original:
-            return torch.stack([self.normalise(each) for each in pixels])
+            return torch.stack([self.normalize(each) for each in pixels])
         clip = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
-        return original_norm(clip, self.normalise.mean, self.normalise.std).contiguous()
+        return original_norm(clip, self.normalize.mean, self.normalize.std).contiguous()

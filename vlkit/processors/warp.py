@@ -23,7 +23,7 @@ Matrix = Sequence[Sequence[float]]
 
 
 def rotation(degrees: float, height: int, width: int) -> Matrix:
-    """The matrix (2 x 3, source to target) that turns an image about its centre.
+    """The matrix (2 x 3, source to target) that turns an image about its center.
 
     Args:
         degrees: counter-clockwise as seen.
@@ -113,7 +113,7 @@ def _slid(image: np.ndarray, slide: _Slide, fill: Sequence[int]) -> np.ndarray:
     along = slide.along
     length, count = image.shape[along], image.shape[1 - along]
     shape = list(image.shape)
-    shape[along] += 1  # each pixel has a neighbour further on
+    shape[along] += 1  # each pixel has a neighbor further on
     near = np.empty(shape, np.uint8)
     near.reshape(shape[0], -1)[:] = np.tile(np.array(fill, np.uint8), shape[1])
     whole = slide.whole.clip(-length - 1, length)
@@ -143,14 +143,14 @@ def _part(along: int, begin: int, end: int, first: int, last: int) -> tuple[slic
 
 
 def _gather(image: np.ndarray, inverse: tuple[float, ...], fill: Sequence[int]) -> np.ndarray:
-    """``image`` under any warp: four neighbours of each origin, weighted."""
+    """``image`` under any warp: four neighbors of each origin, weighted."""
     height, width = image.shape[:2]
-    corner, weights = _neighbours(inverse, height, width)
+    corner, weights = _neighbors(inverse, height, width)
     stride = width + 4
-    # Two pixels of fill on every side: a neighbourhood that is wholly outside has somewhere to point.
+    # Two pixels of fill on every side: a neighborhood that is wholly outside has somewhere to point.
     padded = np.full((height + 4, stride), _pack(np.array(fill)), dtype=np.int64)
     padded[2:-2, 2:-2] = _pack(image)
-    # The three channels of a pixel travel in one integer: each neighbour is fetched and weighted once.
+    # The three channels of a pixel travel in one integer: each neighbor is fetched and weighted once.
     flat = padded.ravel()
     total = _pack(np.full(3, 1 << (2 * _FRACTION_BITS - 1)))
     for offset, weight in zip((0, 1, stride, stride + 1), weights):
@@ -159,9 +159,9 @@ def _gather(image: np.ndarray, inverse: tuple[float, ...], fill: Sequence[int]) 
 
 
 @lru_cache(maxsize=4)  # training turns by two angles only; each entry holds 40 bytes a pixel
-def _neighbours(inverse: tuple[float, ...], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the upper left neighbour of each origin is in the padded image, int64 [H, W], and the weights of the four
-    neighbours, int64 [4, H, W]."""
+def _neighbors(inverse: tuple[float, ...], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the upper left neighbor of each origin is in the padded image, int64 [H, W], and the weights of the four
+    neighbors, int64 [4, H, W]."""
     (x_column, x_row), (y_column, y_row) = _summands(inverse, height, width)
     x, x_fraction = _split(x_row[:, None] + x_column)
     y, y_fraction = _split(y_row[:, None] + y_column)

@@ -1,9 +1,9 @@
 """Plugin files as modules that every process can import by name.
 
-A plugin file becomes the module ``vlkit.registry.plugin_files.<stem>_<hash of its path>``. Objects of its classes are pickled
-under that name, so they travel between the processes of ``torchrun`` and to loader workers: a process that unpickles
-one imports this module, which finds the file in the environment variable ``VLKIT_PLUGIN_FILES``. Child processes
-inherit it.
+A plugin file becomes the module ``vlkit.registry.plugin_files.<stem>_<hash of its path>``. Objects of its classes are
+pickled under that name, so they travel between the processes of ``torchrun`` and to loader workers: a process that
+unpickles one imports this module, which finds the file in the environment variable ``VLKIT_PLUGIN_FILES``. Child
+processes inherit it.
 """
 
 from __future__ import annotations

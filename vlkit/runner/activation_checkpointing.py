@@ -26,7 +26,7 @@ def checkpoint_activations(model: nn.Module, kind: str) -> None:
 
     Gradients are the same to the bit. ``torch`` is the non-reentrant kind and works everywhere; ``fairscale``
     is what the original BLIP used, and fails under DDP that looks for unused parameters. ``auto`` leaves the blocks to
-    :class:`ByNeed`.
+    :class:`AutoCheckpointing`.
 
     Raises:
         ConfigError: no such kind, the model lists no blocks, or fairscale is not installed.
@@ -49,11 +49,11 @@ def checkpoint_activations(model: nn.Module, kind: str) -> None:
             _wrap_fairscale(block)
 
 
-class ByNeed:
+class AutoCheckpointing:
     """Recomputes as few blocks as the device's memory asks for; steps, losses and gradients stay the same.
 
     The first two steps recompute every block. The first of them makes room for all that stays from then on (moments of
-    the optimiser, buckets, workspaces); the second tells what is left, and each block's forward pass runs once more in
+    the optimizer, buckets, workspaces); the second tells what is left, and each block's forward pass runs once more in
     it to count what the block would keep. Then the largest blocks go on being recomputed, as many as do not fit, and
     the others are again as if nothing had been. Should the reserve run low later, some more are recomputed.
     All processes decide by the least that any of them has left.

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vlkit.errors import CheckpointError, VlkitError
-from vlkit.io.checkpoint_files import MODEL, OPTIMISER, TRAINER, VERSION, read_trainer, seal, steps_in, verify
+from vlkit.io.checkpoint_files import MODEL, OPTIMIZER, TRAINER, VERSION, read_trainer, seal, steps_in, verify
 from vlkit.io.checksums import sha256
 from vlkit.io.disk_errors import FileError
 from vlkit.io.files import atomic_dir, atomic_write
@@ -86,16 +86,16 @@ class Checkpoints:
         self._sound.add(step)
         return ""
 
-    def save(self, model: nn.Module, optimiser: torch.optim.Optimizer, trainer: dict[str, Any]) -> Path:
-        """:meth:`write` the state of a model and an optimiser that are whole in this process."""
-        return self.write(model.state_dict(keep_vars=True), state_by_name(optimiser), trainer)
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, trainer: dict[str, Any]) -> Path:
+        """:meth:`write` the state of a model and an optimizer that are whole in this process."""
+        return self.write(model.state_dict(keep_vars=True), state_by_name(optimizer), trainer)
 
     def write(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], trainer: dict[str, Any]) -> Path:
         """Write the checkpoint of ``trainer["step"]``. Killed, it leaves nothing that looks complete.
 
         Args:
             weights: the model's state by name, tied tensors as the same object.
-            moments: the optimiser's tensors, see :func:`~vlkit.runner.optimizer.state_by_name`.
+            moments: the optimizer's tensors, see :func:`~vlkit.runner.optimizer.state_by_name`.
             trainer: the rest.
 
         Raises:
@@ -110,8 +110,8 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             with atomic_dir(path) as folder:
                 save_tensors(folder / MODEL, weights)
-                save_tensors(folder / OPTIMISER, moments)
-                files = [folder / name for name in (MODEL, OPTIMISER)]
+                save_tensors(folder / OPTIMIZER, moments)
+                files = [folder / name for name in (MODEL, OPTIMIZER)]
                 facts = {
                     "files": {file.name: file.stat().st_size for file in files},
                     "sha256": {file.name: sha256(file) for file in files},
@@ -177,8 +177,8 @@ def _explained(path: Path) -> Iterator[None]:
         ) from error
 
 
-def restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer | None = None) -> dict[str, Any]:
-    """Load a checkpoint into ``model`` (and ``optimiser``) in place.
+def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
+    """Load a checkpoint into ``model`` (and ``optimizer``) in place.
 
     Returns:
         The content of ``trainer.json``.
@@ -204,12 +204,12 @@ def restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer | Non
             f"{path / MODEL} is of another model: {_some(missing)} missing in it, {_some(unexpected)} "
             "unexpected. Restore the config that wrote it, or choose another output_dir."
         )
-    if optimiser is not None:
+    if optimizer is not None:
         try:
-            restore_by_name(optimiser, load_tensors(path / OPTIMISER))
+            restore_by_name(optimizer, load_tensors(path / OPTIMIZER))
         except KeyError as error:
             raise CheckpointError(
-                f"{path / OPTIMISER} knows the parameter {error}, which this run does not train."
+                f"{path / OPTIMIZER} knows the parameter {error}, which this run does not train."
             ) from error
     return trainer
 

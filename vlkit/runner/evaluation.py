@@ -67,7 +67,7 @@ class Evaluator:
 
         Args:
             model: not wrapped.
-            step: optimiser steps done.
+            step: optimizer steps done.
             stop: asked before each batch whether to give up.
 
         Raises:
@@ -86,7 +86,7 @@ class Evaluator:
         count: int,
         name: str,
         step: int,
-        normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+        normalization: tuple[Sequence[float], Sequence[float]] | None = None,
     ) -> Path | None:
         """Draw the first images of a set with what the model says of them; for one process alone.
 
@@ -109,7 +109,7 @@ class Evaluator:
         if not texts:
             return None
         path = self.folder / "samples.png"
-        mean, std = normalisation or (None, None)
+        mean, std = normalization or (None, None)
         draw_samples([sample["image"] for sample in samples], texts, path, mean, std)
         return path
 

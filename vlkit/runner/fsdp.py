@@ -1,4 +1,4 @@
-"""Weights, gradients and optimiser state cut up among the processes (PyTorch's FSDP2)."""
+"""Weights, gradients and optimizer state cut up among the processes (PyTorch's FSDP2)."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ class Fsdp(Parallel):
     def weights(self) -> dict[str, Tensor]:
         return self._gathered(self.model.state_dict(keep_vars=True))
 
-    def moments(self, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-        return self._gathered(state_by_name(optimiser))
+    def moments(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+        return self._gathered(state_by_name(optimizer))
 
     def _gathered(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Whole tensors on the CPU in process 0, those of one object again of one; nothing in the others."""

@@ -35,7 +35,7 @@ class TrainStep:
         model: what ``parallel`` made of it, to be called.
         task: what a batch means.
         loader: where batches come from.
-        optimiser: from :func:`~vlkit.runner.optimizer.build_optimiser`.
+        optimizer: from :func:`~vlkit.runner.optimizer.build_optimizer`.
         window: where losses are noted.
         world: the processes.
         device: where the model is.
@@ -50,7 +50,7 @@ class TrainStep:
         model: nn.Module,
         task: Task,
         loader: TrainLoader,
-        optimiser: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer,
         window: Window,
         world: World,
         device: torch.device,
@@ -58,13 +58,13 @@ class TrainStep:
         seed: int,
         grad_clip: float | None,
     ):
-        self.parallel, self.task, self.loader, self.optimiser = parallel, task, loader, optimiser
+        self.parallel, self.task, self.loader, self.optimizer = parallel, task, loader, optimizer
         self.window, self.world, self.device, self.autocast = window, world, device, autocast
         self.seed, self.grad_clip = seed, grad_clip
         self.bad: list[tuple[str, str, int]] = []
         self.model = model
         self._count_names: list[str] | None = None
-        trained = {id(parameter) for group in optimiser.param_groups for parameter in group["params"]}
+        trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         self._frozen = [each for each in parallel.model.parameters() if id(each) not in trained]
         self._buffers = [(module._buffers, name) for module in parallel.model.modules() for name in module._buffers]
         self._before: list[tuple[int, int]] | None = None
@@ -175,11 +175,11 @@ class TrainStep:
 
     def _update(self, rate: float) -> Tensor:
         """Clip, step, and forget the gradients; the norm of the gradient before clipping."""
-        parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         norm = self.parallel.clip(parameters, self.grad_clip)
-        set_rate(self.optimiser, rate)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        set_rate(self.optimizer, rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         return norm
 
 

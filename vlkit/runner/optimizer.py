@@ -1,4 +1,4 @@
-"""The optimiser of a run: which parameters it moves, at which rate, with which decay."""
+"""The optimizer of a run: which parameters it moves, at which rate, with which decay."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def parameter_groups(
     return list(groups.values())
 
 
-def build_optimiser(
+def build_optimizer(
     model: nn.Module,
     optim: OptimConfig,
     device: torch.device,
@@ -80,32 +80,32 @@ def build_optimiser(
     return make(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=fused)
 
 
-def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every group ``rate`` times its own factor."""
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
 
 
-def state_by_name(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimiser's tensors under ``<tensor>:<parameter name>``."""
+def state_by_name(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's tensors under ``<tensor>:<parameter name>``."""
     return {
         f"{key}:{name}": value
-        for group in optimiser.param_groups
+        for group in optimizer.param_groups
         for name, parameter in zip(group["names"], group["params"])
-        for key, value in optimiser.state.get(parameter, {}).items()
+        for key, value in optimizer.state.get(parameter, {}).items()
     }
 
 
-def restore_by_name(optimiser: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+def restore_by_name(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
     """Undo :func:`state_by_name`; the order of parameters may have changed, their names not.
 
     Raises:
-        KeyError: a tensor belongs to no parameter of this optimiser.
+        KeyError: a tensor belongs to no parameter of this optimizer.
     """
     groups: list[Group] = []
     numbers: dict[str, int] = {}
     parameters: list[nn.Parameter] = []
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         places = range(len(numbers), len(numbers) + len(group["names"]))
         numbers.update(zip(group["names"], places))
         parameters += group["params"]
@@ -115,7 +115,7 @@ def restore_by_name(optimiser: torch.optim.Optimizer, tensors: Mapping[str, torc
         key, _, name = full.partition(":")
         number = numbers[name]
         state.setdefault(number, {})[key] = cut_like(tensor, parameters[number])
-    optimiser.load_state_dict({"state": state, "param_groups": groups})
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def cut_like(tensor: torch.Tensor, own: torch.Tensor) -> torch.Tensor:

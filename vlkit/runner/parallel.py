@@ -1,4 +1,4 @@
-"""How the processes of a run share a model: a copy each (DDP), sharded (FSDP2), or with sharded optimiser state (OSS).
+"""How the processes of a run share a model: a copy each (DDP), sharded (FSDP2), or with sharded optimizer state (OSS).
 
 The steps are the same in all of them, and so are checkpoints: a run may be continued with another way, or with another
 number of processes. A process alone shares nothing, whatever was asked for.
@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vlkit.config.schema import OptimConfig
 from vlkit.errors import ConfigError, did_you_mean
 from vlkit.runner.distributed import World
-from vlkit.runner.optimizer import build_optimiser, state_by_name
+from vlkit.runner.optimizer import build_optimizer, state_by_name
 
 KINDS = ("ddp", "fsdp", "oss")
 
@@ -44,7 +44,7 @@ class Parallel:
         return [self.model]
 
     def wrap(self) -> nn.Module:
-        """What is to be called in training; once, before :meth:`optimiser`."""
+        """What is to be called in training; once, before :meth:`optimizer`."""
         if self.world.size == 1:
             return self.model
         return DistributedDataParallel(
@@ -55,9 +55,9 @@ class Parallel:
             gradient_as_bucket_view=True,
         )
 
-    def optimiser(self, optim: OptimConfig) -> torch.optim.Optimizer:
+    def optimizer(self, optim: OptimConfig) -> torch.optim.Optimizer:
         """AdamW over what this process holds."""
-        return build_optimiser(self.model, optim, self.device)
+        return build_optimizer(self.model, optim, self.device)
 
     def exchange(self, wrapped: nn.Module, last: bool) -> Any:
         """The context of a micro-batch: gradients are exchanged once a step, in the backward pass of the last one."""
@@ -82,9 +82,9 @@ class Parallel:
         is given it."""
         return self.model.state_dict(keep_vars=True)
 
-    def moments(self, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-        """The optimiser's whole state by name; every process asks together, and process 0 is given it."""
-        return state_by_name(optimiser)
+    def moments(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+        """The optimizer's whole state by name; every process asks together, and process 0 is given it."""
+        return state_by_name(optimizer)
 
 
 class Oss(Parallel):
@@ -92,21 +92,21 @@ class Oss(Parallel):
 
     whole_in_each = False
 
-    def optimiser(self, optim: OptimConfig) -> torch.optim.Optimizer:
+    def optimizer(self, optim: OptimConfig) -> torch.optim.Optimizer:
         try:
             from fairscale.optim import OSS
         except ImportError as error:
             raise ConfigError(
                 "run.parallel is 'oss', which is fairscale's and not installed here: pip install fairscale, or use "
-                "'fsdp', which shards the optimiser's state too."
+                "'fsdp', which shards the optimizer's state too."
             ) from error
-        return build_optimiser(self.model, optim, self.device, functools.partial(OSS, optim=torch.optim.AdamW))
+        return build_optimizer(self.model, optim, self.device, functools.partial(OSS, optim=torch.optim.AdamW))
 
-    def moments(self, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-        optimiser.consolidate_state_dict()  # type: ignore[attr-defined]
+    def moments(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+        optimizer.consolidate_state_dict()  # type: ignore[attr-defined]
         if not self.world.is_main:
             return {}
-        content = optimiser.state_dict()
+        content = optimizer.state_dict()
         return {
             f"{key}:{name}": value
             for group in content["param_groups"]

@@ -49,7 +49,7 @@ class Resumable:
 
     parallel: Parallel
     model: nn.Module
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     optim: OptimConfig
     run: RunOptions
     world: World
@@ -87,7 +87,7 @@ class Resumable:
         if self.saved == self.step and self.world.on_main(self._renew_checkpoint):
             self.outdated = False
             return
-        weights, moments = self.parallel.weights(), self.parallel.moments(self.optimiser)
+        weights, moments = self.parallel.weights(), self.parallel.moments(self.optimizer)
         gone = self.world.on_main(lambda: self._write_checkpoint(weights, moments))
         self.saved, self.outdated, self.clock.saved = self.step, False, self.clock.agreed
         if gone:
@@ -106,7 +106,7 @@ class Resumable:
             self.window.settle()
         with contextlib.suppress(OSError):  # the log may be what failed
             self.reporter.metrics.sync()
-        weights, moments = self.parallel.weights(), self.parallel.moments(self.optimiser)
+        weights, moments = self.parallel.weights(), self.parallel.moments(self.optimizer)
         self._write_checkpoint(weights, moments)
         self.saved = self.step
 
@@ -202,7 +202,7 @@ class Resumable:
             return
         step, best_lost = found
         path = self.checkpoints.path(step)
-        trainer = restore(path, self.model, self.optimiser)
+        trainer = restore(path, self.model, self.optimizer)
         if trainer["batch_size"] != self.run.batch_size or trainer["seed"] != self.run.seed:
             raise CheckpointError(
                 f"{path} was written with batch_size {trainer['batch_size']} and seed {trainer['seed']}; "

@@ -45,7 +45,7 @@ class Runner:
         output_dir: where to write; None: ``run.output_dir``.
         config: the resolved configuration, recorded and compared when a run is continued.
         facts: more for ``environment.json`` (hashes of weights, say).
-        normalisation: mean and standard deviation of the images' channels, for the picture of samples; None:
+        normalization: mean and standard deviation of the images' channels, for the picture of samples; None:
             each image is stretched to its range.
         world: the processes, where they have met already; the runner parts from them in its end.
 
@@ -65,7 +65,7 @@ class Runner:
         output_dir: Path | None = None,
         config: Mapping[str, Any] | None = None,
         facts: Mapping[str, Any] | None = None,
-        normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+        normalization: tuple[Sequence[float], Sequence[float]] | None = None,
         world: World | None = None,
     ):
         _check_monitor(run.monitor, evals)
@@ -73,7 +73,7 @@ class Runner:
         self.device = choose_device(run.device, self.world.local_rank)
         self.world.start(self.device)
         self.model, self.task, self.optim, self.run = model.to(self.device), task, optim, run
-        self.evals, self.facts, self.normalisation = dict(evals), dict(facts or {}), normalisation
+        self.evals, self.facts, self.normalization = dict(evals), dict(facts or {}), normalization
         if train is None or isinstance(train, Mixture):
             self.mixture = train
         else:
@@ -224,7 +224,7 @@ class Runner:
             return
         name = (self.run.monitor or next(iter(self.evals))).partition("/")[0]
         with self.parallel.whole_model() as model:
-            self.world.on_main(lambda: evaluator.picture(model, self.run.sample_images, name, step, self.normalisation))
+            self.world.on_main(lambda: evaluator.picture(model, self.run.sample_images, name, step, self.normalization))
 
 
 def _check_monitor(monitor: str | None, evals: Mapping[str, VLDataset]) -> None:

@@ -26,12 +26,12 @@ def draw_samples(
     """Write a grid of images with their texts below as PNG.
 
     Args:
-        images: [3, H, W] each, normalised; of a video or pair [..., 3, H, W] the first is shown.
+        images: [3, H, W] each, normalized; of a video or pair [..., 3, H, W] the first is shown.
         texts: one for each image; cut after four lines.
         path: the PNG.
-        mean: what the normalisation took off each channel; None: each image is stretched from its least to
+        mean: what the normalization took off each channel; None: each image is stretched from its least to
             its largest value.
-        std: what the normalisation divided by.
+        std: what the normalization divided by.
     """
     columns = min(_COLUMNS, len(images))
     rows = -(-len(images) // columns)

@@ -16,7 +16,7 @@ from vlkit.config.schema import OptimConfig, RunOptions
 from vlkit.datasets.loading import TrainLoader
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import RunFailed, VlkitError
-from vlkit.runner.activation_checkpointing import ByNeed
+from vlkit.runner.activation_checkpointing import AutoCheckpointing
 from vlkit.runner.activation_memory import device_memory
 from vlkit.runner.best import Best
 from vlkit.runner.checkpoint import Checkpoints
@@ -82,9 +82,9 @@ class Trainer(Resumable):
             pin_memory=device.type == "cuda",
         )
         memory = device_memory(device) if run.activation_checkpointing == "auto" else None
-        self.by_need = ByNeed(self.model, memory, world, run.accumulate)
+        self.by_need = AutoCheckpointing(self.model, memory, world, run.accumulate)
         wrapped = parallel.wrap()
-        self.optimiser = parallel.optimiser(optim)
+        self.optimizer = parallel.optimizer(optim)
         self.window, self.clock = Window(world), Clock(world)
         self.best = Best(run.monitor, run.mode)
         self.checkpoints = Checkpoints(output.path / "checkpoints", run.keep_checkpoints)
@@ -95,7 +95,7 @@ class Trainer(Resumable):
             wrapped,
             task,
             self.loader,
-            self.optimiser,
+            self.optimizer,
             self.window,
             world,
             device,

@@ -18,9 +18,9 @@ class Progress:
     """Where a run is, in every unit.
 
     Args:
-        step: optimiser steps done before this one.
-        steps: optimiser steps of the whole run; of a run whose length is a time, an estimate from the time spent.
-        steps_per_epoch: optimiser steps of one pass over the training data (may be fractional).
+        step: optimizer steps done before this one.
+        steps: optimizer steps of the whole run; of a run whose length is a time, an estimate from the time spent.
+        steps_per_epoch: optimizer steps of one pass over the training data (may be fractional).
         samples: samples seen before this step, by all processes.
         micro: index of the micro-batch within this step, from 0: what belongs to a step once belongs to 0.
         micros: micro-batches of a step.
@@ -44,7 +44,7 @@ class StepOutput:
     """What one micro-batch gives.
 
     Args:
-        losses: name to scalar, each a mean over something; their sum is minimised.
+        losses: name to scalar, each a mean over something; their sum is minimized.
         metrics: name to scalar (detached tensor or number) for the log.
     """
 
@@ -68,7 +68,7 @@ class EvalContext:
         rank: this process; result files are written by rank 0.
         output_dir: where result files go, or None: write none.
         name: name of the evaluation set ("val").
-        step: optimiser steps done.
+        step: optimizer steps done.
         dataset: the evaluation set, for what belongs to all of it (a list of answers); its samples come in batches.
     """
 
@@ -93,7 +93,7 @@ class Task:
     evaluation_keys: ClassVar[Collection[str]] = ()
 
     def prepare(self, model: nn.Module, batch: Batch, device: torch.device) -> Batch:
-        """Model inputs from a collated batch: tokenise, move to ``device``. Runs before autocast. The batch itself is
+        """Model inputs from a collated batch: tokenize, move to ``device``. Runs before autocast. The batch itself is
         not changed."""
         raise TypeError(f"{type(self).__name__} does not define prepare()")
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.models.med import BegunTexts
+from vlkit.models.med import TextPrefix
 from vlkit.models.packing import TextBatch
 from vlkit.tasks.base import EvalContext
 from vlkit.tasks.text_prefix import StoredTexts
@@ -89,14 +89,14 @@ class PairScorer:
         self.place, self.lengths = np.argsort(order), lengths[order]
         self.texts = self._begin(packed.select(order), on_disk)
 
-    def _begin(self, texts: TextBatch, on_disk: bool) -> TextBatch | BegunTexts | StoredTexts:
+    def _begin(self, texts: TextBatch, on_disk: bool) -> TextBatch | TextPrefix | StoredTexts:
         """``texts``, or their beginnings where there is room for them."""
         bounds = Bounds.of(texts.ids.device)
         if on_disk and texts.ids.is_cpu and len(texts.ids) > bounds.most:
             return StoredTexts(texts, self._beginnings(texts, bounds), self.context.output_dir)
         if not len(texts) or 4 * len(texts.ids) * self.model.med_config.hidden_size > bounds.bytes:
             return texts
-        return BegunTexts(texts, torch.cat(list(self._beginnings(texts, bounds))))
+        return TextPrefix(texts, torch.cat(list(self._beginnings(texts, bounds))))
 
     def _beginnings(self, texts: TextBatch, bounds: Bounds) -> Iterator[Tensor]:
         for part in cut(np.arange(len(texts)), self.lengths, bounds.most):

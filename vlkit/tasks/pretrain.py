@@ -1,4 +1,4 @@
-"""Pre-training with contrast, matching and language modelling (paper, section 3.2), and what it has learned."""
+"""Pre-training with contrast, matching and language modeling (paper, section 3.2), and what it has learned."""
 
 from __future__ import annotations
 

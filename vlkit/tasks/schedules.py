@@ -1,4 +1,4 @@
-"""Schedules that belong to an objective rather than to the optimiser."""
+"""Schedules that belong to an objective rather than to the optimizer."""
 
 from __future__ import annotations
 

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from vlkit.errors import VlkitError
-from vlkit.models.med import BegunTexts
+from vlkit.models.med import TextPrefix
 from vlkit.models.packing import TextBatch
 from vlkit.tasks.image_tokens import as_bytes, disk_explained
 
 
 class StoredTexts:
-    """:class:`BegunTexts` of which only those that are selected are in memory. The file has no name on POSIX systems
+    """:class:`TextPrefix` of which only those that are selected are in memory. The file has no name on POSIX systems
     and vanishes with this object.
 
     Args:
@@ -45,7 +45,7 @@ class StoredTexts:
         if hasattr(self, "_file"):
             self._file.close()
 
-    def select(self, index: Sequence[int] | np.ndarray) -> BegunTexts:
+    def select(self, index: Sequence[int] | np.ndarray) -> TextPrefix:
         """The texts ``index``, in that order; one may be named several times."""
         index = np.asarray(index, np.int64)
         texts = self.texts.select(index)
@@ -60,4 +60,4 @@ class StoredTexts:
                 raise VlkitError(f"texts kept on disk in {self._where} are no longer complete.")
             at += size
         hidden = data.view(self._dtype).view(-1, self._width)
-        return BegunTexts(texts, hidden.to(self.texts.ids.device))
+        return TextPrefix(texts, hidden.to(self.texts.ids.device))

@@ -146,7 +146,7 @@ def test_a_step_of_the_reference_moves_its_weights_as_adamw_does():
     ids, mask = load("weights").pad_texts(tokenizer.encode(["a red circle", "two shapes"]), 30)
     before = theirs.itm_head.weight.detach().clone()
     load("pretrain").step(
-        theirs, load("pretrain").optimiser_of(theirs, 1e-3), torch.randn(2, 3, 16, 16), ids, mask, 0.4
+        theirs, load("pretrain").optimizer_of(theirs, 1e-3), torch.randn(2, 3, 16, 16), ids, mask, 0.4
     )
     moved = (theirs.itm_head.weight - before * (1 - 5e-5)).abs()
     torch.testing.assert_close(moved, torch.full_like(moved, 1e-3), rtol=1e-2, atol=1e-5)

@@ -36,7 +36,7 @@ Entry = tuple[Item, list[Text]] | Refused
 
 
 def png(color: tuple[int, int, int] = (0, 128, 255), size: int = 8) -> bytes:
-    """An encoded picture of one colour."""
+    """An encoded picture of one color."""
     file = io.BytesIO()
     Image.new("RGB", (size, size), color).save(file, "PNG")
     return file.getvalue()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from vlkit.capfilt.batches import Plan, batches, lots_of
 from vlkit.capfilt.inputs import InputShard, Item, Refused
-from vlkit.capfilt.reading import End, Event, Ready, Turned
+from vlkit.capfilt.reading import End, Event, Ready, Rejected
 
 SHARDS = st.lists(st.lists(st.booleans(), max_size=9), min_size=1, max_size=5)
 
@@ -19,7 +19,7 @@ def events_of(shards: list[list[bool]], first: int = 0) -> list[Event]:
         for number, good in enumerate(images):
             key = f"{place}-{number}"
             item = Item(key, b"", "png", ())
-            found.append(Ready(place, item, {}) if good else Turned(place, Refused(key, "image", "empty image")))
+            found.append(Ready(place, item, {}) if good else Rejected(place, Refused(key, "image", "empty image")))
         found.append(End(place, len(images), 0))
     return found
 

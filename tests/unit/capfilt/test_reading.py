@@ -12,7 +12,7 @@ from PIL import Image
 from tests.assets.waiting import LONG, wait_until
 from tests.unit.capfilt.small import picture
 from vlkit.capfilt.inputs import InputShard, Item, Refused
-from vlkit.capfilt.reading import Decoder, End, Reader, Ready, Turned
+from vlkit.capfilt.reading import Decoder, End, Reader, Ready, Rejected
 from vlkit.errors import BadSample, VlkitError
 from vlkit.processors.image import BlipImageEval
 
@@ -48,7 +48,7 @@ def test_everything_comes_in_the_order_of_the_input_with_counts_of_each_shard():
     wanted = [f"{place}-{number}" for place in range(3) for number in range(40)]
     assert [event.item.key for event in found if isinstance(event, Ready)] == wanted
     assert [event for event in found if isinstance(event, End)] == [End(place, 41, 40) for place in range(3)]
-    assert [event.refused.kind for event in found if isinstance(event, Turned)][-3:] == ["image", "fields", "shard"]
+    assert [event.refused.kind for event in found if isinstance(event, Rejected)][-3:] == ["image", "fields", "shard"]
     places = [event.shard for event in found]
     assert places == sorted(places)
 

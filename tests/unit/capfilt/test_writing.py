@@ -10,7 +10,7 @@ from tests.assets.waiting import LONG, wait_until
 from vlkit.capfilt.accounting import Counts
 from vlkit.capfilt.batches import Batch
 from vlkit.capfilt.inputs import Item, Refused
-from vlkit.capfilt.reading import End, Ready, Turned
+from vlkit.capfilt.reading import End, Ready, Rejected
 from vlkit.capfilt.writing import LotOutput, Writer
 from vlkit.errors import VlkitError
 
@@ -46,7 +46,7 @@ def ready(shard: int, key: str) -> Ready:
 BATCH = Batch(
     [
         ready(0, "a"),
-        Turned(0, Refused("b", "image", "empty image")),
+        Rejected(0, Refused("b", "image", "empty image")),
         End(0, 2, 1),
         ready(1, "c"),
         End(1, 1, 0),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nowhere import Nothing
 
 
-class Colour(enum.Enum):
+class Color(enum.Enum):
     RED = "red"
     BLUE = 2
 
@@ -100,9 +100,9 @@ def converted(value: Any, hint: Any) -> Any:
         ({"a": 1}, dict[str, float], {"a": 1.0}),
         ({"a": [1]}, Mapping[str, list[int]], {"a": [1]}),
         ({"a": 1}, dict, {"a": 1}),
-        ("RED", Colour, Colour.RED),
-        ("red", Colour, Colour.RED),
-        (2, Colour, Colour.BLUE),
+        ("RED", Color, Color.RED),
+        ("red", Color, Color.RED),
+        (2, Color, Color.BLUE),
         ({"width": 2}, Inner, Inner(2)),
         ([{"width": 2}], list[Inner], [Inner(2)]),
         ({"width": 2}, Inner | None, Inner(2)),
@@ -142,7 +142,7 @@ def test_values_that_fit(value, hint, result):
         ([1], tuple[int, int], "key: [1] (list) given, [int, int] allowed."),
         ({"a": "x"}, dict[str, int], "key.a: 'x' (str) given, int allowed."),
         ([1], dict[str, int], "key: [1] (list) given, mapping of int allowed."),
-        ("REDD", Colour, "key: 'REDD' (str) given, 'RED' or 'BLUE' allowed. Did you mean 'RED'?"),
+        ("REDD", Color, "key: 'REDD' (str) given, 'RED' or 'BLUE' allowed. Did you mean 'RED'?"),
         (3, Inner, "key: 3 (int) given, mapping (Inner) allowed."),
         ({"width": 3}, Inner, "key: width 3 is odd."),
         ({"widht": 2}, Inner, "key.widht: unknown key 'widht'. Did you mean 'width'? Allowed: width (int, required)"),
@@ -218,9 +218,9 @@ def test_checking_builds_nothing():
 
 
 def test_open_constructors_take_any_key_but_check_their_own():
-    thing = build(THINGS, {"name": "open_thing", "width": 1, "colour": 2})
-    assert (thing.width, thing.rest) == (1, {"colour": 2})
-    assert check(THINGS, {"name": "open_thing", "width": "x", "colour": 2}) == ["width: 'x' (str) given, int allowed."]
+    thing = build(THINGS, {"name": "open_thing", "width": 1, "color": 2})
+    assert (thing.width, thing.rest) == (1, {"color": 2})
+    assert check(THINGS, {"name": "open_thing", "width": "x", "color": 2}) == ["width: 'x' (str) given, int allowed."]
 
 
 def test_annotations_that_cannot_be_resolved_are_not_checked_but_the_others_are():
@@ -274,7 +274,7 @@ def test_plain_types_accept_exactly_their_own_values(kind, value):
 
 
 HINTS = st.recursive(
-    st.sampled_from([int, float, bool, str, None, Any, Inner, Colour, Duration, Path, Literal["a", 1]]),
+    st.sampled_from([int, float, bool, str, None, Any, Inner, Color, Duration, Path, Literal["a", 1]]),
     lambda hints: st.one_of(
         hints.map(lambda h: list[h]),
         hints.map(lambda h: tuple[h, ...]),

@@ -183,8 +183,8 @@ def test_limit_fingerprint_images_and_pickle(tmp_path):
 
 def test_from_files_to_scores(tmp_path):
     """Own images and a file of rows are all that an evaluation needs."""
-    for name, colour in (("a", (200, 30, 30)), ("b", (20, 200, 20)), ("c", (0, 0, 90))):
-        Image.new("RGB", (20, 30), colour).save(tmp_path / f"{name}.png")
+    for name, color in (("a", (200, 30, 30)), ("b", (20, 200, 20)), ("c", (0, 0, 90))):
+        Image.new("RGB", (20, 30), color).save(tmp_path / f"{name}.png")
     processor = build(PROCESSORS, {"name": "blip_image_eval", "image_size": 16})
     data = dataset(rows_file(tmp_path, ROWS), split="val", image_processor=processor)
     assert data.problems() == []

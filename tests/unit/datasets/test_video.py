@@ -28,21 +28,21 @@ PLAIN = BlipImageEval(image_size=8, mean=0, std=1)
 
 CAPTIONS = [
     {"video": "video1.mp4", "caption": "a dot goes"},
-    {"video": "video0.mp4", "caption": "it is grey"},
-    {"video": "video1.mp4", "caption": "grey gets lighter"},
+    {"video": "video0.mp4", "caption": "it is gray"},
+    {"video": "video1.mp4", "caption": "gray gets lighter"},
 ]
 QUESTIONS = [
     {"question_id": 7, "question": "what goes?", "answer": "dot", "video": "video1.mp4"},
-    {"question_id": 8, "question": "what is grey?", "answer": "all", "video": "video0.mp4"},
-    {"question_id": 9, "question": "what gets lighter?", "answer": "grey", "video": "video1.mp4"},
+    {"question_id": 8, "question": "what is gray?", "answer": "all", "video": "video0.mp4"},
+    {"question_id": 9, "question": "what gets lighter?", "answer": "gray", "video": "video1.mp4"},
 ]
 
 
 def frames_folder(folder: Path, count: int, start: int = 0) -> None:
     folder.mkdir(parents=True)
     for i in range(count):
-        grey = np.full((10, 12, 3), level(start + i), np.uint8)
-        Image.fromarray(grey).save(folder / f"{i}.png")
+        gray = np.full((10, 12, 3), level(start + i), np.uint8)
+        Image.fromarray(gray).save(folder / f"{i}.png")
 
 
 @pytest.fixture
@@ -67,10 +67,10 @@ def test_captions_of_a_video_are_joined(folder):
     data = VideoText(rows(folder, CAPTIONS), split="test", frames=2, image_processor=PLAIN, text_processor=str.upper)
     assert len(data) == 2
     first, second = data
-    assert first["references"] == ["a dot goes", "grey gets lighter"]
+    assert first["references"] == ["a dot goes", "gray gets lighter"]
     assert (first["text_input"], first["image_id"], first["sample_id"]) == ("A DOT GOES", "video1.mp4", "rows.json:1")
     assert shown(first["video"]) == [12, 16]
-    assert second["references"] == ["it is grey"]
+    assert second["references"] == ["it is gray"]
     assert shown(second["video"]) == [2, 6]
 
 
@@ -78,8 +78,8 @@ def test_in_training_every_caption_is_a_sample(folder):
     data = VideoText(rows(folder, CAPTIONS), frames=2, image_processor=BlipImageTrain(image_size=8))
     assert [(sample["text_input"], sample["image_id"]) for sample in data] == [
         ("a dot goes", "video1.mp4"),
-        ("it is grey", "video0.mp4"),
-        ("grey gets lighter", "video1.mp4"),
+        ("it is gray", "video0.mp4"),
+        ("gray gets lighter", "video1.mp4"),
     ]
     assert data[2]["sample_id"] == "rows.json:3"
     assert data[2]["video"].shape == (2, 3, 8, 8)
@@ -87,7 +87,7 @@ def test_in_training_every_caption_is_a_sample(folder):
 
 
 def test_rows_of_msrvtt(folder):
-    entries = [{"clip_name": "video1", "caption": "a dot goes"}, {"clip_name": "video0", "caption": "it is grey"}]
+    entries = [{"clip_name": "video1", "caption": "a dot goes"}, {"clip_name": "video0", "caption": "it is gray"}]
     data = VideoText(rows(folder, entries, "test.jsonl"), split="test", frames=1, image_processor=PLAIN)
     assert [(sample["image_id"], shown(sample["video"])) for sample in data] == [("video1", [14]), ("video0", [4])]
 
@@ -96,13 +96,13 @@ def test_questions_of_a_video_are_one_sample(folder, monkeypatch):
     opened = []
     monkeypatch.setattr(module, "find_video", lambda root, name: opened.append(name) or find_video(root, name))
     file = rows(folder, QUESTIONS)
-    (folder / "labels.json").write_text(json.dumps({"grey": 1, "dot": 0}))
+    (folder / "labels.json").write_text(json.dumps({"gray": 1, "dot": 0}))
     data = VideoQuestion(file, split="test", frames=4, answer_list=str(folder / "labels.json"), image_processor=PLAIN)
-    assert data.answer_list == ["dot", "grey"]
+    assert data.answer_list == ["dot", "gray"]
     first, second = data
     assert opened == ["video1.mp4", "video0.mp4"]
     assert first["text_input"] == ["what goes?", "what gets lighter?"]
-    assert first["answers"] == first["references"] == [["dot"], ["grey"]]
+    assert first["answers"] == first["references"] == [["dot"], ["gray"]]
     assert first["weights"] == [[1.0], [1.0]]
     assert first["question_id"] == [7, 9]
     assert shown(first["video"]) == [11, 13, 15, 17]

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from tests.assets.damage import DAMAGES, OLD_DAMAGES, as_version_1, edit, flip, flip_somewhere
 from tests.assets.toy import ToyTask, toy_runner
 from vlkit.errors import CheckpointError
-from vlkit.io.checkpoint_files import MODEL, OPTIMISER, STATE, TRAINER, choose, read_trainer, seal, verify
+from vlkit.io.checkpoint_files import MODEL, OPTIMIZER, STATE, TRAINER, choose, read_trainer, seal, verify
 from vlkit.models.weights.load import read_checkpoint
 from vlkit.runner.checkpoint import Checkpoints
 
@@ -36,7 +36,7 @@ def test_what_a_run_writes_is_sound(folder):
     trainer = verify(folder / "step_00000008", required=STATE)
     assert trainer == read_trainer(folder / "step_00000008", STATE)
     assert trainer["step"] == 8
-    assert set(trainer["sha256"]) == {MODEL, OPTIMISER}
+    assert set(trainer["sha256"]) == {MODEL, OPTIMIZER}
 
 
 FLIPS = 100 if os.environ.get("VLKIT_CAMPAIGN") == "full" else 20
@@ -49,7 +49,7 @@ def test_every_flipped_bit_is_noticed(folder, seed):
     name, bit = flip_somewhere(path, random.Random(seed))
     with pytest.raises(CheckpointError, match=rf"step_00000008 is damaged: {name}"):
         verify(path, required=STATE)
-    if name != OPTIMISER:
+    if name != OPTIMIZER:
         with pytest.raises(CheckpointError, match="is damaged"):
             read_checkpoint(path)
         with pytest.raises(CheckpointError, match="is damaged"):
@@ -82,7 +82,7 @@ def test_the_newest_falls_back_with_one_warning(folder, name, caplog):
     assert "continues from step_00000004" in caplog.text
 
 
-@pytest.mark.parametrize("name", [name for name in DAMAGES if OPTIMISER not in name and "unlink model" not in name])
+@pytest.mark.parametrize("name", [name for name in DAMAGES if OPTIMIZER not in name and "unlink model" not in name])
 def test_weights_of_a_run_fall_back_with_one_warning(folder, name, caplog):
     file, damage = DAMAGES[name]
     damage(folder / "step_00000008" / file)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vlkit.errors import DataError
-from vlkit.io.data_dir import DataFile, data_dir, localise
+from vlkit.io.data_dir import DataFile, data_dir, localize
 
 CONTENT = b'[{"image": "a.jpg", "caption": "a cat"}]'
 
@@ -51,7 +51,7 @@ def test_where_it_is(folder, monkeypatch, tmp_path):
 
 def test_names_become_paths_at_any_depth_and_nothing_else_changes(folder):
     given = {"path": ["data://a/b.json", "c.json"], "limit": 3, "deep": {"root": "data://a/.//images/"}}
-    assert localise(given, {}) == {
+    assert localize(given, {}) == {
         "path": [str(folder / "a" / "b.json"), "c.json"],
         "limit": 3,
         "deep": {"root": str(folder / "a" / "images")},
@@ -60,11 +60,11 @@ def test_names_become_paths_at_any_depth_and_nothing_else_changes(folder):
 
 def test_a_missing_file_is_downloaded_once_and_checked(folder, server):
     known = {"coco/a.json": DataFile(url=f"{server}/a.json", md5=hashlib.md5(CONTENT).hexdigest())}
-    path = Path(localise("data://coco/a.json", known))
+    path = Path(localize("data://coco/a.json", known))
     assert path == folder / "coco" / "a.json"
     assert path.read_bytes() == CONTENT
     before = path.stat().st_mtime_ns
-    assert localise("data://coco/a.json", known) == str(path)
+    assert localize("data://coco/a.json", known) == str(path)
     assert path.stat().st_mtime_ns == before
 
 
@@ -73,7 +73,7 @@ def test_another_file_than_the_card_means_is_refused_and_kept(folder, server):
     (folder / "coco" / "a.json").write_text("mine")
     known = {"coco/a.json": DataFile(url=f"{server}/a.json", md5="0" * 32)}
     with pytest.raises(DataError, match=r"a\.json: the md5 is .* is expected.*set 'path'"):
-        localise("data://coco/a.json", known)
+        localize("data://coco/a.json", known)
     assert (folder / "coco" / "a.json").read_text() == "mine"
 
 
@@ -81,7 +81,7 @@ def test_offline_the_message_says_which_file_to_put_where(folder, monkeypatch):
     monkeypatch.setenv("VLKIT_OFFLINE", "1")
     known = {"coco/a.json": DataFile(url="https://example.org/a.json")}
     with pytest.raises(DataError) as error:
-        localise(["data://coco/a.json"], known)
+        localize(["data://coco/a.json"], known)
     assert "https://example.org/a.json" in str(error.value)
     assert f"put it at {folder / 'coco' / 'a.json'}" in str(error.value)
     assert "VLKIT_DATA" in str(error.value)
@@ -90,6 +90,6 @@ def test_offline_the_message_says_which_file_to_put_where(folder, monkeypatch):
 def test_what_has_no_url_is_asked_for(folder):
     known = {"coco/images": DataFile(how="Unpack train2014 into it.")}
     with pytest.raises(DataError, match=r"coco/images does not exist\. Unpack train2014 into it\. .*VLKIT_DATA"):
-        localise({"image_root": "data://coco/images"}, known)
+        localize({"image_root": "data://coco/images"}, known)
     (folder / "coco" / "images").mkdir(parents=True)
-    assert localise("data://coco/images", known) == str(folder / "coco" / "images")
+    assert localize("data://coco/images", known) == str(folder / "coco" / "images")

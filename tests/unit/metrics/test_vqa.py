@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlkit.errors import DataError
-from vlkit.metrics.vqa import exact_match, normalise_answer, normalise_punctuation, vqa_accuracy
+from vlkit.metrics.vqa import exact_match, normalize_answer, normalize_punctuation, vqa_accuracy
 
 
 @pytest.mark.parametrize(
@@ -29,14 +29,14 @@ from vlkit.metrics.vqa import exact_match, normalise_answer, normalise_punctuati
         ("", ""),
     ],
 )
-def test_normalisation(text, expected):
-    assert normalise_answer(text) == expected
+def test_normalization(text, expected):
+    assert normalize_answer(text) == expected
 
 
 def test_punctuation_alone():
-    assert normalise_punctuation("The t-shirt.") == "The t shirt"
+    assert normalize_punctuation("The t-shirt.") == "The t shirt"
     # A digit, a comma and a digit anywhere: every mark is deleted rather than turned into a space.
-    assert normalise_punctuation("1,000 t-shirts") == "1000 tshirts"
+    assert normalize_punctuation("1,000 t-shirts") == "1000 tshirts"
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_agreement_with_ten_people(matches, expected):
     assert vqa_accuracy("Red", ["red"] * matches + ["blue"] * (10 - matches)) == pytest.approx(expected)
 
 
-def test_the_answers_of_people_are_normalised_in_their_punctuation_where_they_disagree():
+def test_the_answers_of_people_are_normalized_in_their_punctuation_where_they_disagree():
     assert vqa_accuracy("t shirt", ["t-shirt"] * 9 + ["coat"]) == 1.0
     assert vqa_accuracy("t-shirt", ["t-shirt"] * 10) == 0.0  # they all agree, so they stay as they are
     assert vqa_accuracy("two", ["two"] * 9 + ["3"]) == 0.0  # numbers are put into digits only in the prediction

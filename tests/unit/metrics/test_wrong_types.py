@@ -21,7 +21,7 @@ from vlkit.metrics.dialog import (
 )
 from vlkit.metrics.ptb import ptb_tokenize, ptb_tokens
 from vlkit.metrics.retrieval import median_rank, recall, recall_at_k, right_ranks
-from vlkit.metrics.vqa import exact_match, normalise_answer, normalise_punctuation, vqa_accuracy
+from vlkit.metrics.vqa import exact_match, normalize_answer, normalize_punctuation, vqa_accuracy
 
 NAN, INF = float("nan"), float("inf")
 NO_NUMBERS = {
@@ -72,8 +72,8 @@ NO_TEXTS = {
     key: value for key, value in NO_NUMBERS.items() if key not in ("text", "empty", "texts and numbers", "mapping")
 }
 OF_TEXTS = {
-    "normalise_answer": normalise_answer,
-    "normalise_punctuation": normalise_punctuation,
+    "normalize_answer": normalize_answer,
+    "normalize_punctuation": normalize_punctuation,
     "vqa_accuracy": lambda x: vqa_accuracy(x, ["a"]),
     "vqa_accuracy, answers": lambda x: vqa_accuracy("a", x),
     "exact_match": lambda x: exact_match("a", x),

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlkit.models.med import CrossStates, MedConfig, TextDecoder
+from vlkit.models.med import ImageKV, MedConfig, TextDecoder
 from vlkit.models.packing import TextBatch
 
 BOS, EOS = 1, 2
@@ -33,7 +33,7 @@ def image_embeds(count: int, seed: int = 0, tokens: int = 3) -> Tensor:
     return torch.randn(count, tokens, IMAGE_WIDTH, generator=torch.Generator().manual_seed(seed)) * 2
 
 
-def states(model: TextDecoder, embeds: Tensor) -> CrossStates:
+def states(model: TextDecoder, embeds: Tensor) -> ImageKV:
     """Fresh keys and values: decoding consumes them."""
     with torch.no_grad():
         return model.bert.project_images(embeds)

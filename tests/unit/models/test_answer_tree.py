@@ -10,7 +10,7 @@ from tests.unit.models import small
 from vlkit.models import answer_tree
 from vlkit.models.answer_tree import AnswerTree, MaskedSegments, masked_states, smoothed_losses
 from vlkit.models.losses import lm_loss, lm_targets
-from vlkit.models.med import CrossStates, TextDecoder
+from vlkit.models.med import ImageKV, TextDecoder
 from vlkit.models.packing import TextBatch
 
 DEC, SEP, VOCABULARY, WIDTH = 1, 2, 9, 16
@@ -23,7 +23,7 @@ def decoder() -> TextDecoder:
 
 
 @pytest.fixture(scope="module")
-def questions(decoder) -> CrossStates:
+def questions(decoder) -> ImageKV:
     """Three questions of 5, 2 and 4 tokens."""
     states = torch.randn(3, 5, WIDTH, generator=torch.Generator().manual_seed(1))
     mask = torch.arange(5) < torch.tensor([[5], [2], [4]])
@@ -31,7 +31,7 @@ def questions(decoder) -> CrossStates:
         return decoder.bert.project_images(states, mask)
 
 
-def alone(decoder: TextDecoder, questions: CrossStates, question: int, answer: list[int]) -> float:
+def alone(decoder: TextDecoder, questions: ImageKV, question: int, answer: list[int]) -> float:
     """The loss of one answer to one question by itself."""
     texts = TextBatch.from_lists([answer])
     hidden = decoder(texts, questions, [question])

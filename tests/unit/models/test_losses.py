@@ -80,7 +80,7 @@ def test_a_negative_is_never_a_match_where_there_is_another(seed, images, scale,
 
 
 def test_matches_that_hold_all_probability_leave_the_most_similar_other():
-    """exp(-200) is 0 in float32; the neighbour, row 1, is a match of row 0."""
+    """exp(-200) is 0 in float32; the neighbor, row 1, is a match of row 0."""
     similarity = torch.tensor([[200.0, 200.0, 0.0, -9.0], [200.0, 200.0, 0.0, 9.0], [0.0] * 4, [0.0] * 4])
     same = torch.zeros(4, 4, dtype=torch.bool)
     same[:2, :2] = True

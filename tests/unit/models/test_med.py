@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.unit.models import decoders
 from vlkit.errors import VlkitError
 from vlkit.models.med import (
-    CrossStates,
+    ImageKV,
     MedConfig,
     SelfCache,
     TextTransformer,
@@ -243,7 +243,7 @@ def test_narrowing_keeps_the_right_images(data, count, masked):
     keep = data.draw(st.sets(st.integers(0, count - 1), min_size=1).map(sorted))
     keys = torch.arange(float(count))[:, None, None, None].expand(count, 1, 2, 1).clone()
     mask = torch.arange(count)[:, None] == torch.arange(8) if masked else None
-    narrow = CrossStates([(keys, -keys.clone())], mask).narrow_(keep)
+    narrow = ImageKV([(keys, -keys.clone())], mask).narrow_(keep)
     order = moved_order(keep, count)
     assert sorted(order) == keep
     assert narrow.count == len(keep)

@@ -17,7 +17,7 @@ from tests.unit.models.decoders import BOS, EOS
 from vlkit.models import generation, static_decoding
 from vlkit.models.decoding import Generated, GenerationConfig
 from vlkit.models.generation import generate
-from vlkit.models.med import CrossStates, TextDecoder
+from vlkit.models.med import ImageKV, TextDecoder
 from vlkit.models.static_decoding import bucket_of, can_be_static
 
 VOCAB = 2600  # large enough that the best few are searched in parts, and the head of a distribution is not all
@@ -26,7 +26,7 @@ VOCAB = 2600  # large enough that the best few are searched in parts, and the he
 def both(model: TextDecoder, embeds, prompt, config: GenerationConfig, mask=None) -> tuple[Generated, Generated]:
     """What decoding step by step and decoding in fixed shapes give."""
 
-    def states() -> CrossStates:
+    def states() -> ImageKV:
         with torch.no_grad():
             return model.bert.project_images(embeds, mask)
 

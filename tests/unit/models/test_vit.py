@@ -78,7 +78,7 @@ def test_tokens_of_the_vision_transformer():
     with torch.no_grad():
         embeds = encoder(image)
         assert embeds.shape == (3, 1 + 4, 24)
-        torch.testing.assert_close(embeds.mean(-1), torch.zeros(3, 5), atol=1e-5, rtol=0)  # normalised
+        torch.testing.assert_close(embeds.mean(-1), torch.zeros(3, 5), atol=1e-5, rtol=0)  # normalized
         torch.testing.assert_close(encoder(image[[2]]), embeds[[2]], atol=1e-5, rtol=1e-5)
         changed = image.clone()
         changed[0, :, :8, 8:] += 1  # one patch: all tokens of that image see it, no other image does

@@ -13,7 +13,7 @@ from tests.unit.processors.pictures import encoded
 
 
 def scan_bomb(width: int, height: int, scans: int, progressive: bool = True) -> bytes:
-    """A grey or colored JPEG whose last scan is repeated until there are ``scans``."""
+    """A gray or colored JPEG whose last scan is repeated until there are ``scans``."""
     mode = "L" if progressive else "RGB"
     data = encoded(Image.new(mode, (width, height), 90), "JPEG", progressive=progressive)
     end, first = data.rindex(b"\xff\xd9"), data.index(b"\xff\xda")

@@ -1,4 +1,4 @@
-"""Makes small video files whose frames tell their number: frame i is grey of the level ``level(i)``."""
+"""Makes small video files whose frames tell their number: frame i is gray of the level ``level(i)``."""
 
 from __future__ import annotations
 

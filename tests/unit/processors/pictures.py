@@ -11,7 +11,7 @@ from PIL import Image
 
 
 def scene(height: int = 30, width: int = 44) -> np.ndarray:
-    """A smooth uint8 RGB picture with no symmetry: colours run in different directions."""
+    """A smooth uint8 RGB picture with no symmetry: colors run in different directions."""
     y, x = np.mgrid[0:height, 0:width]
     red, green, blue = 255 * x / width, 255 * y / height, 127 + 120 * np.sin((x + 2 * y) / 9)
     return np.stack([red, green, blue], axis=-1).astype(np.uint8)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.unit.processors.pictures import encoded, noise, scene
-from vlkit.processors.image import BlipImageTrain, Normalise
+from vlkit.processors.image import BlipImageTrain, Normalize
 from vlkit.processors.randaugment import auto_contrast, brightness, contrast, equalize, solarize
 from vlkit.processors.tables import apply_tables, value_counts
 from vlkit.processors.warp import rotation, warp_affine
@@ -125,7 +125,7 @@ def test_point_operations_equal_their_definitions(image, repeat, cutoff, factor,
 SOURCES = {
     "RGB": lambda image: encoded(image, "PNG"),
     "JPEG": lambda image: encoded(image, "JPEG", quality=95),
-    "grey": lambda image: encoded(image.convert("L"), "JPEG"),
+    "gray": lambda image: encoded(image.convert("L"), "JPEG"),
     "alpha": lambda image: encoded(_with_alpha(image), "PNG"),
     "16 bits": lambda image: encoded(Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257), "PNG"),
     "palette": lambda image: encoded(image.convert("P"), "PNG"),
@@ -154,9 +154,9 @@ def test_the_fast_transform_stays_within_two_levels_of_the_exact_one(kind, heigh
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(0, 999), st.booleans())
-def test_normalising_equals_three_steps(height, width, seed, mirrored):
+def test_normalizing_equals_three_steps(height, width, seed, mirrored):
     pixels = noise(height, width, seed)
     pixels = pixels[:, ::-1] if mirrored else pixels
     mean, std = np.float32([0.48, 0.45, 0.4]), np.float32([0.26, 0.25, 0.27])
     steps = (torch.tensor(pixels.copy()).float() / 255 - torch.tensor(mean)) / torch.tensor(std)
-    assert torch.equal(Normalise(mean.tolist(), std.tolist())(pixels), steps.permute(2, 0, 1))
+    assert torch.equal(Normalize(mean.tolist(), std.tolist())(pixels), steps.permute(2, 0, 1))

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.unit.processors.pictures import encoded, noise, scene
 from vlkit.errors import BadSample, ConfigError
-from vlkit.processors.image import MEAN, STD, Normalise
+from vlkit.processors.image import MEAN, STD, Normalize
 from vlkit.registry import PROCESSORS
 
 SCENE = scene(60, 80)
@@ -23,7 +23,7 @@ def train_processor(**arguments):
     return PROCESSORS.get("blip_image_train")(**arguments)
 
 
-def test_evaluation_resizes_and_normalises():
+def test_evaluation_resizes_and_normalizes():
     tensor = eval_processor(image_size=32)(SCENE, np.random.default_rng(0))
     resized = np.asarray(Image.fromarray(SCENE).resize((32, 32), Image.Resampling.BICUBIC))
     expected = (resized / 255 - MEAN) / STD
@@ -132,6 +132,6 @@ def test_wrong_arguments(arguments, message):
 
 def test_a_processor_is_made_with_values_wherever_a_model_is_built():
     with torch.device("meta"):
-        processor = Normalise(0.5, [0.5, 0.25, 0.5])
+        processor = Normalize(0.5, [0.5, 0.25, 0.5])
     assert processor.mean.flatten().tolist() == [0.5]
     assert processor.std.flatten().tolist() == [0.5, 0.25, 0.5]

@@ -37,10 +37,10 @@ def test_every_kind_of_source_gives_the_same_picture(tmp_path):
         np.testing.assert_array_equal(both(source), SCENE)
 
 
-def test_grey_arrays_and_tensors_become_rgb():
-    grey = SCENE[..., 0]
-    for source in (grey, grey[..., None], torch.from_numpy(grey), torch.from_numpy(grey)[None]):
-        np.testing.assert_array_equal(both(source), np.stack([grey] * 3, axis=-1))
+def test_gray_arrays_and_tensors_become_rgb():
+    gray = SCENE[..., 0]
+    for source in (gray, gray[..., None], torch.from_numpy(gray), torch.from_numpy(gray)[None]):
+        np.testing.assert_array_equal(both(source), np.stack([gray] * 3, axis=-1))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -65,23 +65,23 @@ def test_broken_exif_is_ignored():
     np.testing.assert_array_equal(both(data), SCENE)
 
 
-def test_cmyk_shows_its_colours():
+def test_cmyk_shows_its_colors():
     pixels = both(encoded(Image.fromarray(SCENE).convert("CMYK"), "JPEG", quality=95))
     assert np.abs(pixels.astype(int) - SCENE).mean() < 6
 
 
-def test_sixteen_bit_grey_is_scaled_not_clipped():
+def test_sixteen_bit_gray_is_scaled_not_clipped():
     values = np.array([[0, 128, 257, 32768, 65407, 65535]], dtype=np.uint16)
     pixels = both(encoded(Image.fromarray(values), "PNG"))
     assert pixels[0, :, 0].tolist() == [0, 0, 1, 128, 255, 255]
     assert pixels[0, :, 1].tolist() == pixels[0, :, 2].tolist() == pixels[0, :, 0].tolist()
 
 
-def test_sixteen_bit_tiff_and_colour_are_scaled():
+def test_sixteen_bit_tiff_and_color_are_scaled():
     values = np.array([[0, 25700, 65535]], dtype=np.uint16)
     assert both(encoded(Image.fromarray(values), "TIFF"))[0, :, 0].tolist() == [0, 100, 255]
-    colour = png(1, 1, 16, 2, b"\x00" + np.array([65535, 25700, 0], dtype=">u2").tobytes())
-    assert both(colour)[0, 0].tolist() == [255, 100, 0]
+    color = png(1, 1, 16, 2, b"\x00" + np.array([65535, 25700, 0], dtype=">u2").tobytes())
+    assert both(color)[0, 0].tolist() == [255, 100, 0]
 
 
 @pytest.mark.parametrize(
@@ -101,11 +101,11 @@ def test_wide_values_in_memory_are_brought_to_8_bits(values, expected):
     assert np.asarray(open_image(Image.fromarray(values)))[0, :, 0].tolist() == expected
 
 
-def test_palette_grey_and_bilevel():
+def test_palette_gray_and_bilevel():
     palette = Image.fromarray(SCENE).quantize(64)
     np.testing.assert_array_equal(both(encoded(palette, "PNG")), np.asarray(palette.convert("RGB")))
-    grey = Image.fromarray(SCENE).convert("L")
-    np.testing.assert_array_equal(both(encoded(grey, "PNG")), np.stack([np.asarray(grey)] * 3, axis=-1))
+    gray = Image.fromarray(SCENE).convert("L")
+    np.testing.assert_array_equal(both(encoded(gray, "PNG")), np.stack([np.asarray(gray)] * 3, axis=-1))
     bilevel = Image.fromarray(SCENE).convert("1")
     assert set(np.unique(both(encoded(bilevel, "PNG")))) == {0, 255}
 
@@ -121,7 +121,7 @@ def test_transparency_shows_white():
         np.testing.assert_array_equal(pixels[20:], SCENE[20:])
 
 
-def test_transparent_colours_and_palettes_show_white():
+def test_transparent_colors_and_palettes_show_white():
     flat = np.zeros((4, 4, 3), np.uint8)
     flat[:2] = (10, 20, 30)
     keyed = both(encoded(flat, "PNG", transparency=(10, 20, 30)))
@@ -136,11 +136,11 @@ def test_transparent_colours_and_palettes_show_white():
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
 def test_animations_give_their_first_frame(kind):
-    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
-    frames = [Image.new("RGB", (8, 6), colour) for colour in colours]
+    colors = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
+    frames = [Image.new("RGB", (8, 6), color) for color in colors]
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
     assert Image.open(io.BytesIO(data)).n_frames == 3
-    assert np.abs(both(data)[3, 4].astype(int) - colours[0]).max() <= 5
+    assert np.abs(both(data)[3, 4].astype(int) - colors[0]).max() <= 5
 
 
 def bomb() -> bytes:

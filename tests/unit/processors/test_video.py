@@ -11,7 +11,7 @@ from vlkit.processors.image import BlipImageEval, BlipImageTrain
 from vlkit.processors.video import BlipVideoEval, frame_files, sample_frames, stack_frames
 
 
-def grey(index: int, size: int = 16) -> np.ndarray:
+def gray(index: int, size: int = 16) -> np.ndarray:
     return np.full((size, size, 3), level(index), np.uint8)
 
 
@@ -23,7 +23,7 @@ def shown(video: torch.Tensor) -> list[int]:
 @pytest.fixture
 def folder(tmp_path):
     for i in range(12):
-        Image.fromarray(grey(i)).save(tmp_path / f"frame{i}.png")
+        Image.fromarray(gray(i)).save(tmp_path / f"frame{i}.png")
     (tmp_path / "notes.txt").write_text("no frame")
     return tmp_path
 
@@ -36,7 +36,7 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(folder):
 
 def test_every_kind_of_video_gives_the_same(folder):
     processor = BlipVideoEval(frames=3, image_size=8, sampling="original")
-    array = np.stack([grey(i) for i in range(12)])
+    array = np.stack([gray(i) for i in range(12)])
     expected = processor(array)
     assert expected.shape == (3, 3, 8, 8)
     for source in (folder, str(folder), frame_files(folder), list(array), [Image.fromarray(each) for each in array]):

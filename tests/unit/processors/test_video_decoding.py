@@ -110,8 +110,8 @@ def test_repeated_last_frames_are_doubted(tmp_path):
         stream = container.add_stream("libx264", rate=25, options={"crf": "0"})
         stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
         for _ in range(6):
-            grey = np.full((48, 64, 3), 80, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+            gray = np.full((48, 64, 3), 80, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(gray, format="rgb24")))
         container.mux(stream.encode(None))
     with pytest.raises(Doubtful, match="may hold fewer than it claims"):
         decode_with_decord(str(still), 2, "even", None, True)

@@ -33,7 +33,7 @@ def test_even_is_symmetric_and_covers_the_video(count, frames):
     assert found == sorted(found)
     assert found[0] >= 0
     assert found[-1] < count
-    # Neighbours are as far apart as any others, and both ends are as far away, up to rounding.
+    # Neighbors are as far apart as any others, and both ends are as far away, up to rounding.
     gaps = [b - a for a, b in pairwise(found)]
     assert not gaps or max(gaps) - min(gaps) <= 1
     assert abs(found[0] - (count - 1 - found[-1])) <= 1

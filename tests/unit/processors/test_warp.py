@@ -74,7 +74,7 @@ def test_turning_by_zero_changes_nothing_and_positive_is_counter_clockwise():
     np.testing.assert_array_equal(turned[1:], np.rot90(image)[:-1])
 
 
-def test_extreme_values_do_not_spill_into_their_neighbours():
+def test_extreme_values_do_not_spill_into_their_neighbors():
     image = np.zeros((6, 6, 3), np.uint8)
     image[..., 1] = 255
     warped = warp_affine(image, rotation(30, 6, 6), (0, 255, 0))

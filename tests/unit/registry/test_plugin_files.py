@@ -18,7 +18,7 @@ from vlkit.datasets.loading import TrainLoader
 from vlkit.datasets.mixture import Mixture
 from vlkit.registry import DATASETS, MODELS, TASKS, load_plugin, plugin_files
 
-PLUGIN = Path(__file__).parents[1] / "assets" / "plugin_task.py"
+PLUGIN = Path(__file__).parents[2] / "assets" / "plugin_task.py"
 
 
 @pytest.fixture(autouse=True)
@@ -32,9 +32,9 @@ def registries(monkeypatch):
     sys.modules.pop(plugin_files.module_name(PLUGIN.resolve()), None)
 
 
-def colours(size: int = 6):
+def colors(size: int = 6):
     load_plugin(PLUGIN)
-    return DATASETS.get("plugin_colours")(size)
+    return DATASETS.get("plugin_colors")(size)
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess:
@@ -69,7 +69,7 @@ def test_an_object_is_unpickled_by_a_process_that_knows_nothing_but_its_environm
 
 def test_training_loaders_that_start_by_spawn_read_the_same(monkeypatch):
     def first(workers: int) -> torch.Tensor:
-        loader = TrainLoader(Mixture([colours()], seed=1), 4, num_workers=workers)
+        loader = TrainLoader(Mixture([colors()], seed=1), 4, num_workers=workers)
         return loader.next_step()[0]["image"]
 
     here = first(0)
@@ -81,9 +81,9 @@ def test_training_loaders_that_start_by_spawn_read_the_same(monkeypatch):
 def gather(rank: int) -> None:
     dist.init_process_group("gloo")
     found: list = [None, None]
-    dist.all_gather_object(found, colours(rank + 1))
+    dist.all_gather_object(found, colors(rank + 1))
     assert [len(dataset) for dataset in found] == [1, 2]
-    assert all(type(dataset) is DATASETS.get("plugin_colours") for dataset in found)
+    assert all(type(dataset) is DATASETS.get("plugin_colors") for dataset in found)
     dist.destroy_process_group()
 
 
@@ -95,7 +95,7 @@ def test_objects_are_gathered_over_two_processes():
 def test_a_variable_that_someone_else_set(value, monkeypatch):
     monkeypatch.setenv(plugin_files.VARIABLE, value)
     assert plugin_files.known_files() == {}
-    assert len(colours(2)) == 2
+    assert len(colors(2)) == 2
 
 
 def test_stems_that_are_no_names(tmp_path):

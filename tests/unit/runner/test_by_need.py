@@ -15,7 +15,7 @@ from tests.assets.toy import ToyModel, ToyTask, lines, toy_runner
 from vlkit.api import load_model
 from vlkit.datasets.base import collate
 from vlkit.datasets.shapes.dataset import Shapes
-from vlkit.runner.activation_checkpointing import ByNeed
+from vlkit.runner.activation_checkpointing import AutoCheckpointing
 from vlkit.runner.checkpoint import MODEL, load_tensors
 from vlkit.runner.compilation import compile_model
 from vlkit.runner.device import autocast
@@ -24,7 +24,9 @@ CPU = torch.device("cpu")
 PLENTY = 10**9
 
 
-def steps(model: nn.Module, need: ByNeed | None = None, count: int = 4, accumulate: int = 1) -> list[torch.Tensor]:
+def steps(
+    model: nn.Module, need: AutoCheckpointing | None = None, count: int = 4, accumulate: int = 1
+) -> list[torch.Tensor]:
     """Losses and gradients of some steps, whose random numbers follow from their number."""
     found = []
     for step in range(count):
@@ -164,7 +166,7 @@ def test_the_choice_is_told_once_in_one_line(caplog):
 
 
 def test_nothing_happens_without_memory_to_run_out_or_blocks():
-    for need in (ByNeed(Stack(), None, None), by_need(nn.Linear(8, 8), Room(0))):
+    for need in (AutoCheckpointing(Stack(), None, None), by_need(nn.Linear(8, 8), Room(0))):
         need.after_step(look=True)
         need.after_evaluation()
         assert need.blocks == []

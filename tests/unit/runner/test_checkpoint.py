@@ -12,22 +12,22 @@ from tests.assets.toy import ToyModel, ToyTask, lines, toy_runner
 from vlkit.config.schema import OptimConfig
 from vlkit.errors import CheckpointError, VlkitError
 from vlkit.io import tensor_files
-from vlkit.runner.checkpoint import MODEL, OPTIMISER, TRAINER, Checkpoints, load_tensors, restore, save_tensors
-from vlkit.runner.optimizer import build_optimiser
+from vlkit.runner.checkpoint import MODEL, OPTIMIZER, TRAINER, Checkpoints, load_tensors, restore, save_tensors
+from vlkit.runner.optimizer import build_optimizer
 
 
 @pytest.fixture
 def saved(tmp_path):
     model = ToyModel(seed=1)
-    optimiser = build_optimiser(model, OptimConfig(), torch.device("cpu"))
-    return Checkpoints(tmp_path, keep=2), model, optimiser
+    optimizer = build_optimizer(model, OptimConfig(), torch.device("cpu"))
+    return Checkpoints(tmp_path, keep=2), model, optimizer
 
 
 def test_round_trip_restores_tied_tensors_and_buffers(saved):
-    checkpoints, model, optimiser = saved
-    path = checkpoints.save(model, optimiser, {"step": 100})
+    checkpoints, model, optimizer = saved
+    path = checkpoints.save(model, optimizer, {"step": 100})
     assert path.name == "step_00000100"
-    assert sorted(file.name for file in path.iterdir()) == sorted([MODEL, OPTIMISER, TRAINER])
+    assert sorted(file.name for file in path.iterdir()) == sorted([MODEL, OPTIMIZER, TRAINER])
     other = ToyModel(seed=2)
     assert restore(path, other)["step"] == 100
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values()))
@@ -44,11 +44,11 @@ def test_a_shared_tensor_is_written_once(tmp_path):
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
 
 
-@pytest.mark.parametrize("name", [MODEL, OPTIMISER, TRAINER])
+@pytest.mark.parametrize("name", [MODEL, OPTIMIZER, TRAINER])
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
 def test_damage_is_named(saved, name, damage):
-    checkpoints, model, optimiser = saved
-    path = checkpoints.save(model, optimiser, {"step": 5})
+    checkpoints, model, optimizer = saved
+    path = checkpoints.save(model, optimizer, {"step": 5})
     if damage == "missing":
         (path / name).unlink()
     else:
@@ -60,8 +60,8 @@ def test_damage_is_named(saved, name, damage):
 
 
 def test_overwritten_content_is_named(saved):
-    checkpoints, model, optimiser = saved
-    file = checkpoints.save(model, optimiser, {"step": 5}) / MODEL
+    checkpoints, model, optimizer = saved
+    file = checkpoints.save(model, optimizer, {"step": 5}) / MODEL
     file.write_bytes(b"\x80\x04" * (file.stat().st_size // 2) + b"." * (file.stat().st_size % 2))
     with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
         restore(file.parent, model)
@@ -69,31 +69,31 @@ def test_overwritten_content_is_named(saved):
 
 
 def test_a_damaged_step_is_written_again_as_a_whole(saved):
-    checkpoints, model, optimiser = saved
-    file = checkpoints.save(model, optimiser, {"step": 5}) / MODEL
+    checkpoints, model, optimizer = saved
+    file = checkpoints.save(model, optimizer, {"step": 5}) / MODEL
     whole = file.read_bytes()
     file.write_bytes(whole[:-3] + b"\0\0\0")
     again = Checkpoints(checkpoints.folder)
     assert again.problem(5)
-    again.save(model, optimiser, {"step": 5})
+    again.save(model, optimizer, {"step": 5})
     assert file.read_bytes() == whole
     assert again.problem(5) == ""
 
 
 def test_prune_does_not_count_damaged_ones(saved):
-    checkpoints, model, optimiser = saved
+    checkpoints, model, optimizer = saved
     for step in (1, 2, 3):
-        checkpoints.save(model, optimiser, {"step": step})
+        checkpoints.save(model, optimizer, {"step": step})
     (checkpoints.path(3) / TRAINER).unlink()
     assert checkpoints.newest() == checkpoints.path(2)
-    checkpoints.save(model, optimiser, {"step": 4})
+    checkpoints.save(model, optimizer, {"step": 4})
     checkpoints.prune(now=4, best=None)
     assert checkpoints.steps() == [2, 4]
 
 
 def test_weights_that_are_not_finite_are_named_when_they_are_restored(saved):
-    checkpoints, model, optimiser = saved
-    path = checkpoints.save(model, optimiser, {"step": 1})
+    checkpoints, model, optimizer = saved
+    path = checkpoints.save(model, optimizer, {"step": 1})
     tensors = load_tensors(path / MODEL)
     tensors["block.0.bias"] = torch.full_like(tensors["block.0.bias"], float("inf"))
     save_tensors(path / MODEL, tensors)
@@ -103,9 +103,9 @@ def test_weights_that_are_not_finite_are_named_when_they_are_restored(saved):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_buffer_that_is_not_finite_is_named_unless_a_new_model_has_it_so(saved, value):
-    checkpoints, model, optimiser = saved
+    checkpoints, model, optimizer = saved
     model.queue[0] = value
-    path = checkpoints.save(model, optimiser, {"step": 1})
+    path = checkpoints.save(model, optimizer, {"step": 1})
     with pytest.raises(CheckpointError, match=r"not finite: queue \(8 of 96"):
         restore(path, ToyModel())
     new = ToyModel()
@@ -115,8 +115,8 @@ def test_a_buffer_that_is_not_finite_is_named_unless_a_new_model_has_it_so(saved
 
 
 def test_another_model_is_refused(saved):
-    checkpoints, model, optimiser = saved
-    path = checkpoints.save(model, optimiser, {"step": 1})
+    checkpoints, model, optimizer = saved
+    path = checkpoints.save(model, optimizer, {"step": 1})
     with pytest.raises(CheckpointError, match=r"of another model: 2 tensors \(weight, bias\) missing"):
         restore(path, nn.Linear(2, 2))
     wide = ToyModel()
@@ -126,34 +126,34 @@ def test_another_model_is_refused(saved):
 
 
 def test_weights_that_are_not_finite_are_never_written(saved):
-    checkpoints, model, optimiser = saved
+    checkpoints, model, optimizer = saved
     model.block[0].bias.data[2] = float("nan")
     with pytest.raises(CheckpointError, match=r"block\.0\.bias is not finite"):
-        checkpoints.save(model, optimiser, {"step": 1})
+        checkpoints.save(model, optimizer, {"step": 1})
     assert checkpoints.steps() == []
 
 
 def test_saving_a_step_again_renews_what_is_beside_the_tensors(saved):
-    checkpoints, model, optimiser = saved
-    path = checkpoints.save(model, optimiser, {"step": 1, "best": None})
-    checkpoints.save(model, optimiser, {"step": 1, "best": 3})
+    checkpoints, model, optimizer = saved
+    path = checkpoints.save(model, optimizer, {"step": 1, "best": None})
+    checkpoints.save(model, optimizer, {"step": 1, "best": 3})
     assert restore(path, model)["best"] == 3
     (path / MODEL).unlink()
-    checkpoints.save(model, optimiser, {"step": 1, "best": 4})
+    checkpoints.save(model, optimizer, {"step": 1, "best": 4})
     assert restore(path, model)["best"] == 4
 
 
 def test_prune_keeps_newest_best_and_does_not_count_later_ones(saved):
-    checkpoints, model, optimiser = saved
+    checkpoints, model, optimizer = saved
     for step in (1, 2, 3, 4, 9):
-        checkpoints.save(model, optimiser, {"step": step})
+        checkpoints.save(model, optimizer, {"step": step})
     checkpoints.prune(now=4, best=1)
     assert checkpoints.steps() == [1, 3, 4, 9]
 
 
 def test_leftovers_of_killed_writes_are_no_checkpoints(saved):
-    checkpoints, model, optimiser = saved
-    path = checkpoints.save(model, optimiser, {"step": 1})
+    checkpoints, model, optimizer = saved
+    path = checkpoints.save(model, optimizer, {"step": 1})
     shutil.copytree(path, checkpoints.folder / ".step_00000002.abcd.tmp")
     assert checkpoints.newest() == path
     checkpoints.sweep()
@@ -161,13 +161,13 @@ def test_leftovers_of_killed_writes_are_no_checkpoints(saved):
 
 
 def test_a_full_disk_loses_nothing(saved):
-    checkpoints, model, optimiser = saved
-    path = checkpoints.save(model, optimiser, {"step": 1})
+    checkpoints, model, optimizer = saved
+    path = checkpoints.save(model, optimizer, {"step": 1})
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
         with pytest.raises(VlkitError, match="step_00000002"):
-            checkpoints.save(model, optimiser, {"step": 2})
+            checkpoints.save(model, optimizer, {"step": 2})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert [entry.name for entry in checkpoints.folder.iterdir()] == [path.name]
@@ -180,7 +180,7 @@ def test_a_run_continues_after_a_full_disk(tmp_path, monkeypatch):
 
     def full(tensors, path, metadata):
         calls.append(path)
-        if len(calls) == 4:  # the optimiser of the second checkpoint
+        if len(calls) == 4:  # the optimizer of the second checkpoint
             raise OSError(28, "No space left on device", path)
         real(tensors, path, metadata)
 
@@ -203,4 +203,4 @@ def test_trainer_json_is_small_and_plain(tmp_path):
     content = json.loads((tmp_path / "checkpoints" / "step_00000003" / TRAINER).read_text())
     assert content["data"] == {"counts": [16, 8]}
     assert content["step"] == 3
-    assert set(content["files"]) == {MODEL, OPTIMISER}
+    assert set(content["files"]) == {MODEL, OPTIMIZER}

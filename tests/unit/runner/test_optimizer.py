@@ -7,7 +7,7 @@ from tests.assets.toy import ToyModel
 from vlkit.config.schema import OptimConfig
 from vlkit.errors import ConfigError
 from vlkit.runner.optimizer import (
-    build_optimiser,
+    build_optimizer,
     parameter_groups,
     restore_by_name,
     set_rate,
@@ -34,9 +34,9 @@ def test_norms_and_biases_can_be_left_undecayed():
 def test_rates_by_pattern_and_the_first_that_fits_counts():
     scale = {"image.1.*": 3.0, "image.*": 0.5, r"re:block\.\d\.bias": 2.0}
     model = ToyModel()
-    optimiser = build_optimiser(model, OptimConfig(lr=1.0, lr_scale=scale), torch.device("cpu"))
-    set_rate(optimiser, 0.1)
-    found = {name: group["lr"] for group in optimiser.param_groups for name in group["names"]}
+    optimizer = build_optimizer(model, OptimConfig(lr=1.0, lr_scale=scale), torch.device("cpu"))
+    set_rate(optimizer, 0.1)
+    found = {name: group["lr"] for group in optimizer.param_groups for name in group["names"]}
     assert found["image.1.weight"] == pytest.approx(0.3)
     assert found["image.0.weight"] == pytest.approx(0.05)
     assert found["block.0.bias"] == pytest.approx(0.2)
@@ -58,26 +58,26 @@ def test_a_frozen_model_is_refused():
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_state_goes_by_name_whatever_the_groups(fused):
-    def step(model, optimiser):
+    def step(model, optimizer):
         torch.manual_seed(0)
         loss = model(torch.ones(2, 3, 4, 4), torch.ones(2, 4, dtype=torch.long), torch.ones(2, 4))["lm"]
         loss.backward()
-        optimiser.step()
-        optimiser.zero_grad()
+        optimizer.step()
+        optimizer.zero_grad()
 
     cpu, plain = torch.device("cpu"), OptimConfig(lr=0.1, fused=fused)
     first, second = ToyModel(), ToyModel()
-    optimiser = build_optimiser(first, plain, cpu)
-    step(first, optimiser)
-    tensors = {name: tensor.clone() for name, tensor in state_by_name(optimiser).items()}
+    optimizer = build_optimizer(first, plain, cpu)
+    step(first, optimizer)
+    tensors = {name: tensor.clone() for name, tensor in state_by_name(optimizer).items()}
     assert {"exp_avg:embed.weight", "exp_avg_sq:embed.weight", "step:embed.weight"} <= set(tensors)
     second.load_state_dict(first.state_dict())
     grouped = OptimConfig(lr=0.1, decay_norm_and_bias=False, weight_decay=0.05, fused=fused)
-    other = build_optimiser(second, grouped, cpu)
+    other = build_optimizer(second, grouped, cpu)
     restore_by_name(other, tensors)
     for name, tensor in state_by_name(other).items():
         assert torch.equal(tensor, tensors[name])
-    step(first, optimiser)
+    step(first, optimizer)
     step(second, other)
     assert torch.equal(first.block[0].weight, second.block[0].weight)
     with pytest.raises(KeyError):

@@ -11,10 +11,10 @@ def pixel(path, left, top):
     return tuple(int(v) for v in np.asarray(Image.open(path))[top, left])
 
 
-def test_images_are_unnormalised_and_texts_drawn(tmp_path):
-    colour = torch.tensor([0.8, 0.4, 0.0])
+def test_images_are_unnormalized_and_texts_drawn(tmp_path):
+    color = torch.tensor([0.8, 0.4, 0.0])
     mean, std = torch.tensor([0.5, 0.5, 0.5]), torch.tensor([0.1, 0.2, 0.25])
-    image = ((colour - mean) / std)[:, None, None].expand(3, 16, 16)
+    image = ((color - mean) / std)[:, None, None].expand(3, 16, 16)
     path = tmp_path / "a" / "samples.png"
     draw_samples([image] * 6, ["a red square"] * 5 + [""], path, mean.tolist(), std.tolist())
     assert Image.open(path).size == (4 * 200 + 8, 2 * 264 + 8)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.unit.models import small
 from tests.unit.tasks.shares import context, evaluate_in_shares
 from vlkit.models.blip.pretrain import BlipPretrain
-from vlkit.models.med import BegunTexts
+from vlkit.models.med import TextPrefix
 from vlkit.tasks import passes
 from vlkit.tasks.base import EvalContext
 from vlkit.tasks.passes import Bounds, PairScorer, cut
@@ -150,7 +150,7 @@ def test_on_disk_wait_more_than_go_through_at_once(models, monkeypatch, tmp_path
     monkeypatch.setattr(passes, "_CPU_TOKENS", (6, 11))
     assert isinstance(PairScorer(model, texts, lent, True).texts, StoredTexts)
     monkeypatch.setattr(passes, "_CPU_TOKENS", (6, 12))
-    assert isinstance(PairScorer(model, texts, lent, True).texts, BegunTexts)
+    assert isinstance(PairScorer(model, texts, lent, True).texts, TextPrefix)
 
 
 @settings(deadline=None, max_examples=15)

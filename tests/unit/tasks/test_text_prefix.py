@@ -9,16 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlkit.errors import VlkitError
-from vlkit.models.med import BegunTexts
+from vlkit.models.med import TextPrefix
 from vlkit.models.packing import TextBatch
 from vlkit.tasks.text_prefix import StoredTexts
 
 
-def both(lengths, folder, dtype=torch.float32) -> tuple[StoredTexts, BegunTexts]:
+def both(lengths, folder, dtype=torch.float32) -> tuple[StoredTexts, TextPrefix]:
     texts = TextBatch.from_lists([[7 + i] * length for i, length in enumerate(lengths)])
     hidden = torch.randn(len(texts.ids), 3, generator=torch.Generator().manual_seed(0)).to(dtype)
     middle = sum(lengths[: len(lengths) // 2])
-    return StoredTexts(texts, iter([hidden[:middle], hidden[middle:]]), folder), BegunTexts(texts, hidden)
+    return StoredTexts(texts, iter([hidden[:middle], hidden[middle:]]), folder), TextPrefix(texts, hidden)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -34,7 +34,7 @@ td.n,th.n{text-align:right}td.t{overflow-wrap:anywhere}
 .kept{color:var(--kept)}.dropped{color:var(--dropped)}.dropped q{text-decoration:line-through}
 q{quotes:none}.border{background:#fff6da}.scores{color:var(--soft);white-space:nowrap}
 """
-# A browser that honours this runs no script and loads nothing, whatever a text holds.
+# A browser that honors this runs no script and loads nothing, whatever a text holds.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 

@@ -85,7 +85,7 @@ def _fitted(picture: Image.Image) -> Image.Image:
 
 
 def _text(draw: ImageDraw.ImageDraw, left: float, top: float, text: dict[str, Any], lines: Sequence[str]) -> float:
-    """Writes a text with a bar in the colour of its source, struck through if it was dropped; where it ends."""
+    """Writes a text with a bar in the color of its source, struck through if it was dropped; where it ends."""
     color, start = (_KEPT if text["kept"] else _DROPPED), top
     for line in lines:
         width = _write(draw, left + 7, top, line, color, _SIZE)

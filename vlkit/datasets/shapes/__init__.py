@@ -1,4 +1,4 @@
-"""The embedded world: procedural scenes of coloured shapes whose scene graph is known.
+"""The embedded world: procedural scenes of colored shapes whose scene graph is known.
 
 ``scene`` draws graphs, ``render`` makes pixels, ``captions``, ``noise``, ``questions``, ``pairs``,
 ``dialogs`` and ``videos`` say things about graphs, ``checker`` says whether a caption is true, ``dataset``

@@ -1,7 +1,7 @@
 """True captions of scenes, in several wordings of at most 16 words.
 
 A caption is planned first (which objects, in which order, what is said of them) and put into words after, so
-that a false neighbour of a caption differs from it by nothing but the false thing.
+that a false neighbor of a caption differs from it by nothing but the false thing.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ def article(words: str) -> str:
 
 
 def name(thing: Mention | SceneObject, size: bool = True) -> str:
-    """Size, colour and shape in words ("large red circle") as far as they are said; "shape" where it is not."""
+    """Size, color and shape in words ("large red circle") as far as they are said; "shape" where it is not."""
     words = (thing.size if size else None, thing.color, thing.shape or "shape")
     return " ".join(word for word in words if word)
 
 
 def plan_caption(scene: Scene, rng: np.random.Generator) -> Plan:
-    """A random true caption of ``scene`` that mentions every object with colour and shape."""
+    """A random true caption of ``scene`` that mentions every object with color and shape."""
     u = rng.random(7).tolist()
     count = len(scene.objects)
     things = [scene.objects[i] for i in _order(count, u[0])]
@@ -96,7 +96,7 @@ def _order(count: int, u: float) -> tuple[int, ...]:
     return ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))[int(u * 6)]
 
 
-def realise(plan: Plan) -> str:
+def realize(plan: Plan) -> str:
     """The words of a plan, lower case."""
     phrases = [article(name(mention)) for mention in plan.mentions]
     if plan.relation:
@@ -115,7 +115,7 @@ def realise(plan: Plan) -> str:
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
     """A random true caption of ``scene``, at most 16 words."""
-    return realise(plan_caption(scene, rng))
+    return realize(plan_caption(scene, rng))
 
 
 def paraphrases(scene: Scene, rng: np.random.Generator, count: int = 5) -> list[str]:

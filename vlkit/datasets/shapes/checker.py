@@ -74,7 +74,7 @@ class Claims:
     Args:
         claims: every claim.
         objects: objects of the scene that are truly mentioned.
-        attributes: their colours, shapes and sizes that are named.
+        attributes: their colors, shapes and sizes that are named.
         scene_objects: objects in the scene.
     """
 
@@ -229,7 +229,7 @@ def caption_quality(captions: Sequence[str], scenes: Sequence[Scene | Mapping[st
     Returns:
         ``strict_precision``: share of captions that claim an object and nothing false. ``claim_precision``:
         share of all claims that are true. ``object_recall``: share of all objects truly mentioned.
-        ``attribute_recall``: share of all colours, shapes and sizes named of them. All 0 without captions.
+        ``attribute_recall``: share of all colors, shapes and sizes named of them. All 0 without captions.
 
     Raises:
         ValueError: not one scene per caption.

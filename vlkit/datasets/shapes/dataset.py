@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from vlkit.datasets.base import Sample, VLDataset
-from vlkit.datasets.shapes.captions import paraphrases, plan_caption, realise
+from vlkit.datasets.shapes.captions import paraphrases, plan_caption, realize
 from vlkit.datasets.shapes.noise import exchanged, reversed_relation, swapped, web_caption
 from vlkit.datasets.shapes.render import render
 from vlkit.datasets.shapes.scene import WORLD_VERSION, Scene, sample_scene, stream
@@ -119,7 +119,7 @@ class Shapes(World):
     true, else the kind of noise) and ``scene`` (plain data for :func:`vlkit.datasets.shapes.checker.check`).
     Outside the training split also ``references`` (true captions; the text of a clean sample is the first)
     and ``negatives``, the clean text made false: ``swapped`` (one attribute has another value), ``exchanged`` (two
-    objects exchange their colours) and ``reversed`` (the relation is turned round), where they can be made.
+    objects exchange their colors) and ``reversed`` (the relation is turned round), where they can be made.
 
     In training the generator given to :meth:`sample` chooses among the clean captions of a scene. A web text
     is a fixed property of the image, as in a crawled pair.
@@ -131,7 +131,7 @@ class Shapes(World):
         image_size: side of the images, pixels, at least 16.
         captions: "clean" or "web".
         noise: share of web texts that are no true caption, in [0, 1].
-        unique: whether no two samples show objects of the same colours and shapes (one object: and size), so
+        unique: whether no two samples show objects of the same colors and shapes (one object: and size), so
             that no caption is a caption of two of them. Scenes that repeat an earlier one are passed over, so
             ``scene(i)`` differs from that of the plain set.
         references: number of reference captions outside the training split, at least 1; fewer are given where
@@ -181,7 +181,7 @@ class Shapes(World):
             "scene": scene.to_dict(),
         }
         if self.training:
-            text = realise(plan_caption(scene, rng))
+            text = realize(plan_caption(scene, rng))
         else:
             references, negatives = self._texts(index, scene)
             text = references[0]
@@ -202,7 +202,7 @@ class Shapes(World):
             "reversed": reversed_relation(plan, scene),
         }
         negatives = {name: text for name, text in made.items() if text is not None}
-        first = realise(plan)
+        first = realize(plan)
         others = [text for text in paraphrases(scene, rng, self.references) if text != first]
         return [first, *others][: self.references], negatives
 

@@ -112,7 +112,7 @@ def _topic(
     for i in rng.permutation(len(unknown)).tolist():
         asked.append(_about("it", thing, unknown[i]))
     known.update((thing, attribute) for attribute in _VALUES)
-    return asked + _neighbour(scene, thing, known, rng)
+    return asked + _neighbor(scene, thing, known, rng)
 
 
 def _introduce(scene: Scene, thing: SceneObject, rng: np.random.Generator) -> Mention:
@@ -121,7 +121,7 @@ def _introduce(scene: Scene, thing: SceneObject, rng: np.random.Generator) -> Me
 
 
 def _decoy(scene: Scene, who: Mention, rng: np.random.Generator) -> Mention:
-    """``who`` with another colour or shape, such that nothing in ``scene`` is so."""
+    """``who`` with another color or shape, such that nothing in ``scene`` is so."""
     named = [a for a in ("color", "shape") if getattr(who, a) is not None]
     while True:
         attribute = named[int(rng.integers(len(named)))]
@@ -135,7 +135,7 @@ def _about(pronoun: str, thing: SceneObject, attribute: str) -> Asked:
     return Asked(f"what {attribute} is {pronoun}?", attribute, getattr(thing, attribute))
 
 
-def _neighbour(
+def _neighbor(
     scene: Scene, thing: SceneObject, known: set[tuple[SceneObject, str]], rng: np.random.Generator
 ) -> list[Asked]:
     """Questions about the only object that stands in some relation to "it", if there is one not yet spoken of."""

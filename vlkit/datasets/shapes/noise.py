@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vlkit.datasets.shapes.captions import Mention, Plan, caption, plan_caption, realise
+from vlkit.datasets.shapes.captions import Mention, Plan, caption, plan_caption, realize
 from vlkit.datasets.shapes.checker import check
 from vlkit.datasets.shapes.scene import COLORS, OPPOSITE, SHAPES, SIZES, Scene, sample_scene
 
@@ -57,14 +57,14 @@ def swapped(plan: Plan, scene: Scene, rng: np.random.Generator) -> str | None:
 
 
 def exchanged(plan: Plan, scene: Scene, rng: np.random.Generator) -> str | None:
-    """The caption of ``plan`` with the colours of two objects exchanged: the words stay, what they belong to does not.
-    None where that is not false (one object, equal colours)."""
+    """The caption of ``plan`` with the colors of two objects exchanged: the words stay, what they belong to does not.
+    None where that is not false (one object, equal colors)."""
     return _first_false(_exchange(plan, rng), scene)
 
 
 def _first_false(candidates: Sequence[Plan], scene: Scene) -> str | None:
     for candidate in candidates:
-        text = realise(candidate)
+        text = realize(candidate)
         if not check(text, scene).strict:
             return text
     return None
@@ -148,7 +148,7 @@ def _change_size(plan: Plan, rng: np.random.Generator) -> list[Plan]:
 
 
 def _exchange(plan: Plan, rng: np.random.Generator) -> list[Plan]:
-    """Two objects exchange their colours."""
+    """Two objects exchange their colors."""
     plans = []
     for i in range(len(plan.mentions)):
         for j in range(i):

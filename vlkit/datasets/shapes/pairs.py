@@ -55,14 +55,14 @@ def _phrase(look: tuple[str, str]) -> str:
 
 
 def _having(scene: Scene, look: tuple[str, str], rng: np.random.Generator) -> Scene:
-    """``scene`` with an object of this colour and shape, put in the place of another if need be."""
+    """``scene`` with an object of this color and shape, put in the place of another if need be."""
     if any((o.color, o.shape) == look for o in scene.objects):
         return scene
     return _with_look(scene, int(rng.integers(len(scene.objects))), *look)
 
 
 def _lacking(scene: Scene, look: tuple[str, str], rng: np.random.Generator) -> Scene:
-    """``scene`` without that object, but mostly with one of its colour or of its shape."""
+    """``scene`` without that object, but mostly with one of its color or of its shape."""
     scene = _having(scene, look, rng)
     index = next(i for i, o in enumerate(scene.objects) if (o.color, o.shape) == look)
     taken = {(o.color, o.shape) for o in scene.objects}

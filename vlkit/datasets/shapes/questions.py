@@ -87,7 +87,7 @@ def referring(scene: Scene, thing: SceneObject, hidden: str, rng: np.random.Gene
 
 
 def near_miss(scene: Scene, rng: np.random.Generator) -> Mention:
-    """A colour and a shape that no one object has, though an object has one of the two."""
+    """A color and a shape that no one object has, though an object has one of the two."""
     while True:
         thing = scene.objects[int(rng.integers(len(scene.objects)))]
         if rng.random() < 0.5:
@@ -162,7 +162,7 @@ def _relation(scene: Scene, rng: np.random.Generator) -> Question | None:
 
 
 def _where(scene: Scene, rng: np.random.Generator) -> Question | None:
-    """What colour or shape stands in a relation to an object: only where one object does."""
+    """What color or shape stands in a relation to an object: only where one object does."""
     pair = _pair(scene, rng)
     if pair is None:
         return None

@@ -20,7 +20,7 @@ RGB = {
     "white": (250, 250, 250),
     "black": (8, 8, 8),
 }
-# Greyish and of middle brightness: far from every colour above, white and black included.
+# Grayish and of middle brightness: far from every color above, white and black included.
 TONE_RGB = (
     (128, 128, 128),
     (112, 120, 130),
@@ -29,7 +29,7 @@ TONE_RGB = (
     (106, 104, 112),
     (150, 148, 146),
 )
-CONTRAST = 16  # grey levels by which a texture departs from its tone, at most
+CONTRAST = 16  # gray levels by which a texture departs from its tone, at most
 
 _STEPS = 4  # sub-pixel positions per pixel and axis
 _SAMPLES = 8  # coverage is sampled at this many points per pixel and axis
@@ -74,7 +74,7 @@ def _color(name: str) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=4096)
 def _mask(shape: str, kind: str, dx: int, dy: int, size: int) -> NDArray[np.float32]:
-    """Coverage in [0, 1] of each pixel, [2r, 2r, 1], for a centre ``dx``, ``dy`` sub-steps past pixel border r."""
+    """Coverage in [0, 1] of each pixel, [2r, 2r, 1], for a center ``dx``, ``dy`` sub-steps past pixel border r."""
     radius = RADIUS[kind] * size
     reach = int(np.ceil(radius * 1.2)) + 1
     points = (np.arange(2 * reach * _SAMPLES) + 0.5) / _SAMPLES - reach
@@ -120,7 +120,7 @@ def _background(background: Background, size: int) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=256)
 def _pattern(texture: str, variant: int, size: int) -> NDArray[np.float32]:
-    """Departure from the tone in grey levels, [size, size, 1], a function of place in the image."""
+    """Departure from the tone in gray levels, [size, size, 1], a function of place in the image."""
     place = (np.arange(size) + 0.5) / size
     x, y = np.broadcast_arrays(place[None, :], place[:, None])
     if texture == "noisy":

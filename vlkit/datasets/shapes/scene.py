@@ -23,12 +23,12 @@ OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"
 RADIUS = {"small": 0.105, "large": 0.175}
 GAP = 0.05  # between two objects, and more than what a square's corner reaches beyond its radius
 EDGE = 0.02
-MARGIN = 0.1  # centres closer than this on an axis stand in no relation on that axis
+MARGIN = 0.1  # centers closer than this on an axis stand in no relation on that axis
 TONES = 6
 VARIANTS = 8
 
 _COUNT_SHARES = (0.25, 0.65)  # cumulative: one object, two objects, else three
-_REPEAT_SHARE = 0.2  # of objects that take the shape (or colour) of the first, so that counting is worth asking
+_REPEAT_SHARE = 0.2  # of objects that take the shape (or color) of the first, so that counting is worth asking
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class SceneObject:
         shape: one of SHAPES.
         color: one of COLORS.
         size: one of SIZES.
-        x: centre, from the left, in [0, 1].
-        y: centre, from the top, in [0, 1].
+        x: center, from the left, in [0, 1].
+        y: center, from the top, in [0, 1].
     """
 
     shape: str
@@ -52,11 +52,11 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Background:
-    """What is behind the objects: always greyish, so that no object has its colour.
+    """What is behind the objects: always grayish, so that no object has its color.
 
     Args:
         texture: one of TEXTURES.
-        tone: which greyish tone, in [0, TONES).
+        tone: which grayish tone, in [0, TONES).
         variant: which form of the texture (width and direction of stripes, say), in [0, VARIANTS).
     """
 
@@ -67,7 +67,7 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """One to three objects, no two of the same colour and shape, none touching another."""
+    """One to three objects, no two of the same color and shape, none touching another."""
 
     objects: tuple[SceneObject, ...]
     background: Background
@@ -83,7 +83,7 @@ class Scene:
 
     @property
     def signature(self) -> tuple[tuple[str, ...], ...]:
-        """What tells scenes apart in words: colours and shapes, and the size of an object that stands alone."""
+        """What tells scenes apart in words: colors and shapes, and the size of an object that stands alone."""
         if len(self.objects) == 1:
             only = self.objects[0]
             return ((only.color, only.shape, only.size),)
@@ -122,7 +122,7 @@ def sample_scene(rng: np.random.Generator, count: int | None = None) -> Scene:
 
 
 def _looks(u: list[float], count: int) -> list[tuple[str, str, str]]:
-    """(shape, colour, size) of ``count`` objects from six uniform numbers each."""
+    """(shape, color, size) of ``count`` objects from six uniform numbers each."""
     looks: list[tuple[str, str, str]] = []
     for i in range(count):
         a, b, c, d, e, f = u[6 * i : 6 * i + 6]
@@ -133,13 +133,13 @@ def _looks(u: list[float], count: int) -> list[tuple[str, str, str]]:
             color = COLORS.index(looks[0][1])
         while any(look[:2] == (SHAPES[shape], COLORS[color]) for look in looks):
             color = (color + 1 + int(c * (len(COLORS) - 1))) % len(COLORS)
-            c = 0.0  # from here step by one, as a longer step could go round past a free colour
+            c = 0.0  # from here step by one, as a longer step could go round past a free color
         looks.append((SHAPES[shape], COLORS[color], SIZES[int(f * len(SIZES))]))
     return looks
 
 
 def _places(rng: np.random.Generator, sizes: list[str]) -> list[tuple[float, float]]:
-    """Centres at which objects of these sizes lie inside the image and apart, uniform among all such."""
+    """Centers at which objects of these sizes lie inside the image and apart, uniform among all such."""
     radii = [RADIUS[size] for size in sizes]
     while True:
         u = rng.random(2 * len(radii) * 8).tolist()
@@ -153,6 +153,6 @@ def _places(rng: np.random.Generator, sizes: list[str]) -> list[tuple[float, flo
 
 
 def apart(a: tuple[float, float], radius_a: float, b: tuple[float, float], radius_b: float) -> bool:
-    """Whether two objects of these centres and radii keep GAP between them."""
+    """Whether two objects of these centers and radii keep GAP between them."""
     least = radius_a + radius_b + GAP
     return (a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2 >= least * least

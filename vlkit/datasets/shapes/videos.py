@@ -77,7 +77,7 @@ _ONE = {"shape": "", "color": " one"}
 
 
 def _absent(video: Video, thing: SceneObject, rng: np.random.Generator) -> tuple[str, str]:
-    """A colour and shape that no object of the video has, one of them from ``thing``."""
+    """A color and shape that no object of the video has, one of them from ``thing``."""
     while True:
         look = (COLORS[int(rng.integers(len(COLORS)))], thing.shape)
         if rng.random() < 0.5:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vlkit.errors import VlkitError
 from vlkit.models.blip.base import BlipBase, pooled_feats
-from vlkit.models.med import BegunTexts, CrossStates, MedConfig, TextTransformer
+from vlkit.models.med import ImageKV, MedConfig, TextPrefix, TextTransformer
 from vlkit.models.packing import TextBatch
 from vlkit.models.vit import VitConfig
 
@@ -66,14 +66,14 @@ class BlipAligned(BlipBase):
             )
         return projection
 
-    def begin_match(self, texts: TextBatch) -> BegunTexts:
+    def begin_match(self, texts: TextBatch) -> TextPrefix:
         """What :meth:`match` needs of ``texts`` whatever the image: for texts that meet several images."""
         return self.text_encoder.begin(texts.with_first(self.match_token))
 
     def match(
         self,
-        texts: TextBatch | BegunTexts,
-        states: CrossStates,
+        texts: TextBatch | TextPrefix,
+        states: ImageKV,
         image_index: Sequence[int] | np.ndarray | None = None,
     ) -> Tensor:
         """ITM logits [N, 2] (class 1 matches) of each text with the image that ``image_index`` names for it."""

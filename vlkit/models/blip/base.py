@@ -32,7 +32,7 @@ class BlipBase(nn.Module):
     """Image encoder and tokenizer.
 
     Models take sample dictionaries: ``image`` [B, 3, S, S] (or ``video`` [B, F, 3, S, S] where a head takes videos) and
-    ``text_input``, a list of B strings, or ``texts``, the same already tokenised (:class:`TextBatch`). Public calls
+    ``text_input``, a list of B strings, or ``texts``, the same already tokenized (:class:`TextBatch`). Public calls
     read pictures in any form that :mod:`vlkit.models.inputs` knows; what is no float tensor goes through the image
     processor of the model (:meth:`use_processor`).
 
@@ -109,7 +109,7 @@ class BlipBase(nn.Module):
         return TextBatch.from_lists(ids, self.device)
 
     def texts_of(self, samples: Samples) -> TextBatch:
-        """``texts`` of the samples, or their ``text_input`` tokenised."""
+        """``texts`` of the samples, or their ``text_input`` tokenized."""
         given = given_texts(samples, type(self).__name__)
         check_keys(samples, self)
         return given if isinstance(given, TextBatch) else self.tokenize(text_list("text_input", given))
@@ -181,7 +181,7 @@ def frames_of(samples: Samples) -> int:
 
 
 def pooled_feats(projection: nn.Module, image_embeds: Tensor, frames: int = 1) -> Tensor:
-    """Projected features of images, or of videos as the mean over their frames, normalised.
+    """Projected features of images, or of videos as the mean over their frames, normalized.
 
     Args:
         projection: maps [..., Dv] to [..., E].

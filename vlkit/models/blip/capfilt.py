@@ -22,7 +22,7 @@ from vlkit.models.arguments import checked_keywords, one_or_more, text_list
 from vlkit.models.blip.caption import Captions, check_config, decode_captions, seeds_of
 from vlkit.models.blip.samples import Samples, refuse_unknown, wanted
 from vlkit.models.decoding import GenerationConfig
-from vlkit.models.med import CrossStates
+from vlkit.models.med import ImageKV
 from vlkit.models.packing import TextBatch
 from vlkit.registry import MODELS
 from vlkit.registry.bounds import PositiveInt
@@ -136,25 +136,25 @@ class BlipCapFilt(nn.Module):
 
     def _write(
         self, embeds: Tensor, judged: Tensor, generation: GenerationConfig, seeds: Tensor | None
-    ) -> tuple[Captions, CrossStates]:
+    ) -> tuple[Captions, ImageKV]:
         """Synthetic texts, and the keys and values that the filter reads."""
         writer = self.captioner
         states = writer.text_decoder.bert.project_images(embeds)
         kept = None
         if judged is embeds and _same_cross_attention(writer.text_decoder.bert, self.filter.text_encoder):
             # Decoding overwrites what it reads; a copy costs a fraction of projecting anew.
-            kept = CrossStates([tuple(tensor.clone() for tensor in layer) for layer in states.layers])
+            kept = ImageKV([tuple(tensor.clone() for tensor in layer) for layer in states.layers])
         captions = decode_captions(writer.text_decoder, states, writer.tokenizer, writer.prompt, generation, seeds)
         return captions, kept or self.filter.text_encoder.project_images(judged)
 
-    def _scores(self, pairs: _Pairs, states: CrossStates, judged: Tensor) -> tuple[list[float], list[Any]]:
+    def _scores(self, pairs: _Pairs, states: ImageKV, judged: Tensor) -> tuple[list[float], list[Any]]:
         """Probability of a match and cosine similarity (or None) of each pair."""
         if not pairs.count:
             return [], []
         packed = self.filter.tokenize(pairs.texts)
         logits = []
         for some, images in pairs.parts(self.pairs_at_once):
-            near = CrossStates([tuple(tensor[images] for tensor in layer) for layer in states.layers])
+            near = ImageKV([tuple(tensor[images] for tensor in layer) for layer in states.layers])
             logits.append(self.filter.match(packed.select(pairs.text[some]), near, pairs.image[some] - images.start))
         itm = torch.cat(logits).float().softmax(-1)[:, 1].tolist()
         return itm, self._similarity(pairs, packed, judged)

@@ -15,7 +15,7 @@ from vlkit.models.blip.base import BlipBase
 from vlkit.models.blip.samples import Samples, joined
 from vlkit.models.generation import Generated, GenerationConfig, generate
 from vlkit.models.losses import lm_count, lm_loss, lm_targets
-from vlkit.models.med import CrossStates, MedConfig, TextDecoder
+from vlkit.models.med import ImageKV, MedConfig, TextDecoder
 from vlkit.models.packing import TextBatch
 from vlkit.models.vit import VitConfig
 from vlkit.processors.tokenizer import Tokenizer
@@ -214,7 +214,7 @@ def seeds_of(seeds: Any, count: int, config: GenerationConfig) -> Tensor | None:
 
 def decode_captions(
     decoder: TextDecoder,
-    states: CrossStates,
+    states: ImageKV,
     tokenizer: Tokenizer,
     prompt: str,
     config: GenerationConfig,

@@ -82,7 +82,7 @@ class BlipContrastive(BlipAligned):
 
     @torch.no_grad()
     def move_momentum(self) -> None:
-        """Move the momentum encoders towards the trained ones, once per optimiser step."""
+        """Move the momentum encoders towards the trained ones, once per optimizer step."""
         update_momentum(self._momentum_pairs(), self.momentum)
 
     def pairs_of(self, samples: Samples) -> tuple[Tensor, TextBatch]:

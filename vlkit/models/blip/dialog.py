@@ -30,7 +30,7 @@ from vlkit.models.blip.base import BlipBase
 from vlkit.models.blip.dialog_chat import DialogSession
 from vlkit.models.blip.dialog_texts import Candidates, DialogWriter, options_of
 from vlkit.models.blip.samples import Samples, wanted
-from vlkit.models.med import CrossStates, MedConfig, TextTransformer
+from vlkit.models.med import ImageKV, MedConfig, TextTransformer
 from vlkit.models.packing import Segments, TextBatch
 from vlkit.models.vit import VitConfig
 from vlkit.registry import MODELS
@@ -144,7 +144,7 @@ class BlipDialog(BlipBase):
         loss = F.cross_entropy(logits.float(), inputs["labels"])
         return DialogOutput(loss, logits.detach(), inputs["labels"])
 
-    def project(self, image_embeds: Tensor, captions: TextBatch) -> CrossStates:
+    def project(self, image_embeds: Tensor, captions: TextBatch) -> ImageKV:
         """Keys and values of ``image_embeds`` [B, P, Dv] with the states of their captions behind, [B, P + C, Dv].
 
         Raises:
@@ -162,13 +162,11 @@ class BlipDialog(BlipBase):
             mask = torch.cat([segments.valid.new_ones(image_embeds.shape[:2]), segments.valid], 1)
         return self.text_encoder.project_images(torch.cat([image_embeds, words], 1), mask)
 
-    def match(self, texts: TextBatch, states: CrossStates, image_index: Sequence[int] | np.ndarray) -> Tensor:
+    def match(self, texts: TextBatch, states: ImageKV, image_index: Sequence[int] | np.ndarray) -> Tensor:
         """ITM logits [N, 2] (class 1 fits) of texts with [ENC] in front, each with its image."""
         return self.itm_head(self.text_encoder(texts, states, image_index, first_only=True))
 
-    def margins(
-        self, texts: list[list[int]], states: CrossStates, image_index: np.ndarray, tokens_at_once: int
-    ) -> Tensor:
+    def margins(self, texts: list[list[int]], states: ImageKV, image_index: np.ndarray, tokens_at_once: int) -> Tensor:
         """[N] margins of "fits" over "does not" in logits, on the CPU; see :meth:`score`.
 
         Args:

@@ -10,7 +10,7 @@ import torch
 
 from vlkit.errors import VlkitError
 from vlkit.models.arguments import check_whole, checked_keywords, text_list
-from vlkit.models.med import CrossStates
+from vlkit.models.med import ImageKV
 
 if TYPE_CHECKING:
     from vlkit.models.blip.dialog import BlipDialog
@@ -35,7 +35,7 @@ class DialogSession:
         history: questions and the answers taken, oldest first; may be edited (to correct an answer, say).
     """
 
-    def __init__(self, model: BlipDialog, states: CrossStates, answers: Sequence[str] | None = None):
+    def __init__(self, model: BlipDialog, states: ImageKV, answers: Sequence[str] | None = None):
         self.model, self.states = model, states
         self.answers = list(answers or ())
         self.history: list[tuple[str, str]] = []

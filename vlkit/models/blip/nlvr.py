@@ -23,7 +23,7 @@ from vlkit.models.attention import split_heads
 from vlkit.models.blip.base import BlipBase
 from vlkit.models.blip.samples import Samples, check_keys, wanted
 from vlkit.models.med import (
-    CrossStates,
+    ImageKV,
     MedConfig,
     Projections,
     TextPlan,
@@ -189,9 +189,7 @@ class BlipNlvr(BlipBase):
             )
         return self.visual_encoder(torch.cat([left, right])).unflatten(0, (2, -1))
 
-    def judge(
-        self, texts: TextBatch, states: CrossStates, image_index: Sequence[int] | np.ndarray | None = None
-    ) -> Tensor:
+    def judge(self, texts: TextBatch, states: ImageKV, image_index: Sequence[int] | np.ndarray | None = None) -> Tensor:
         """Logits [N, 2] (class 1: true) of each text with the pair that ``image_index`` names for it."""
         texts = texts.with_first(self.tokenizer.enc_id)
         return self.cls_head(self.text_encoder(texts, states, image_index, first_only=True))

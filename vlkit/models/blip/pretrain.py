@@ -1,4 +1,4 @@
-"""Pre-training (paper, section 3.2): contrast, matching and language modelling on one model.
+"""Pre-training (paper, section 3.2): contrast, matching and language modeling on one model.
 
 Every image is projected once per layer: the matched text, the negative text and the texts that drew this image as their
 negative read the same keys and values, and so does the decoder where it shares the cross-attention.
@@ -20,7 +20,7 @@ from vlkit.models.blip.contrastive import BlipContrastive, Features, QueueSize, 
 from vlkit.models.blip.samples import Samples
 from vlkit.models.generation import GenerationConfig
 from vlkit.models.losses import hard_negatives, itm_loss, lm_count, lm_loss, lm_targets
-from vlkit.models.med import SHARED, CrossStates, MedConfig, TextDecoder, share_parameters
+from vlkit.models.med import SHARED, ImageKV, MedConfig, TextDecoder, share_parameters
 from vlkit.models.momentum import enqueue, rank
 from vlkit.models.packing import TextBatch
 from vlkit.models.vit import VitConfig
@@ -35,7 +35,7 @@ class PretrainOutput:
     Args:
         loss_itc: contrast, mean over pairs and both directions.
         loss_itm: matching, mean over 3B pairs.
-        loss_lm: language modelling, mean over predicted tokens.
+        loss_lm: language modeling, mean over predicted tokens.
         itm_logits: [3B, 2]: matched pairs, then (negative image, text), then (image, negative text); class 1 matches.
         temperature: scalar, of the contrast.
         queue_age: steps that the oldest entry of the queue has waited.
@@ -113,7 +113,7 @@ class BlipPretrain(BlipContrastive):
         Args:
             samples: B pairs.
             alpha: share of the momentum teacher in the contrast's targets, 0..1; a task ramps it up.
-            update: move the momentum encoders; once per optimiser step.
+            update: move the momentum encoders; once per optimizer step.
         """
         check_share("alpha", alpha)
         image, texts = self.pairs_of(samples)
@@ -143,7 +143,7 @@ class BlipPretrain(BlipContrastive):
         enqueue([(self.image_queue, everyone.image), (self.text_queue, everyone.text)], self.queue_ptr)
         return loss, sim_i2t[:, own], sim_t2i[:, own]
 
-    def _match_with_negatives(self, texts: TextBatch, states: CrossStates, sim_i2t: Tensor, sim_t2i: Tensor) -> Tensor:
+    def _match_with_negatives(self, texts: TextBatch, states: ImageKV, sim_i2t: Tensor, sim_t2i: Tensor) -> Tensor:
         size = len(texts)
         same = torch.eye(size, dtype=torch.bool, device=sim_i2t.device)
         negative_image, negative_text = hard_negatives([sim_t2i, sim_i2t], same, floor=1e-4, draw=self.draw_negative)
@@ -151,7 +151,7 @@ class BlipPretrain(BlipContrastive):
         pairs = texts.select(np.concatenate([own, own, negative_text]))
         return self.match(pairs, states, np.concatenate([own, negative_image, own]))
 
-    def _language(self, texts: TextBatch, states: CrossStates) -> Tensor:
+    def _language(self, texts: TextBatch, states: ImageKV) -> Tensor:
         texts = texts.with_first(self.tokenizer.dec_id)
         hidden = self.text_decoder(texts, states)
         rows, targets = lm_targets(texts)

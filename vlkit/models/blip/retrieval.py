@@ -111,7 +111,7 @@ class BlipRetrieval(BlipContrastive):
         Args:
             samples: B pairs.
             alpha: share of the momentum teacher in the contrast's targets, 0..1; a task ramps it up.
-            update: move the momentum encoders; once per optimiser step.
+            update: move the momentum encoders; once per optimizer step.
         """
         check_share("alpha", alpha)
         image, texts = self.pairs_of(samples)

@@ -25,7 +25,7 @@ from vlkit.models.blip.samples import Samples, joined
 from vlkit.models.blip.vqa_answers import Targets, read_answers
 from vlkit.models.generation import GenerationConfig
 from vlkit.models.losses import lm_loss, lm_targets, sum_by_text
-from vlkit.models.med import CrossStates, MedConfig, TextDecoder, TextTransformer
+from vlkit.models.med import ImageKV, MedConfig, TextDecoder, TextTransformer
 from vlkit.models.packing import Segments, TextBatch
 from vlkit.models.vit import VitConfig
 from vlkit.registry import MODELS
@@ -113,7 +113,7 @@ class BlipVqa(BlipBase):
         weight = torch.tensor(weights, dtype=torch.float32, device=self.device)
         return Targets(self.tokenize_answers(texts), weight, counts)
 
-    def read_questions(self, samples: Samples, attend_to_padding: bool = False) -> CrossStates:
+    def read_questions(self, samples: Samples, attend_to_padding: bool = False) -> ImageKV:
         """Keys and values for the answer decoder of the questions, which have seen their images.
 
         Args:
@@ -131,7 +131,7 @@ class BlipVqa(BlipBase):
         segments = Segments(texts.lengths, texts.ids.device)
         return read(segments.pad(hidden), None if segments.uniform else segments.valid)
 
-    def _padded_states(self, texts: TextBatch, images: CrossStates, image_index: np.ndarray | None) -> Tensor:
+    def _padded_states(self, texts: TextBatch, images: ImageKV, image_index: np.ndarray | None) -> Tensor:
         """[B, M, D]: the states of padding too, which sees the question and is not seen by it."""
         ids, mask = texts.padded(self.tokenizer.pad_id)
         count, longest = ids.shape
@@ -185,7 +185,7 @@ class BlipVqa(BlipBase):
         return joined([self.rank_read(self.read_questions(some), answers, num_ans_candidates) for some in batches])
 
     @torch.inference_mode()
-    def rank_read(self, questions: CrossStates, answer_list: Sequence[str], num_ans_candidates: int = 128) -> Answers:
+    def rank_read(self, questions: ImageKV, answer_list: Sequence[str], num_ans_candidates: int = 128) -> Answers:
         """:meth:`rank` for questions that :meth:`read_questions` has read."""
         answer_list = text_list("answer_list", answer_list)
         check_whole("num_ans_candidates", num_ans_candidates, 1)
@@ -197,7 +197,7 @@ class BlipVqa(BlipBase):
         texts = [[answer_list[i] for i in row] for row in best.tolist()]
         return Answers(texts, (-losses).tolist())
 
-    def _likeliest(self, tree: AnswerTree, questions: CrossStates, count: int) -> np.ndarray:
+    def _likeliest(self, tree: AnswerTree, questions: ImageKV, count: int) -> np.ndarray:
         """[B, count] answers by the probability of their first token."""
         start = TextBatch.from_lists([[self.tokenizer.dec_id]] * questions.count, self.device)
         log_probs = self.text_decoder.logits(self.text_decoder(start, questions)).float().log_softmax(-1)

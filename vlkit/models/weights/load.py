@@ -57,7 +57,7 @@ def load_weights(
     Args:
         model: to fill.
         source: what :func:`read_checkpoint` takes, or tensors by name.
-        adapter: name of an entry of :data:`ADAPTERS`, or one of your own; None: recognised by the names.
+        adapter: name of an entry of :data:`ADAPTERS`, or one of your own; None: recognized by the names.
         sha256: expected checksum of the file, in hexadecimal.
         strict: raise unless every name and shape is accounted for. Otherwise what fits is loaded.
 

@@ -23,7 +23,7 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Spot:
+class StageLocation:
     """Where a stage stands in its pipeline.
 
     Args:
@@ -63,7 +63,7 @@ class Stage(ABC):
     in_every_process: ClassVar[bool] = False
     """Whether all processes of ``torchrun`` take part; otherwise the first one does it alone."""
 
-    def __init__(self, spot: Spot, config: Config):
+    def __init__(self, spot: StageLocation, config: Config):
         self.config = config
         self.key, self.name, self.folder, self.after = spot.key, spot.name, spot.folder, spot.after
         self.alone = spot.alone

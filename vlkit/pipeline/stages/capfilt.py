@@ -15,7 +15,7 @@ from vlkit.errors import ConfigError
 from vlkit.jobs.awaited import Awaited
 from vlkit.jobs.experiment import Problems
 from vlkit.jobs.nested_models import model_weights
-from vlkit.pipeline.stages.base import Record, Spot, Stage
+from vlkit.pipeline.stages.base import Record, Stage, StageLocation
 from vlkit.pipeline.stages.outputs import output_digest, shares
 
 
@@ -25,7 +25,7 @@ class CapFiltStage(Stage):
     command = "capfilt"
     in_every_process = True
 
-    def __init__(self, spot: Spot, config: Config):
+    def __init__(self, spot: StageLocation, config: Config):
         super().__init__(spot, config)
         self.job = Job.of(config)
 

@@ -13,7 +13,7 @@ from vlkit.config.build import build
 from vlkit.config.load import Config
 from vlkit.errors import VlkitError
 from vlkit.jobs.awaited import Awaited
-from vlkit.pipeline.stages.base import Record, Spot, Stage
+from vlkit.pipeline.stages.base import Record, Stage, StageLocation
 from vlkit.pipeline.stages.outputs import output_digest, shares, source_problems
 from vlkit.registry.bounds import Processes
 
@@ -42,7 +42,7 @@ class CutStage(Stage):
     folder_key = "output_dir"
     seed_key = None
 
-    def __init__(self, spot: Spot, config: Config):
+    def __init__(self, spot: StageLocation, config: Config):
         super().__init__(spot, config)
         self.entries: CutEntries = build(CutEntries, config.data, "", config.origin)
 

@@ -12,7 +12,7 @@ from vlkit.jobs.check import Report, rehearse
 from vlkit.jobs.experiment import Experiment
 from vlkit.jobs.initial_weights import from_path
 from vlkit.jobs.train import checked_runner
-from vlkit.pipeline.stages.base import Record, Spot, Stage, digest
+from vlkit.pipeline.stages.base import Record, Stage, StageLocation, digest
 from vlkit.runner.config_changes import plain, training_differences
 
 
@@ -22,7 +22,7 @@ class ExperimentStage(Stage):
     in_every_process = True
     training: bool
 
-    def __init__(self, spot: Spot, config: Config):
+    def __init__(self, spot: StageLocation, config: Config):
         super().__init__(spot, config)
         self.experiment = Experiment.of(config, training=self.training)
 

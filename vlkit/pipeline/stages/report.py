@@ -11,7 +11,7 @@ from vlkit.capfilt.report import write_report
 from vlkit.config.build import build
 from vlkit.config.load import Config
 from vlkit.jobs.awaited import Awaited
-from vlkit.pipeline.stages.base import Record, Spot, Stage, digest
+from vlkit.pipeline.stages.base import Record, Stage, StageLocation, digest
 from vlkit.pipeline.stages.outputs import source_problems
 from vlkit.registry.bounds import Range
 
@@ -38,7 +38,7 @@ class ReportStage(Stage):
     folder_key = "output_dir"
     seed_key = None
 
-    def __init__(self, spot: Spot, config: Config):
+    def __init__(self, spot: StageLocation, config: Config):
         super().__init__(spot, config)
         self.entries: ReportEntries = build(ReportEntries, config.data, "", config.origin)
 

@@ -10,7 +10,7 @@ from vlkit.datasets.shard_writer import RECORD
 from vlkit.errors import VlkitError
 from vlkit.jobs.awaited import Awaited
 from vlkit.jobs.shards import ShardsJob
-from vlkit.pipeline.stages.base import Record, Spot, Stage, digest, problems_of
+from vlkit.pipeline.stages.base import Record, Stage, StageLocation, digest, problems_of
 
 
 class ShardsStage(Stage):
@@ -20,7 +20,7 @@ class ShardsStage(Stage):
     folder_key = "output_dir"
     seed_key = None
 
-    def __init__(self, spot: Spot, config: Config):
+    def __init__(self, spot: StageLocation, config: Config):
         super().__init__(spot, config)
         self.job = ShardsJob.of(config)
 

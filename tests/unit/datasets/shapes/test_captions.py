@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from tests.unit.datasets.shapes.worlds import ONE, THREE, scenes
-from vlkit.datasets.shapes.captions import Mention, Plan, caption, distinct, paraphrases, plan_caption, realise
+from vlkit.datasets.shapes.captions import Mention, Plan, caption, distinct, paraphrases, plan_caption, realize
 from vlkit.datasets.shapes.checker import check
 from vlkit.datasets.shapes.scene import stream
 
@@ -29,7 +29,7 @@ RED, BLUE, GREEN = Mention("red", "circle", "large"), Mention("blue", "star"), M
     ],
 )  # fmt: skip
 def test_plans_in_words(plan, text):
-    assert realise(plan) == text
+    assert realize(plan) == text
 
 
 def test_captions_are_short_true_and_mention_every_object():

@@ -35,7 +35,7 @@ def test_the_answer_about_it_is_that_of_the_object_last_found():
     assert followed > 200
 
 
-def test_no_answer_is_favoured_by_its_place_or_by_the_question():
+def test_no_answer_is_favored_by_its_place_or_by_the_question():
     places, existence, colors = Counter(), Counter(), Counter()
     for index in range(1500):
         scene = sample_scene(stream(4, index), 2 + index % 2)

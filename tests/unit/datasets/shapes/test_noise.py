@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from tests.unit.datasets.shapes.worlds import ONE, THREE, scenes
-from vlkit.datasets.shapes.captions import Plan, plan_caption, realise
+from vlkit.datasets.shapes.captions import Plan, plan_caption, realize
 from vlkit.datasets.shapes.checker import check
 from vlkit.datasets.shapes.noise import KINDS, exchanged, reversed_relation, swapped, swapped_caption, web_caption
 from vlkit.datasets.shapes.scene import stream
@@ -32,7 +32,7 @@ def test_false_captions_are_one_change_away():
                 continue
             made[kind] += 1
             assert not check(text, scene).strict
-            different = [(x, y) for x, y in zip(words(realise(plan)), words(text), strict=True) if x != y]
+            different = [(x, y) for x, y in zip(words(realize(plan)), words(text), strict=True) if x != y]
             if kind == "exchanged":
                 assert len(different) == 2
                 assert different[0] == different[1][::-1]

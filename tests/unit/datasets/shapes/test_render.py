@@ -43,11 +43,11 @@ def test_borders_are_antialiased_and_the_area_is_exact():
 
 
 def test_a_shape_moves_by_fractions_of_a_pixel():
-    centres = []
+    centers = []
     for x in (0.5, 0.5 + 0.25 / 48, 0.5 + 0.5 / 48):
         image = render(Scene((SceneObject("star", "white", "small", x, 0.5),), PLAIN), 48)[..., 0] - 128.0
-        centres.append((image.sum(0) * np.arange(48)).sum() / image.sum())
-    assert np.diff(centres) == pytest.approx([0.25, 0.25], abs=0.02)
+        centers.append((image.sum(0) * np.arange(48)).sum() / image.sum())
+    assert np.diff(centers) == pytest.approx([0.25, 0.25], abs=0.02)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -166,11 +166,11 @@ def test_gradients_under_activation_checkpointing(samples, kind):
 
 def test_overfits_a_few_pairs(samples):
     model = build(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     for _ in range(25):
         loss = model(samples).loss
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
     assert loss.item() < 0.05
     assert model.predict(samples)["predictions"].argmax(-1).tolist() == samples["label"]
