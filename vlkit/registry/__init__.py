@@ -5,9 +5,9 @@ A class registers itself where it is defined::
     @MODELS.register("blip_caption")
     class BlipCaption(nn.Module): ...
 
-The modules that hold such classes are imported only when a name is asked for: first the name is looked up among
-what is registered, then the package of the registry is scanned once, then the entry points ``vlkit.plugins`` are
-loaded.
+The modules that hold such classes are imported only when a name is looked up: first the name is searched among what is
+registered, then in the source of the registry's package, then the whole package is imported once, then the entry points
+``vlkit.plugins`` are loaded.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Registry:
         """
         if not isinstance(name, str):
             raise RegistryError(f"{name!r} given, the name of a {self.kind} is needed: a text.")
-        for find_more in (lambda: None, self._scan, load_entry_points):
+        for find_more in (lambda: None, lambda: self._import_definition(name), self._scan, load_entry_points):
             find_more()
             if name in self._items:
                 return self._items[name]
@@ -94,22 +94,32 @@ class Registry:
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name in self.names()
 
+    def _import_definition(self, name: str) -> None:
+        """Import the module whose source registers ``name``, and no other: importing all of them takes seconds."""
+        for folder in map(Path, importlib.import_module(self.package).__path__):
+            for file in sorted(folder.rglob("*.py")):
+                if f'.register("{name}")' in file.read_text(encoding="utf-8"):
+                    self._import(".".join((self.package, *file.relative_to(folder).with_suffix("").parts)))
+
+    def _import(self, module: str) -> None:
+        try:
+            importlib.import_module(module)
+        except VlkitError:
+            raise
+        except Exception as error:
+            _drop_unfinished()
+            raise RegistryError(
+                f"the module {module} fails to import: {type(error).__name__}: {error}. Without it the {self.kind}s "
+                "are not complete."
+            ) from error
+
     def _scan(self) -> None:
         """Import all modules of the package. One that fails is tried again, and reported again, at the next miss."""
         if self._scanned:
             return
         package = importlib.import_module(self.package)
         for module in pkgutil.walk_packages(package.__path__, prefix=self.package + "."):
-            try:
-                importlib.import_module(module.name)
-            except VlkitError:
-                raise
-            except Exception as error:
-                _drop_unfinished()
-                raise RegistryError(
-                    f"the module {module.name} fails to import: {type(error).__name__}: {error}. Without it the "
-                    f"{self.kind}s are not complete."
-                ) from error
+            self._import(module.name)
         self._scanned = True
 
 
