@@ -22,8 +22,9 @@ from vlkit.datasets.media import MediaCheck
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import BadSample, ConfigError, VlkitError, did_you_mean
 from vlkit.jobs.awaited import NOTHING, Awaited
+from vlkit.jobs.base import Problems
 from vlkit.jobs.checks import checkpoint_bytes, free_bytes
-from vlkit.jobs.experiment import Data, Experiment, Prepared, Problems
+from vlkit.jobs.experiment import Data, Experiment, Prepared
 from vlkit.jobs.overlap import overlap_notes
 from vlkit.runner.activation_checkpointing import checkpoint_activations
 from vlkit.runner.activation_memory import ModelSavedBytes, tensors_of

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ from vlkit.datasets.base import VLDataset
 from vlkit.datasets.faults import collect_faults
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import CheckpointError, ConfigError, VlkitError
-from vlkit.io.disk_errors import describe
 from vlkit.jobs.awaited import NOTHING, Awaited
+from vlkit.jobs.base import Problems
 from vlkit.jobs.checks import bad_row_problems, data_problems, disk_problems, image_size_problems, tokenizer_notes
 from vlkit.jobs.initial_weights import StartingWeights, from_card, from_path, named_card, of_run
 from vlkit.jobs.nested_models import build_with_models, model_weights
@@ -31,30 +30,6 @@ from vlkit.runner.output import OutputFolder
 from vlkit.tasks.base import Task
 
 logger = logging.getLogger(__name__)
-
-
-class Problems(list[str]):
-    """Sentences about what is wrong, gathered over several attempts."""
-
-    @contextlib.contextmanager
-    def of(self, place: str) -> Iterator[None]:
-        """Add what is raised inside as a mistake at ``place``."""
-        try:
-            yield
-        except VlkitError as error:
-            found = error.problems if isinstance(error, ConfigError) else [str(error)]
-            self += [problem if problem.startswith(place) else f"{place}: {problem}" for problem in found]
-        except OSError as error:  # a path that is too long, a folder without permission
-            self.append(f"{place}: {describe(error)}")
-
-    def end(self) -> None:
-        """Raise them.
-
-        Raises:
-            ConfigError: there are any.
-        """
-        if self:
-            raise ConfigError(list(dict.fromkeys(self)))
 
 
 @dataclass

@@ -13,7 +13,7 @@ from vlkit.capfilt.sources import find_inputs
 from vlkit.config.load import Config
 from vlkit.errors import ConfigError
 from vlkit.jobs.awaited import Awaited
-from vlkit.jobs.experiment import Problems
+from vlkit.jobs.base import Problems
 from vlkit.jobs.nested_models import model_weights
 from vlkit.pipeline.stages.base import Record, Stage, StageLocation
 from vlkit.pipeline.stages.outputs import output_digest, shares
