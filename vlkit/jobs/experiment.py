@@ -24,7 +24,7 @@ from vlkit.jobs.checks import bad_row_problems, data_problems, disk_problems, im
 from vlkit.jobs.initial_weights import StartingWeights, from_card, from_path, named_card, of_run
 from vlkit.jobs.nested_models import build_with_models, model_weights
 from vlkit.models.weights.load import build_with_weights
-from vlkit.runner import Runner
+from vlkit.runner import RunContext, Runner
 from vlkit.runner.distributed import World
 from vlkit.runner.output import OutputFolder
 from vlkit.tasks.base import Task
@@ -242,18 +242,16 @@ class Experiment:
         facts: dict[str, Any] = {"weights": ready.weights.facts() if ready.weights else None}
         if self.parts.model.models and not ready.weights:
             facts["weights"] = {key: found.facts() for key, found in model_weights(self.parts.model).items()}
+        run, config = self.parts.run, self.parts.config.data
+        output = OutputFolder(self.output_dir, config, run.take_over, facts)
         return Runner(
             ready.model,
             ready.task,
             ready.data.train,
             ready.data.evals,
             self.parts.optim,
-            self.parts.run,
-            output_dir=self.output_dir,
-            config=self.parts.config.data,
-            facts=facts,
-            normalization=_normalization(ready.data.evals, self.parts.run.monitor),
-            world=world,
+            run,
+            RunContext.of(run, output, world),
         )
 
     def _dataset(self, part: DatasetSpec, data: Data, problems: Problems, awaited: Awaited) -> VLDataset | None:
@@ -271,15 +269,3 @@ class Experiment:
 
     def _at(self, key_path: str) -> str:
         return self.parts.config.origin(key_path)
-
-
-def _normalization(evals: dict[str, VLDataset], monitor: str | None) -> tuple[list[float], list[float]] | None:
-    """Mean and standard deviation of the images that the picture of samples shows, if their processor has them."""
-    if not evals:
-        return None
-    name = monitor.partition("/")[0] if monitor else next(iter(evals))
-    processor: Any = getattr(evals.get(name), "image_processor", None)
-    normalize = getattr(processor, "normalize", None)
-    if normalize is None:
-        return None
-    return tuple(torch.as_tensor(each).flatten().tolist() for each in (normalize.mean, normalize.std))  # type: ignore[return-value]

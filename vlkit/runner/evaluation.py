@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ from torch import nn
 from vlkit.datasets.base import VLDataset, collate
 from vlkit.datasets.loading import EvalLoader
 from vlkit.errors import BadSample, DataError
-from vlkit.runner.device import seed_all
-from vlkit.runner.distributed import World
+from vlkit.runner.context import RunContext
 from vlkit.runner.modes import evaluating
 from vlkit.runner.sample_grid import draw_samples
 from vlkit.tasks.base import Batch, EvalContext, Task
@@ -34,11 +33,7 @@ class Evaluator:
         task: what scores mean.
         sets: evaluation sets by name; none of them empty.
         batch_size: samples a batch, per process.
-        world: the processes.
-        device: where the model is.
-        autocast: makes the context of the run's precision.
-        folder: where tasks write result files.
-        seed: of what a task draws.
+        context: of the run; tasks write result files into its output folder.
         num_workers: loader processes, per process.
     """
 
@@ -47,19 +42,14 @@ class Evaluator:
         task: Task,
         sets: Mapping[str, VLDataset],
         batch_size: int,
-        world: World,
-        device: torch.device,
-        autocast: Callable[[], Any],
-        folder: Path,
-        seed: int = 0,
+        context: RunContext,
         num_workers: int = 0,
     ):
         for name, dataset in sets.items():
             if len(dataset) == 0:
                 raise DataError(f"evaluation set {name!r} ({type(dataset).__name__}) is empty.")
-        self.task, self.sets, self.batch_size, self.world = task, dict(sets), batch_size, world
-        self.device, self.autocast, self.folder, self.seed = device, autocast, folder, seed
-        self.num_workers = num_workers
+        self.task, self.sets, self.batch_size = task, dict(sets), batch_size
+        self.context, self.num_workers = context, num_workers
         self.bad: list[tuple[str, str, str]] = []
 
     def __call__(self, model: nn.Module, step: int, stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
@@ -80,14 +70,7 @@ class Evaluator:
                 scores.update({f"{name}/{key}": float(value) for key, value in found.items()})
         return scores
 
-    def picture(
-        self,
-        model: nn.Module,
-        count: int,
-        name: str,
-        step: int,
-        normalization: tuple[Sequence[float], Sequence[float]] | None = None,
-    ) -> Path | None:
+    def picture(self, model: nn.Module, count: int, name: str, step: int) -> Path | None:
         """Draw the first images of a set with what the model says of them; for one process alone.
 
         Returns:
@@ -103,41 +86,41 @@ class Evaluator:
         if not samples or not all(torch.is_tensor(sample.get("image")) for sample in samples):
             return None
         with evaluating(model), torch.inference_mode():
-            seed_all(self.seed, step)
-            context = EvalContext(self.device, self.autocast, name=name, step=step, dataset=dataset)
+            self.context.seed_all(step)
+            context = EvalContext(self.context.device, self.context.autocast, name=name, step=step, dataset=dataset)
             texts = self.task.describe(model, collate(samples), context)
         if not texts:
             return None
-        path = self.folder / "samples.png"
-        mean, std = normalization or (None, None)
-        draw_samples([sample["image"] for sample in samples], texts, path, mean, std)
+        path = self.context.output.path / "samples.png"
+        draw_samples([sample["image"] for sample in samples], texts, path, *_normalization(dataset))
         return path
 
     def _evaluate(self, model: nn.Module, name: str, step: int, stop: Callable[[], bool]) -> dict[str, float]:
+        world, device = self.context.world, self.context.device
         loader = EvalLoader(
             self.sets[name],
             self.batch_size,
-            self.world.rank,
-            self.world.size,
+            world.rank,
+            world.size,
             self.num_workers,
-            pin_memory=self.device.type == "cuda",
+            pin_memory=device.type == "cuda",
         )
         context = EvalContext(
-            self.device,
-            self.autocast,
-            self.world.gather,
-            self.world.rank,
-            self.folder,
+            device,
+            self.context.autocast,
+            world.gather,
+            world.rank,
+            self.context.output.path,
             name,
             step,
             self.sets[name],
         )
-        seed_all(self.seed, step, self.world.rank)
+        self.context.seed_all(step, world.rank)
         with torch.inference_mode():
             scores = self.task.evaluate(model, _Stoppable(loader, stop), context)
         self.bad += [(source, reason, f"evaluation set {name}") for source, reason in loader.bad]
-        missing = int(self.world.sum([float(len(loader.bad))])[0])
-        if missing and self.world.is_main:
+        missing = int(world.sum([float(len(loader.bad))])[0])
+        if missing and world.is_main:
             logger.warning(
                 "%s: %d of %d samples could not be used and are not counted.",
                 name,
@@ -145,6 +128,14 @@ class Evaluator:
                 len(self.sets[name]),
             )
         return scores
+
+
+def _normalization(dataset: VLDataset) -> tuple[list[float] | None, list[float] | None]:
+    """Mean and standard deviation of the images' channels, if their processor has them."""
+    normalize: Any = getattr(getattr(dataset, "image_processor", None), "normalize", None)
+    if normalize is None:
+        return None, None
+    return torch.as_tensor(normalize.mean).flatten().tolist(), torch.as_tensor(normalize.std).flatten().tolist()
 
 
 class _Stoppable:

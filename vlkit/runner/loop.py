@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vlkit.datasets.loading import BAD, TrainLoader
 from vlkit.errors import VlkitError
-from vlkit.runner.device import seed_all
-from vlkit.runner.distributed import World
+from vlkit.runner.context import RunContext
 from vlkit.runner.metric_window import Window
 from vlkit.runner.optimizer import set_rate
 from vlkit.runner.parallel import Parallel
@@ -37,10 +34,7 @@ class TrainStep:
         loader: where batches come from.
         optimizer: from :func:`~vlkit.runner.optimizer.build_optimizer`.
         window: where losses are noted.
-        world: the processes.
-        device: where the model is.
-        autocast: makes the context of the forward pass.
-        seed: of dropout and the like.
+        context: of the run.
         grad_clip: largest norm of the gradient; None or 0: not clipped.
     """
 
@@ -52,15 +46,11 @@ class TrainStep:
         loader: TrainLoader,
         optimizer: torch.optim.Optimizer,
         window: Window,
-        world: World,
-        device: torch.device,
-        autocast: Callable[[], Any],
-        seed: int,
+        context: RunContext,
         grad_clip: float | None,
     ):
         self.parallel, self.task, self.loader, self.optimizer = parallel, task, loader, optimizer
-        self.window, self.world, self.device, self.autocast = window, world, device, autocast
-        self.seed, self.grad_clip = seed, grad_clip
+        self.window, self.context, self.world, self.grad_clip = window, context, context.world, grad_clip
         self.bad: list[tuple[str, str, int]] = []
         self.model = model
         self._count_names: list[str] | None = None
@@ -120,8 +110,8 @@ class TrainStep:
         return batches
 
     def _prepare(self, batch: Batch, step: int, micro: int) -> Batch:
-        seed_all(self.seed, step, micro, self.world.rank, _PREPARE)
-        return self.task.prepare(self.parallel.model, batch, self.device)
+        self.context.seed_all(step, micro, self.world.rank, _PREPARE)
+        return self.task.prepare(self.parallel.model, batch, self.context.device)
 
     def _counts(self, inputs: Batch) -> dict[str, float]:
         return {SAMPLES: float(self.loader.per_process), **self.task.counts(inputs)}
@@ -149,8 +139,8 @@ class TrainStep:
         progress: Progress,
         values: dict[str, Tensor],
     ) -> None:
-        seed_all(self.seed, progress.step, progress.micro, self.world.rank, _FORWARD)
-        with self.autocast():
+        self.context.seed_all(progress.step, progress.micro, self.world.rank, _FORWARD)
+        with self.context.autocast():
             output = self.task.train_step(self.model, inputs, progress)
         shares = {name: _share(name, counts, totals) for name in output.losses}
         parts = {name: loss.float() * shares[name] for name, loss in output.losses.items()}
@@ -169,7 +159,7 @@ class TrainStep:
     ) -> None:
         found = {"loss": total, **{f"losses/{name}": part for name, part in parts.items()}}
         for name, metric in output.metrics.items():
-            found[f"metrics/{name}"] = torch.as_tensor(metric, dtype=torch.float32, device=self.device) * share
+            found[f"metrics/{name}"] = torch.as_tensor(metric, dtype=torch.float32, device=self.context.device) * share
         for name, value in found.items():
             values[name] = values[name] + value.detach() if name in values else value.detach()
 

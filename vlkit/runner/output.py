@@ -58,14 +58,17 @@ class OutputFolder:
         path: where it is; made when something is written.
         config: the resolved configuration. ``run.take_over`` is not recorded: it is meant for one start.
         take_over: whether the folder is taken from a process that holds it.
+        facts: more for ``environment.json``, such as hashes of weights.
 
     Attributes:
         begun: whether a run was begun here before :meth:`claim`.
         writer: who may write to the folder.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any], take_over: bool = False):
-        self.path, self.config = path, redacted_data(plain(config))
+    def __init__(
+        self, path: Path, config: Mapping[str, Any], take_over: bool = False, facts: Mapping[str, Any] | None = None
+    ):
+        self.path, self.config, self.facts = path, redacted_data(plain(config)), dict(facts or {})
         if isinstance(self.config.get("run"), dict):
             self.config["run"].pop("take_over", None)
         self.begun = False

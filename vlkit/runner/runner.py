@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -17,10 +16,9 @@ from vlkit.errors import ConfigError, did_you_mean
 from vlkit.runner.activation_checkpointing import checkpoint_activations
 from vlkit.runner.checkpoint import check_finite
 from vlkit.runner.compilation import compile_model
-from vlkit.runner.device import autocast, choose_device
-from vlkit.runner.distributed import World
+from vlkit.runner.context import RunContext
 from vlkit.runner.evaluation import Evaluator
-from vlkit.runner.output import OutputFolder, environment
+from vlkit.runner.output import environment
 from vlkit.runner.parallel import share_model
 from vlkit.runner.plan import Plan
 from vlkit.runner.signals import StopRequest
@@ -42,12 +40,8 @@ class Runner:
         train: training data, a mixture or one or more datasets weighed by size; None: only evaluate.
         evals: evaluation sets by name.
         optim, run: the sections of the run file.
-        output_dir: where to write; None: ``run.output_dir``.
-        config: the resolved configuration, recorded and compared when a run is continued.
-        facts: more for ``environment.json`` (hashes of weights, say).
-        normalization: mean and standard deviation of the images' channels, for the picture of samples; None:
-            each image is stretched to its range.
-        world: the processes, where they have met already; the runner parts from them in its end.
+        context: processes, device and output folder; None: those of ``run``. The runner leaves the processes when it
+            is closed.
 
     Raises:
         ConfigError: options that do not fit together or this machine.
@@ -61,24 +55,18 @@ class Runner:
         evals: Mapping[str, VLDataset],
         optim: OptimConfig,
         run: RunOptions,
-        *,
-        output_dir: Path | None = None,
-        config: Mapping[str, Any] | None = None,
-        facts: Mapping[str, Any] | None = None,
-        normalization: tuple[Sequence[float], Sequence[float]] | None = None,
-        world: World | None = None,
+        context: RunContext | None = None,
     ):
         _check_monitor(run.monitor, evals)
-        self.world = world or World()
-        self.device = choose_device(run.device, self.world.local_rank)
+        self.context = context or RunContext.of(run)
+        self.world, self.device, self.output = self.context.world, self.context.device, self.context.output
         self.world.start(self.device)
         self.model, self.task, self.optim, self.run = model.to(self.device), task, optim, run
-        self.evals, self.facts, self.normalization = dict(evals), dict(facts or {}), normalization
+        self.evals = dict(evals)
         if train is None or isinstance(train, Mixture):
             self.mixture = train
         else:
             self.mixture = Mixture(train, seed=run.seed)
-        self.output = OutputFolder(Path(output_dir or run.output_dir or "output"), config or {}, run.take_over)
         with self.world.explained():
             self.parallel = share_model(run.parallel, self.model, self.world, self.device)
         if run.compile:
@@ -119,17 +107,7 @@ class Runner:
         if self.device.type == "cpu":  # a GPU has a cache of its own
             freed_memory.keep()
         checkpoint_activations(self.model, self.run.activation_checkpointing)
-        trainer = Trainer(
-            self.parallel,
-            self.task,
-            mixture,
-            self.evaluator,
-            self.optim,
-            self.run,
-            self.world,
-            self.device,
-            self.output,
-        )
+        trainer = Trainer(self.parallel, self.task, mixture, self.evaluator, self.optim, self.run, self.context)
         with StopRequest() as stop:
             self.output.writer.on_lost = stop.ask
             result = trainer.train(stop)
@@ -181,17 +159,8 @@ class Runner:
     def _evaluator(self) -> Evaluator:
         run = self.run
         micro = max(1, run.batch_size // (run.accumulate * self.world.size))
-        return Evaluator(
-            self.task,
-            self.evals,
-            run.eval_batch_size or micro,
-            self.world,
-            self.device,
-            autocast(self.device, run.precision),
-            self.output.path,
-            run.seed,
-            run.num_workers,
-        )
+        size = run.eval_batch_size or micro
+        return Evaluator(self.task, self.evals, size, self.context, run.num_workers)
 
     def _claim(self) -> dict[str, Any] | None:
         """The result of a finished run, unless another length is wanted."""
@@ -213,7 +182,7 @@ class Runner:
                 "train": self.mixture.fingerprints() if self.mixture else [],
                 "eval": {name: dataset.fingerprint() for name, dataset in self.evals.items()},
             }
-            found = environment(self.device, self.world.size, {"data": data, **self.facts})
+            found = environment(self.device, self.world.size, {"data": data, **self.output.facts})
             self.output.write_json(name, found)
 
         self.world.on_main(record)
@@ -224,7 +193,7 @@ class Runner:
             return
         name = (self.run.monitor or next(iter(self.evals))).partition("/")[0]
         with self.parallel.whole_model() as model:
-            self.world.on_main(lambda: evaluator.picture(model, self.run.sample_images, name, step, self.normalization))
+            self.world.on_main(lambda: evaluator.picture(model, self.run.sample_images, name, step))
 
 
 def _check_monitor(monitor: str | None, evals: Mapping[str, VLDataset]) -> None:

@@ -21,14 +21,12 @@ from vlkit.runner.activation_memory import device_memory
 from vlkit.runner.best import Best
 from vlkit.runner.checkpoint import Checkpoints
 from vlkit.runner.clock import Clock
-from vlkit.runner.device import autocast
-from vlkit.runner.distributed import World
+from vlkit.runner.context import RunContext
 from vlkit.runner.evaluation import Evaluator, Interrupted
 from vlkit.runner.heartbeat import is_communication_error
 from vlkit.runner.loop import TrainStep
 from vlkit.runner.metric_window import NonFinite, Window
 from vlkit.runner.modes import start_training
-from vlkit.runner.output import OutputFolder
 from vlkit.runner.parallel import Parallel
 from vlkit.runner.plan import Plan
 from vlkit.runner.reporter import Reporter
@@ -50,9 +48,7 @@ class Trainer(Resumable):
         mixture: training data.
         evaluator: scores during training, or None.
         optim, run: the sections.
-        world: the processes.
-        device: where the model is.
-        output: the folder.
+        context: of the run.
     """
 
     def __init__(
@@ -63,14 +59,12 @@ class Trainer(Resumable):
         evaluator: Evaluator | None,
         optim: OptimConfig,
         run: RunOptions,
-        world: World,
-        device: torch.device,
-        output: OutputFolder,
+        context: RunContext,
     ):
         super().__init__()
         self.parallel, self.model = parallel, parallel.model
         self.evaluator, self.optim, self.run = evaluator, optim, run
-        self.world, self.output = world, output
+        self.world, self.output = world, output = context.world, context.output
         self.plan = Plan.resolve(optim, run, len(mixture))
         self.loader = TrainLoader(
             mixture,
@@ -79,9 +73,9 @@ class Trainer(Resumable):
             world.rank,
             world.size,
             run.num_workers,
-            pin_memory=device.type == "cuda",
+            pin_memory=context.device.type == "cuda",
         )
-        memory = device_memory(device) if run.activation_checkpointing == "auto" else None
+        memory = device_memory(context.device) if run.activation_checkpointing == "auto" else None
         self.by_need = AutoCheckpointing(self.model, memory, world, run.accumulate)
         wrapped = parallel.wrap()
         self.optimizer = parallel.optimizer(optim)
@@ -97,10 +91,7 @@ class Trainer(Resumable):
             self.loader,
             self.optimizer,
             self.window,
-            world,
-            device,
-            autocast(device, run.precision),
-            run.seed,
+            context,
             optim.grad_clip,
         )
 
