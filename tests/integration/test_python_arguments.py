@@ -258,7 +258,9 @@ def test_other_wrong_arguments():
             "image_index must name an image, 0 to 1, for each of 1 texts; given: [2]",
         ),
         (lambda: loaded("blip_pretrain")[0](both, alpha=1.5), "alpha is 1.5; it must be a number from 0 to 1"),
+        (lambda: loaded("blip_pretrain")[0](both, update=np.ones(2)), "update is array([1., 1.]); it must be True or"),
         (lambda: loaded("blip_retrieval")[0].compute_sim_matrix(None), "data_loader is None; give a loader"),
+        (lambda: loaded("blip_retrieval")[0](both, update=np.ones(2)), "update is array([1., 1.]); it must be True or"),
     ]
     for call, message in cases:
         with pytest.raises(VlkitError, match=re.escape(message)):

@@ -23,7 +23,7 @@ def retrieval_run(folder: Any) -> dict[str, Any]:
             "train": [{**images, "split": "train"}, {"name": "shapes", "split": "train", "size": 40}],
             "eval": {"val": {**images, "split": "val"}},
         },
-        "task": {"name": "retrieval", "rerank_top_k": 4, "image_tokens": "disk"},
+        "task": {"name": "retrieval", "rerank_top_k": 4, "image_tokens_gib": 0},
         "optim": {"lr": 1e-3},
         "run": {
             "duration": "3 steps",
@@ -50,7 +50,7 @@ def test_training_and_evaluation(tmp_path):
     )
     assert two[0]["losses"]["loss_itc"] == pytest.approx(one[0]["losses"]["loss_itc"], rel=1e-4)
     last = [line["eval"] for line in two if "eval" in line][-1]
-    write(tmp_path / "run.yaml", {**run, "task": {**run["task"], "image_tokens": "memory"}})
+    write(tmp_path / "run.yaml", {**run, "task": {**run["task"], "image_tokens_gib": 4}})
     arguments = ["evaluate", str(tmp_path / "run.yaml"), "--checkpoint", str(tmp_path / "two")]
     assert main([*arguments, "--output", str(tmp_path / "again")]) == 0
     alone = json.loads((tmp_path / "again" / "evaluation.json").read_text())["metrics"]

@@ -17,8 +17,7 @@ from vlkit.datasets.base import collate
 from vlkit.metrics.retrieval import recall_at_k
 from vlkit.models.blip.retrieval import BlipRetrieval
 from vlkit.tasks.base import EvalContext
-from vlkit.tasks.pool import read_pool
-from vlkit.tasks.retrieval import Retrieval
+from vlkit.tasks.retrieval import Retrieval, read_pool
 
 NAMES = {"txt_r": "tr@", "img_r": "ir@", "vid_r": "ir@"}
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.parity.golden import Case
 from vlkit.runner.schedules import cosine, step_decay, warmup
-from vlkit.tasks.schedules import alpha_ramp
+from vlkit.tasks.base import alpha_ramp
 
 
 def test_cosine_per_epoch():

@@ -11,8 +11,7 @@ import torch
 from tests.parity.golden import Case
 from tests.parity.test_retrieval_eval import batches, build, check_metrics, context, planted, score_arrays
 from vlkit.metrics.retrieval import median_rank, recall_at_k, right_ranks
-from vlkit.tasks.pool import read_pool
-from vlkit.tasks.retrieval import Retrieval
+from vlkit.tasks.retrieval import Retrieval, read_pool
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from vlkit.models.generation import generate
 from vlkit.models.med import MedConfig
 from vlkit.models.vit import VitConfig
 from vlkit.tasks.base import Batch, EvalContext
-from vlkit.tasks.matching import Retrieved
+from vlkit.tasks.reranking import Retrieved
 from vlkit.tasks.retrieval import Retrieval
 
 BEAMS, LENGTH, PATCH = 3, 20, 16
@@ -159,7 +159,7 @@ def _evaluation(sizes: Sizes) -> Callable[[int], Retrieved]:
     width, layers, pixels = sizes.retrieval
     torch.manual_seed(0)
     model = BlipImageTextMatching(_vit(width, layers, pixels), _med(width, layers), embed_dim=64).eval()
-    task, context = Retrieval(TOP_K, image_tokens="disk"), EvalContext(torch.device("cpu"), nullcontext)
+    task, context = Retrieval(TOP_K, image_tokens_gib=0), EvalContext(torch.device("cpu"), nullcontext)
 
     def evaluate(images: int) -> Retrieved:
         with torch.inference_mode():

@@ -26,8 +26,7 @@ from vlkit.bench.original import in_checkout, load, measure, row
 from vlkit.bench.peers import DTYPES, peer_of, sizes
 from vlkit.models.blip.image_text_matching import BlipImageTextMatching
 from vlkit.tasks.base import EvalContext
-from vlkit.tasks.matching import Ranking, rerank
-from vlkit.tasks.pool import Pool
+from vlkit.tasks.reranking import Pool, Ranking, rerank
 
 PIXELS = 384
 # Largest difference of two scores, in standard deviations of the scores.

@@ -25,7 +25,7 @@ from vlkit.bench.peers import DTYPES, sizes
 from vlkit.bench.rerank import WORDS
 from vlkit.models.blip.image_text_matching import BlipImageTextMatching
 from vlkit.tasks.base import Batch, EvalContext
-from vlkit.tasks.matching import Retrieved
+from vlkit.tasks.reranking import Retrieved
 from vlkit.tasks.retrieval import Retrieval
 
 PIXELS, TEXTS_AN_IMAGE = 384, 5
@@ -136,7 +136,7 @@ def inputs_of(images: int, model: BlipImageTextMatching, seed: int = 0) -> Input
 def evaluate(model: BlipImageTextMatching, inputs: Inputs, work: Work) -> Retrieved:
     """The evaluation by our task."""
     dtype = next(model.parameters()).dtype
-    task = Retrieval(rerank_top_k=work.k, image_tokens="memory")
+    task = Retrieval(rerank_top_k=work.k, image_tokens_gib=1024)
     context = EvalContext(model.device, contextlib.nullcontext)
     return task.rank(model, list(_batches(inputs, dtype)), context)[1]
 

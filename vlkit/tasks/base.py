@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from vlkit.contracts import GenerationConfig
+
 Batch = dict[str, Any]
 
 
@@ -123,3 +125,28 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     for key, value in batch.items():
         moved[key] = value.to(device, non_blocking=True) if torch.is_tensor(value) else value
     return moved
+
+
+def image_text_inputs(model: Any, batch: Batch, device: torch.device) -> Batch:
+    """Return ``image`` [B, 3, S, S] and packed ``texts`` on ``device``, and ``targets``, the number of tokens that the
+    LM loss predicts."""
+    texts = model.tokenize(batch["text_input"])
+    return to_device({"image": batch["image"], "texts": texts, "targets": model.target_count(texts)}, device)
+
+
+def best_captions(model: Any, batch: Batch, config: GenerationConfig, context: EvalContext) -> list[str]:
+    """Return the model's best caption of each image of ``batch``."""
+    with context.autocast():
+        captions = model.caption({"image": batch["image"].to(context.device)}, config)
+    return [texts[0] for texts in captions.texts]
+
+
+def alpha_ramp(alpha: float, epoch: float, ramp_epochs: float) -> float:
+    """Return the weight of the momentum model's soft targets, which rises linearly from 0 to ``alpha``.
+
+    Args:
+        alpha: final weight, 0 to 1.
+        epoch: epochs done, with the fraction (``Progress.epoch``).
+        ramp_epochs: length of the rise in epochs (pre-training 2, retrieval 1); 0: ``alpha`` from the start.
+    """
+    return alpha if epoch >= ramp_epochs else alpha * epoch / ramp_epochs

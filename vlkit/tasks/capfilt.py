@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from vlkit.capfilt.decision import Decision
+from vlkit.contracts import GenerationConfig, ScoredText
 from vlkit.errors import ConfigError, DataError
 from vlkit.io.files import atomic_write
 from vlkit.io.json_writer import finite_or_none
 from vlkit.metrics.classification import auc, best_threshold
-from vlkit.models.blip.capfilt import ScoredText
-from vlkit.models.decoding import GenerationConfig
 from vlkit.processors.text import pre_caption
 from vlkit.registry import TASKS
 from vlkit.registry.bounds import PositiveInt

@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 
+from vlkit.contracts import GenerationConfig
 from vlkit.errors import DataError
 from vlkit.io.files import atomic_write
 from vlkit.metrics.base import numbers
 from vlkit.metrics.caption import caption_scores
-from vlkit.models.decoding import GenerationConfig
 from vlkit.registry import TASKS
-from vlkit.tasks.base import Batch, EvalContext, Progress, StepOutput, Task
-from vlkit.tasks.image_text import best_captions, image_text_inputs
+from vlkit.tasks.base import Batch, EvalContext, Progress, StepOutput, Task, best_captions, image_text_inputs
 
 logger = logging.getLogger(__name__)
 

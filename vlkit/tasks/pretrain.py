@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vlkit.contracts import GenerationConfig
 from vlkit.errors import DataError
+from vlkit.io.tensor_spool import TensorSpool
 from vlkit.metrics.classification import accuracy, auc
 from vlkit.metrics.retrieval import recall
-from vlkit.models.decoding import GenerationConfig
-from vlkit.models.losses import lm_loss, lm_targets
 from vlkit.registry import TASKS
 from vlkit.registry.bounds import NotNegative, UnitInterval, WholeNumber
-from vlkit.tasks.base import Batch, EvalContext, Progress, StepOutput, Task
-from vlkit.tasks.image_text import best_captions, image_text_inputs
-from vlkit.tasks.image_tokens import ImageTokens
-from vlkit.tasks.matching import retrieve
-from vlkit.tasks.pool import Pool, encoded
-from vlkit.tasks.schedules import alpha_ramp
+from vlkit.tasks.base import (
+    Batch,
+    EvalContext,
+    Progress,
+    StepOutput,
+    Task,
+    alpha_ramp,
+    best_captions,
+    image_text_inputs,
+)
+from vlkit.tasks.reranking import Pool, retrieve
+
+_TOKENS_IN_MEMORY = 2**32  # bytes of image tokens of each process; further ones go to a temporary file
 
 
 @TASKS.register("pretrain")
@@ -75,10 +82,8 @@ class Pretrain(Task):
         )
 
     def evaluate(self, model: Any, loader: Iterable[Batch], context: EvalContext) -> dict[str, float]:
-        def again() -> Iterator[tuple[list[int], Tensor]]:
-            return ((batch["index"], embeds) for batch, embeds in encoded(model, loader, context))
-
-        with ImageTokens("auto", again, context.device, folder=context.output_dir) as tokens:
+        hint = ", or set rerank_top_k of the task to 0"
+        with TensorSpool(context.device, _TOKENS_IN_MEMORY, context.output_dir, "image tokens", hint) as tokens:
             rows = self._rows(model, loader, tokens, context)
             scores = self._matching_scores(rows)
             scores["loss_lm"] = sum(row["lm_sum"] for row in rows) / max(sum(row["lm_count"] for row in rows), 1)
@@ -93,7 +98,7 @@ class Pretrain(Task):
         return best_captions(model, batch, self.generation, context)
 
     def _rows(
-        self, model: Any, loader: Iterable[Batch], tokens: ImageTokens, context: EvalContext
+        self, model: Any, loader: Iterable[Batch], tokens: TensorSpool, context: EvalContext
     ) -> list[dict[str, Any]]:
         """What every pair of the set contributes to the scores, in the order of the dataset; fills ``tokens``."""
         own: list[dict[str, Any]] = []
@@ -122,7 +127,7 @@ class Pretrain(Task):
         found = {"matched": _match(model, texts, states, own)}
         if size > 1:
             found["random"] = _match(model, texts.select(own[1:]), states, own[:-1])
-        sums, counts = self._language(model, texts, states)
+        sums, counts = model.lm_sums(texts, states)
         rows = []
         for i in range(size):
             row = {"index": batch["index"][i], "text": batch["text_input"][i], "lm_sum": sums[i], "lm_count": counts[i]}
@@ -157,17 +162,6 @@ class Pretrain(Task):
         for at, probability in context.gather(found):
             if len(rows) > 1:
                 rows[at]["random"] = probability
-
-    def _language(self, model: Any, texts: Any, states: Any) -> tuple[list[float], list[int]]:
-        """Sum of the LM loss of each text, and its number of predicted tokens."""
-        decoded = texts.with_first(model.tokenizer.dec_id)
-        hidden = model.text_decoder(decoded, states)
-        rows, targets = lm_targets(decoded)
-        losses = lm_loss(
-            model.text_decoder.logits(hidden.index_select(0, rows)), targets, model.label_smoothing, reduction="none"
-        )
-        counts = [length - 1 for length in texts.lengths]
-        return [part.sum().item() for part in losses.split(counts)], counts
 
     def _matching_scores(self, rows: list[dict[str, Any]]) -> dict[str, float]:
         pairs = {"": [(row["matched"], row["random"]) for row in rows if "random" in row]}

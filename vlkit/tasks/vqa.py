@@ -9,12 +9,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from vlkit.contracts import GenerationConfig
 from vlkit.datasets.answer_list import read_answer_list
 from vlkit.errors import ConfigError, DataError, did_you_mean
 from vlkit.io.files import atomic_write
 from vlkit.metrics.base import numbers
 from vlkit.metrics.vqa import exact_match, vqa_accuracy
-from vlkit.models.decoding import GenerationConfig
 from vlkit.registry import TASKS
 from vlkit.registry.bounds import PositiveInt
 from vlkit.tasks.base import Batch, EvalContext, Progress, StepOutput, Task, to_device

@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.unit.models import small
+from vlkit.models.blip import text_prefix
 from vlkit.models.blip.pretrain import BlipPretrain
-from vlkit.tasks import passes, pool
+from vlkit.tasks import reranking
 from vlkit.tasks.base import EvalContext
 from vlkit.tasks.retrieval import Retrieval
 
@@ -62,15 +63,16 @@ class Images:
 def model(monkeypatch) -> BlipPretrain:
     torch.manual_seed(0)
     # As small as the model, so that few images fill them.
-    monkeypatch.setattr(passes, "_CPU_TOKENS", (64, 96))
-    monkeypatch.setattr(pool, "_BLOCK", 2**9)
+    monkeypatch.setattr(text_prefix, "_CPU_TOKENS", (64, 96))
+    monkeypatch.setattr(text_prefix, "_CPU_BYTES", 2**13)
+    monkeypatch.setattr(reranking, "_BLOCK", 2**9)
     return BlipPretrain(small.vit(), small.med(initializer_range=0.15), "shapes", embed_dim=WIDTH, queue_size=8).eval()
 
 
 def peak(model, count, folder) -> int:
     context = EvalContext(torch.device("cpu"), contextlib.nullcontext, output_dir=folder)
     with torch.inference_mode(), AliveTensors() as alive:
-        Retrieval(4, image_tokens="disk").rank(model, Images(count), context)
+        Retrieval(4, image_tokens_gib=0).rank(model, Images(count), context)
     return alive.peak
 
 

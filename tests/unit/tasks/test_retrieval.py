@@ -12,10 +12,10 @@ import torch
 from tests.unit.models import small
 from tests.unit.tasks.shares import batches, context, evaluate_in_shares, parts
 from vlkit.errors import ConfigError, DataError
+from vlkit.io.tensor_spool import TensorSpool
 from vlkit.models.blip.retrieval import BlipRetrieval
 from vlkit.tasks.base import EvalContext, Progress
-from vlkit.tasks.image_tokens import ImageTokens
-from vlkit.tasks.matching import UNSEEN
+from vlkit.tasks.reranking import UNSEEN
 from vlkit.tasks.retrieval import Retrieval
 
 REFERENCES = [
@@ -51,9 +51,9 @@ def samples() -> list[dict]:
 
 
 def test_tokens_are_kept_in_the_type_of_autocast(model, samples):
-    """With the same scores as tokens that are made anew."""
+    """In memory and on disk, with the same scores."""
     kinds, found = set(), []
-    add = ImageTokens.add
+    add = TensorSpool.add
 
     def watched(tokens, index, embeds):
         kinds.add(embeds.dtype)
@@ -61,13 +61,12 @@ def test_tokens_are_kept_in_the_type_of_autocast(model, samples):
 
     lent = EvalContext(torch.device("cpu"), partial(torch.autocast, "cpu", torch.bfloat16))
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
-        patch.setattr(ImageTokens, "add", watched)
-        for keep in ("memory", "disk", "recompute"):
-            _, each = Retrieval(rerank_top_k=4, image_tokens=keep).rank(model, batches(samples, 3), lent)
+        patch.setattr(TensorSpool, "add", watched)
+        for gib in (4, 0):
+            _, each = Retrieval(rerank_top_k=4, image_tokens_gib=gib).rank(model, batches(samples, 3), lent)
             found.append(each.to_texts.matrix())
     assert kinds == {torch.bfloat16}
     assert np.array_equal(found[0], found[1])
-    assert np.array_equal(found[0], found[2])
 
 
 @torch.inference_mode()
@@ -143,11 +142,11 @@ def test_each_video_and_each_different_text_is_encoded_once(model, monkeypatch):
     assert sum(texts) == sum(COUNTS) - 1  # "two shapes" stands twice
 
 
-@pytest.mark.parametrize("keep", ["memory", "disk", "recompute"])
-def test_image_tokens_may_be_kept_anywhere(model, samples, keep, tmp_path):
+@pytest.mark.parametrize("gib", [4, 0])
+def test_image_tokens_in_memory_or_on_disk(model, samples, gib, tmp_path):
     lent = context(folder=tmp_path)
     expected = evaluate(model, samples, rerank_top_k=3)
-    assert evaluate(model, samples, lent=lent, rerank_top_k=3, image_tokens=keep) == expected
+    assert evaluate(model, samples, lent=lent, rerank_top_k=3, image_tokens_gib=gib) == expected
     assert [file.name for file in tmp_path.iterdir()] == ["retrieval_val.json"]
 
 
@@ -196,10 +195,9 @@ def test_sets_that_cannot_be_evaluated(model, samples):
         evaluate(model, [{**s, "references": [] if s["index"] == 20 else s["references"]} for s in samples])
 
 
-@pytest.mark.parametrize("wrong", [{"rerank_top_k": -1}, {"image_tokens": "ram"}])
-def test_wrong_arguments(wrong):
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        Retrieval(**wrong)
+def test_wrong_arguments():
+    with pytest.raises(ConfigError, match="rerank_top_k"):
+        Retrieval(rerank_top_k=-1)
 
 
 def test_training_step(model, samples):
@@ -256,6 +254,9 @@ def test_lavis_matrices(model, samples, known):
     similarity, logits = (matrix[:, columns] for matrix in known["image"])
     for k in (2, 100):
         score_i2t, score_t2i = Retrieval(rerank_top_k=k, max_words=None).sim_matrix(model, Loader())
+        call = model.compute_sim_matrix(Loader(), SimpleNamespace(k_test=k))
+        assert np.array_equal(call[0], score_i2t)
+        assert np.array_equal(call[1], score_t2i)
         expected_i2t, expected_t2i = by_hand(similarity, logits, k)
         np.testing.assert_allclose(score_i2t, expected_i2t, atol=1e-5)
         np.testing.assert_allclose(score_t2i, expected_t2i, atol=1e-5)

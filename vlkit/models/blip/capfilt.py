@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vlkit.contracts import GenerationConfig, ScoredText
 from vlkit.errors import VlkitError
 from vlkit.models.arguments import checked_keywords, one_or_more, text_list
 from vlkit.models.blip.caption import Captions, check_config, decode_captions, seeds_of
 from vlkit.models.blip.samples import Samples, refuse_unknown, wanted
-from vlkit.models.decoding import GenerationConfig
 from vlkit.models.med import ImageKV
 from vlkit.models.packing import TextBatch
 from vlkit.registry import MODELS
@@ -29,26 +28,6 @@ from vlkit.registry.bounds import PositiveInt
 
 CAPTIONERS = ("blip_caption", "blip_pretrain")
 FILTERS = ("blip_image_text_matching", "blip_retrieval", "blip_pretrain")
-
-
-@dataclass
-class ScoredText:
-    """A text of an image and what the models say of it.
-
-    Args:
-        text: as the web gave it, or as the captioner wrote it; one that was sampled may be empty.
-        source: "web" or "synthetic".
-        itm: probability 0..1 that it matches the image; 0 where the text is empty.
-        itc: cosine similarity to the image; None where the filter has no projections, or the text is empty.
-        log_prob: of a synthetic text: the captioner's log-probability of it, over its length where a beam search found
-            it.
-    """
-
-    text: str
-    source: str
-    itm: float
-    itc: float | None = None
-    log_prob: float | None = None
 
 
 @MODELS.register("blip_capfilt")

@@ -1,23 +1,28 @@
-"""Heads that are trained by contrast with momentum encoders and queues (paper, section 3.2; after MoCo and ALBEF).
+"""Base classes of heads with aligned image and text features (paper, section 3.2).
 
-Shapes: ``B`` pairs of this process, ``W`` processes, ``Q`` queue, ``A`` candidates (pairs, then the queue),
-``E`` projection.
+:class:`BlipAligned` computes features, similarities and matching logits. :class:`BlipContrastive` adds training by
+contrast with momentum encoders and queues (after MoCo and ALBEF).
+
+Shapes: ``B`` images, or pairs of this process; ``N`` texts, ``P`` image tokens, ``F`` frames, ``Dv`` image width,
+``E`` projection, ``Q`` queue, ``A`` candidates (pairs, then the queue), ``W`` processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlkit.errors import ConfigError
-from vlkit.models.blip.aligned import BlipAligned
+from vlkit.errors import ConfigError, VlkitError
+from vlkit.models.blip.base import BlipBase, pooled_feats
 from vlkit.models.blip.samples import Samples
+from vlkit.models.blip.text_prefix import PairScorer, text_feats_in_passes
 from vlkit.models.losses import differentiate_now, draw_index, soft_contrast
-from vlkit.models.med import MedConfig
+from vlkit.models.med import ImageKV, MedConfig, TextPrefix, TextTransformer
 from vlkit.models.momentum import gather_batch, momentum_copy, random_queue, update_momentum, world_size
 from vlkit.models.packing import TextBatch
 from vlkit.models.size import check_memory
@@ -37,11 +42,83 @@ class Features(NamedTuple):
     text: Tensor
 
 
+class BlipAligned(BlipBase):
+    """Image and text encoder, their projections to one space, and the matching head.
+
+    Args:
+        vit: sizes of the image encoder.
+        med: sizes of the text transformer.
+        tokenizer: name of a bundled vocabulary, or a path.
+        max_words: longest text in tokens.
+        embed_dim: width E of projected features; None: no projections.
+        matching: whether there is a matching head.
+    """
+
+    def __init__(
+        self,
+        vit: VitConfig,
+        med: MedConfig,
+        tokenizer: str,
+        max_words: int,
+        embed_dim: int | None,
+        matching: bool = True,
+    ):
+        super().__init__(vit, med, tokenizer, max_words)
+        width = self.med_config.hidden_size
+        self.text_encoder = TextTransformer(self.med_config, self.image_width)
+        self.vision_proj = nn.Linear(self.image_width, embed_dim) if embed_dim is not None else None
+        self.text_proj = nn.Linear(width, embed_dim) if embed_dim is not None else None
+        self.match_token = self.tokenizer.enc_id  # what the matching head reads
+        if matching:
+            self.itm_head = nn.Linear(width, 2)
+
+    def image_feats(self, image_embeds: Tensor, frames: int = 1) -> Tensor:
+        """[B, P, Dv] -> [B, E], unit length, float32; of videos [B, F*P, Dv] the mean over ``frames`` frames."""
+        return pooled_feats(self.needed(self.vision_proj), image_embeds, frames)
+
+    def text_feats(self, texts: TextBatch) -> Tensor:
+        """N texts -> [N, E], unit length, float32."""
+        projection = self.needed(self.text_proj)
+        return F.normalize(projection(self.text_encoder(texts, first_only=True)).float(), dim=-1)
+
+    def needed(self, projection: nn.Module | None) -> nn.Module:
+        """``projection``; raises where the model has none."""
+        if projection is None:
+            raise VlkitError(
+                f"this {type(self).__name__} has no projections (embed_dim is null), so it has no projected features. "
+                f"Set embed_dim and load weights with vision_proj and text_proj, those of a pre-trained model say."
+            )
+        return projection
+
+    def text_feats_in_passes(self, texts: TextBatch) -> Tensor:
+        """Return :meth:`text_feats` [N, E] of any number of texts, in passes of bounded memory."""
+        return text_feats_in_passes(self, texts)
+
+    def begin_match(self, texts: TextBatch) -> TextPrefix:
+        """What :meth:`match` needs of ``texts`` whatever the image: for texts that meet several images."""
+        return self.text_encoder.begin(texts.with_first(self.match_token))
+
+    def match(
+        self,
+        texts: TextBatch | TextPrefix,
+        states: ImageKV,
+        image_index: Sequence[int] | np.ndarray | None = None,
+    ) -> Tensor:
+        """ITM logits [N, 2] (class 1 matches) of each text with the image that ``image_index`` names for it."""
+        if isinstance(texts, TextBatch):
+            texts = texts.with_first(self.match_token)
+        return self.itm_head(self.text_encoder(texts, states, image_index, first_only=True))
+
+    def pair_scorer(self, texts: Sequence[str]) -> PairScorer:
+        """Return what scores many pairs of images and ``texts`` in passes of bounded memory."""
+        return PairScorer(self, texts)
+
+
 class BlipContrastive(BlipAligned):
     """What pre-training and retrieval share. A subclass ends its constructor with :meth:`start_momentum`.
 
     Args:
-        vit, med, tokenizer, max_words, embed_dim: as for :class:`~vlkit.models.blip.aligned.BlipAligned`.
+        vit, med, tokenizer, max_words, embed_dim: as for :class:`BlipAligned`.
         momentum: of the momentum encoders, per step, 0..1.
         temperature_range: lowest and highest value that the learned temperature may take.
         gather: contrast with the pairs of all processes; False: with this process's and the queue.

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlkit.models.arguments import check_choice, check_flag, check_whole, checked_keywords, text_list
-from vlkit.models.blip.aligned import BlipAligned
 from vlkit.models.blip.base import frames_of
+from vlkit.models.blip.contrastive import BlipAligned
 from vlkit.models.blip.samples import LIST_BATCH, Samples
 from vlkit.models.med import MedConfig
 from vlkit.models.packing import Segments, TextBatch

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from vlkit.models.arguments import check_choice, check_whole, checked_keywords
-from vlkit.models.blip.aligned import BlipAligned
 from vlkit.models.blip.base import frames_of
+from vlkit.models.blip.contrastive import BlipAligned
 from vlkit.models.blip.samples import Samples
 from vlkit.models.med import MedConfig
 from vlkit.models.vit import VitConfig

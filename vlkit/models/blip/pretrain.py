@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.models.arguments import check_choice, check_share, checked_keywords
+from vlkit.contracts import GenerationConfig
+from vlkit.models.arguments import check_choice, check_flag, check_share, checked_keywords
 from vlkit.models.blip.caption import Captions, caption_images
 from vlkit.models.blip.contrastive import BlipContrastive, Features, QueueSize, Temperature, gather_features
 from vlkit.models.blip.samples import Samples
-from vlkit.models.generation import GenerationConfig
 from vlkit.models.losses import hard_negatives, itm_loss, lm_count, lm_loss, lm_targets
 from vlkit.models.med import SHARED, ImageKV, MedConfig, TextDecoder, share_parameters
 from vlkit.models.momentum import enqueue, rank
@@ -116,6 +116,7 @@ class BlipPretrain(BlipContrastive):
             update: move the momentum encoders; once per optimizer step.
         """
         check_share("alpha", alpha)
+        check_flag("update", update)
         image, texts = self.pairs_of(samples)
         image_embeds, online, slow = self.encode(image, texts, update)
         loss_itc, sim_i2t, sim_t2i = self._contrast(online, slow, alpha)
@@ -156,6 +157,16 @@ class BlipPretrain(BlipContrastive):
         hidden = self.text_decoder(texts, states)
         rows, targets = lm_targets(texts)
         return lm_loss(self.text_decoder.logits(hidden.index_select(0, rows)), targets, self.label_smoothing)
+
+    def lm_sums(self, texts: TextBatch, states: ImageKV) -> tuple[list[float], list[int]]:
+        """Return the summed LM loss of each text, and its number of predicted tokens."""
+        texts = texts.with_first(self.tokenizer.dec_id)
+        hidden = self.text_decoder(texts, states)
+        rows, targets = lm_targets(texts)
+        logits = self.text_decoder.logits(hidden.index_select(0, rows))
+        losses = lm_loss(logits, targets, self.label_smoothing, reduction="none")
+        counts = [length - 1 for length in texts.lengths]
+        return [part.sum().item() for part in losses.split(counts)], counts
 
     @checked_keywords
     def caption(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from vlkit.errors import VlkitError
-from vlkit.models.arguments import check_share, check_whole, checked_keywords, one_or_more, text_list
+from vlkit.io.tensor_spool import TensorSpool
+from vlkit.models.arguments import check_flag, check_share, check_whole, checked_keywords, one_or_more, text_list
+from vlkit.models.blip.base import frames_of
 from vlkit.models.blip.contrastive import BlipContrastive, Features, QueueSize, Temperature, gather_features
 from vlkit.models.blip.samples import Samples, wanted
 from vlkit.models.losses import hard_negatives, itm_loss
@@ -27,12 +29,17 @@ from vlkit.models.med import MedConfig
 from vlkit.models.momentum import enqueue, gather_batch, gather_texts, gather_with_gradient, rank, world_size
 from vlkit.models.packing import TextBatch
 from vlkit.models.vit import VitConfig
-from vlkit.registry import MODELS, TASKS
+from vlkit.registry import MODELS
 from vlkit.registry.bounds import Tokens, UnitInterval, Width
 
 logger = logging.getLogger(__name__)
-# What stands in the queue of image ids where no pair has been; real ids are not negative.
 _NO_IMAGE = -100
+"""Entry of the queue of image ids that no pair has filled yet; real ids are not negative."""
+UNSEEN = -100.0
+"""Score of a pair in :meth:`BlipRetrieval.compute_sim_matrix` that was not re-ranked, as in LAVIS."""
+_WITHOUT_RERANKING = 10  # candidates of a query
+_TOKENS_IN_MEMORY = 2**32  # bytes of image tokens; further ones go to a temporary file
+_BLOCK = 2**18  # similarities per matrix product, as in the task: the scores are the same to the bit
 
 
 @dataclass
@@ -114,6 +121,7 @@ class BlipRetrieval(BlipContrastive):
             update: move the momentum encoders; once per optimizer step.
         """
         check_share("alpha", alpha)
+        check_flag("update", update)
         image, texts = self.pairs_of(samples)
         ids = image_numbers(wanted(samples, "image_id", "BlipRetrieval")).to(image.device)
         if ids.shape != (len(image),):
@@ -131,24 +139,73 @@ class BlipRetrieval(BlipContrastive):
         return RetrievalOutput(loss_itc, loss_itm, logits.detach(), self.temp.detach().clone(), age)
 
     @checked_keywords
+    @torch.inference_mode()
     def compute_sim_matrix(
         self, data_loader: Iterable[Mapping[str, Any]], task_cfg: Any = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """LAVIS's evaluation: scores of all images and texts, [I, T] and [T, I], -100 where a pair was not scored.
-
-        It is the work of the task ``retrieval``, found by its name: models do not know tasks.
+        """Score images and texts for each other: LAVIS's evaluation call, with the scores of the task ``retrieval``.
 
         Args:
             data_loader: batches of images (``image``, in any form, or ``video``), with a ``dataset`` whose ``text``
-                lists the texts; or with ``references``.
+                lists the T texts; or with ``references``.
             task_cfg: its ``k_test`` candidates of each query are re-ranked; None: 256.
+
+        Returns:
+            score_i2t [I, T] and score_t2i [T, I]: similarity plus matching logit, -100 where a pair was not scored.
         """
         k_test = getattr(task_cfg, "k_test", 256)
         check_whole("task_cfg.k_test", k_test, 0)
-        if not isinstance(data_loader, Iterable):
-            raise VlkitError(f"data_loader is {data_loader!r:.80}; give a loader, or a list of batches.")
-        read = _Read(self, data_loader)
-        return TASKS.get("retrieval")(rerank_top_k=k_test, max_words=None).sim_matrix(self, read)
+        with TensorSpool(self.device, _TOKENS_IN_MEMORY, what="image tokens") as tokens:
+            image_feats, texts = self._read_loader(data_loader, tokens if k_test else None)
+            places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+            unique, text_of = list(places), np.array([places[text] for text in texts])
+            text_feats = self.text_feats_in_passes(self.tokenize(unique))
+            to_texts = _similarity(image_feats, text_feats, len(texts))[:, text_of]
+            to_images = _similarity(text_feats[text_of], image_feats, len(image_feats))
+            chosen = [_most_similar(each, k_test or _WITHOUT_RERANKING) for each in (to_texts, to_images)]
+            logits = np.zeros((len(image_feats), len(unique)), np.float32)
+            if k_test:
+                wanted_pairs = np.zeros(logits.shape, bool)
+                wanted_pairs[np.arange(len(image_feats))[:, None], text_of[chosen[0]]] = True
+                wanted_pairs[chosen[1], text_of[:, None]] = True
+                self._match_pairs(tokens, unique, wanted_pairs, logits)
+        logits = logits[:, text_of]
+        return _only(chosen[0], to_texts + logits), _only(chosen[1], to_images + logits.T)
+
+    def _read_loader(self, loader: Any, tokens: TensorSpool | None) -> tuple[Tensor, list[str]]:
+        """Return image features [I, E] and the T texts of a loader; fills ``tokens``."""
+        if not isinstance(loader, Iterable) or getattr(loader, "ndim", 1) == 0:
+            raise VlkitError(f"data_loader is {loader!r:.80}; give a loader, or a list of batches.")
+        listed = getattr(getattr(loader, "dataset", None), "text", None)
+        texts = [] if listed is None else text_list("data_loader.dataset.text", listed)
+        feats: list[Tensor] = []
+        count = 0
+        for batch in loader:
+            batches = self.batches(batch)
+            samples = batches.whole()
+            embeds = self.image_embeds(samples)
+            feats.append(self.image_feats(embeds, frames_of(samples)))
+            if tokens is not None:
+                tokens.add(range(count, count + len(embeds)), embeds)
+            count += len(embeds)
+            if listed is None:
+                texts += _references(samples, batches.count)
+        if not feats:
+            raise VlkitError("data_loader gives no batches.")
+        return torch.cat(feats), texts
+
+    def _match_pairs(self, tokens: TensorSpool, texts: list[str], pairs: np.ndarray, logits: np.ndarray) -> None:
+        """Write the matching logits of the ``pairs`` [I, U], booleans, to ``logits`` [I, U]."""
+        scorer = self.pair_scorer(texts)
+        scored = []
+        for index, embeds in tokens:
+            rows = pairs[list(index)]
+            image, text = np.nonzero(rows)
+            for part, values in scorer.passes(embeds, [np.flatnonzero(row) for row in rows]):
+                scored.append((image[part] + index[0], text[part], values))
+        # Copied at the end: a copy would wait for the GPU between passes.
+        for images, columns, values in scored:
+            logits[images, columns] = values.float().cpu().numpy()
 
     def _contrast(self, online: Features, slow: Features, ids: Tensor, all_ids: Tensor, alpha: float) -> Tensor:
         """ITC loss, whose targets are spread over the candidates of the same image; the batch joins the queues."""
@@ -199,27 +256,37 @@ class BlipRetrieval(BlipContrastive):
         self._warned = True
 
 
-class _Read:
-    """Batches of a loader, their pictures as tensors."""
+def _similarity(queries: Tensor, candidates: Tensor, count: int) -> np.ndarray:
+    """Return [Q, C] similarities."""
+    blocks = queries.split(max(1, _BLOCK // count))
+    found = torch.cat([block @ candidates.T for block in blocks]).cpu().numpy()
+    if not np.isfinite(found).all():
+        raise VlkitError("similarities of images and texts are NaN or infinite; check the weights of the model.")
+    return found
 
-    def __init__(self, model: BlipRetrieval, loader: Iterable[Mapping[str, Any]]):
-        self.model, self.loader, self.dataset = model, loader, getattr(loader, "dataset", None)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in self.loader:
-            batches = self.model.batches(batch)
-            found = batches.whole()
-            if "references" in found:
-                found["references"] = self._references(found["references"], batches.count)
-            yield found
+def _most_similar(similarity: np.ndarray, k: int) -> np.ndarray:
+    """Return [Q, min(k, C)] columns of the largest values; of equal ones the first."""
+    return np.stack([np.argsort(-row, kind="stable")[:k] for row in similarity])
 
-    def _references(self, given: Any, count: int) -> list[list[str]]:
-        references = [text_list("references", each, empty=True) for each in one_or_more("references", given)]
-        if len(references) != count:
-            raise VlkitError(
-                f"references must be a list of texts for each of {count} images; given: {len(references)}."
-            )
-        return references
+
+def _only(chosen: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return ``scores`` [Q, C] with all but the columns ``chosen`` [Q, k] replaced by -100."""
+    found = np.full_like(scores, UNSEEN)
+    np.put_along_axis(found, chosen, np.take_along_axis(scores, chosen, 1), 1)
+    return found
+
+
+def _references(samples: Mapping[str, Any], count: int) -> list[str]:
+    """Return the texts of a batch of ``count`` images, one image after the other."""
+    if "references" in samples:
+        references = [text_list("references", each) for each in one_or_more("references", samples["references"])]
+    else:
+        given = text_list("text_input", wanted(samples, "text_input", "BlipRetrieval"))
+        references = [[text] for text in given]
+    if len(references) != count:
+        raise VlkitError(f"references must be a list of texts for each of {count} images; given: {len(references)}.")
+    return [text for each in references for text in each]
 
 
 def image_numbers(ids: Tensor | Iterable[int | str]) -> Tensor:

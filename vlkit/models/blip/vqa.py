@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlkit.contracts import GenerationConfig
 from vlkit.errors import VlkitError
 from vlkit.models.answer_tree import AnswerTree, MaskedSegments, masked_states
 from vlkit.models.arguments import check_choice, check_flag, check_keywords, check_whole, checked_keywords, text_list
@@ -23,7 +24,6 @@ from vlkit.models.blip.base import BlipBase
 from vlkit.models.blip.caption import check_config, decode_captions, seeds_of
 from vlkit.models.blip.samples import Samples, joined
 from vlkit.models.blip.vqa_answers import Targets, read_answers
-from vlkit.models.generation import GenerationConfig
 from vlkit.models.losses import lm_loss, lm_targets, sum_by_text
 from vlkit.models.med import ImageKV, MedConfig, TextDecoder, TextTransformer
 from vlkit.models.packing import Segments, TextBatch

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -202,3 +205,32 @@ def test_overfits_four_pairs():
         optimizer.step()
     assert last.loss_itc < first.loss_itc - 0.5
     assert last.loss_itm < 0.65 * first.loss_itm
+
+
+ZERO = np.array(3)
+LOADERS = [
+    (ZERO, "data_loader is array(3); give a loader"),
+    (torch.tensor(3), "data_loader is tensor(3); give a loader"),
+    ([ZERO], "samples must be a mapping"),
+    ([], "data_loader gives no batches"),
+    ([{"image": ZERO, "references": [["a"]]}], "image is an array []"),
+    ([{"video": torch.tensor(3.0), "references": [["a"]]}], "video is a tensor []"),
+    ([{"image": torch.zeros(2, 3, 16, 16), "references": ZERO}], "references[0] is 3"),
+    ([{"image": torch.zeros(2, 3, 16, 16), "references": np.array("a")}], "each of 2 images; given: 1"),
+    ([{"image": torch.zeros(2, 3, 16, 16), "text_input": "a"}], "each of 2 images; given: 1"),
+    ([{"image": torch.zeros(2, 3, 16, 16)}], "needs samples with 'text_input'"),
+]
+
+
+@pytest.mark.parametrize(("loader", "message"), LOADERS)
+def test_loaders_that_cannot_be_scored(loader, message):
+    with pytest.raises(VlkitError, match=re.escape(message)):
+        build().eval().compute_sim_matrix(loader)
+
+
+def test_texts_of_a_dataset_that_are_none():
+    class Loader(list):
+        dataset = SimpleNamespace(text=ZERO)
+
+    with pytest.raises(VlkitError, match=re.escape("data_loader.dataset.text[0] is 3")):
+        build().eval().compute_sim_matrix(Loader([{"image": torch.zeros(2, 3, 16, 16)}]))

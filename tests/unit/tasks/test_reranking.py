@@ -12,10 +12,10 @@ from tests.unit.models import small
 from tests.unit.tasks.shares import context, evaluate_in_shares, parts
 from vlkit.errors import DataError
 from vlkit.metrics.retrieval import right_ranks
+from vlkit.models.blip import text_prefix
 from vlkit.models.blip.pretrain import BlipPretrain
-from vlkit.tasks import matching, passes, pool
-from vlkit.tasks.matching import UNSEEN, Ranking, most_similar, retrieve, search
-from vlkit.tasks.pool import Pool, Side
+from vlkit.tasks import reranking
+from vlkit.tasks.reranking import UNSEEN, Direction, Pool, Ranking, most_similar, retrieve, search
 
 # The fourth stands twice, for two images.
 TEXTS = [
@@ -98,9 +98,9 @@ def test_reranking_is_the_plain_loop(model, embeds, logits, seed, k, block, limi
     found.text_feats[6] = found.text_feats[3]  # of equal texts
     similarity = (found.image_feats[:, None] * found.text_feats).sum(-1).numpy()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pool, "_BLOCK", block)
-        patch.setattr(passes, "_CPU_BYTES", limit)
-        patch.setattr(passes, "_CPU_TOKENS", tokens)
+        patch.setattr(reranking, "_BLOCK", block)
+        patch.setattr(text_prefix, "_CPU_BYTES", limit)
+        patch.setattr(text_prefix, "_CPU_TOKENS", tokens)
         result = run(model, embeds, found, k)
     np.testing.assert_allclose(result.to_texts.matrix(), by_hand(similarity, logits, k), atol=2e-5)
     np.testing.assert_allclose(result.to_images.matrix(), by_hand(similarity.T, logits.T, k), atol=2e-5)
@@ -119,8 +119,8 @@ def test_each_pair_is_scored_once_and_each_image_projected_once(model, embeds, k
         asked.extend((tuple(row.tolist()), key.sum().item()) for row, key in zip(rows, keys))
         return match(texts, states, image_index)
 
-    monkeypatch.setattr(passes, "_CPU_BYTES", limit)
-    monkeypatch.setattr(passes, "_CPU_TOKENS", (limit, 2 * limit))
+    monkeypatch.setattr(text_prefix, "_CPU_BYTES", limit)
+    monkeypatch.setattr(text_prefix, "_CPU_TOKENS", (limit, 2 * limit))
     monkeypatch.setattr(model, "match", watched)
     monkeypatch.setattr(model.text_encoder, "project_images", lambda e: projected.append(len(e)) or project(e))
     found = make_pool(1)
@@ -143,7 +143,7 @@ def test_equal_texts_score_equally_and_count_against_each_other(model, embeds):
 
 
 def test_without_reranking_nothing_is_matched(embeds):
-    result = retrieve(None, make_pool(), [], 0, context(), shown=3)
+    result = retrieve(None, make_pool(), [], 0, context(), without_reranking=3)
     assert all(map(np.array_equal, result.ranks, result.itc_ranks))
     assert result.to_texts.candidates.shape == (5, 3)
     assert result.to_images.candidates.shape == (7, 3)
@@ -151,9 +151,9 @@ def test_without_reranking_nothing_is_matched(embeds):
 
 def test_what_was_not_scored_stands_behind_whatever_its_score():
     """Right answers outside the candidates rank last, even behind scores below the original's -100."""
-    side = make_pool(images=2, texts=["a"] * 4, owner=np.array([0, 0, 1, 1])).sides[0]
+    direction = make_pool(images=2, texts=["a"] * 4, owner=np.array([0, 0, 1, 1])).directions[0]
     ranking = Ranking(np.array([[2, 3], [0, 2]]), np.array([[-500.0, 1.0], [3.0, 2.0]], np.float32), 4)
-    assert ranking.ranks(side).tolist() == [2, 1]
+    assert ranking.ranks(direction).tolist() == [2, 1]
     assert ranking.matrix().tolist() == [[UNSEEN, UNSEEN, -500.0, 1.0], [3.0, UNSEEN, 2.0, UNSEEN]]
     assert ranking.matrix(slice(1, 2), unseen=0).tolist() == [[3.0, 0.0, 2.0, 0.0]]
 
@@ -166,23 +166,25 @@ def test_ranks_are_those_of_the_whole_matrix(seed, queries, count, block):
     kept = int(rng.integers(1, count + 1))
     candidates = np.stack([np.sort(rng.permutation(count)[:kept]) for _ in range(queries)])
     scores = rng.choice(np.array([-np.inf, -1, 0, 1], np.float32), (queries, kept))
-    side = Side(torch.empty(queries, 0), torch.empty(count, 0), rng.integers(-1, 3, queries), rng.integers(0, 3, count))
+    direction = Direction(
+        torch.empty(queries, 0), torch.empty(count, 0), rng.integers(-1, 3, queries), rng.integers(0, 3, count)
+    )
     ranking = Ranking(candidates, scores, count)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pool, "_BLOCK", block)
-        found = ranking.ranks(side)
-    assert np.array_equal(found, right_ranks(ranking.matrix(unseen=-np.inf), side.right(slice(None))))
+        patch.setattr(reranking, "_BLOCK", block)
+        found = ranking.ranks(direction)
+    assert np.array_equal(found, right_ranks(ranking.matrix(unseen=-np.inf), direction.right(slice(None))))
 
 
 def test_features_that_are_not_numbers(embeds):
     broken = make_pool()
     broken.image_feats[0, 0] = float("nan")
     with pytest.raises(DataError, match="are NaN"):
-        search(broken.sides[1], 2)
+        search(broken.directions[1], 2)
 
 
 def test_a_long_reranking_tells_how_far_it_is(model, embeds, monkeypatch, caplog):
-    monkeypatch.setattr(matching, "_REPORT_EVERY", -1.0)
+    monkeypatch.setattr(reranking, "_REPORT_EVERY", -1.0)
     with caplog.at_level("INFO", logger="vlkit"):
         run(model, embeds, make_pool(), 100)
     assert [record.getMessage() for record in caplog.records] == [
@@ -204,11 +206,3 @@ def test_shares_of_several_processes_make_the_same_scores(model, embeds, count):
         np.testing.assert_allclose(result.to_texts.matrix(), expected.to_texts.matrix(), atol=1e-5)
         np.testing.assert_allclose(result.to_images.matrix(), expected.to_images.matrix(), atol=1e-5)
         assert np.array_equal(result.ranks[0], expected.ranks[0])
-
-
-def test_an_image_without_tokens_is_named(model, embeds):
-    with (
-        torch.inference_mode(),
-        pytest.raises(DataError, match="1 images could not be read a second time; the first is"),
-    ):
-        retrieve(model, make_pool(), [([3, 6, 8, 20, 99], embeds)], 7, context())
