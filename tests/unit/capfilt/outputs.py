@@ -15,8 +15,7 @@ from vlkit.capfilt.decision import Decision
 from vlkit.capfilt.inputs import Item, Refused
 from vlkit.capfilt.place import Place
 from vlkit.capfilt.shard_output import ShardOutput
-from vlkit.datasets.shapes.captions import caption
-from vlkit.datasets.shapes.noise import web_caption
+from vlkit.datasets.shapes.captions import caption, web_caption
 from vlkit.datasets.shapes.render import render
 from vlkit.datasets.shapes.scene import sample_scene, stream
 

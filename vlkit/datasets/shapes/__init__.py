@@ -1,6 +1,6 @@
-"""The embedded world: procedural scenes of colored shapes whose scene graph is known.
+"""The toy dataset: procedural scenes of colored shapes with a known scene graph.
 
-``scene`` draws graphs, ``render`` makes pixels, ``captions``, ``noise``, ``questions``, ``pairs``,
-``dialogs`` and ``videos`` say things about graphs, ``checker`` says whether a caption is true, ``dataset``
-and ``heads`` are the datasets a config can name.
+``scene`` samples scene graphs, ``render`` draws them, ``captions``, ``questions``, ``pairs`` and ``videos`` derive
+texts from graphs, ``checker`` decides whether a caption is true (the metric of the toy dataset), ``dataset`` and
+``heads`` hold the datasets that a configuration can name.
 """

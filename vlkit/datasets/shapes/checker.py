@@ -1,9 +1,8 @@
-"""Reads captions back and says which of their claims are true of a scene.
+"""The metric of the toy dataset: parse captions and check their claims against scene graphs.
 
-A caption claims objects ("a large red circle", "a green shape"), relations between two of them, counts
-("three shapes", "two red circles") and the texture of the background. Anything else is passed over, so that
-generated text of any kind can be judged; a phrase that breaks off ("a red", "left of" before nothing) is a
-claim that is never true.
+A caption claims objects ("a large red circle", "a green shape"), relations between two of them, counts ("three shapes",
+"two red circles") and the texture of the background. Other words are ignored, so that any generated text can be judged.
+An incomplete phrase ("a red", "left of" without an object) is a claim that is never true.
 """
 
 from __future__ import annotations
@@ -14,26 +13,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vlkit.datasets.shapes.captions import NUMBERS, Mention, name
-from vlkit.datasets.shapes.scene import COLORS, SHAPES, SIZES, TEXTURES, Scene, SceneObject, relations
+from vlkit.datasets.shapes.scene import (
+    COLORS,
+    NUMBERS,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    Mention,
+    Scene,
+    SceneObject,
+    name,
+    relations,
+)
 
 _NOUNS = {"shape": None, "shapes": None, **{s: s for s in SHAPES}}
 _NOUNS |= {("crosses" if s == "cross" else s + "s"): s for s in SHAPES}
 _COUNTS = {word: i + 1 for i, word in enumerate(NUMBERS)} | {"1": 1, "2": 2, "3": 3}
-_RELATIONS = {
-    "left": "left",
-    "right": "right",
-    "above": "above",
-    "over": "above",
-    "below": "below",
-    "under": "below",
-}
+_RELATIONS = {**dict(zip(RELATIONS, RELATIONS)), "over": "above", "under": "below"}
 _BROKEN = Mention("?", "?")  # matches nothing
 
 
 @dataclass(frozen=True)
 class Relation:
-    """A claim that one mention stands in a relation to another; an index is None where nothing is named."""
+    """A claimed relation between two mentions, by index; None: no object is named."""
 
     subject: int | None
     relation: str
@@ -42,7 +45,7 @@ class Relation:
 
 @dataclass
 class Parse:
-    """What a caption says.
+    """The content of a caption.
 
     Args:
         mentions: claimed objects in order.
@@ -68,14 +71,14 @@ class Claim:
 
 @dataclass(frozen=True)
 class Claims:
-    """All claims of a caption, judged together: under the one assignment of mentions to different objects of
-    the scene that makes most of them true.
+    """All claims of a caption, judged under the assignment of mentions to distinct objects of the scene that makes most
+    of them true.
 
     Args:
         claims: every claim.
-        objects: objects of the scene that are truly mentioned.
-        attributes: their colors, shapes and sizes that are named.
-        scene_objects: objects in the scene.
+        objects: number of objects of the scene that are correctly mentioned.
+        attributes: number of their colors, shapes and sizes that are named.
+        scene_objects: number of objects in the scene.
     """
 
     claims: tuple[Claim, ...]
@@ -95,12 +98,12 @@ class Claims:
 
 
 def parse(caption: str) -> Parse:
-    """What ``caption`` says; any text is accepted."""
+    """Parse a caption; any text is accepted."""
     return _Reader().read(re.findall(r"[a-z0-9]+|,", caption.lower()))
 
 
 class _Reader:
-    """One pass over the words; adjectives wait for their noun, relations for their second object."""
+    """Parser in one pass over the words: adjectives wait for their noun, relations for their second object."""
 
     def __init__(self) -> None:
         self.found = Parse()
@@ -147,7 +150,7 @@ class _Reader:
         self.adjectives, self.number = [], None
 
     def _relation(self, relation: str) -> None:
-        if not self.joined or self.subject is None:  # "a left of b and above c" goes on about a
+        if not self.joined or self.subject is None:  # in "a left of b and above c" the subject stays a
             self.subject = len(self.found.mentions) - 1 if self.found.mentions else None
         self.open.append((self.subject, relation))
 
@@ -165,7 +168,7 @@ def _mention(adjectives: list[str], shape: str | None) -> Mention:
 
 
 def matches(mention: Mention, thing: SceneObject) -> bool:
-    """Whether ``thing`` is as ``mention`` says."""
+    """Return whether ``thing`` has the attributes of ``mention``."""
     return (
         mention.shape in (None, thing.shape)
         and mention.color in (None, thing.color)
@@ -204,8 +207,8 @@ def check(caption: str, scene: Scene | Mapping[str, Any]) -> Claims:
 
 
 def _assignments(mentions: list[Mention], objects: Sequence[SceneObject]) -> Iterator[dict[int, SceneObject]]:
-    """All ways to give different mentions different objects that match them; some may get none."""
-    # More than four mentions of one thing are never strictly true: looking at the first four bounds the work.
+    """Yield all assignments of distinct matching objects to distinct mentions; some mentions may get none."""
+    # More than four mentions of one object are never strictly true: the first four bound the work.
     choices = [[i for i, m in enumerate(mentions) if matches(m, thing)][:4] for thing in objects]
     for picked in itertools.product(*([*options, None] for options in choices)):
         taken = [i for i in picked if i is not None]
@@ -224,7 +227,7 @@ def _judge(said: Parse, given: Mapping[int, SceneObject]) -> tuple[Claim, ...]:
 
 
 def caption_quality(captions: Sequence[str], scenes: Sequence[Scene | Mapping[str, Any]]) -> dict[str, float]:
-    """Scores in [0, 1] of captions against the scenes they describe.
+    """Score captions against the scenes that they describe; all scores are in [0, 1].
 
     Returns:
         ``strict_precision``: share of captions that claim an object and nothing false. ``claim_precision``:

@@ -1,7 +1,7 @@
 """The dataset ``shapes``: images of procedural scenes with clean or web-like captions.
 
-Every scene is a function of (seed, split, index) and of nothing else. The three are the entropy of its
-generator, so different splits (and different seeds) are different streams: no scene of one occurs in another.
+Every scene is a function of (seed, split, index), which seed its generator. Different splits and seeds are different
+random streams: no scene of one occurs in another.
 """
 
 from __future__ import annotations
@@ -14,37 +14,45 @@ from typing import Annotated, Any
 import numpy as np
 
 from vlkit.datasets.base import Sample, VLDataset
-from vlkit.datasets.shapes.captions import paraphrases, plan_caption, realize
-from vlkit.datasets.shapes.noise import exchanged, reversed_relation, swapped, web_caption
+from vlkit.datasets.shapes.captions import (
+    exchanged,
+    paraphrases,
+    plan_caption,
+    realize,
+    reversed_relation,
+    swapped,
+    web_caption,
+)
+from vlkit.datasets.shapes.questions import Question
 from vlkit.datasets.shapes.render import render
-from vlkit.datasets.shapes.scene import WORLD_VERSION, Scene, sample_scene, stream
+from vlkit.datasets.shapes.scene import DATA_VERSION, Scene, sample_scene, stream
 from vlkit.errors import DataError, did_you_mean
 from vlkit.registry import DATASETS
 from vlkit.registry.bounds import Range, UnitInterval
 
-WorldSize = Annotated[int, Range(1, 100_000_000)]
-"""Number of samples: the order of an epoch is held in memory."""
+ShapesSize = Annotated[int, Range(1, 100_000_000)]
+"""Number of samples; the order of an epoch is kept in memory."""
 ShapesSeed = Annotated[int, Range(0, 2**32 - 1)]
 ShapesSide = Annotated[int, Range(16, 4_096)]
 SPLITS = ("train", "val", "test")
 CAPTIONS = ("clean", "web")
-# What a generator is for: the fourth word of its key.
+# Purposes of a generator: the fourth word of its key.
 SCENE, TEXT, WEB, HEAD = range(4)
 
 
-class World(VLDataset):
-    """What the datasets over this world share: arguments, streams and pixels.
+class ToyDataset(VLDataset):
+    """Base of the toy datasets: arguments, random streams and pixels.
 
     Args:
         split: "train", "val" or "test".
         size: number of samples.
-        seed: of the world, below 2**32.
+        seed: of the data, below 2**32.
         image_size: side of the images, pixels, at least 16.
         image_processor: called with (uint8 array [H, W, 3], generator); None scales to [-1, 1], float32 [3, H, W].
         text_processor: called with each text that a model reads (not with references).
 
     Raises:
-        DataError: an argument outside that.
+        DataError: an argument is out of its range.
     """
 
     splits = SPLITS
@@ -52,7 +60,7 @@ class World(VLDataset):
     def __init__(
         self,
         split: str = "train",
-        size: WorldSize = 20000,
+        size: ShapesSize = 20000,
         seed: ShapesSeed = 0,
         image_size: ShapesSide = 48,
         image_processor: Any = None,
@@ -74,21 +82,21 @@ class World(VLDataset):
         return self.split == "train"
 
     def scene(self, index: int) -> Scene:
-        """The scene behind sample ``index``."""
+        """Return the scene of sample ``index``."""
         return sample_scene(self.stream(index, SCENE))
 
     def stream(self, index: int, purpose: int) -> np.random.Generator:
-        """The generator of ``index`` for one of SCENE, TEXT, WEB, HEAD."""
+        """Return the generator of sample ``index`` for one of SCENE, TEXT, WEB, HEAD."""
         return stream(self.seed, SPLITS.index(self.split), index, purpose)
 
     def media(self) -> None:
-        """None: images are drawn."""
+        """Return None: images are rendered."""
 
     def fingerprint(self) -> str:
-        """Every argument that changes the data, and the version of the world."""
+        """Return the version of the data and every argument that changes them."""
         shown = {k: v for k, v in vars(self).items() if isinstance(v, (str, int, float))}
         arguments = ",".join(f"{key}={value}" for key, value in sorted(shown.items()))
-        return f"{type(self).__name__}:v{WORLD_VERSION}:{arguments}"
+        return f"{type(self).__name__}:v{DATA_VERSION}:{arguments}"
 
     def _image(self, scene: Scene, rng: np.random.Generator) -> Any:
         pixels = render(scene, self.image_size)
@@ -99,7 +107,7 @@ class World(VLDataset):
         return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1)
 
     def _images(self, scenes: Sequence[Scene], rng: np.random.Generator) -> Any:
-        """Stacked images [len(scenes), 3, H, W]."""
+        """Render scenes as [len(scenes), 3, H, W]."""
         import torch
 
         return torch.stack([self._image(scene, rng) for scene in scenes])
@@ -107,46 +115,51 @@ class World(VLDataset):
     def _text(self, text: str) -> str:
         return text if self.text_processor is None else self.text_processor(text)
 
-    def _identity(self, index: int) -> str:
-        return f"{self.split}-{self.seed}-{index}"
+    def _question(self, asked: Question) -> Sample:
+        text = self._text(asked.question)
+        return {"text_input": text, "answers": [asked.answer], "weights": [1.0], "kind": asked.kind}
+
+    def _ids(self, index: int) -> Sample:
+        identity = f"{self.split}-{self.seed}-{index}"
+        return {"image_id": identity, "sample_id": identity}
 
 
 @DATASETS.register("shapes")
-class Shapes(World):
+class Shapes(ToyDataset):
     """Images with captions.
 
-    A sample holds ``image``, ``text_input``, ``image_id``, ``sample_id``, ``kind`` ("clean" where the text is
-    true, else the kind of noise) and ``scene`` (plain data for :func:`vlkit.datasets.shapes.checker.check`).
-    Outside the training split also ``references`` (true captions; the text of a clean sample is the first)
-    and ``negatives``, the clean text made false: ``swapped`` (one attribute has another value), ``exchanged`` (two
-    objects exchange their colors) and ``reversed`` (the relation is turned round), where they can be made.
+    A sample holds ``image``, ``text_input``, ``image_id``, ``sample_id``, ``kind`` ("clean" for a true text, else the
+    kind of noise) and ``scene`` (plain data for :func:`vlkit.datasets.shapes.checker.check`). Outside the training
+    split it also holds ``references`` (true captions, first the text of a clean sample) and ``negatives``, false
+    versions of the clean text if they exist: ``swapped`` (one attribute has another value), ``exchanged`` (two objects
+    exchange their colors) and ``reversed`` (the opposite relation).
 
-    In training the generator given to :meth:`sample` chooses among the clean captions of a scene. A web text
-    is a fixed property of the image, as in a crawled pair.
+    In training a clean caption is sampled with the generator given to :meth:`sample`. A web text is a fixed property of
+    the image, as in a crawled pair.
 
     Args:
         split: "train", "val" or "test"; see the module.
         size: number of samples.
-        seed: of the world, below 2**32.
+        seed: of the data, below 2**32.
         image_size: side of the images, pixels, at least 16.
         captions: "clean" or "web".
-        noise: share of web texts that are no true caption, in [0, 1].
-        unique: whether no two samples show objects of the same colors and shapes (one object: and size), so
-            that no caption is a caption of two of them. Scenes that repeat an earlier one are passed over, so
-            ``scene(i)`` differs from that of the plain set.
-        references: number of reference captions outside the training split, at least 1; fewer are given where
-            a scene does not have so many wordings (it has at least 8).
+        noise: share of web texts that are not a true caption, in [0, 1].
+        unique: whether no two samples have objects of the same colors and shapes (single objects: and sizes), so that
+            no caption fits two of them. Scenes that repeat an earlier one are skipped, so ``scene(i)`` differs from
+            that of the plain dataset.
+        references: number of reference captions outside the training split, at least 1; a scene has at least 8
+            wordings, and fewer references are given if it has fewer wordings.
         image_processor: called with (uint8 array [H, W, 3], generator); None scales to [-1, 1], float32 [3, H, W].
         text_processor: called with ``text_input`` and the negatives.
 
     Raises:
-        DataError: an argument outside that.
+        DataError: an argument is out of its range.
     """
 
     def __init__(
         self,
         split: str = "train",
-        size: WorldSize = 20000,
+        size: ShapesSize = 20000,
         seed: ShapesSeed = 0,
         image_size: ShapesSide = 48,
         captions: str = "clean",
@@ -171,15 +184,8 @@ class Shapes(World):
         return sample_scene(self.stream(self._place(index), SCENE))
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        scene = self.scene(index)
-        identity = self._identity(index)
-        sample: Sample = {
-            "image": self._image(scene, rng),
-            "image_id": identity,
-            "sample_id": identity,
-            "kind": "clean",
-            "scene": scene.to_dict(),
-        }
+        scene, kind = self.scene(index), "clean"
+        sample: Sample = {"image": self._image(scene, rng), **self._ids(index), "scene": scene.to_dict()}
         if self.training:
             text = realize(plan_caption(scene, rng))
         else:
@@ -188,12 +194,11 @@ class Shapes(World):
             sample["references"] = references
             sample["negatives"] = {name: self._text(negative) for name, negative in negatives.items()}
         if self.captions == "web":
-            text, sample["kind"] = web_caption(scene, self.stream(index, WEB), self.noise)
-        sample["text_input"] = self._text(text)
-        return sample
+            text, kind = web_caption(scene, self.stream(index, WEB), self.noise)
+        return {**sample, "kind": kind, "text_input": self._text(text)}
 
     def _texts(self, index: int, scene: Scene) -> tuple[list[str], dict[str, str]]:
-        """References, and the first of them made false in several ways."""
+        """Return references, and false versions of the first one."""
         rng = self.stream(self._place(index), TEXT)
         plan = plan_caption(scene, rng)
         made = {
@@ -207,7 +212,7 @@ class Shapes(World):
         return [first, *others][: self.references], negatives
 
     def _place(self, index: int) -> int:
-        """The place in the stream that sample ``index`` shows."""
+        """Return the position of sample ``index`` in the random stream."""
         return self._unique_places[index] if self.unique else index
 
     @cached_property

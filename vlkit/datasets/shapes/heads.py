@@ -1,4 +1,4 @@
-"""Datasets over the same world for the other heads: questions, statements over pairs, dialogs, videos."""
+"""Toy datasets for the other heads: questions, statements about pairs, dialogs, videos."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Annotated, Any
 import numpy as np
 
 from vlkit.datasets.base import Sample
-from vlkit.datasets.shapes.dataset import HEAD, SCENE, ShapesSeed, ShapesSide, World, WorldSize, within
-from vlkit.datasets.shapes.dialogs import OPTIONS, Dialog, make_dialog
+from vlkit.datasets.shapes.dataset import HEAD, SCENE, ShapesSeed, ShapesSide, ShapesSize, ToyDataset, within
 from vlkit.datasets.shapes.pairs import Statement, make_statement
-from vlkit.datasets.shapes.questions import ANSWERS, Question, questions
+from vlkit.datasets.shapes.questions import ANSWERS, OPTIONS, Dialog, Question, make_dialog, questions
 from vlkit.datasets.shapes.scene import Scene, sample_scene
 from vlkit.datasets.shapes.videos import Video, ask_video, make_video, video_captions
 from vlkit.processors.video_sampling import frame_indices
@@ -19,12 +18,12 @@ from vlkit.registry.bounds import Frames, Range
 
 
 @DATASETS.register("shapes_vqa")
-class ShapesVQA(World):
+class ShapesVQA(ToyDataset):
     """Questions about images.
 
     A sample holds ``image``, ``text_input`` (the question), ``answers`` (one), ``weights`` (1.0), ``kind`` of
-    question, ``image_id``, ``sample_id`` and ``scene``. In training the generator chooses among the questions
-    of a scene.
+    question, ``image_id``, ``sample_id`` and ``scene``. In training the question is sampled with the
+    given generator.
     """
 
     answer_list = ANSWERS
@@ -32,25 +31,20 @@ class ShapesVQA(World):
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         scene = self.scene(index)
         asked = self.question(index) if not self.training else questions(scene, rng, 1)[0]
-        identity = self._identity(index)
         return {
             "image": self._image(scene, rng),
-            "text_input": self._text(asked.question),
-            "answers": [asked.answer],
-            "weights": [1.0],
-            "kind": asked.kind,
-            "image_id": identity,
-            "sample_id": identity,
+            **self._question(asked),
+            **self._ids(index),
             "scene": scene.to_dict(),
         }
 
     def question(self, index: int) -> Question:
-        """The question that goes with scene ``index`` in evaluation."""
+        """Return the question about scene ``index`` in evaluation."""
         return questions(self.scene(index), self.stream(index, HEAD), 1)[0]
 
 
 @DATASETS.register("shapes_nlvr")
-class ShapesNLVR(World):
+class ShapesNLVR(ToyDataset):
     """Statements about pairs of images.
 
     A sample holds ``images`` [2, 3, H, W] (left, right), ``text_input`` (the statement), ``label`` (1: true,
@@ -59,28 +53,26 @@ class ShapesNLVR(World):
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         made = self.statement(index)
-        identity = self._identity(index)
         return {
             "images": self._images((made.left, made.right), rng),
             "text_input": self._text(made.sentence),
             "label": int(made.label),
             "kind": made.kind,
-            "image_id": identity,
-            "sample_id": identity,
+            **self._ids(index),
             "scenes": [made.left.to_dict(), made.right.to_dict()],
         }
 
     def statement(self, index: int) -> Statement:
-        """The pair and the sentence of ``index``."""
+        """Return the pair and the sentence of sample ``index``."""
         return make_statement(self.stream(index, HEAD))
 
     def scene(self, index: int) -> Scene:
-        """The left scene of the pair."""
+        """Return the left scene of the pair."""
         return self.statement(index).left
 
 
 @DATASETS.register("shapes_dialog")
-class ShapesDialog(World):
+class ShapesDialog(ToyDataset):
     """Dialogs with candidate answers.
 
     A sample holds ``image``, ``text_input`` (the caption), ``dialog`` (per round a dict of ``question``,
@@ -89,7 +81,7 @@ class ShapesDialog(World):
     Args:
         split: "train", "val" or "test".
         size: number of dialogs.
-        seed: of the world, below 2**32.
+        seed: of the data, below 2**32.
         image_size: side of the images, pixels, at least 16.
         rounds: questions per dialog, at least 1.
         candidates: answers to choose from, 2 to 44.
@@ -97,13 +89,13 @@ class ShapesDialog(World):
         text_processor: called with the caption, the questions and the answers.
 
     Raises:
-        DataError: an argument outside that.
+        DataError: an argument is out of its range.
     """
 
     def __init__(
         self,
         split: str = "train",
-        size: WorldSize = 20000,
+        size: ShapesSize = 20000,
         seed: ShapesSeed = 0,
         image_size: ShapesSide = 48,
         rounds: Annotated[int, Range(1, 1_000)] = 5,
@@ -117,39 +109,37 @@ class ShapesDialog(World):
         self.rounds, self.candidates = rounds, candidates
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        scene = self.scene(index)
-        dialog = self.dialog(index)
-        identity = self._identity(index)
+        scene, dialog = self.scene(index), self.dialog(index)
+        rounds = [
+            {
+                "question": self._text(r.question),
+                "answer": self._text(r.answer),
+                "answer_options": [self._text(text) for text in r.candidates],
+                "gt_index": r.gt_index,
+                "gt_relevance": list(r.relevance),
+            }
+            for r in dialog.rounds
+        ]
         return {
             "image": self._image(scene, rng),
             "text_input": self._text(dialog.caption),
-            "dialog": [
-                {
-                    "question": self._text(r.question),
-                    "answer": self._text(r.answer),
-                    "answer_options": [self._text(text) for text in r.candidates],
-                    "gt_index": r.gt_index,
-                    "gt_relevance": list(r.relevance),
-                }
-                for r in dialog.rounds
-            ],
-            "image_id": identity,
-            "sample_id": identity,
+            "dialog": rounds,
+            **self._ids(index),
             "scene": scene.to_dict(),
         }
 
     def scene(self, index: int) -> Scene:
-        """The scene that dialog ``index`` is about: two or three objects, since of one there is little to ask."""
+        """Return the scene of dialog ``index``: two or three objects, since one gives few questions."""
         stream = self.stream(index, SCENE)
         return sample_scene(stream, int(stream.integers(2, 4)))
 
     def dialog(self, index: int) -> Dialog:
-        """The dialog about scene ``index``."""
+        """Return the dialog about scene ``index``."""
         return make_dialog(self.scene(index), self.stream(index, HEAD), self.rounds, self.candidates)
 
 
 @DATASETS.register("shapes_video")
-class ShapesVideo(World):
+class ShapesVideo(ToyDataset):
     """Short videos with captions.
 
     A sample holds ``video`` [F, 3, H, W], ``text_input`` (a caption), ``references`` (captions, the text among them),
@@ -158,22 +148,22 @@ class ShapesVideo(World):
     Args:
         split: "train", "val" or "test".
         size: number of videos.
-        seed: of the world, below 2**32.
+        seed: of the data, below 2**32.
         image_size: side of the frames, pixels, at least 16.
         length: frames that a video has, at least 3.
-        frames: frames that are looked at, evenly over the video, at least 1.
+        frames: frames in a sample, evenly spread over the video, at least 1.
         references: captions per video, 1 to 8.
         image_processor: called per frame with (uint8 array [H, W, 3], generator); None scales to [-1, 1], float32.
         text_processor: called with each text that a model reads (not with references).
 
     Raises:
-        DataError: an argument outside that.
+        DataError: an argument is out of its range.
     """
 
     def __init__(
         self,
         split: str = "val",
-        size: WorldSize = 500,
+        size: ShapesSize = 500,
         seed: ShapesSeed = 0,
         image_size: ShapesSide = 48,
         length: Annotated[int, Range(3, 10_000)] = 8,
@@ -193,11 +183,11 @@ class ShapesVideo(World):
         return {**self._shown(video, index, rng), "text_input": self._text(captions[0]), "references": captions}
 
     def video(self, index: int) -> Video:
-        """The video of ``index``."""
+        """Return the video of sample ``index``."""
         return self._made(index)[0]
 
     def scene(self, index: int) -> Scene:
-        """The first frame."""
+        """Return the first frame."""
         return self.video(index).frames[0]
 
     def _made(self, index: int) -> tuple[Video, list[str], Question]:
@@ -207,13 +197,12 @@ class ShapesVideo(World):
 
     def _shown(self, video: Video, index: int, rng: np.random.Generator) -> Sample:
         scenes = [video.frames[i] for i in frame_indices(self.length, self.frames)]
-        identity = self._identity(index)
-        return {"video": self._images(scenes, rng), "image_id": identity, "sample_id": identity}
+        return {"video": self._images(scenes, rng), **self._ids(index)}
 
 
 @DATASETS.register("shapes_video_vqa")
 class ShapesVideoVQA(ShapesVideo):
-    """The same videos, each with a question that has an answer in some frames only.
+    """The same videos, each with a question that only some frames answer.
 
     A sample holds ``video``, ``text_input`` (the question), ``answers`` (one), ``weights`` (1.0), ``kind`` of question,
     ``image_id`` and ``sample_id``. Arguments are those of :class:`ShapesVideo`.
@@ -223,10 +212,4 @@ class ShapesVideoVQA(ShapesVideo):
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         video, _, asked = self._made(index)
-        return {
-            **self._shown(video, index, rng),
-            "text_input": self._text(asked.question),
-            "answers": [asked.answer],
-            "weights": [1.0],
-            "kind": asked.kind,
-        }
+        return {**self._shown(video, index, rng), **self._question(asked)}

@@ -1,4 +1,4 @@
-"""Statements about two images that are true or false of the pair (as in NLVR2)."""
+"""Statements about pairs of images, as in NLVR2, each true or false."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vlkit.datasets.shapes.captions import article
-from vlkit.datasets.shapes.scene import COLORS, SHAPES, Scene, SceneObject, sample_scene
+from vlkit.datasets.shapes.scene import COLORS, SHAPES, Scene, article, sample_scene
 
 _TOTALS = ("two", "three", "four", "five", "six")
 
@@ -25,11 +24,11 @@ class Statement:
 
 
 def make_statement(rng: np.random.Generator, kind: str | None = None) -> Statement:
-    """A random pair with a sentence about it. The label is drawn before the sentence, so that no sentence is
-    more often true than false.
+    """Sample a pair with a sentence about it. The label is sampled before the sentence, so that no sentence is more
+    often true than false.
 
     Args:
-        kind: one of KINDS; None draws it.
+        kind: one of KINDS; None samples it.
 
     Raises:
         ValueError: no such kind.
@@ -55,14 +54,14 @@ def _phrase(look: tuple[str, str]) -> str:
 
 
 def _having(scene: Scene, look: tuple[str, str], rng: np.random.Generator) -> Scene:
-    """``scene`` with an object of this color and shape, put in the place of another if need be."""
+    """Return ``scene`` with an object of this color and shape, which replaces another one if needed."""
     if any((o.color, o.shape) == look for o in scene.objects):
         return scene
     return _with_look(scene, int(rng.integers(len(scene.objects))), *look)
 
 
 def _lacking(scene: Scene, look: tuple[str, str], rng: np.random.Generator) -> Scene:
-    """``scene`` without that object, but mostly with one of its color or of its shape."""
+    """Return ``scene`` without that object, but with one of its color or of its shape."""
     scene = _having(scene, look, rng)
     index = next(i for i, o in enumerate(scene.objects) if (o.color, o.shape) == look)
     taken = {(o.color, o.shape) for o in scene.objects}
@@ -74,48 +73,44 @@ def _lacking(scene: Scene, look: tuple[str, str], rng: np.random.Generator) -> S
 
 
 def _with_look(scene: Scene, index: int, color: str, shape: str) -> Scene:
-    objects: list[SceneObject] = list(scene.objects)
-    objects[index] = replace(objects[index], color=color, shape=shape)
-    return replace(scene, objects=tuple(objects))
+    changed = replace(scene.objects[index], color=color, shape=shape)
+    return replace(scene, objects=(*scene.objects[:index], changed, *scene.objects[index + 1 :]))
 
 
-def _contain(rng: np.random.Generator, look: tuple[str, str], left: bool, right: bool) -> tuple[Scene, Scene]:
-    """Two scenes that do or do not hold an object."""
-    scenes = [(_having if has else _lacking)(sample_scene(rng), look, rng) for has in (left, right)]
+def _contain(
+    rng: np.random.Generator, looks: tuple[tuple[str, str], tuple[str, str]], options: tuple[tuple[bool, bool], ...]
+) -> tuple[Scene, Scene]:
+    """Sample two scenes, each of which does or does not contain its object, as one of ``options`` says."""
+    holds = options[int(rng.integers(len(options)))] if len(options) > 1 else options[0]
+    scenes = [(_having if has else _lacking)(sample_scene(rng), look, rng) for has, look in zip(holds, looks)]
     return scenes[0], scenes[1]
 
 
-def _one_of(rng: np.random.Generator, *options: tuple[bool, bool]) -> tuple[bool, bool]:
-    return options[int(rng.integers(len(options)))]
+# False mostly because of one image alone: then neither image suffices to decide.
+_ONE_OF_TWO = ((True, False), (False, True))
+_CONTAIN = {
+    "both": ("both images contain", ((True, True),), _ONE_OF_TWO),
+    "exactly_one": ("exactly one image contains", _ONE_OF_TWO, ((True, True), (False, False))),
+    "neither": ("neither image contains", ((False, False),), _ONE_OF_TWO),
+}
 
 
-def _both(rng: np.random.Generator, label: bool) -> Made:
-    look = _look(rng)
-    # False mostly because of one image alone: then neither image suffices.
-    holds = (True, True) if label else _one_of(rng, (True, False), (False, True))
-    return (*_contain(rng, look, *holds), f"both images contain {_phrase(look)}")
+def _containing(kind: str) -> Callable[[np.random.Generator, bool], Made]:
+    """Return the maker of statements about one object in both images."""
+    words, true, false = _CONTAIN[kind]
 
+    def make(rng: np.random.Generator, label: bool) -> Made:
+        look = _look(rng)
+        return (*_contain(rng, (look, look), true if label else false), f"{words} {_phrase(look)}")
 
-def _exactly_one(rng: np.random.Generator, label: bool) -> Made:
-    look = _look(rng)
-    options = ((True, False), (False, True)) if label else ((True, True), (False, False))
-    holds = _one_of(rng, *options)
-    return (*_contain(rng, look, *holds), f"exactly one image contains {_phrase(look)}")
-
-
-def _neither(rng: np.random.Generator, label: bool) -> Made:
-    look = _look(rng)
-    holds = (False, False) if label else _one_of(rng, (True, False), (False, True))
-    return (*_contain(rng, look, *holds), f"neither image contains {_phrase(look)}")
+    return make
 
 
 def _each(rng: np.random.Generator, label: bool) -> Made:
-    """One thing in the left image and another in the right; false where one of the two is missing."""
+    """One object in the left image and another in the right; false if one of the two is missing."""
     one, two = _look(rng), _look(rng)
-    holds = (True, True) if label else _one_of(rng, (True, False), (False, True))
-    left = (_having if holds[0] else _lacking)(sample_scene(rng), one, rng)
-    right = (_having if holds[1] else _lacking)(sample_scene(rng), two, rng)
-    return left, right, f"the left image contains {_phrase(one)} and the right image contains {_phrase(two)}"
+    scenes = _contain(rng, (one, two), ((True, True),) if label else _ONE_OF_TWO)
+    return (*scenes, f"the left image contains {_phrase(one)} and the right image contains {_phrase(two)}")
 
 
 def _more(rng: np.random.Generator, label: bool) -> Made:
@@ -132,11 +127,7 @@ def _total(rng: np.random.Generator, label: bool) -> Made:
     while True:
         a, b = (rng.integers(1, 4, 2)).tolist()
         if (a + b == total) == label:
-            return (
-                sample_scene(rng, a),
-                sample_scene(rng, b),
-                f"there are {_TOTALS[total - 2]} shapes in total",
-            )
+            return sample_scene(rng, a), sample_scene(rng, b), f"there are {_TOTALS[total - 2]} shapes in total"
 
 
 def _same(rng: np.random.Generator, label: bool) -> Made:
@@ -146,9 +137,7 @@ def _same(rng: np.random.Generator, label: bool) -> Made:
 
 
 _MAKERS: dict[str, Callable[[np.random.Generator, bool], Made]] = {
-    "both": _both,
-    "exactly_one": _exactly_one,
-    "neither": _neither,
+    **{kind: _containing(kind) for kind in _CONTAIN},
     "each": _each,
     "more": _more,
     "total": _total,

@@ -1,4 +1,4 @@
-"""Scenes to pixels, anti-aliased, without any drawing library: cached masks are blended into cached textures."""
+"""Render scenes to anti-aliased pixels: cached masks are blended into cached textures."""
 
 from __future__ import annotations
 
@@ -21,14 +21,7 @@ RGB = {
     "black": (8, 8, 8),
 }
 # Grayish and of middle brightness: far from every color above, white and black included.
-TONE_RGB = (
-    (128, 128, 128),
-    (112, 120, 130),
-    (142, 134, 122),
-    (122, 132, 122),
-    (106, 104, 112),
-    (150, 148, 146),
-)
+TONE_RGB = ((128, 128, 128), (112, 120, 130), (142, 134, 122), (122, 132, 122), (106, 104, 112), (150, 148, 146))
 CONTRAST = 16  # gray levels by which a texture departs from its tone, at most
 
 _STEPS = 4  # sub-pixel positions per pixel and axis
@@ -36,7 +29,7 @@ _SAMPLES = 8  # coverage is sampled at this many points per pixel and axis
 
 
 def render(scene: Scene, size: int = 48) -> NDArray[np.uint8]:
-    """The image of ``scene``, uint8 [size, size, 3].
+    """Render ``scene`` as uint8 [size, size, 3].
 
     Args:
         size: side in pixels; the scene is the same at every size.
@@ -48,7 +41,7 @@ def render(scene: Scene, size: int = 48) -> NDArray[np.uint8]:
 
 
 def render_batch(scenes: Sequence[Scene], size: int = 48) -> NDArray[np.uint8]:
-    """The images of ``scenes``, uint8 [len(scenes), size, size, 3]."""
+    """Render ``scenes`` as uint8 [len(scenes), size, size, 3]."""
     images = np.empty((len(scenes), size, size, 3), np.uint8)
     for i, scene in enumerate(scenes):
         images[i] = render(scene, size)
@@ -74,7 +67,7 @@ def _color(name: str) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=4096)
 def _mask(shape: str, kind: str, dx: int, dy: int, size: int) -> NDArray[np.float32]:
-    """Coverage in [0, 1] of each pixel, [2r, 2r, 1], for a center ``dx``, ``dy`` sub-steps past pixel border r."""
+    """Return the coverage of each pixel in [0, 1], [2r, 2r, 1], for a center ``dx``, ``dy`` sub-steps past border r."""
     radius = RADIUS[kind] * size
     reach = int(np.ceil(radius * 1.2)) + 1
     points = (np.arange(2 * reach * _SAMPLES) + 0.5) / _SAMPLES - reach
@@ -86,7 +79,7 @@ def _mask(shape: str, kind: str, dx: int, dy: int, size: int) -> NDArray[np.floa
 
 
 def _inside(shape: str, u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether points lie in a shape of radius 1 around the origin (v grows downwards)."""
+    """Return whether points lie in a shape of radius 1 around the origin (v grows downwards)."""
     if shape == "circle":
         return u * u + v * v <= 1
     if shape == "ring":
@@ -102,7 +95,7 @@ def _inside(shape: str, u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArr
 
 
 def _in_star(u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """A five-pointed star: by symmetry, one straight edge from a tip to the notch beside it."""
+    """Return whether points lie in a five-pointed star: by symmetry, one edge from a tip to the next notch decides."""
     radius = np.hypot(u, v)
     angle = np.abs((np.arctan2(u, -v) + np.pi / 5) % (2 * np.pi / 5) - np.pi / 5)  # from the nearest tip
     x, y = radius * np.cos(angle), radius * np.sin(angle)
@@ -120,7 +113,7 @@ def _background(background: Background, size: int) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=256)
 def _pattern(texture: str, variant: int, size: int) -> NDArray[np.float32]:
-    """Departure from the tone in gray levels, [size, size, 1], a function of place in the image."""
+    """Return the deviation from the tone in gray levels, [size, size, 1], as a function of the image position."""
     place = (np.arange(size) + 0.5) / size
     x, y = np.broadcast_arrays(place[None, :], place[:, None])
     if texture == "noisy":

@@ -1,5 +1,4 @@
-"""Scene graphs: which objects stand where. Everything that is said or drawn is derived from a
-:class:`Scene`."""
+"""Scene graphs: objects with attributes and positions. Pixels and texts are derived from a :class:`Scene`."""
 
 from __future__ import annotations
 
@@ -9,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-# Raise it when a change alters what any (seed, split, index) gives: it is part of every fingerprint.
-WORLD_VERSION = 1
+# Increase it when a change alters the sample of any (seed, split, index): it is part of every fingerprint.
+DATA_VERSION = 1
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
@@ -26,6 +25,7 @@ EDGE = 0.02
 MARGIN = 0.1  # centers closer than this on an axis stand in no relation on that axis
 TONES = 6
 VARIANTS = 8
+NUMBERS = ("one", "two", "three")
 
 _COUNT_SHARES = (0.25, 0.65)  # cumulative: one object, two objects, else three
 _REPEAT_SHARE = 0.2  # of objects that take the shape (or color) of the first, so that counting is worth asking
@@ -52,12 +52,12 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Background:
-    """What is behind the objects: always grayish, so that no object has its color.
+    """Background of a scene: grayish, so that no object has its color.
 
     Args:
         texture: one of TEXTURES.
-        tone: which grayish tone, in [0, TONES).
-        variant: which form of the texture (width and direction of stripes, say), in [0, VARIANTS).
+        tone: index of the grayish tone, in [0, TONES).
+        variant: form of the texture (such as width and direction of stripes), in [0, VARIANTS).
     """
 
     texture: str
@@ -73,17 +73,17 @@ class Scene:
     background: Background
 
     def to_dict(self) -> dict[str, Any]:
-        """The scene as plain data (JSON-able); :meth:`from_dict` reads it back."""
+        """Return the scene as plain data for JSON; :meth:`from_dict` restores it."""
         return {"objects": [vars(o).copy() for o in self.objects], "background": vars(self.background).copy()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Scene:
-        """The scene that :meth:`to_dict` wrote."""
+        """Restore a scene from :meth:`to_dict`."""
         return cls(tuple(SceneObject(**o) for o in data["objects"]), Background(**data["background"]))
 
     @property
     def signature(self) -> tuple[tuple[str, ...], ...]:
-        """What tells scenes apart in words: colors and shapes, and the size of an object that stands alone."""
+        """The content that captions distinguish: colors and shapes, and the size of a single object."""
         if len(self.objects) == 1:
             only = self.objects[0]
             return ((only.color, only.shape, only.size),)
@@ -91,7 +91,7 @@ class Scene:
 
 
 def relations(a: SceneObject, b: SceneObject) -> tuple[str, ...]:
-    """The RELATIONS in which ``a`` stands to ``b``, that of the greater distance first; never empty in a scene."""
+    """Return the RELATIONS of ``a`` to ``b``, that of the larger distance first; never empty in a scene."""
     dx, dy = a.x - b.x, a.y - b.y
     found = []
     if abs(dx) >= MARGIN:
@@ -102,15 +102,15 @@ def relations(a: SceneObject, b: SceneObject) -> tuple[str, ...]:
 
 
 def stream(*key: int) -> np.random.Generator:
-    """A generator that depends on ``key`` alone: non-negative integers below 2**32, the first of them the seed."""
+    """Return a generator that depends only on ``key``: non-negative integers below 2**32, first the seed."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
 
 
 def sample_scene(rng: np.random.Generator, count: int | None = None) -> Scene:
-    """A random scene.
+    """Sample a scene.
 
     Args:
-        count: number of objects, 1 to 3; None draws it.
+        count: number of objects, 1 to 3; None samples it.
     """
     u = rng.random(22).tolist()
     if count is None:
@@ -122,7 +122,7 @@ def sample_scene(rng: np.random.Generator, count: int | None = None) -> Scene:
 
 
 def _looks(u: list[float], count: int) -> list[tuple[str, str, str]]:
-    """(shape, color, size) of ``count`` objects from six uniform numbers each."""
+    """Return (shape, color, size) of ``count`` objects from six uniform numbers each."""
     looks: list[tuple[str, str, str]] = []
     for i in range(count):
         a, b, c, d, e, f = u[6 * i : 6 * i + 6]
@@ -139,7 +139,7 @@ def _looks(u: list[float], count: int) -> list[tuple[str, str, str]]:
 
 
 def _places(rng: np.random.Generator, sizes: list[str]) -> list[tuple[float, float]]:
-    """Centers at which objects of these sizes lie inside the image and apart, uniform among all such."""
+    """Sample centers uniformly such that objects of these sizes lie inside the image and apart."""
     radii = [RADIUS[size] for size in sizes]
     while True:
         u = rng.random(2 * len(radii) * 8).tolist()
@@ -153,6 +153,26 @@ def _places(rng: np.random.Generator, sizes: list[str]) -> list[tuple[float, flo
 
 
 def apart(a: tuple[float, float], radius_a: float, b: tuple[float, float], radius_b: float) -> bool:
-    """Whether two objects of these centers and radii keep GAP between them."""
+    """Return whether two objects with these centers and radii keep GAP between them."""
     least = radius_a + radius_b + GAP
     return (a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2 >= least * least
+
+
+@dataclass(frozen=True)
+class Mention:
+    """The attributes of an object that a text names; None: not named."""
+
+    color: str | None
+    shape: str | None
+    size: str | None = None
+
+
+def article(words: str) -> str:
+    """Return ``words`` with their indefinite article."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def name(thing: Mention | SceneObject, size: bool = True) -> str:
+    """Return the named attributes in words ("large red circle"), "shape" for an unnamed shape."""
+    words = (thing.size if size else None, thing.color, thing.shape or "shape")
+    return " ".join(word for word in words if word)

@@ -1,4 +1,4 @@
-"""Short videos: objects come, drift and go, so that no frame shows all of them."""
+"""Short toy videos: objects appear, drift and disappear, so that no frame shows all of them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vlkit.datasets.shapes.captions import Mention, article, distinct, name
+from vlkit.datasets.shapes.captions import distinct
 from vlkit.datasets.shapes.questions import Question
-from vlkit.datasets.shapes.scene import COLORS, EDGE, RADIUS, SHAPES, Scene, SceneObject, apart, sample_scene
+from vlkit.datasets.shapes.scene import (
+    COLORS,
+    EDGE,
+    RADIUS,
+    SHAPES,
+    Mention,
+    Scene,
+    SceneObject,
+    apart,
+    article,
+    name,
+    sample_scene,
+)
 
 Track = list[tuple[float, float]]
 
@@ -27,8 +39,8 @@ class Video:
 
 
 def make_video(rng: np.random.Generator, frames: int = 8) -> Video:
-    """A random video. Each of three objects is seen in a third of the frames or a little more: one after the other,
-    with some overlap, so that one frame shows one or two objects and four evenly spread frames show all.
+    """Sample a video. Each of three objects is visible in about a third of the frames, one after the other with some
+    overlap: a frame shows one or two objects, four evenly spread frames show all.
 
     Args:
         frames: number of frames, at least 3.
@@ -40,36 +52,33 @@ def make_video(rng: np.random.Generator, frames: int = 8) -> Video:
         raise ValueError(f"{frames} frames cannot show three objects one after the other: give at least 3")
     scene = sample_scene(rng, 3)
     windows = _windows(rng, frames)
-    tracks = _tracks(scene.objects, windows, rng, frames)
-    shown = []
-    for t in range(frames):
-        visible = [
-            replace(o, x=track[t][0], y=track[t][1])
-            for o, track, (start, stop) in zip(scene.objects, tracks, windows)
-            if start <= t < stop
-        ]
-        shown.append(replace(scene, objects=tuple(visible)))
-    firsts = (
-        replace(o, x=track[start][0], y=track[start][1]) for o, track, (start, _) in zip(scene.objects, tracks, windows)
-    )
-    return Video(tuple(shown), tuple(firsts))
+    moving = list(zip(scene.objects, _tracks(scene.objects, windows, rng, frames), windows))
+    shown = [
+        replace(scene, objects=tuple(_at(o, track[t]) for o, track, (start, stop) in moving if start <= t < stop))
+        for t in range(frames)
+    ]
+    return Video(tuple(shown), tuple(_at(o, track[start]) for o, track, (start, _) in moving))
+
+
+def _at(thing: SceneObject, center: tuple[float, float]) -> SceneObject:
+    return replace(thing, x=center[0], y=center[1])
 
 
 def video_captions(video: Video, rng: np.random.Generator, count: int = 3) -> list[str]:
-    """``count`` different captions that name every object of the video, some in the order of appearance."""
+    """Return ``count`` different captions that name every object of the video, some in the order of appearance."""
     return distinct(lambda: _caption(video, rng), count)
 
 
 def ask_video(video: Video, rng: np.random.Generator) -> Question:
-    """A question that has an answer in some frames only."""
+    """Sample a question that only some frames answer."""
     thing = video.objects[int(rng.integers(3))]
     if rng.random() < 0.3:
         found = bool(rng.random() < 0.5)
         look = (thing.color, thing.shape) if found else _absent(video, thing, rng)
         return Question(f"is there {article(' '.join(look))}?", "yes" if found else "no", "exist")
-    for asked, told in (("color", "shape"), ("shape", "color")):
-        if sum(getattr(o, told) == getattr(thing, told) for o in video.objects) == 1:
-            return Question(f"what {asked} is the {getattr(thing, told)}{_ONE[told]}?", getattr(thing, asked), asked)
+    for asked, given in (("color", "shape"), ("shape", "color")):
+        if sum(getattr(o, given) == getattr(thing, given) for o in video.objects) == 1:
+            return Question(f"what {asked} is the {getattr(thing, given)}{_ONE[given]}?", getattr(thing, asked), asked)
     return Question("how many shapes appear?", str(len(video.objects)), "count")
 
 
@@ -77,7 +86,7 @@ _ONE = {"shape": "", "color": " one"}
 
 
 def _absent(video: Video, thing: SceneObject, rng: np.random.Generator) -> tuple[str, str]:
-    """A color and shape that no object of the video has, one of them from ``thing``."""
+    """Sample a color and shape that no object of the video has, one of them from ``thing``."""
     while True:
         look = (COLORS[int(rng.integers(len(COLORS)))], thing.shape)
         if rng.random() < 0.5:
@@ -97,20 +106,16 @@ def _caption(video: Video, rng: np.random.Generator) -> str:
 
 
 def _windows(rng: np.random.Generator, frames: int) -> list[tuple[int, int]]:
-    """First frame and the one after the last, per object; together they cover the video."""
+    """Sample the visible frames [start, stop) of each object; together they cover the video."""
     first, second = frames // 3, 2 * frames // 3
     overlap = int(rng.integers(frames // 8 + 1))
-    return [
-        (0, min(first + overlap, second)),
-        (first, min(second + overlap, frames)),
-        (second, frames),
-    ]
+    return [(0, min(first + overlap, second)), (first, min(second + overlap, frames)), (second, frames)]
 
 
 def _tracks(
     objects: tuple[SceneObject, ...], windows: list[tuple[int, int]], rng: np.random.Generator, frames: int
 ) -> list[Track]:
-    """Straight paths on which objects that are seen together keep apart."""
+    """Sample straight paths on which objects that are visible together keep apart."""
     tracks: list[Track] = []
     while len(tracks) < len(objects):
         i = len(tracks)

@@ -5,9 +5,9 @@ from collections import Counter
 import pytest
 
 from tests.unit.datasets.shapes.worlds import ONE, THREE, scenes
-from vlkit.datasets.shapes.captions import Mention, Plan, caption, distinct, paraphrases, plan_caption, realize
+from vlkit.datasets.shapes.captions import Plan, caption, distinct, paraphrases, plan_caption, realize
 from vlkit.datasets.shapes.checker import check
-from vlkit.datasets.shapes.scene import stream
+from vlkit.datasets.shapes.scene import Mention, stream
 
 RED, BLUE, GREEN = Mention("red", "circle", "large"), Mention("blue", "star"), Mention("orange", "ring")
 

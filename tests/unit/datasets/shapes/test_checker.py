@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.datasets.shapes.worlds import ONE, THREE, scenes
-from vlkit.datasets.shapes.captions import Mention, caption
+from vlkit.datasets.shapes.captions import caption
 from vlkit.datasets.shapes.checker import Relation, caption_quality, check, parse
-from vlkit.datasets.shapes.scene import COLORS, RELATIONS, SHAPES, SIZES, stream
+from vlkit.datasets.shapes.scene import COLORS, RELATIONS, SHAPES, SIZES, Mention, stream
 
 
 def test_parse_reads_objects_relations_counts_and_background():

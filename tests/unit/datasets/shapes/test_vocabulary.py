@@ -6,7 +6,7 @@ from importlib.resources import files
 import pytest
 
 from tests.unit.datasets.shapes.worlds import scenes
-from vlkit.datasets.shapes import captions, dialogs, noise, pairs, questions, videos
+from vlkit.datasets.shapes import captions, pairs, questions, videos
 from vlkit.datasets.shapes.scene import stream
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]"]
@@ -22,10 +22,10 @@ def emitted() -> set[str]:
     texts: list[str] = [*questions.ANSWERS]
     for index, scene in enumerate(scenes(2500)):
         rng = stream(1, index)
-        texts += [captions.caption(scene, rng), noise.swapped_caption(scene, rng)]
-        texts += [noise.web_caption(scene, rng, 1.0)[0], pairs.make_statement(rng).sentence]
+        texts += [captions.caption(scene, rng), captions.swapped_caption(scene, rng)]
+        texts += [captions.web_caption(scene, rng, 1.0)[0], pairs.make_statement(rng).sentence]
         texts += [q.question for q in questions.questions(scene, rng, 2)]
-        dialog = dialogs.make_dialog(scene, rng, rounds=8, candidates=dialogs.OPTIONS)
+        dialog = questions.make_dialog(scene, rng, rounds=8, candidates=questions.OPTIONS)
         texts += [dialog.caption, *(r.question for r in dialog.rounds), *dialog.rounds[0].candidates]
         video = videos.make_video(rng, 4)
         texts += [*videos.video_captions(video, rng, 2), videos.ask_video(video, rng).question]
@@ -50,7 +50,7 @@ def test_the_tokenizer_of_bert_reads_every_text_without_unknowns(vocabulary):
 
     tokenizer = BertWordPieceTokenizer({word: i for i, word in enumerate(vocabulary)}, lowercase=True)
     for index, scene in enumerate(scenes(200)):
-        text = noise.web_caption(scene, stream(2, index), 0.5)[0]
+        text = captions.web_caption(scene, stream(2, index), 0.5)[0]
         encoded = tokenizer.encode(text)
         assert "[UNK]" not in encoded.tokens
         assert tokenizer.decode(encoded.ids).replace(" ", "") == text.replace(" ", "")

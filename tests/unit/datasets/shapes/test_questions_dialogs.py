@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from tests.unit.datasets.shapes.worlds import THREE, scenes
-from vlkit.datasets.shapes.dialogs import OPTIONS, make_dialog
+from vlkit.datasets.shapes.questions import OPTIONS, make_dialog
 from vlkit.datasets.shapes.scene import COLORS, sample_scene, stream
 
 

@@ -5,9 +5,18 @@ from collections import Counter
 import pytest
 
 from tests.unit.datasets.shapes.worlds import ONE, THREE, scenes
-from vlkit.datasets.shapes.captions import Plan, plan_caption, realize
+from vlkit.datasets.shapes.captions import (
+    KINDS,
+    Plan,
+    exchanged,
+    plan_caption,
+    realize,
+    reversed_relation,
+    swapped,
+    swapped_caption,
+    web_caption,
+)
 from vlkit.datasets.shapes.checker import check
-from vlkit.datasets.shapes.noise import KINDS, exchanged, reversed_relation, swapped, swapped_caption, web_caption
 from vlkit.datasets.shapes.scene import stream
 
 
