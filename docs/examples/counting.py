@@ -16,13 +16,13 @@ MOST = 3  # objects of one scene
 
 @DATASETS.register("counting_strips")
 class Strips(VLDataset):
-    """Scenes of the world ``shapes`` side by side, and how many objects they show together.
+    """Scenes of the toy dataset ``shapes`` side by side, and how many objects they show together.
 
     Args:
         split: "train", "val" or "test".
         size: number of strips.
         scenes: scenes of a strip.
-        seed: of the world.
+        seed: of the data.
     """
 
     splits = Shapes.splits

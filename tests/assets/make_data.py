@@ -14,7 +14,7 @@ from vlkit.datasets.shapes.render import render
 
 
 def coco_file(folder: str | Path, count: int = 8, seed: int = 0, image_size: int = 48, captions: int = 5) -> Path:
-    """Scenes of the embedded world as PNG files, and their true captions in COCO's format.
+    """Scenes of the toy dataset as PNG files, and their true captions in COCO's format.
 
     Args:
         folder: made if missing; gets ``captions.json`` and ``images/*.png``. Image names start from it.

@@ -1,5 +1,5 @@
 """Writes a miniature of every dataset of the paper into a data folder: files as they are published, rows as they are
-published, about scenes of the embedded world and pictures of scikit-image."""
+published, about scenes of the toy dataset and pictures of scikit-image."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ GENERATION = {"num_beams": 1, "max_length": 8, "min_length": 1}
 
 
 def pretrain_run(**run: Any) -> dict[str, Any]:
-    """Pre-training on the embedded world; ``run`` changes that section."""
+    """Pre-training on the toy dataset; ``run`` changes that section."""
     return {
         "model": {"name": "blip_pretrain", "type": "tiny", "queue_size": 16, "embed_dim": 8, **deepcopy(SIZES)},
         "datasets": {

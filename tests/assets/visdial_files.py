@@ -1,4 +1,4 @@
-"""Writes the files of VisDial v1.0 about scenes of the embedded world."""
+"""Writes the files of VisDial v1.0 about scenes of the toy dataset."""
 
 from __future__ import annotations
 

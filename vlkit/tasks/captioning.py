@@ -28,7 +28,7 @@ class Captioning(Task):
     Scores: ``bleu_1`` to ``bleu_4``, ``rouge_l``, ``cider`` against the samples' ``references``, ``score`` (the mean of
     the model's own), ``length`` (words); where samples have a ``domain`` (nocaps), the former also for each of them
     (``in_domain_cider``); with ``java`` also ``meteor`` and ``spice``, where they can run; on scenes of
-    the embedded world what their checker says (``strict_precision``, ``object_recall`` and others). The captions go to
+    the toy dataset what their checker says (``strict_precision``, ``object_recall`` and others). The captions go to
     ``captions_<set>.json`` in COCO's result format.
 
     Args:
