@@ -1,7 +1,7 @@
 """Image ids of the caption evaluation, as the original reads them from file names."""
 
 from tests.parity.golden import Case
-from vlkit.datasets.annotations import coco_image_id
+from vlkit.datasets.caption_index import coco_image_id
 
 
 def test_coco_image_ids():

@@ -13,9 +13,9 @@ import pytest
 from tests.assets.tars import picture, write_tar
 from vlkit.config.load import load_config
 from vlkit.config.sections import load_plugins
-from vlkit.datasets.answer_list import read_answer_list
 from vlkit.datasets.hf import HuggingFaceDataset
 from vlkit.datasets.image_text import ImageText
+from vlkit.datasets.texts import read_answer_list
 from vlkit.datasets.video import VideoText
 from vlkit.datasets.web_shards import WebShards
 from vlkit.errors import ConfigError, DataError, VlkitError

@@ -19,10 +19,9 @@ from vlkit.capfilt.names import shard_names
 from vlkit.capfilt.row_keys import Ambiguous, RowKeys
 from vlkit.capfilt.row_reading import suffix_of
 from vlkit.capfilt.stores import store_of
-from vlkit.datasets.annotation_formats import lacks
-from vlkit.datasets.image_files import media_root
-from vlkit.datasets.shard_files import WILD, check_found, expand, expand_braces
-from vlkit.datasets.shard_names import IMAGES
+from vlkit.datasets.faults import lacks
+from vlkit.datasets.media import media_root
+from vlkit.datasets.shard_files import IMAGES, WILD, check_found, expand, expand_braces
 from vlkit.errors import DataError, VlkitError
 
 logger = logging.getLogger(__name__)

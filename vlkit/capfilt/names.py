@@ -6,7 +6,7 @@ import hashlib
 import re
 import unicodedata
 
-from vlkit.datasets.shard_names import escaped
+from vlkit.datasets.shard_files import escaped
 
 LONGEST_PART, LONGEST = 240, 1000  # bytes; file systems take 255 in a part, and a suffix is still to come
 _SHOWN = 120

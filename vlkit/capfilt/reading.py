@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from vlkit.capfilt.inputs import InputShard, Item, Refused
-from vlkit.datasets.annotation_formats import short
+from vlkit.datasets.faults import short
 from vlkit.errors import BadSample
 from vlkit.processors.encoded import TooLarge, open_encoded
 from vlkit.processors.pillow_state import pillow_without_limits

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vlkit.capfilt.inputs import InputOptions
-from vlkit.datasets.column_names import CAPTION, IMAGE, Column
-from vlkit.datasets.columns import ColumnKeys, TableColumns
-from vlkit.datasets.shard_names import IMAGES
+from vlkit.datasets.columns import CAPTION, IMAGE, Column, ColumnKeys, TableColumns
+from vlkit.datasets.shard_files import IMAGES
 from vlkit.errors import DataError
 
 _ENCODED = Column("image", IMAGES)

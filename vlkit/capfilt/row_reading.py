@@ -19,8 +19,8 @@ from vlkit.capfilt.names import fault
 from vlkit.capfilt.row_keys import Ambiguous, RowKeys
 from vlkit.capfilt.stores import Store, store_of
 from vlkit.capfilt.texts import Fault, captions
-from vlkit.datasets.annotation_formats import short
-from vlkit.datasets.shard_names import IMAGES, split_name
+from vlkit.datasets.faults import short
+from vlkit.datasets.shard_files import IMAGES, split_name
 from vlkit.errors import VlkitError
 
 _MAGIC = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n", "png"))

@@ -14,8 +14,7 @@ from vlkit.capfilt.inputs import InputOptions, Item, Refused
 from vlkit.capfilt.names import fault, shown
 from vlkit.capfilt.row_keys import RowKeys
 from vlkit.capfilt.texts import Fault, TextFile, WebText, web_text
-from vlkit.datasets.foreign_files import why_not_tar
-from vlkit.datasets.shard_names import IMAGES, OTHER_IMAGES, TEXTS, escaped, is_further_image, split_name
+from vlkit.datasets.shard_files import IMAGES, OTHER_IMAGES, TEXTS, escaped, is_further_image, split_name, why_not_tar
 from vlkit.datasets.tar_index import FILES, entries
 
 MOST_MEMBERS = 1_000_000

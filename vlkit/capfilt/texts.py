@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from vlkit.capfilt.inputs import InputOptions, Refused
 from vlkit.capfilt.row_keys import Ambiguous, RowKeys
-from vlkit.datasets.annotation_formats import short
+from vlkit.datasets.faults import short
 from vlkit.io.json_reader import parse_json
 from vlkit.io.text_encoding import TextError, decode
 

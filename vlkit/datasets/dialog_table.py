@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from vlkit.datasets.annotation_formats import Faults, good_rows, lacks, short
-from vlkit.datasets.column_names import CAPTION, IMAGE, IMAGE_ID, Fields, Key
-from vlkit.datasets.columns import ColumnKeys
-from vlkit.datasets.image_ids import LARGEST
+from vlkit.datasets.annotation_files import good_rows
+from vlkit.datasets.columns import CAPTION, IMAGE, IMAGE_ID, ColumnKeys, Fields, Key
+from vlkit.datasets.faults import LARGEST, Faults, lacks, short
 from vlkit.datasets.string_table import PackedStrings
 from vlkit.errors import DataError
 from vlkit.io.json_reader import BadRow, number_fault_in, parse_rows

@@ -9,14 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.datasets.annotation_formats import FORMATS
-from vlkit.datasets.annotations import caption_columns, few, find_file, read_rows, short_names
-from vlkit.datasets.arguments import SPLITS, check_arguments
-from vlkit.datasets.base import Sample, VLDataset
-from vlkit.datasets.caption_index import CaptionTable, Source
-from vlkit.datasets.column_names import Key
-from vlkit.datasets.image_files import evenly, media_root, missing_images
-from vlkit.datasets.media import Media, image_media
+from vlkit.datasets.annotation_files import FORMATS, find_file, short_names
+from vlkit.datasets.base import SPLITS, Sample, VLDataset, check_arguments
+from vlkit.datasets.caption_index import CaptionTable, Source, caption_columns, few, read_rows
+from vlkit.datasets.columns import Key
+from vlkit.datasets.media import Media, evenly, image_media, media_root, missing_images
 from vlkit.datasets.texts import Text
 from vlkit.errors import DataError
 from vlkit.io.files import sha256

@@ -12,16 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.datasets.annotation_formats import Faults, table_rows
-from vlkit.datasets.annotations import find_file
-from vlkit.datasets.arguments import check_arguments
-from vlkit.datasets.base import Sample, VLDataset
-from vlkit.datasets.column_names import IMAGES, LABEL, LEFT, RIGHT, SENTENCE, Fields, Key
-from vlkit.datasets.columns import ColumnKeys
-from vlkit.datasets.faults import lacks, short
-from vlkit.datasets.image_files import evenly, media_root, missing_images
-from vlkit.datasets.image_ids import printable
-from vlkit.datasets.media import Media, image_media
+from vlkit.datasets.annotation_files import find_file, table_rows
+from vlkit.datasets.base import Sample, VLDataset, check_arguments
+from vlkit.datasets.columns import IMAGES, LABEL, LEFT, RIGHT, SENTENCE, ColumnKeys, Fields, Key
+from vlkit.datasets.faults import Faults, lacks, printable, short
+from vlkit.datasets.media import Media, evenly, image_media, media_root, missing_images
 from vlkit.datasets.string_table import PackedStrings
 from vlkit.datasets.texts import Text, process, texts_of
 from vlkit.errors import BadSample

@@ -6,11 +6,145 @@ import glob
 import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from vlkit.datasets.foreign_files import COMPRESSED, is_tar_name, stem_of, why_not_tar
 from vlkit.errors import DataError, VlkitError
 from vlkit.io.files import local_path
+
+COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.lz4")
+"""Suffixes of compressed tars, in lower case."""
+_PROGRAMS = (
+    (b"\x1f\x8b", "gzip"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"\x04\x22\x4d\x18", "lz4"),
+)
+_OTHERS = (
+    (b"PK\x03\x04", "a ZIP archive: unpack it and pack the files with tar"),
+    (b"Rar!", "a RAR archive: unpack it and pack the files with tar"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it and pack the files with tar"),
+    (b"PAR1", "a Parquet file: read it with {name: hf_dataset, path: ...}"),
+    (b"version https://git-lfs", "a pointer of Git LFS, not the file itself: run git lfs pull"),
+    (b"<", "an HTML or XML page, as failed downloads leave it: download the file again"),
+)
+
+
+def stem_of(file: Path) -> str:
+    """The name of a tar without ``.tar``, or without the suffix of a compressed tar."""
+    name = file.name
+    suffix = next((end for end in (*COMPRESSED, ".tar") if name.lower().endswith(end)), "")
+    return name[: len(name) - len(suffix)]
+
+
+def is_tar_name(name: str) -> bool:
+    """Whether a file is called like a tar, compressed or not, in upper or lower case."""
+    return name.lower().endswith((".tar", *COMPRESSED))
+
+
+def why_not_tar(file: Path) -> str:
+    """What ``file`` is, if that is known and it is no tar, and how to make one of it; a clause, or "".
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(file, "rb") as stream:
+        start = stream.read(64)
+    if not start:
+        return "the file is empty (0 bytes): write or download it again, or leave it out"
+    for magic, program in _PROGRAMS:
+        if start.startswith(magic):
+            new = file.with_name(f"{stem_of(file)}{'-plain' * (file.suffix.lower() == '.tar')}.tar")
+            return (
+                f"it is compressed with {program}, so that no sample can be read at its place: decompress it "
+                f"({program} -dc {file.name} > {new.name}) and set 'path' to that"
+            )
+    return next((f"it is {what}" for magic, what in _OTHERS if start.lstrip()[: len(magic)] == magic), "")
+
+
+IMAGES = ("jpg", "jpeg", "png", "webp")
+OTHER_IMAGES = ("gif", "bmp", "tif", "tiff", "avif", "heic", "heif", "jp2", "jxl")
+"""Suffixes of images that are not read from shards."""
+TEXTS = ("txt", "json")
+
+
+class MemberName(NamedTuple):
+    """What the name of a member says.
+
+    Args:
+        key: of the sample that it belongs to.
+        suffix: what is behind the last dot, in lower case; "" if there is none.
+        kind: "image", "txt", "json", "other image", or "" for anything else.
+    """
+
+    key: str
+    suffix: str
+    kind: str
+
+
+def escaped(name: str) -> str:
+    """``name`` with every byte that is not UTF-8 as ``%FF``."""
+    return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in name)
+
+
+def split_name(name: str, image_key: str | None = None) -> MemberName | None:
+    """The key and the suffix of a member.
+
+    The suffix starts at the last dot of the base name, everything before it is the key: ``a.b.jpg`` and ``a.c.jpg`` are
+    two samples. (The package webdataset splits at the first dot and takes both for parts of the sample ``a``, where
+    one hides the other. For keys without dots the rules are equal.) ``./000.jpg`` and ``000.jpg`` have one key.
+
+    Args:
+        name: as the tar has it.
+        image_key: the suffix of the images ("png", "seg.png"); None: any of ``IMAGES``. Other images are then no part
+            of a sample.
+
+    Returns:
+        None for folders and for what macOS adds to archives (``._000.jpg``, ``__MACOSX/``). The key is empty, or ends
+        with a slash, where a name is a suffix alone.
+    """
+    parts = name.split("/")
+    if not parts[-1] or parts[-1].startswith("._") or parts[0] == "__MACOSX":
+        return None
+    plain = [part for part in parts[:-1] if part not in ("", ".")]
+    folder = "/" * name.startswith("/") + "".join(f"{part}/" for part in plain)
+    if image_key is not None and parts[-1].lower().endswith(f".{image_key.lower()}"):
+        suffix = image_key.rpartition(".")[2].lower()
+        return MemberName(folder + parts[-1][: -len(image_key) - 1], suffix, suffix if suffix in TEXTS else "image")
+    base, dot, suffix = parts[-1].rpartition(".")
+    if not dot:
+        return MemberName(folder + parts[-1], "", "")
+    return MemberName(folder + base, suffix.lower(), _kind(suffix.lower(), image_key is None))
+
+
+def _kind(suffix: str, images: bool) -> str:
+    if suffix in TEXTS:
+        return suffix
+    kind = "image" if suffix in IMAGES else "other image" if suffix in OTHER_IMAGES else ""
+    return kind if images else ""
+
+
+def is_further_image(key: str, samples: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether the image of ``key`` is one more image of another sample, as ``a.seg.png`` is of ``a``, and no sample.
+
+    It is where it has no text, and a sample of a shorter key (``a`` for ``a.seg``) has an image and a text.
+
+    Args:
+        key: of a sample with an image.
+        samples: key to what there is of it: "image", "txt", "json".
+    """
+    if any(kind in samples[key] for kind in TEXTS):
+        return False
+    folder, slash, base = key.rpartition("/")
+    while "." in base:
+        base = base.rpartition(".")[0]
+        other = samples.get(f"{folder}{slash}{base}", {})
+        if "image" in other and any(kind in other for kind in TEXTS):
+            return True
+    return False
+
 
 WILD = "*?["
 CAPFILT_RECORD = "capfilt.json"

@@ -16,8 +16,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
-from vlkit.datasets.foreign_files import why_not_tar
-from vlkit.datasets.shard_names import IMAGES, escaped, is_further_image, split_name
+from vlkit.datasets.shard_files import IMAGES, escaped, is_further_image, split_name, why_not_tar
 from vlkit.errors import DataError, VlkitError
 from vlkit.io.files import atomic_write, cache_dir
 
@@ -88,7 +87,7 @@ def index_of(shard: Path, image_key: str | None = None) -> TarIndex:
 
 
 def scan(shard: Path, image_key: str | None = None) -> TarIndex:
-    """The index of ``shard``, from the headers of its members, which :func:`~vlkit.datasets.shard_names.split_name`
+    """The index of ``shard``, from the headers of its members, which :func:`~vlkit.datasets.shard_files.split_name`
     groups.
 
     Names are keys and nothing more: no file is ever written under them. Of a file that ends early, the samples before

@@ -3,32 +3,91 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.datasets.annotations import find_file, short_names
-from vlkit.datasets.answer_list import read_answer_list
-from vlkit.datasets.arguments import SPLITS, check_arguments
-from vlkit.datasets.base import Sample, VLDataset
-from vlkit.datasets.caption_index import CaptionTable, Source
-from vlkit.datasets.column_names import Key
-from vlkit.datasets.columns import ColumnKeys
-from vlkit.datasets.image_files import evenly, media_root
-from vlkit.datasets.media import Media
-from vlkit.datasets.question_rows import question_columns, read_questions
-from vlkit.datasets.question_table import QuestionSource, QuestionTable
+from vlkit.datasets.annotation_files import find_file, short_names
+from vlkit.datasets.base import SPLITS, Sample, VLDataset, check_arguments
+from vlkit.datasets.caption_index import CaptionTable, Source, caption_rows, video_columns
+from vlkit.datasets.columns import ColumnKeys, Key
+from vlkit.datasets.media import FEW_VIDEOS, Media, evenly, media_root, nearest, pixel_limit
+from vlkit.datasets.question_table import QuestionSource, QuestionTable, question_columns, read_questions
 from vlkit.datasets.string_table import PackedStrings
-from vlkit.datasets.texts import Text
-from vlkit.datasets.video_files import find_video, missing_videos, video_media
-from vlkit.datasets.video_rows import caption_rows, video_columns
+from vlkit.datasets.texts import Text, read_answer_list
 from vlkit.errors import BadSample, DataError
 from vlkit.io.files import sha256
+from vlkit.processors.open_image import open_image
 from vlkit.processors.video_sampling import sampling_problems
 from vlkit.registry import DATASETS
 from vlkit.registry.bounds import Column, FilledText, Frames, PositiveInt
+
+SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov")
+
+
+def find_video(root: str, name: str) -> str:
+    """The file or the folder of frames that is called ``name`` in the folder ``root``: as it is written, with one of
+    :data:`SUFFIXES` added, or with another one of them.
+
+    Raises:
+        BadSample: there is none.
+    """
+    path = os.path.join(root, name)
+    stem, suffix = os.path.splitext(path)
+    stems = [path, stem] if suffix.lower() in SUFFIXES else [path]
+    for candidate in [path, *(each + end for each in stems for end in SUFFIXES), *stems[1:]]:
+        if os.path.exists(candidate):
+            return candidate
+    raise BadSample(path, f"no such file, nor one that ends in {', '.join(SUFFIXES)}")
+
+
+def missing_videos(root: str, names: Sequence[str]) -> list[str]:
+    """How many of the videos do not exist, in at most one sentence."""
+    absent = []
+    for name in names:
+        try:
+            find_video(root, name)
+        except BadSample:
+            absent.append(os.path.join(root, name))
+    if not absent:
+        return []
+    few = f"{', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}"
+    return [
+        f"{len(absent)} of the {len(names)} videos checked do not exist: {few}. {nearest(absent[0])} "
+        f"Names start from video_root, which is {root}: set it, or correct the names."
+    ]
+
+
+def video_media(root: str, names: Sequence[str], frames: int, sampling: str, processor: Any) -> Media:
+    """Videos in files and folders.
+
+    Args:
+        root: what ``names`` start from.
+        names: each once.
+        frames, sampling: that are decoded of each.
+        processor: that will read the frames, and may have a limit of pixels.
+    """
+    limit = pixel_limit(processor)
+
+    def decode(index: int) -> bool:
+        from vlkit.processors.video import sample_frames
+
+        try:
+            path = find_video(root, names[index])
+        except BadSample:
+            return False
+        for frame in dict.fromkeys(map(_identity, sample_frames(path, frames, sampling))):
+            if isinstance(frame, str):  # a folder of images
+                open_image(frame, limit)
+        return True
+
+    return Media("video", len(names), decode, FEW_VIDEOS)
+
+
+def _identity(frame: Any) -> Any:
+    return frame if isinstance(frame, str) else None
 
 
 class _Videos(VLDataset):
@@ -197,7 +256,7 @@ class VideoQuestion(_Videos):
         video_key, question_key, answer_key, question_id_key: names of the columns, as for :class:`VideoText`.
         video_pattern: makes the video's file name of what its column holds: ``video{}.mp4``.
         answer_list: file of the answers that a model chooses from; see
-            :func:`~vlkit.datasets.answer_list.read_answer_list`.
+            :func:`~vlkit.datasets.texts.read_answer_list`.
         image_processor: called for each frame with (image, generator).
         video_processor: called with (path, generator) in place of ``frames``, ``sampling`` and ``image_processor``.
         text_processor: called with each question.

@@ -9,13 +9,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.datasets.annotations import find_file
-from vlkit.datasets.arguments import check_arguments
-from vlkit.datasets.base import Sample, VLDataset
+from vlkit.datasets.annotation_files import find_file
+from vlkit.datasets.base import Sample, VLDataset, check_arguments
 from vlkit.datasets.dialog_table import DialogTable, dialog_columns, read_relevance
 from vlkit.datasets.faults import Faults
-from vlkit.datasets.image_files import evenly, local_folder, missing_images
-from vlkit.datasets.media import Media, image_media
+from vlkit.datasets.media import Media, evenly, image_media, local_folder, missing_images
 from vlkit.datasets.texts import Text, texts_of
 from vlkit.io.files import sha256
 from vlkit.registry import DATASETS

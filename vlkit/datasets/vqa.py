@@ -9,16 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.datasets.annotations import find_file, short_names
-from vlkit.datasets.answer_list import read_answer_list
-from vlkit.datasets.arguments import SPLITS, check_arguments
-from vlkit.datasets.base import Sample, VLDataset
-from vlkit.datasets.column_names import Key
-from vlkit.datasets.image_files import evenly, media_root, missing_images
-from vlkit.datasets.media import Media, image_media
-from vlkit.datasets.question_rows import FORMATS, question_columns, read_questions
-from vlkit.datasets.question_table import QuestionSource, QuestionTable
-from vlkit.datasets.texts import Text
+from vlkit.datasets.annotation_files import find_file, short_names
+from vlkit.datasets.base import SPLITS, Sample, VLDataset, check_arguments
+from vlkit.datasets.columns import Key
+from vlkit.datasets.media import Media, evenly, image_media, media_root, missing_images
+from vlkit.datasets.question_table import FORMATS, QuestionSource, QuestionTable, question_columns, read_questions
+from vlkit.datasets.texts import Text, read_answer_list
 from vlkit.io.files import sha256
 from vlkit.registry import DATASETS
 from vlkit.registry.bounds import Column, FilledText, PositiveInt

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from vlkit.contracts import GenerationConfig
-from vlkit.datasets.answer_list import read_answer_list
+from vlkit.datasets.texts import read_answer_list
 from vlkit.errors import ConfigError, DataError, did_you_mean
 from vlkit.io.files import atomic_write
 from vlkit.metrics.base import numbers
@@ -36,7 +36,7 @@ class Vqa(Task):
     Args:
         inference: "rank" chooses from a list of answers, "generate" writes freely.
         num_ans_candidates: answers that ranking keeps for each question by their first token.
-        answer_list: what ranking chooses from: a file (see :func:`~vlkit.datasets.answer_list.read_answer_list`), or
+        answer_list: what ranking chooses from: a file (see :func:`~vlkit.datasets.texts.read_answer_list`), or
             the answers; None: the evaluation set's own ``answer_list``.
         generation: how answers are written; None: 3 beams, up to 10 tokens, the first ([DEC]) counted.
 

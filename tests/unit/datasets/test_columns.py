@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlkit.datasets.column_names import CAPTION, IMAGE, Fields
-from vlkit.datasets.columns import ColumnKeys
+from vlkit.datasets.columns import CAPTION, IMAGE, ColumnKeys, Fields
 from vlkit.datasets.faults import lacks
 from vlkit.datasets.image_text import ImageText
 from vlkit.datasets.nlvr import ImagePair

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from tests.assets.visdial_files import visdial_files
-from vlkit.datasets.answer_list import read_answer_list
 from vlkit.datasets.dialog_table import read_relevance
 from vlkit.datasets.faults import collect_faults
 from vlkit.datasets.image_text import ImageText
 from vlkit.datasets.nlvr import ImagePair
+from vlkit.datasets.texts import read_answer_list
 from vlkit.datasets.video import VideoQuestion, VideoText
 from vlkit.datasets.visdial import VisDial
 from vlkit.datasets.vqa import ImageQuestion

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlkit.datasets.question_rows import QuestionRow
-from vlkit.datasets.question_table import QuestionSource, QuestionTable, weigh_answers
+from vlkit.datasets.question_table import QuestionRow, QuestionSource, QuestionTable, weigh_answers
 from vlkit.errors import BadSample
 
 texts = st.text(max_size=6)

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlkit.datasets.annotation_formats import entries
-from vlkit.datasets.column_names import Column
-from vlkit.datasets.columns import ColumnKeys
+from vlkit.datasets.annotation_files import entries
+from vlkit.datasets.columns import Column, ColumnKeys
 from vlkit.datasets.faults import Faults, collect_faults
 from vlkit.errors import DataError
 

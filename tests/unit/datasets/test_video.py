@@ -15,8 +15,7 @@ from vlkit.config.build import check
 from vlkit.datasets import video as module
 from vlkit.datasets.faults import collect_faults
 from vlkit.datasets.loading import EvalLoader
-from vlkit.datasets.video import VideoQuestion, VideoText
-from vlkit.datasets.video_files import find_video
+from vlkit.datasets.video import VideoQuestion, VideoText, find_video
 from vlkit.errors import BadSample, ConfigError, DataError
 from vlkit.jobs.checks import text_problems
 from vlkit.processors.image import BlipImageEval, BlipImageTrain

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlkit.datasets.annotations import Row, find_file, read_rows
+from vlkit.datasets.annotation_files import find_file
+from vlkit.datasets.caption_index import Row, read_rows
 from vlkit.errors import DataError
 
 PAIRS = [("a.jpg", "a red cross"), ("b/ü.png", 'two "big" circles, one\tblue'), ("a.jpg", "")]

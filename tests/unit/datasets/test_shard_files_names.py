@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.assets.tars import block, header, picture, write_tar
-from vlkit.datasets.shard_names import is_further_image, split_name
+from vlkit.datasets.shard_files import is_further_image, split_name
 from vlkit.datasets.tar_index import entries, scan
 from vlkit.datasets.web_shards import WebShards, find_shards
 from vlkit.errors import DataError

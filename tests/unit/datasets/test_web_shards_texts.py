@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.assets.tars import picture
-from tests.unit.datasets.test_shard_names import opened
+from tests.unit.datasets.test_shard_files_names import opened
 from vlkit.errors import BadSample, ConfigError, DataError
 
 

@@ -2,7 +2,7 @@ import gzip
 
 import pytest
 
-from vlkit.datasets.answer_list import read_answer_list
+from vlkit.datasets.texts import read_answer_list
 from vlkit.errors import DataError
 
 

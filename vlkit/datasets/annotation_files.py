@@ -2,23 +2,103 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vlkit.datasets.coco_captions import coco_rows, top
-from vlkit.datasets.column_names import Fields
-from vlkit.datasets.columns import TableColumns
-from vlkit.datasets.faults import Faults, lacks, short
-from vlkit.datasets.karpathy import karpathy_rows, looks_karpathy
+from vlkit.datasets.coco import coco_rows, karpathy_rows, looks_karpathy, top
+from vlkit.datasets.columns import Fields, TableColumns
+from vlkit.datasets.faults import Faults, short
 from vlkit.datasets.separated import header_of, separated_rows
-from vlkit.errors import DataError
+from vlkit.datasets.shard_files import is_tar_name
+from vlkit.errors import DataError, VlkitError
+from vlkit.io.files import fetch, local_path
 from vlkit.io.json_reader import BadRow, JsonError, parse_json, parse_rows
 from vlkit.io.text_encoding import TextError
 from vlkit.io.text_files import encoding_fault, open_text, plain_suffix, read_bytes, start_of
 
-__all__ = ["FORMATS", "NEED", "Faults", "entries", "good_rows", "lacks", "short", "table_rows"]
+_ENDINGS = ("json", "jsonl", "csv", "tsv", "txt")
+_IN_FOLDER = tuple(f"captions.{suffix}{packed}" for packed in ("", ".gz") for suffix in _ENDINGS)
+METADATA = ("metadata.jsonl", "metadata.csv")  # of Hugging Face's imagefolder
+SPLIT_FOLDERS = {
+    "train": ("train", "training"),
+    "val": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing", "eval"),
+}
+"""Names of the folders of splits in Hugging Face's imagefolder."""
+
+
+def find_file(path: str | os.PathLike[str], split: str | None = None) -> Path:
+    """The annotation file at ``path``: a file, a URL, ``package://name/path``, or a folder that holds one file
+    ``captions.*`` or ``metadata.*`` (Hugging Face's imagefolder).
+
+    Args:
+        path: of a file or folder.
+        split: whose folder below ``path`` (:data:`SPLIT_FOLDERS`) may hold the file.
+
+    Raises:
+        DataError: there is none.
+    """
+    try:
+        folder = local_path(os.fspath(path))
+        if not folder.is_dir() and not (reader := _read_by(folder)):
+            return fetch(os.fspath(path))
+    except VlkitError as error:
+        raise DataError(f"annotations: {error} Set 'path' to an annotation file.") from error
+    data = [f"data/{name}" for name in METADATA]
+    places = (_IN_FOLDER, METADATA, data)
+    there = ([folder / name for name in names if (folder / name).is_file()] for names in places)
+    found = next(filter(None, there), []) or _below(folder, split)
+    if len(found) == 1:
+        return found[0]
+    reader = _read_by(folder)
+    if reader:
+        raise DataError(f"{folder}: {reader}")
+    names = " and ".join(str(file.relative_to(folder)) for file in found)
+    what = f"holds {names}" if found else "holds no captions file"
+    needed = ", ".join((*_IN_FOLDER[: len(_ENDINGS)], *METADATA))
+    raise DataError(
+        f"{folder}: the folder {what}. One of {needed} (or .gz) is needed, or the path of a file."
+        " A folder of images needs metadata.csv with the columns file_name and text."
+    )
+
+
+def _below(folder: Path, split: str | None) -> list[Path]:
+    """The metadata files in the folders of a split.
+
+    Raises:
+        DataError: only other splits have one.
+    """
+    known = [name for names in SPLIT_FOLDERS.values() for name in names]
+    inside = [each for root in (folder, folder / "data") if root.is_dir() for each in sorted(root.iterdir())]
+    files = [
+        each / name for each in inside if each.name.lower() in known for name in METADATA if (each / name).is_file()
+    ]
+    found = [file for file in files if split is not None and file.parent.name.lower() in SPLIT_FOLDERS[split]]
+    if files and not found:
+        there = ", ".join(sorted({file.parent.name for file in files}))
+        raise DataError(f"{folder}: no folder of split {split!r} holds a metadata file, only {there}. Set 'split'.")
+    return found
+
+
+def _read_by(path: Path) -> str:
+    """Which dataset reads what is at ``path``, if it is known and none of annotations; a sentence or ""."""
+    folder = path.is_dir()
+    if is_tar_name(path.name) or (folder and any(is_tar_name(each.name) for each in path.iterdir())):
+        return "webdataset shards are read by {name: web_shards, path: ...}."
+    patterns = ("dataset_*.json", "*.parquet", "*/metadata.parquet", "data/*.parquet")
+    if path.suffix == ".parquet" or (folder and any(each for pattern in patterns for each in path.glob(pattern))):
+        return "what the package datasets has written is read by {name: hf_dataset, path: ...}."
+    return ""
+
+
+def short_names(files: list[Path]) -> list[str]:
+    """The files by their names, or by their paths where names repeat."""
+    names = [file.name for file in files]
+    return names if len(set(names)) == len(names) else [str(file) for file in files]
+
 
 FORMATS = ("auto", "json", "jsonl", "csv", "txt", "coco", "karpathy")
 _SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv", ".txt": "txt"}
