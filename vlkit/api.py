@@ -25,9 +25,10 @@ from vlkit.config.zoo import list_datasets
 from vlkit.datasets.base import VLDataset
 from vlkit.errors import ConfigError, VlkitError, did_you_mean, shortened
 from vlkit.io.image_urls import fetch_image
-from vlkit.jobs.initial_weights import from_card, from_path
+from vlkit.jobs.models import from_card
 from vlkit.models.arguments import as_mapping, check_flag, checked_keywords
 from vlkit.models.inputs import PictureReader
+from vlkit.models.weights.initial import from_path
 from vlkit.models.weights.load import build_with_weights
 from vlkit.processors.open_image import open_image
 from vlkit.registry import DATASETS, PROCESSORS

@@ -284,7 +284,7 @@ def _keys(data: dict[str, Any]) -> list[tuple[dict[str, Any], str, bool]]:
     from vlkit.models.decoding import GenerationConfig
     from vlkit.models.med import MedConfig
     from vlkit.models.vit import VitConfig
-    from vlkit.pipeline.entries import PipelineEntries
+    from vlkit.pipeline.schema import PipelineEntries
 
     found: list[tuple[dict[str, Any], str, bool]] = []
 

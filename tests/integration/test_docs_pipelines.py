@@ -8,14 +8,14 @@ from typing import get_args
 
 from tests.assets.run_files import write
 from vlkit.pipeline import load_pipeline
-from vlkit.pipeline.entries import Command
-from vlkit.pipeline.kinds import KINDS
+from vlkit.pipeline.schema import Command
+from vlkit.pipeline.stage import COMMANDS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text()
 
 
 def test_the_table_names_every_command():
-    assert tuple(re.findall(r"^\| `(\w+)` \|", PAGE, re.M)) == get_args(Command) == tuple(KINDS)
+    assert tuple(re.findall(r"^\| `(\w+)` \|", PAGE, re.M)) == get_args(Command) == tuple(COMMANDS)
 
 
 def test_the_example_can_be_loaded(tmp_path):

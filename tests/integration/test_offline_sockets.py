@@ -85,7 +85,8 @@ def found(tmp_path_factory) -> dict[str, dict]:
     body = f"""
         from vlkit import list_datasets, list_models, load_dataset, load_model
         from vlkit.registry import DATASETS
-        from vlkit.jobs.initial_weights import from_path, named_card
+        from vlkit.jobs.models import from_name
+        from vlkit.models.weights.initial import from_path
         far = {FAR!r}
         for kind in DATASETS.names():
             if "shapes" not in kind:
@@ -97,7 +98,7 @@ def found(tmp_path_factory) -> dict[str, dict]:
             if "shapes" not in card and card not in DATASETS:
                 attempt(f"card {{card}}", lambda: load_dataset(card))
         for name, types in list_models():
-            attempt(f"weights {{name}}", lambda: [named_card(f"{{name}}/{{kind}}").file() for kind in types[:1]])
+            attempt(f"weights {{name}}", lambda: [from_name(f"card:{{name}}/{{kind}}").file() for kind in types[:1]])
         for source in ("hf://owner/name", "hf://owner/name@main", "https://example.invalid/a.pth", "s3://bucket/a.pth"):
             attempt(f"weights {{source}}", lambda: from_path(source))
         attempt("weights load", lambda: load_model("blip_caption", "base_coco"))

@@ -180,9 +180,9 @@ def test_a_variant_changes_its_stages_and_has_its_own_folder(steps):
 
 def test_the_command_line_wins_over_the_variant_and_that_over_the_file(steps):
     file = load_pipeline(steps, ["pretrain.run.seed=9"], "short")
-    run = file.stages[0].experiment.parts.run
+    run = file.stages[0].job.parts.run
     assert (run.seed, str(run.duration)) == (9, "2 steps")
-    assert load_pipeline(steps).stages[0].experiment.parts.run.seed == 7
+    assert load_pipeline(steps).stages[0].job.parts.run.seed == 7
     assert [stage.after for stage in file.stages] == [(), ("pretrain",), ("caption",)]
 
 

@@ -22,7 +22,7 @@ import yaml
 from vlkit import list_models, load_dataset, load_model, load_model_and_preprocess
 from vlkit.config.cards import CONFIGS, model_card
 from vlkit.io.files import fetch
-from vlkit.jobs.experiment import Experiment
+from vlkit.jobs.train import EvaluateJob
 
 MODELS = [name for name, types in list_models() if "tiny_shapes" in types]
 FLOATS = {"cider", "mrr", "loss_nlvr"}
@@ -62,9 +62,7 @@ def test_it_reaches_what_its_card_says(name, tmp_path, one_thread):
     run = {**evaluation["config"], "model": {"name": name, "type": "tiny_shapes"}}
     run["run"] = {**run["run"], "output_dir": "there", "sample_images": 0, "device": "cpu"}
     Path("run.yaml").write_text(yaml.safe_dump(run))
-    runner, step = Experiment.open("run.yaml", training=False).evaluator(None)
-    with runner:
-        scores = runner.evaluate(step)
+    scores = EvaluateJob.load("run.yaml").run()["metrics"]
     for score, recorded in evaluation["metrics"].items():
         tolerance = 1e-4 if score.partition("/")[2] in FLOATS else 0
         assert scores[score] == pytest.approx(recorded, abs=tolerance, rel=0), score

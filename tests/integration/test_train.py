@@ -18,7 +18,7 @@ from tests.assets import plugin_task
 from tests.assets.run_files import caption_run, fails, pretrain_run, snapshot, start_cli, write
 from tests.assets.waiting import LONG, wait_until
 from vlkit.cli import main
-from vlkit.jobs.experiment import Experiment
+from vlkit.jobs.train import EvaluateJob, TrainJob
 from vlkit.models.weights.load import read_checkpoint
 
 
@@ -83,15 +83,15 @@ def test_evaluating_gives_the_scores_of_training(pretrained, folder, capsys):
 
 
 def test_without_a_checkpoint_the_runs_best_is_evaluated(pretrained):
-    experiment = Experiment.open(pretrained / "run.yaml", [f"run.output_dir={pretrained / 'out'}"], training=False)
+    job = EvaluateJob.load(pretrained / "run.yaml", [f"run.output_dir={pretrained / 'out'}"])
     best = Path(result(pretrained / "out")["best"]["checkpoint"])
-    assert experiment.starting_weights().file() == best / "model.safetensors"
+    assert job.initial_weights().file() == best / "model.safetensors"
 
 
 def test_the_captioner_starts_from_the_pretrained_weights(pretrained, folder):
     run = write(folder / "run.yaml", caption_run(folder, init_from=str(pretrained / "out"), sample_images=1))
-    experiment = Experiment.open(run)
-    model = experiment.build_model(experiment.starting_weights())
+    job = TrainJob.load(run)
+    model = job.build_model(job.initial_weights())
     given = read_checkpoint(pretrained / "out")
     for name in ("visual_encoder.cls_token", "text_decoder.bert.embeddings.word_embeddings.weight"):
         assert torch.equal(model.state_dict()[name], given[name])
@@ -108,8 +108,8 @@ def test_the_captioner_starts_from_the_pretrained_weights(pretrained, folder):
 
 def test_models_of_one_seed_are_equal_and_of_another_not(folder):
     file = write(folder / "run.yaml", pretrain_run(seed=5))
-    one, two = (Experiment.open(file).build_model() for _ in range(2))
-    other = Experiment.open(file, ["run.seed=6"]).build_model()
+    one, two = (TrainJob.load(file).build_model() for _ in range(2))
+    other = TrainJob.load(file, ["run.seed=6"]).build_model()
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
     assert not torch.equal(one.visual_encoder.pos_embed, other.visual_encoder.pos_embed)
 
@@ -215,7 +215,7 @@ def test_check_tells_what_a_run_needs_and_writes_nothing(folder, capsys):
     assert main(["check", file]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
-    model = Experiment.open(file).build_model()
+    model = TrainJob.load(file).build_model()
     assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in printed.out
     assert "4 steps, 0.8 epochs of 5.0 steps" in printed.out
     assert "val/itm_auc" in printed.out
@@ -226,17 +226,15 @@ def test_check_tells_what_a_run_needs_and_writes_nothing(folder, capsys):
 def test_the_size_of_a_checkpoint_is_told_before_it_is_written(pretrained):
     from vlkit.jobs.checks import checkpoint_bytes
 
-    model = Experiment.open(pretrained / "run.yaml").build_model()
+    model = TrainJob.load(pretrained / "run.yaml").build_model()
     folder = Path(result(pretrained / "out")["checkpoint"])
     written = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     assert checkpoint_bytes(model) == pytest.approx(written, rel=0.2)  # headers weigh in so small a model
 
 
 def test_estimated_activations_grow_with_the_batch_and_shrink_with_recomputation(folder):
-    from vlkit.jobs.check import rehearse
-
     def activations(*overrides: str) -> int:
-        return rehearse(Experiment.open(file, overrides)).memory.activations
+        return TrainJob.load(file, overrides).check().memory.activations
 
     file = write(folder / "run.yaml", pretrain_run(precision="bf16"))
     four, forty = activations(), activations("run.batch_size=40")

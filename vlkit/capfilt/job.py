@@ -33,7 +33,7 @@ from vlkit.io.folders import why_unwritable
 from vlkit.io.json_reader import parse_json
 from vlkit.io.json_writer import json_text
 from vlkit.jobs.base import Problems
-from vlkit.jobs.nested_models import build_with_models, image_processors, model_weights
+from vlkit.jobs.models import build_with_models, image_processors, model_weights
 from vlkit.registry import PROCESSORS
 from vlkit.runner.config_changes import differences, plain
 from vlkit.runner.device import autocast, choose_device

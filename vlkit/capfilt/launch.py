@@ -12,7 +12,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from vlkit.errors import VlkitError
+from vlkit.io.child_processes import cores, start_child
 from vlkit.registry.bounds import MOST_PROCESSES
 
 logger = logging.getLogger(__name__)
-ATTACHED = "VLKIT_ATTACHED"
-"""Set in the environment of a process that ends when its standard input does."""
 _COMMAND = ("-m", "vlkit", "capfilt")
 _LOOK_SECONDS = 0.1
 _GRACE_SECONDS = 60.0
@@ -93,30 +91,7 @@ def start_worker(arguments: Sequence[str], local_rank: int, environment: Mapping
         environment: added to that of this process.
         options: of ``subprocess.Popen``.
     """
-    alone = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    return subprocess.Popen(
-        [sys.executable, *_COMMAND, *arguments],
-        stdin=subprocess.PIPE,
-        env={**alone, **environment, "LOCAL_RANK": str(local_rank), ATTACHED: "1"},
-        start_new_session=True,
-        **options,
-    )
-
-
-def end_with_parent() -> None:
-    """Ask this process to end, as SIGTERM does, as soon as the one that launched it is gone; else do nothing.
-
-    The standard input is a pipe that nobody writes to: it ends with the process that holds its other side.
-    """
-    if not os.environ.pop(ATTACHED, ""):
-        return
-
-    def wait() -> None:
-        with contextlib.suppress(OSError):
-            os.read(0, 1)  # not sys.stdin, whose lock would be held when Python ends
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, name="parent", daemon=True).start()
+    return start_child([*_COMMAND, *arguments], {**environment, "LOCAL_RANK": str(local_rank)}, **options)
 
 
 def end(processes: Sequence[Any]) -> None:
@@ -133,11 +108,6 @@ def end(processes: Sequence[Any]) -> None:
             process.wait()
         if process.stdin is not None:
             process.stdin.close()
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_workers(count: int) -> None:

@@ -16,9 +16,10 @@ import torch
 
 from vlkit.capfilt.engine import SUMMARY, summary_of
 from vlkit.capfilt.job import CheckResult, Job
-from vlkit.capfilt.launch import check_workers, cores, end_with_parent, launch
+from vlkit.capfilt.launch import check_workers, launch
 from vlkit.capfilt.place import Place
 from vlkit.errors import VlkitError
+from vlkit.io.child_processes import cores, end_with_parent
 from vlkit.runner.signals import StopRequest
 
 logger = logging.getLogger(__name__)

@@ -1,9 +1,10 @@
-"""The command line: ``vlkit <command>``. Each command is a small module, imported when it is chosen."""
+"""The command line: ``vlkit <command>``."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Sequence
@@ -15,20 +16,20 @@ from vlkit.errors import LostProcess, VlkitError, did_you_mean, redacted
 from vlkit.io.disk_errors import describe
 
 COMMANDS = {
-    "train": ("vlkit.cli.train", "train a model as a run file says"),
-    "evaluate": ("vlkit.cli.evaluate", "evaluate a model on a run file's evaluation sets"),
+    "train": ("vlkit.cli.train:Train", "train a model as a run file says"),
+    "evaluate": ("vlkit.cli.train:Evaluate", "evaluate a model on a run file's evaluation sets"),
     "check": ("vlkit.cli.check", "do everything that a run would do, except train"),
     "run": ("vlkit.cli.run", "run the stages of a pipeline file, skipping what is finished"),
-    "capfilt": ("vlkit.cli.capfilt", "caption and filter web images, as a job file says"),
-    "capfilt apply": ("vlkit.cli.capfilt_apply", "decide anew on scored shards, without the models"),
-    "capfilt report": ("vlkit.cli.capfilt_report", "draw what was kept and dropped"),
-    "shards": ("vlkit.cli.shards", "write a dataset as webdataset shards"),
-    "convert": ("vlkit.cli.convert", "write weights under the names of another library"),
+    "capfilt": ("vlkit.cli.capfilt:CapFilt", "caption and filter web images, as a job file says"),
+    "capfilt apply": ("vlkit.cli.capfilt:Apply", "filter scored shards again, without the models"),
+    "capfilt report": ("vlkit.cli.capfilt:Report", "draw what was kept and dropped"),
+    "shards": ("vlkit.cli.convert:Shards", "write a dataset as webdataset shards"),
+    "convert": ("vlkit.cli.convert:Convert", "write weights under the names of another library"),
     "bench": ("vlkit.cli.bench", "measure speed beside another implementation"),
     "show": ("vlkit.cli.show", "list and describe models, datasets, processors, tasks and cards"),
 }
-"""Command (of one word or two) to its module, which has ``add_arguments(parser)`` and ``run(args) -> int``, and one
-line of help."""
+"""Command (of one or two words) to a line of help and to its module, or ``module:class``, which is imported when the
+command is chosen and has ``add_arguments(parser)`` and ``run(args) -> int``."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,13 +71,15 @@ def _run(name: str, arguments: list[str]) -> int:
         )
     if arguments and f"{name} {arguments[0]}" in COMMANDS:
         name, arguments = f"{name} {arguments[0]}", arguments[1:]
-    path, summary = COMMANDS[name]
-    module = importlib.import_module(path)
-    parser = _Parser(prog=f"vlkit {name}", description=module.__doc__ or summary)
-    module.add_arguments(parser)
+    (module, _, attribute), summary = COMMANDS[name][0].partition(":"), COMMANDS[name][1]
+    command = importlib.import_module(module)
+    if attribute:
+        command = getattr(command, attribute)
+    parser = _Parser(prog=f"vlkit {name}", description=inspect.getdoc(command) or summary)
+    command.add_arguments(parser)
     given = parser.parse_intermixed_args(arguments)
     parser.refuse_empty(given)
-    return int(module.run(given))
+    return int(command.run(given))
 
 
 _MAY_BE_EMPTY = ("slurm",)  # all defaults of Slurm

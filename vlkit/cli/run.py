@@ -28,9 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the stages; 128 + signal when a signal stopped one."""
     from vlkit.errors import ConfigError
+    from vlkit.io.child_processes import end_with_parent
     from vlkit.pipeline import ParallelPipeline, Pipeline, load_pipeline
     from vlkit.registry.bounds import MOST_PROCESSES
 
+    end_with_parent()
     with log_lines():
         refuse_other_kind(args.file, "pipeline")
         file = load_pipeline(args.file, args.overrides, args.variant, args.output)

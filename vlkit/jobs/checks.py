@@ -1,8 +1,9 @@
-"""What can be found wrong with a run before its first step."""
+"""Check data, image sizes and disk space of a run before its first step."""
 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 from vlkit.datasets.base import Sample, VLDataset, substitutes
 from vlkit.datasets.texts import Text, is_emptied
 from vlkit.errors import BadSample, DataError
+from vlkit.jobs.check_report import human
 from vlkit.processors.tokenizer import Tokenizer
 from vlkit.processors.vocabulary_fit import unknown_note
 
@@ -22,23 +24,24 @@ logger = logging.getLogger(__name__)
 Origin = Callable[[str], str]
 _TRIES = 8
 _SHOWN = 20
-_PLACES = 10  # of emptied texts
-_TOKENIZED = 500  # samples whose texts show whether a tokenizer fits
+_SHOWN_OVERLAP = 3
+_PLACES = 10  # of texts that become empty
+_TOKENIZED = 500  # samples whose texts are compared with the vocabulary
 _ROWS = 50  # bad rows shown with their reason
-_RUNS = 200  # and others by their numbers
-_MOMENTS = 2  # of AdamW, each as large as what is trained
+_RUNS = 200  # number ranges shown of the others
+_OPTIMIZER_STATES = 2  # of AdamW, each as large as the trained parameters
 
 
 def data_problems(
     datasets: Mapping[str, VLDataset], origin: Origin, raise_bad: bool = True, every_image: bool = False
 ) -> list[str]:
-    """What is wrong with the data, as far as a look at part of them tells.
+    """Find problems of the datasets, in part from samples of their content.
 
     Args:
         datasets: by key path.
-        origin: says where a key path was written.
-        raise_bad: whether samples that cannot be used are a problem; otherwise they are only logged.
-        every_image: whether all images and videos are decoded, and not a few.
+        origin: returns the file and line of a key path.
+        raise_bad: whether unusable samples are a problem; otherwise they are only logged.
+        every_image: decode all images and videos instead of a few.
     """
     problems: list[str] = []
     rows: list[str] = []
@@ -74,7 +77,7 @@ def data_problems(
 
 
 def text_problems(dataset: VLDataset) -> list[str]:
-    """Texts of which the dataset's text processor leaves nothing, counted and named."""
+    """Count and name texts of which the dataset's text processor leaves nothing."""
     processor = getattr(dataset, "text_processor", None)
     texts = [text for text in _texts(dataset) if text.written.strip()] if processor is not None else []
     emptied = [text for text in texts if is_emptied(processor, text.processed)]
@@ -88,7 +91,7 @@ def text_problems(dataset: VLDataset) -> list[str]:
 
 
 def tokenizer_notes(model: nn.Module, datasets: Mapping[str, VLDataset], origin: Origin) -> list[str]:
-    """Datasets whose texts the model's tokenizer does not know; a sentence each."""
+    """Return a note for each dataset whose texts the model's tokenizer does not know."""
     tokenizer: Any = getattr(model, "tokenizer", None)
     notes = []
     for key, dataset in datasets.items() if isinstance(tokenizer, Tokenizer) else ():
@@ -101,16 +104,16 @@ def tokenizer_notes(model: nn.Module, datasets: Mapping[str, VLDataset], origin:
 def _texts(dataset: VLDataset, limit: int = 20_000) -> list[Text]:
     try:
         return dataset.texts(limit)
-    except Exception:  # a processor is anyone's code; its error is that of the first sample
+    except Exception:  # of a plugin's processor; the first sample raises it again
         return []
 
 
 def bad_row_problems(rows: Sequence[tuple[str, str]], place: str) -> list[str]:
-    """All rows that cannot be used: the first ones with the reason, of the others where they are.
+    """List all unusable rows: the first ones with the reason, of the others only the numbers.
 
     Args:
-        rows: where each is, ``file:row``, and why.
-        place: where the dataset was written.
+        rows: position ``file:row`` and reason of each.
+        place: file and line of the dataset in the configuration.
     """
     problems = [f"{place}: {source}: {reason}" for source, reason in rows[:_ROWS]]
     others: dict[str, list[str]] = {}
@@ -123,7 +126,7 @@ def bad_row_problems(rows: Sequence[tuple[str, str]], place: str) -> list[str]:
 
 
 def _runs(numbers: list[str]) -> list[str]:
-    """The numbers with runs written as one: "3", "7-12"; the first ones where there are many."""
+    """Join consecutive numbers: "3", "7-12"; long lists are cut."""
     found: list[tuple[str, str]] = []
     for number in numbers:
         if found and number.isdigit() and found[-1][1].isdigit() and int(number) == int(found[-1][1]) + 1:
@@ -140,7 +143,7 @@ def _first(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def image_size_problems(model: nn.Module, datasets: Mapping[str, VLDataset], origin: Origin) -> list[str]:
-    """Datasets that give no sample, or images of a size that the model's image encoder does not take."""
+    """Find datasets without a usable sample, or whose image size the model's image encoder does not take."""
     problems = []
     wanted = encoder_size(model)
     for key, dataset in datasets.items():
@@ -164,16 +167,16 @@ def image_size_problems(model: nn.Module, datasets: Mapping[str, VLDataset], ori
 
 
 def encoder_size(model: nn.Module) -> tuple[int, int] | None:
-    """Height and width in pixels that the model's image encoder needs; None if it does not say."""
+    """Return height and width in pixels that the model's image encoder takes; None: unknown."""
     size: Any = getattr(getattr(getattr(model, "visual_encoder", None), "patch_embed", None), "img_size", None)
     return None if size is None else (int(size[0]), int(size[1]))
 
 
 def first_sample(dataset: VLDataset) -> Sample:
-    """One sample that can be used, among the first few and some others.
+    """Return a usable sample, among the first few and some others.
 
     Raises:
-        DataError: there is none, or the dataset fails.
+        DataError: none is usable, or the dataset fails.
     """
     reasons = []
     for index in substitutes(0, len(dataset), _TRIES):
@@ -181,26 +184,26 @@ def first_sample(dataset: VLDataset) -> Sample:
             return dataset.sample(index, np.random.default_rng([index]))
         except BadSample as error:
             reasons.append(str(error))
-        except Exception as error:  # a dataset is anyone's code
+        except Exception as error:  # of a plugin's dataset
             raise DataError(f"the dataset fails at index {index}: {type(error).__name__}: {error}") from error
     which = f"first {len(reasons)} samples" if len(reasons) <= _TRIES else f"{len(reasons)} samples that were tried"
     raise DataError(f"none of its {which} can be used: {reasons[-1]}")
 
 
 def checkpoint_bytes(model: nn.Module) -> int:
-    """Size of a checkpoint: the model's tensors once each, and the optimizer's."""
+    """Return the size of a checkpoint: each tensor of the model once, and the optimizer's."""
     tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return sum(t.numel() * t.element_size() for t in tensors.values()) + _MOMENTS * trained
+    return sum(t.numel() * t.element_size() for t in tensors.values()) + _OPTIMIZER_STATES * trained
 
 
 def disk_problems(model: nn.Module, folder: Path, keep: int) -> list[str]:
-    """Whether the disk has room for the checkpoints of a run.
+    """Check that the disk has room for the checkpoints of a run.
 
     Args:
-        model: what is trained.
+        model: to be trained.
         folder: output folder, which need not exist yet.
-        keep: checkpoints that stay at the same time; one more is there while it is written.
+        keep: checkpoints that are kept; one more exists while it is written.
     """
     size, free = checkpoint_bytes(model), free_bytes(folder)
     present = sum(1 for _ in (folder / "checkpoints").glob("step_*"))
@@ -214,15 +217,53 @@ def disk_problems(model: nn.Module, folder: Path, keep: int) -> list[str]:
 
 
 def free_bytes(folder: Path) -> int:
-    """Free space where ``folder`` is or would be."""
+    """Return the free bytes of the disk that ``folder`` is, or would be, on."""
     existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     return shutil.disk_usage(existing).free
 
 
-def human(count: float) -> str:
-    """A number of bytes for people: ``1.5 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+def overlap_notes(train: Mapping[str, VLDataset], evals: Mapping[str, VLDataset]) -> list[str]:
+    """Return a note for each evaluation set that shares images (or videos) with the training data.
+
+    Images are equal if their files are, and may be equal if their ``image_id`` is. Only evaluation sets are held in
+    memory; the training data are read once.
+
+    Args:
+        train: training datasets by key path.
+        evals: evaluation sets by key path.
+    """
+    files: dict[str, set[str]] = {}  # file to the evaluation sets that it is in
+    named: dict[Any, set[str]] = {}
+    for key, dataset in evals.items():
+        for image_id, file in dataset.images():
+            files.setdefault(os.path.abspath(file), set()).add(key)
+            named.setdefault(image_id, set()).add(key)
+    same: dict[str, dict[str, None]] = {key: {} for key in evals}
+    alike: dict[str, dict[str, None]] = {key: {} for key in evals}
+    for dataset in train.values() if files else ():
+        for image_id, file in dataset.images():
+            path = os.path.abspath(file)
+            for key in files.get(path, ()):
+                same[key][path] = None
+            for key in named.get(image_id, set()) - files.get(path, set()):
+                alike[key][str(image_id)] = None
+    notes = []
+    for key in evals:
+        if same[key]:
+            notes.append(
+                f"{key}: {_count(same[key])} in the training data too ({_few(same[key])}): scores mean little."
+            )
+        if alike[key]:
+            notes.append(
+                f"{key}: {len(alike[key])} image ids occur in the training data too, for other files "
+                f"({_few(alike[key])}): is it the same image, or should the ids differ?"
+            )
+    return notes
+
+
+def _count(found: Mapping[str, None]) -> str:
+    return f"{len(found):,} images are" if len(found) > 1 else "1 image is"
+
+
+def _few(found: Mapping[str, None]) -> str:
+    return ", ".join(list(found)[:_SHOWN_OVERLAP]) + ", ..." * (len(found) > _SHOWN_OVERLAP)

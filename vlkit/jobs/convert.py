@@ -15,9 +15,9 @@ from vlkit.config.parts import ModelPart, model_part
 from vlkit.errors import CheckpointError, VlkitError
 from vlkit.io.files import atomic_dir, atomic_write
 from vlkit.io.tensor_files import save_tensors
-from vlkit.jobs.initial_weights import from_path
 from vlkit.models.blip.base import BlipBase
 from vlkit.models.weights.files import read_checkpoint
+from vlkit.models.weights.initial import from_path
 from vlkit.models.weights.load import LoadReport, fit_weights
 from vlkit.models.weights.names import (
     HUGGING_FACE_CLASSES,

@@ -1,21 +1,22 @@
-"""Writes a dataset as webdataset shards, as a file says: ``vlkit shards FILE.yaml``, or a stage of a pipeline."""
+"""Write a dataset as webdataset shards: the job of ``vlkit shards``."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vlkit.config.build import build, check
-from vlkit.config.load import Config, load_config
-from vlkit.config.parts import DatasetSpec, dataset_part
+from vlkit.config.load import Config
+from vlkit.config.parts import dataset_part
 from vlkit.config.sections import load_plugins
 from vlkit.datasets.base import VLDataset
 from vlkit.datasets.faults import collect_faults
-from vlkit.datasets.shard_writer import encoded_picture, samples_in, write_shards
-from vlkit.errors import ConfigError
+from vlkit.datasets.shard_writer import RECORD, encoded_picture, samples_in, write_shards
+from vlkit.errors import ConfigError, VlkitError
+from vlkit.jobs.base import NOTHING, Job, Pending, Result, digest, problems_of
 from vlkit.registry import DATASETS
 from vlkit.registry.bounds import PositiveInt, Seed
 
@@ -24,12 +25,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ShardsEntries:
-    """What such a file may hold.
+    """Schema of the file.
 
     Args:
         dataset: ``{name: ..., split: ...}``, as in a run; images are written as they are, so it takes no processors.
-        samples_per_shard: how the dataset is cut.
-        seed: of what a training set draws: which of an image's captions.
+        samples_per_shard: upper limit of samples in a shard.
+        seed: of random choices in a training set, such as one of an image's captions.
         output_dir: null: ``output/<name of the file>``.
         plugins: as in a run.
     """
@@ -41,58 +42,48 @@ class ShardsEntries:
     plugins: list[str] = field(default_factory=list)
 
 
-class ShardsJob:
-    """A dataset to be written as shards.
+class ShardsJob(Job):
+    """Write a dataset as shards."""
 
-    Args:
-        entries: what the file holds.
-        dataset: ready to be built.
-        config: the data that all of it came from.
-    """
+    command = "shards"
+    output_key = "output_dir"
+    seed_key = None
 
-    def __init__(self, entries: ShardsEntries, dataset: DatasetSpec, config: Config):
-        self.entries, self.dataset, self.config = entries, dataset, config
-
-    @classmethod
-    def open(cls, path: str | Path, overrides: Sequence[str] = ()) -> ShardsJob:
-        """The job of a file.
-
-        Args:
-            overrides: ``key.path=value``.
-
-        Raises:
-            ConfigError: everything that is wrong with the file.
-        """
-        return cls.of(load_config(path, overrides))
-
-    @classmethod
-    def of(cls, config: Config) -> ShardsJob:
-        """The job of a configuration that is loaded already."""
-        entries: ShardsEntries = build(ShardsEntries, config.data, "", config.origin)
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.entries: ShardsEntries = build(ShardsEntries, config.data, "", config.origin)
         problems = load_plugins(config)
         if problems:
             raise ConfigError(problems)
-        processors = [key for key in entries.dataset if key.endswith("_processor")]
+        processors = [key for key in self.entries.dataset if key.endswith("_processor")]
         if processors:
             raise ConfigError(
                 f"{config.origin(f'dataset.{processors[0]}')}: shards hold images and texts as they are. Leave "
                 f"{' and '.join(processors)} out."
             )
-        part = dataset_part(entries.dataset, "dataset", config.origin)
-        problems = check(DATASETS, part.mapping, "dataset", part.origin, ("image_processor",))
+        self.dataset = dataset_part(self.entries.dataset, "dataset", config.origin)
+        problems = check(DATASETS, self.dataset.mapping, "dataset", self.dataset.origin, ("image_processor",))
         if problems:
             raise ConfigError(problems)
-        return cls(entries, part, config)
 
     @property
     def output_dir(self) -> Path:
-        """Where it writes."""
+        """The output folder."""
         name = self.config.path.stem if self.config.path else "shards"
         return self.entries.output_dir or Path("output") / name
 
+    def prepare(self, pending: Pending = NOTHING, fresh: bool = False) -> VLDataset | None:
+        """Build the dataset; None: it is pending. See :meth:`Job.prepare`."""
+        if "dataset" in pending:
+            return None
+        try:
+            return self.build_dataset()
+        except VlkitError as error:
+            raise ConfigError(problems_of(error)) from error
+
     def build_dataset(self) -> VLDataset:
-        """The dataset, with encoded images. Rows of its annotation files that cannot be used are left out, each with a
-        warning.
+        """Build the dataset, with encoded images. Unusable rows of its annotation files are left out, with a warning
+        each.
 
         Raises:
             VlkitError: it cannot be built.
@@ -106,11 +97,11 @@ class ShardsJob:
         dataset.bad_rows = bad
         return dataset
 
-    def run(self) -> dict[str, Any]:
-        """Write the shards that are not there yet.
+    def run(self) -> Result:
+        """Write the shards that do not exist yet.
 
         Returns:
-            ``folder``; how many ``shards`` and ``samples`` it holds now; how many samples and rows were ``left_out``.
+            ``folder``; numbers of ``shards`` and ``samples`` in it, and of samples and rows that were ``left_out``.
 
         Raises:
             DataError: the folder holds other shards, or the dataset has no images.
@@ -119,9 +110,16 @@ class ShardsJob:
         dataset = self.build_dataset()
         shards = write_shards(dataset, self.output_dir, self.entries.samples_per_shard, self.entries.seed)
         samples = samples_in(shards)
-        return {
-            "folder": str(self.output_dir),
-            "shards": len(shards),
-            "samples": samples,
-            "left_out": len(dataset) - samples + len(dataset.bad_rows),
-        }
+        left_out = len(dataset) - samples + len(dataset.bad_rows)
+        counts = {"shards": len(shards), "samples": samples, "left_out": left_out}
+        return {"status": "finished", "folder": str(self.output_dir), "metrics": counts}
+
+    def record(self, result: Result) -> Result:
+        return {"status": result["status"], "metrics": result["metrics"]}
+
+    def output_fingerprint(self) -> str:
+        sizes = {shard.name: shard.stat().st_size for shard in self.output_dir.glob("*.tar")}
+        return digest([self.output_dir / RECORD], sizes)
+
+    def relevant(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {key: value for key, value in config.items() if key != "output_dir"}

@@ -1,37 +1,36 @@
-"""A pipeline file: what it holds is read, and the stages are made for each seed."""
+"""Load a pipeline file: create the stages for each seed, and resolve references to earlier stages."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlkit.config.build import build
-from vlkit.config.load import expanded, load_nested, read_tree
+from vlkit.config.load import Config, expanded, load_nested, read_tree
 from vlkit.config.yamlfile import Node, Place
 from vlkit.errors import ConfigError, closest, did_you_mean
-from vlkit.jobs.awaited import mentions
-from vlkit.pipeline.entries import PipelineEntries, StageEntry
-from vlkit.pipeline.kinds import KINDS
-from vlkit.pipeline.stages.base import Stage, StageLocation
-from vlkit.pipeline.table import Table, table_problems
+from vlkit.pipeline.report import Table, table_problems
+from vlkit.pipeline.schema import PipelineEntries, StageEntry
+from vlkit.pipeline.stage import COMMANDS, Stage
 
 Layer = tuple[str, Node]
-"""A key path, and what is laid over it."""
+"""A key path, and a value for it."""
+_MARK = "\0"  # encloses the name of a stage while a configuration is resolved; no YAML file can contain it
 
 
 @dataclass(frozen=True)
 class PipelineFile:
-    """A pipeline file that was found to be right.
+    """A valid pipeline file.
 
     Args:
         path: of the file.
-        folder: where its stages have their folders.
+        folder: of its output.
         stages: in order; with seeds, those of the first seed come first.
         table: the numbers to print at the end.
         jobs: stages that may run at the same time.
-        variant: the one that was chosen.
+        variant: the chosen one.
     """
 
     path: Path
@@ -42,7 +41,7 @@ class PipelineFile:
     variant: str | None = None
 
     def stage(self, key: str) -> Stage:
-        """The stage with that key.
+        """Return the stage with that key.
 
         Raises:
             ConfigError: there is none.
@@ -57,7 +56,7 @@ def is_pipeline(path: str | Path) -> bool:
     """Whether the file is a pipeline rather than a run: it has ``stages``, or a misspelled list of them.
 
     Raises:
-        ConfigError: it is missing or not YAML.
+        ConfigError: it does not exist or is not YAML.
     """
     data = read_tree(path)[1].data
     lists = [key for key, value in data.items() if isinstance(value, list) and any(map(_like_stage, value))]
@@ -101,20 +100,23 @@ class _Loader:
     def load(self, overrides: Sequence[str], output_dir: str | Path | None) -> PipelineFile:
         self.check_names()
         layers, given = self.layers(), self.overrides(overrides)
-        folder = Path(output_dir or self.entries.output_dir or Path("output") / self.path.stem)
+        entries = self.entries
+        folder = Path(output_dir or entries.output_dir or Path("output") / self.path.stem)
         if self.variant is not None and output_dir is None:
             folder = folder.with_name(f"{folder.name}-{self.variant}")
         self.end()
         stages: dict[str, Stage] = {}
-        for index, spot in self.spots(folder):
-            earlier = self.earlier(index, spot, folder)
-            try:
-                stages[spot.key] = self.stage(index, spot, earlier, layers[spot.name], given[spot.name])
-            except ConfigError as error:
-                self.problems += [f"stage {spot.name}: {problem}" for problem in error.problems]
-        entries = self.entries
+        for number, seed in enumerate([*entries.seeds] or [None]):
+            for index, entry in enumerate(entries.stages):
+                if number and entry.once:
+                    continue
+                try:
+                    stage = self.stage(index, None if entry.once else seed, folder, layers, given)
+                    stages[stage.key] = stage
+                except ConfigError as error:
+                    self.problems += [f"stage {entry.name}: {problem}" for problem in error.problems]
         table = Table(entries.table, entries.columns, entries.seeds)
-        sets = {stage.name: stage.sets for stage in stages.values()}
+        sets = {stage.name: stage.job.eval_sets for stage in stages.values()}
         self.problems += table_problems(table, self.names, sets, self.config.origin)
         self.end()
         return PipelineFile(self.path, folder, list(stages.values()), table, entries.jobs, self.variant)
@@ -130,58 +132,57 @@ class _Loader:
         if not self.names:
             self.report("stages", "there is no stage.")
         for index, entry in enumerate(self.entries.stages):
-            where = f"stages.{index}"
-            if entry.name in self.names[:index]:
-                self.report(f"{where}.name", f"two stages are named {entry.name!r}; rename one.")
-            if not entry.name.replace("-", "").replace("_", "").isalnum():
-                self.report(f"{where}.name", f"{entry.name!r}: letters, digits, '-' and '_' make the name of a stage.")
-            if entry.name == "replaced" or entry.name.startswith("seed_"):
-                self.report(
-                    f"{where}.name", f"{entry.name!r} is the name of a folder that vlkit makes; choose another."
-                )
+            where, name = f"stages.{index}", entry.name
+            if name in self.names[:index]:
+                self.report(f"{where}.name", f"two stages are named {name!r}; rename one.")
+            if not name.replace("-", "").replace("_", "").isalnum():
+                self.report(f"{where}.name", f"{name!r}: letters, digits, '-' and '_' make the name of a stage.")
+            if name == "replaced" or name.startswith("seed_"):
+                self.report(f"{where}.name", f"{name!r} is the name of a folder that vlkit makes; choose another.")
             if not isinstance(entry.config, (str, dict)):
                 self.report(f"{where}.config", "the path of a run file, or its content as a mapping, is needed.")
         for index, seed in enumerate(self.entries.seeds):
             if seed in self.entries.seeds[:index]:
                 self.report(f"seeds.{index}", f"the seed {seed} is given twice.")
 
-    def spots(self, folder: Path) -> Iterator[tuple[int, StageLocation]]:
-        """Where each stage stands, with the number of its entry."""
-        seeds: list[int | None] = [*self.entries.seeds] or [None]
-        for number, seed in enumerate(seeds):
-            for index, entry in enumerate(self.entries.stages):
-                own = None if entry.once else seed
-                if number == 0 or not entry.once:
-                    yield index, _spot(entry, own, folder)
-
-    def earlier(self, index: int, spot: StageLocation, folder: Path) -> dict[str, StageLocation]:
-        """The stages that the one at ``spot`` may use, by name: of its seed, or run once."""
-        entries = [entry for entry in self.entries.stages[:index] if entry.once or spot.seed is not None or self.alone]
-        return {entry.name: _spot(entry, None if entry.once else spot.seed, folder) for entry in entries}
-
-    @property
-    def alone(self) -> bool:
-        """Whether the file has no seeds."""
-        return not self.entries.seeds
-
     def stage(
-        self, index: int, spot: StageLocation, earlier: dict[str, StageLocation], layers: list[Layer], given: list[str]
+        self,
+        index: int,
+        seed: int | None,
+        folder: Path,
+        layers: Mapping[str, list[Layer]],
+        given: Mapping[str, list[str]],
     ) -> Stage:
-        kind, entry = KINDS[self.entries.stages[index].command], self.entries.stages[index]
+        """Load the configuration of a stage.
+
+        Args:
+            index: of its entry.
+            seed: None: of a file without seeds, or for all of them.
+            folder: of the pipeline.
+            layers, given: values and overrides for each stage, by name.
+        """
+        entry = self.entries.stages[index]
+        kind, key = COMMANDS[entry.command], _key(entry, seed)
         written = self.root.value["stages"].value[index].value["config"]
-        folder = (kind.folder_key, Node(str(spot.folder), Place(None)))
-        key = kind.seed_key if spot.seed is not None and not _sets_seed(entry) else None
-        seed = [(key, Node(spot.seed, Place(None)))] if key else []
-        context: dict[str, Any] = {"stages": {name: str(each.folder) for name, each in earlier.items()}}
-        if spot.seed is not None:
-            context["seed"] = spot.seed
+        values = [*layers[entry.name], (kind.output_key, Node(str(folder / key), Place(None)))]
+        if seed is not None and kind.seed_key is not None and not entry.sets_seed:
+            values.insert(0, (kind.seed_key, Node(seed, Place(None))))
+        # With seeds, a stage uses earlier stages of its seed, or those that are run once.
+        usable = [
+            each for each in self.entries.stages[:index] if each.once or seed is not None or not self.entries.seeds
+        ]
+        keys = {each.name: _key(each, seed) for each in usable}
+        context: dict[str, Any] = {"stages": {name: f"{_MARK}{name}{_MARK}" for name in keys}}
+        if seed is not None:
+            context["seed"] = seed
         root = written.value if isinstance(written.value, str) else written
-        config = load_nested(root, self.path, [*seed, *layers, folder], given, context)
-        after = tuple(each.key for each in earlier.values() if mentions(config.data, str(each.folder)))
-        return kind(replace(spot, after=after), config)
+        config = load_nested(root, self.path, values, given[entry.name], context)
+        references = _resolve(config, {name: (key, str(folder / key)) for name, key in keys.items()})
+        after = tuple(each for each in keys.values() if any(each in used for used in references.values()))
+        return Stage(key, entry.name, folder / key, kind(config), references, after, entry.alone)
 
     def layers(self) -> dict[str, list[Layer]]:
-        """What ``set`` and the variant lay over each stage."""
+        """Return the values that ``set`` and the variant give for each stage."""
         found: dict[str, list[Layer]] = {name: [] for name in self.names}
         for entry, node in zip(self.entries.stages, self.root.value["stages"].value):
             if entry.set:
@@ -202,7 +203,7 @@ class _Loader:
         return found
 
     def overrides(self, given: Sequence[str]) -> dict[str, list[str]]:
-        """The overrides of the command line by stage."""
+        """Return the overrides of the command line by stage."""
         found: dict[str, list[str]] = {name: [] for name in self.names}
         for text in given:
             key, equals, value = text.partition("=")
@@ -211,7 +212,7 @@ class _Loader:
         return found
 
     def target(self, key: str, where: str) -> Iterator[tuple[str, str]]:
-        """Stage and key path in it of ``stage.key.path``; nothing, and a problem, where there is no such stage."""
+        """Split ``stage.key.path`` into stage and key path; report a problem where there is no such stage."""
         name, _, rest = key.partition(".")
         if name in self.names and rest:
             yield name, rest
@@ -223,12 +224,34 @@ class _Loader:
         )
 
 
-def _spot(entry: StageEntry, seed: int | None, folder: Path) -> StageLocation:
-    key = entry.name if seed is None else f"seed_{seed}/{entry.name}"
-    return StageLocation(key, entry.name, seed, folder / key, alone=entry.alone)
+def _key(entry: StageEntry, seed: int | None) -> str:
+    return entry.name if entry.once or seed is None else f"seed_{seed}/{entry.name}"
 
 
-def _sets_seed(entry: StageEntry) -> bool:
-    """Whether the pipeline file gives the stage a seed of its own; files that it names do not count."""
-    written = entry.config.get("run") if isinstance(entry.config, dict) else None
-    return (isinstance(written, dict) and "seed" in written) or "run.seed" in entry.set
+def _resolve(config: Config, stages: Mapping[str, tuple[str, str]]) -> dict[str, set[str]]:
+    """Replace marked names of stages in a configuration by the folders of these stages.
+
+    Args:
+        config: changed in place.
+        stages: key and folder of each stage, by name.
+
+    Returns:
+        The key paths that refer to stages, with the keys of these.
+    """
+    references: dict[str, set[str]] = {}
+
+    def resolved(value: Any, path: str) -> Any:
+        prefix = f"{path}." if path else ""
+        if isinstance(value, dict):
+            return {key: resolved(each, f"{prefix}{key}") for key, each in value.items()}
+        if isinstance(value, list):
+            return [resolved(each, f"{prefix}{index}") for index, each in enumerate(value)]
+        if not isinstance(value, str) or _MARK not in value:
+            return value
+        pieces = value.split(_MARK)  # text, name, text, name, ..., text
+        references[path] = {stages[name][0] for name in pieces[1::2]}
+        pieces[1::2] = [stages[name][1] for name in pieces[1::2]]
+        return "".join(pieces)
+
+    config.data = resolved(config.data, "")
+    return references

@@ -1,38 +1,37 @@
-"""Stages that do not use each other, at the same time, each in a process of its own."""
+"""Run stages that do not use each other at the same time, each as ``python -m vlkit run --only`` in its own process."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import multiprocessing
 import os
 import signal
-import sys
-import threading
+import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing import connection
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from vlkit.errors import ConfigError, VlkitError
+from vlkit.io.child_processes import cores, start_child
+from vlkit.jobs.base import Result
 from vlkit.pipeline.pipeline import Pipeline
-from vlkit.pipeline.record import is_finished, read_record
-from vlkit.pipeline.results import write_results
-from vlkit.pipeline.stages.base import Record, Stage
+from vlkit.pipeline.stage import Stage, is_finished, read_record
 from vlkit.runner.signals import WATCHED
 
 logger = logging.getLogger(__name__)
 LOG = "log.txt"
 """In a stage's folder: what it printed."""
-_TOLD_LINES = 15
+_LAST_LINES = 15
+_POLL_SECONDS = 0.1
 
 
 @dataclass
 class _Running:
     stage: Stage
-    process: Any
+    process: subprocess.Popen[bytes]
     since: float
 
 
@@ -51,7 +50,7 @@ class ParallelPipeline:
         self.pipeline, self.jobs, self.arguments = pipeline, jobs, list(arguments)
         self.above = _above(pipeline.stages)
         self.running: list[_Running] = []
-        self.done: dict[str, Record] = {}
+        self.done: dict[str, Result] = {}
         self.failed: dict[str, str] = {}
         self.stopped: list[str] = []
         self.signal: int | None = None
@@ -82,9 +81,9 @@ class ParallelPipeline:
         if self.signal is not None and len(self.done) < len(keys):
             stopped = ", ".join(self.stopped) or "no stage"
             return {"status": "interrupted", "signal": self.signal, "stage": stopped, "stages": self.done}
-        return write_results(self.pipeline.file, {key: self.done[key] for key in keys})
+        return self.pipeline.write_results({key: self.done[key] for key in keys})
 
-    def _start(self, waiting: list[Stage], records: dict[str, Record | None]) -> list[Stage]:
+    def _start(self, waiting: list[Stage], records: dict[str, Result | None]) -> list[Stage]:
         """Start what can be started; the stages that still wait."""
         left: list[Stage] = []
         held = any(self._alone(each.stage) for each in self.running)  # nothing more may be started
@@ -104,7 +103,7 @@ class ParallelPipeline:
                 held = self._alone(stage)
         return left
 
-    def _skipped(self, stage: Stage, record: Record | None) -> bool:
+    def _skipped(self, stage: Stage, record: Result | None) -> bool:
         """Whether a stage needs no process: it is finished, or what it used has changed."""
         key = stage.key
         try:
@@ -121,13 +120,16 @@ class ParallelPipeline:
         folder = stage.folder
         folder.mkdir(parents=True, exist_ok=True)
         threads = max(1, threads_at_most() // (1 if self._alone(stage) else self.jobs))
-        context = _processes()
-        arguments = [*self.arguments, "--only", stage.key]
-        process = context.Process(target=_work, args=(arguments, threads, str(folder / LOG), os.getcwd()))
-        process.start()
+        with open(folder / LOG, "ab") as log:
+            process = start_child(
+                ["-m", "vlkit", "run", *self.arguments, "--only", stage.key],
+                {"OMP_NUM_THREADS": str(threads)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
         self.running.append(_Running(stage, process, time.perf_counter()))
         if self.signal is not None:  # it came while the process was started
-            os.kill(process.pid, self.signal)
+            process.send_signal(self.signal)
         logger.info("%s: %s, in %s", stage.key, "continued" if continued else "started", folder / LOG)
 
     def _alone(self, stage: Stage) -> bool:
@@ -141,14 +143,16 @@ class ParallelPipeline:
         """Wait until a stage ends."""
         if not self.running:
             return
-        connection.wait([each.process.sentinel for each in self.running])
-        for each in [each for each in self.running if not each.process.is_alive()]:
-            each.process.join()
+        while not (ended := [each for each in self.running if each.process.poll() is not None]):
+            time.sleep(_POLL_SECONDS)
+        for each in ended:
+            if each.process.stdin is not None:
+                each.process.stdin.close()
             self.running.remove(each)
             self._end(each)
 
     def _end(self, ended: _Running) -> None:
-        stage, code = ended.stage, ended.process.exitcode
+        stage, code = ended.stage, ended.process.returncode
         record = read_record(stage.folder)
         seconds = time.perf_counter() - ended.since
         if code == 0 and record is not None and is_finished(record):
@@ -172,8 +176,8 @@ class ParallelPipeline:
 
     def _pass_on(self, number: int) -> None:
         for each in self.running:
-            if each.process.exitcode is None:
-                os.kill(each.process.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                each.process.send_signal(number)
 
     def _failures(self) -> str:
         lines = []
@@ -198,46 +202,8 @@ def _above(stages: Sequence[Stage]) -> dict[str, set[str]]:
 
 def threads_at_most() -> int:
     """Threads that compute at the same time: one for each CPU core, unless ``OMP_NUM_THREADS`` says fewer."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(cores, int(asked)) if asked.isdigit() and int(asked) else cores
-
-
-def _processes() -> Any:
-    """What starts processes: where the system allows it, copies of one that has imported torch already."""
-    if sys.platform != "linux":
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "vlkit.pipeline"])  # slow to import, and each stage needs them
-    return context
-
-
-def _work(arguments: list[str], threads: int, log: str, folder: str) -> None:
-    """The life of a stage's process."""
-    import torch
-
-    from vlkit.cli import main
-
-    os.chdir(folder)
-    if hasattr(os, "setsid"):
-        os.setsid()  # signals of the terminal reach the pipeline, which passes them on
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # of processes that a stage starts
-    torch.set_num_threads(threads)
-    with open(log, "a") as file:
-        for stream in (sys.stdout, sys.stderr):
-            os.dup2(file.fileno(), stream.fileno())
-    threading.Thread(target=_follow, daemon=True).start()
-    code = main(["run", *arguments])
-    sys.stdout.flush()
-    sys.exit(code)
-
-
-def _follow() -> None:
-    """When the pipeline dies, end too, as at a signal: with a checkpoint."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores(), int(limit)) if limit.isdigit() and int(limit) else cores()
 
 
 def _reason(log: Path, code: int | None) -> str:
@@ -248,4 +214,4 @@ def _reason(log: Path, code: int | None) -> str:
         return "\n".join(lines[errors[-1] :]).removeprefix("error: ")
     if code is not None and code < 0:
         return f"it was ended by {signal.Signals(-code).name}."
-    return "\n".join([f"exit code {code}", *lines[-_TOLD_LINES:]])
+    return "\n".join([f"exit code {code}", *lines[-_LAST_LINES:]])

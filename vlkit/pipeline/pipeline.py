@@ -1,20 +1,19 @@
-"""Runs the stages of a pipeline file: what is finished is skipped, what was interrupted goes on."""
+"""Run the stages of a pipeline file: finished stages are skipped, interrupted ones resumed."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vlkit.errors import ConfigError
-from vlkit.jobs.awaited import Awaited
+from vlkit.jobs.base import Result
+from vlkit.jobs.train import TrainJob
 from vlkit.pipeline.file import PipelineFile
-from vlkit.pipeline.record import held, is_finished, read_record, set_aside, write_record
-from vlkit.pipeline.results import write_results
-from vlkit.pipeline.stages.base import Record, Stage
+from vlkit.pipeline.stage import Stage, is_finished, locked, read_record, set_aside, write_json, write_record
 from vlkit.runner.config_changes import plain
 from vlkit.runner.device import choose_device
 from vlkit.runner.distributed import World
@@ -32,6 +31,9 @@ class Pipeline:
     def __init__(self, file: PipelineFile):
         self.file, self.stages = file, file.stages
         self.world = World()
+        for job in (stage.job for stage in self.stages):
+            if isinstance(job, TrainJob):
+                job.first_batch = False
 
     def run(self, redo_from: str | None = None) -> dict[str, Any]:
         """Run what is not finished, one after the other; also as one of the processes of ``torchrun``.
@@ -48,15 +50,15 @@ class Pipeline:
         """
         with self.processes():
             records = self.prepare(redo_from)
-            done: dict[str, Record] = {}
+            done: dict[str, Result] = {}
             for stage in self.stages:
                 record = done[stage.key] = self.run_stage(stage, records[stage.key])
                 if record["status"] == "interrupted":
                     signal = record["signal"]
                     return {"status": "interrupted", "stage": stage.key, "signal": signal, "stages": done}
-            return self.world.on_main(lambda: write_results(self.file, done))
+            return self.world.on_main(lambda: self.write_results(done))
 
-    def run_only(self, key: str) -> Record:
+    def run_only(self, key: str) -> Result:
         """Run one stage, whose earlier ones are finished; what it leaves is as :meth:`run` would leave it.
 
         Raises:
@@ -74,13 +76,13 @@ class Pipeline:
     @contextlib.contextmanager
     def processes(self) -> Iterator[None]:
         """Meet the other processes, if ``torchrun`` started several."""
-        devices = [stage.device for stage in self.stages if stage.device != "auto"]
+        devices = [stage.job.device for stage in self.stages if stage.job.device != "auto"]
         self.world.start(choose_device(devices[0] if devices else "auto", self.world.local_rank))
         with self.world.explained():
             yield
         self.world.finish()  # not after an error: the others may be gone, and leaving in order would wait for them
 
-    def prepare(self, redo_from: str | None = None) -> dict[str, Record | None]:
+    def prepare(self, redo_from: str | None = None) -> dict[str, Result | None]:
         """Look at everything before the first stage starts, and move away what is to be done again.
 
         Returns:
@@ -111,30 +113,31 @@ class Pipeline:
                 found.append(stage.key)
         return found
 
-    def check(self, stages: Sequence[Stage], records: dict[str, Record | None], redone: Sequence[str] = ()) -> None:
+    def check(self, stages: Sequence[Stage], records: dict[str, Result | None], redone: Sequence[str] = ()) -> None:
         """Look at stages that are to run.
 
         Raises:
             ConfigError: everything that is wrong.
         """
         problems: list[str] = []
-        unfinished = {stage.key: stage.folder for stage in stages if not is_finished(records[stage.key])}
+        unfinished = [stage.key for stage in stages if not is_finished(records[stage.key])]
         for stage in stages:
             key, record = stage.key, records[stage.key]
-            changed = stage.changes(record["config"], is_finished(record)) if record else ""
+            changed = stage.job.changes(record["config"], is_finished(record)) if record else ""
             if changed:
                 problems.append(
                     f"stage {key}: {stage.folder} holds it with another configuration: {changed}. Undo the "
                     f"change, redo it and the stages that use it with --from {key}, or choose another --output."
                 )
             elif not is_finished(record):
-                awaited = Awaited([unfinished[each] for each in stage.after if each in unfinished])
-                found = stage.problems(awaited, key in redone)
-                problems += [f"stage {key}: {problem}" for problem in found]
+                try:
+                    stage.job.prepare(stage.pending(unfinished), key in redone)
+                except ConfigError as error:
+                    problems += [f"stage {key}: {problem}" for problem in error.problems]
         if problems:
             raise ConfigError(problems)
 
-    def finished(self, stage: Stage, record: Record | None) -> bool:
+    def finished(self, stage: Stage, record: Result | None) -> bool:
         """Whether a stage is finished, after a look at whether what it used is still the same.
 
         Raises:
@@ -153,34 +156,53 @@ class Pipeline:
 
     def inputs(self, stage: Stage) -> dict[str, str | None]:
         """What identifies the things that a stage uses."""
-        used = {key: self.file.stage(key).product() for key in stage.after}
-        return {**stage.outside(), **used}
+        used = {key: self.file.stage(key).job.output_fingerprint() for key in stage.after}
+        return {**stage.job.input_fingerprints(), **used}
 
-    def run_stage(self, stage: Stage, record: Record | None) -> Record:
+    def run_stage(self, stage: Stage, record: Result | None) -> Result:
         """Run a stage unless it is finished; its record."""
         key, folder = stage.key, stage.folder
         if record is not None and self.finished(stage, record):
             logger.info("%s: finished, skipped", key)
             return record
-        with held(folder) if self.world.is_main else contextlib.nullcontext():
+        with locked(folder) if self.world.is_main else contextlib.nullcontext():
             return self._run(stage)
 
-    def _run(self, stage: Stage) -> Record:
-        key, folder = stage.key, stage.folder
+    def _run(self, stage: Stage) -> Result:
+        key, folder, job = stage.key, stage.folder, stage.job
         record = self.world.on_main(lambda: read_record(folder))
         if record is not None and is_finished(record):  # meanwhile, by another process
             return record
         logger.info("%s: %s, in %s", key, "started" if record is None else "continued", folder)
         started = time.perf_counter()
-        new: Record = {"command": stage.command, "config": plain(stage.config.data), "status": "started"}
+        new: Result = {"command": job.command, "config": plain(job.config.data), "status": "started"}
         new["inputs"] = self.world.on_main(lambda: self.inputs(stage))
         self.world.on_main(lambda: write_record(folder, new))
-        new |= stage.run() if stage.in_every_process else self.world.on_main(stage.run)
+        new |= job.record(job.run() if job.in_every_process else self.world.on_main(job.run))
         new["seconds"] = round(new.get("seconds", time.perf_counter() - started), 3)
         new.setdefault("picture", _picture(folder))
         lasting = {**new, "status": "finished" if new["status"] == "finished" else "started"}
         self.world.on_main(lambda: write_record(folder, lasting))
         return new
+
+    def write_results(self, done: Mapping[str, Result]) -> dict[str, Any]:
+        """Write ``results.json`` and the table of a finished pipeline.
+
+        Args:
+            done: the records of all stages by key.
+
+        Returns:
+            ``status``, ``variant``, ``stages`` (the records), ``table`` (its rows) and ``written`` (files).
+        """
+        file, table = self.file, self.file.table
+        rows = table.rows(done)
+        results = {"status": "finished", "variant": file.variant, "stages": dict(done), "table": rows}
+        shown = {key: {name: each for name, each in record.items() if name != "config"} for key, record in done.items()}
+        plain_rows = rows if table.columns else [{"name": row["name"], **row["cells"][0]} for row in rows]
+        path = file.folder / "results.json"
+        write_json(path, {"pipeline": str(file.path), **results, "stages": shown, "table": plain_rows})
+        written = [path, *table.write(file.folder, file.path.stem, rows)]
+        return {**results, "written": [str(each) for each in written]}
 
 
 def _picture(folder: Path) -> str | None:

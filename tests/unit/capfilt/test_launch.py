@@ -12,12 +12,13 @@ import pytest
 
 from tests.assets.waiting import wait_until
 from vlkit.capfilt import launch as module
-from vlkit.capfilt.launch import ATTACHED, cores, launch, start_worker
+from vlkit.capfilt.launch import launch, start_worker
 from vlkit.errors import VlkitError
+from vlkit.io.child_processes import ATTACHED, cores
 
 WORKER = """
 import os, signal, sys, time
-from vlkit.capfilt.launch import end_with_parent
+from vlkit.io.child_processes import end_with_parent
 end_with_parent()
 rank = int(os.environ["LOCAL_RANK"])
 print("worker", rank, "threads", os.environ["OMP_NUM_THREADS"], *sys.argv[1:], "RANK" in os.environ, flush=True)

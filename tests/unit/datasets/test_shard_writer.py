@@ -120,7 +120,7 @@ def test_the_command_writes_and_says_so(tmp_path, capsys):
 
 def test_a_job_says_what_it_wrote(tmp_path):
     (tmp_path / "scenes.yaml").write_text(FILE)
-    job = ShardsJob.open(tmp_path / "scenes.yaml", [f"output_dir={tmp_path / 'out'}"])
+    job = ShardsJob.load(tmp_path / "scenes.yaml", [f"output_dir={tmp_path / 'out'}"])
     assert job.run() == {"folder": str(tmp_path / "out"), "shards": 3, "samples": 5, "left_out": 0}
 
 
@@ -138,7 +138,7 @@ def test_a_job_says_what_it_wrote(tmp_path):
 def test_mistakes_in_the_file(tmp_path, change, message):
     (tmp_path / "scenes.yaml").write_text(FILE)
     with pytest.raises((ConfigError, DataError)) as error:
-        ShardsJob.open(tmp_path / "scenes.yaml", [change]).run()
+        ShardsJob.load(tmp_path / "scenes.yaml", [change]).run()
     assert message in str(error.value)
 
 

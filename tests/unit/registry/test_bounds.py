@@ -19,6 +19,7 @@ from vlkit.config.convert import convert
 from vlkit.config.schema import OptimConfig, RunOptions
 from vlkit.config.signature import signature
 from vlkit.errors import ConfigError, VlkitError
+from vlkit.jobs.capfilt import CutEntries, ReportEntries
 from vlkit.jobs.shards import ShardsEntries
 from vlkit.models.blip.caption import BlipCaption
 from vlkit.models.blip.pretrain import BlipPretrain
@@ -26,9 +27,7 @@ from vlkit.models.decoding import GenerationConfig
 from vlkit.models.med import MedConfig
 from vlkit.models.size import check_memory, encoder_numbers, machine_memory
 from vlkit.models.vit import VitConfig
-from vlkit.pipeline.entries import PipelineEntries
-from vlkit.pipeline.stages.cut import CutEntries
-from vlkit.pipeline.stages.report import ReportEntries
+from vlkit.pipeline.schema import PipelineEntries
 from vlkit.registry import DATASETS, MODELS, PROCESSORS, TASKS
 from vlkit.registry.bounds import (
     LARGEST_FLOAT,

@@ -11,7 +11,7 @@ from vlkit.config.durations import Duration
 from vlkit.datasets.base import collate
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import VlkitError
-from vlkit.jobs.experiment import Experiment
+from vlkit.jobs.train import TrainJob
 from vlkit.models.blip.contrastive import BlipContrastive
 from vlkit.runner import NonFinite
 from vlkit.runner.checkpoint import MODEL, load_tensors
@@ -103,7 +103,7 @@ def blip_steps(folder, accumulate, monkeypatch, steps=2, size=4):
     file = folder / f"run_{accumulate}.yaml"
     run = pretrain_run(accumulate=accumulate, batch_size=size, max_steps=steps, duration=None, check=False)
     run["datasets"]["eval"] = {}
-    experiment = Experiment.open(write(file, run), [f"run.output_dir={folder / str(accumulate)}"])
+    job = TrainJob.load(write(file, run), [f"run.output_dir={folder / str(accumulate)}"])
     move = BlipContrastive.move_momentum
 
     def count(model):
@@ -112,7 +112,7 @@ def blip_steps(folder, accumulate, monkeypatch, steps=2, size=4):
 
     with monkeypatch.context() as patched:
         patched.setattr(BlipContrastive, "move_momentum", count)
-        with experiment.runner() as runner:
+        with job.make_runner(job.prepare()) as runner:
             runner.train()
             return moved, runner.model
 

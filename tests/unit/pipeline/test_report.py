@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 
 from vlkit.errors import MissingDependency
-from vlkit.pipeline.entries import TableEntry
-from vlkit.pipeline.plot import draw_table
-from vlkit.pipeline.table import Table, table_problems
+from vlkit.pipeline.report import Table, draw_table, table_problems
+from vlkit.pipeline.schema import TableEntry
 
 DONE = {
     "seed_0/a": {"metrics": {"test/r": 0.2, "test/c": 20000.0}},

@@ -13,8 +13,9 @@ from safetensors.torch import save_file
 from tests.assets.run_files import pretrain_run, write
 from vlkit.config.parts import ModelPart
 from vlkit.errors import CheckpointError, ConfigError
-from vlkit.jobs.experiment import Experiment
-from vlkit.jobs.initial_weights import from_card, from_path, named_card, of_run
+from vlkit.jobs.models import from_card, from_name
+from vlkit.jobs.train import EvaluateJob, TrainJob
+from vlkit.models.weights.initial import from_path, from_run
 from vlkit.registry import MODELS
 
 
@@ -53,13 +54,13 @@ def test_a_file_is_identified_by_its_content(folder):
 
 
 def test_of_a_run_the_best_weights_or_else_the_newest_are_taken(folder):
-    assert of_run(folder / "run") is None
+    assert from_run(folder / "run") is None
     checkpoint(folder / "run", 3)
     newest = checkpoint(folder / "run", 12)
-    found = of_run(folder / "run")
+    found = from_run(folder / "run")
     assert (found.file(), found.step()) == (newest, 12)
     checkpoint(folder / "run", 15, best=3)
-    assert of_run(folder / "run").step() == 3
+    assert from_run(folder / "run").step() == 3
 
 
 def test_addresses_are_fetched(folder):
@@ -84,30 +85,31 @@ def test_a_card_without_weights():
 def test_an_evaluation_looks_in_this_order(folder):
     """--checkpoint, the run's own folder, run.init_from."""
     given, own, named = folder / "given.safetensors", folder / "out", weights(folder / "named.safetensors")
-    experiment = Experiment.open(write(folder / "run.yaml", pretrain_run(init_from=str(named))), training=False)
-    assert experiment.starting_weights().file() == named
+    job = EvaluateJob.load(write(folder / "run.yaml", pretrain_run(init_from=str(named))))
+    assert job.initial_weights().file() == named
     checkpoint(own, 4)
-    assert experiment.starting_weights().step() == 4
-    assert experiment.starting_weights(weights(given)).file() == given
+    assert job.initial_weights().step() == 4
+    job.checkpoint = weights(given)
+    assert job.initial_weights().file() == given
 
 
 def test_training_starts_from_what_is_named_alone(folder):
     checkpoint(folder / "out", 4)
     run = write(folder / "run.yaml", pretrain_run())
-    assert Experiment.open(run).starting_weights() is None
+    assert TrainJob.load(run).initial_weights() is None
     named = weights(folder / "named.safetensors")
-    assert Experiment.open(run, [f"run.init_from={named}"]).starting_weights().file() == named
+    assert TrainJob.load(run, [f"run.init_from={named}"]).initial_weights().file() == named
     with pytest.raises(CheckpointError, match=r"nmed.safetensors does not exist. Did you mean 'named.safetensors'"):
-        Experiment.open(run, ["run.init_from=nmed.safetensors"]).starting_weights()
+        TrainJob.load(run, ["run.init_from=nmed.safetensors"]).initial_weights()
     with pytest.raises(ConfigError, match="blip_pretrain/tiny has no weights"):
-        Experiment.open(run, ["run.init_from=card"]).starting_weights()
+        TrainJob.load(run, ["run.init_from=card"]).initial_weights()
 
 
 def test_a_card_is_named_by_model_and_type():
-    assert named_card("blip_pretrain/base").source == "card:blip_pretrain/base"
+    assert from_name("card:blip_pretrain/base").source == "card:blip_pretrain/base"
     with pytest.raises(ConfigError, match="base_coco"):
-        named_card("blip_caption/base_cocoo")
+        from_name("card:blip_caption/base_cocoo")
     with pytest.raises(ConfigError, match="<model>/<type>"):
-        named_card("blip_pretrain")
+        from_name("card:blip_pretrain")
     with pytest.raises(ConfigError, match="has no weights"):
-        named_card("blip_pretrain/tiny")
+        from_name("card:blip_pretrain/tiny")

@@ -1,11 +1,12 @@
-"""What a stage leaves in its folder: ``stage.json``."""
+"""A stage of a pipeline: a job in a folder of its own, whose state is recorded in ``stage.json``."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,49 @@ from vlkit.io.disk_errors import named
 from vlkit.io.files import atomic_write
 from vlkit.io.json_reader import parse_json
 from vlkit.io.json_writer import json_text
-from vlkit.pipeline.stages.base import Record, Stage
+from vlkit.jobs.base import Job, Pending, Result
+from vlkit.jobs.capfilt import CapFiltJob, CutJob, ReportJob
+from vlkit.jobs.shards import ShardsJob
+from vlkit.jobs.train import EvaluateJob, TrainJob
 from vlkit.runner.writer import WriterLock
 
 logger = logging.getLogger(__name__)
 RECORD = "stage.json"
-"""In a stage's folder: its command, configuration, what identifies the things that it used, status and scores."""
+"""In a stage's folder: command, configuration, fingerprints of the inputs, status and metrics."""
+_JOBS: tuple[type[Job], ...] = (TrainJob, EvaluateJob, ShardsJob, CapFiltJob, CutJob, ReportJob)
+COMMANDS = {job.command: job for job in _JOBS}
+"""Command in a pipeline file to the class of its job."""
 
 
-def read_record(folder: Path) -> Record | None:
-    """What a stage left in its folder; None: it was not begun.
+@dataclass(frozen=True)
+class Stage:
+    """A stage.
+
+    Args:
+        key: unique: the name, or ``seed_0/<name>``.
+        name: in the pipeline file.
+        folder: output folder.
+        job: what it does.
+        references: key paths of the job's configuration to the keys of the stages whose folders they name.
+        after: keys of all these stages, in the order of the file.
+        alone: whether no other stage may run at the same time.
+    """
+
+    key: str
+    name: str
+    folder: Path
+    job: Job
+    references: Mapping[str, Collection[str]]
+    after: tuple[str, ...] = ()
+    alone: bool = False
+
+    def pending(self, unfinished: Collection[str]) -> Pending:
+        """Return the key paths that refer to stages of which the output does not exist yet."""
+        return Pending(frozenset(path for path, keys in self.references.items() if set(keys) & set(unfinished)))
+
+
+def read_record(folder: Path) -> Result | None:
+    """Read the record in the folder of a stage; None: the stage was not started.
 
     Raises:
         VlkitError: the record is damaged.
@@ -41,19 +75,19 @@ def read_record(folder: Path) -> Record | None:
     return record
 
 
-def write_record(folder: Path, record: Record) -> None:
-    """Leave a record in the folder of a stage."""
+def write_record(folder: Path, record: Result) -> None:
+    """Write the record in the folder of a stage."""
     write_json(folder / RECORD, record)
 
 
-def is_finished(record: Record | None) -> bool:
-    """Whether a stage with this record is done."""
+def is_finished(record: Result | None) -> bool:
+    """Whether a stage with this record is finished."""
     return record is not None and record["status"] == "finished"
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """While entered, no other process of this machine is in here with the same folder; wait until that is so."""
+def locked(folder: Path) -> Iterator[None]:
+    """Exclude other processes of this machine from the folder of a stage; wait for one that holds it."""
     import portalocker
     from iopath.common.file_io import file_lock
 
@@ -85,10 +119,10 @@ def set_aside(stages: Iterable[Stage], folder: Path) -> None:
             number += 1
         target.parent.mkdir(parents=True, exist_ok=True)
         stage.folder.rename(target)
-        logger.info("%s: what was there is in %s now", stage.key, target)
+        logger.info("%s: the previous folder was moved to %s", stage.key, target)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file in one piece."""
+    """Write a JSON file atomically."""
     with atomic_write(path, "w") as file:
         file.write(json_text(redacted_data(content), indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""The table at the end of a pipeline: which scores stand in it, over seeds too."""
+"""The final table of a pipeline, with means and deviations over seeds: as text, as a Markdown page and as a plot."""
 
 from __future__ import annotations
 
@@ -6,23 +6,28 @@ import logging
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vlkit.config.build import Origin
-from vlkit.errors import did_you_mean
-from vlkit.pipeline.entries import TableEntry
-from vlkit.pipeline.stages.base import Record
+from vlkit.errors import MissingDependency, did_you_mean
+from vlkit.io.files import atomic_write
+from vlkit.jobs.base import Result
+from vlkit.pipeline.schema import TableEntry
 
 logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 """``name`` and ``cells``, one for each column: ``value`` (which score), ``score`` (the mean over seeds; None: there is
 none), and of a score with seeds ``seeds`` (by seed) and ``deviation`` (over the seeds, with n - 1; None for one)."""
 Grid = list[list[str]]
+_ROW_INCHES = 0.32
+_PANEL_INCHES = 2.9
+_LETTER_INCHES = 0.085
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a pipeline file says of its table.
+    """The table of a pipeline file.
 
     Args:
         entries: the rows; none: one for each score.
@@ -34,8 +39,8 @@ class Table:
     columns: list[str]
     seeds: list[int]
 
-    def rows(self, done: Mapping[str, Record]) -> list[Row]:
-        """The table.
+    def rows(self, done: Mapping[str, Result]) -> list[Row]:
+        """Fill the table.
 
         Args:
             done: the records of all stages by key.
@@ -49,12 +54,12 @@ class Table:
         return [{"name": entry.name, "cells": [_cell(value, known) for value in entry.cells]} for entry in entries]
 
     def grid(self, title: str, rows: Sequence[Row]) -> Grid:
-        """The table as text, with a line of titles: means and deviations."""
+        """Format means and deviations, below a line of titles."""
         lines = [[row["name"], *(_mean(cell) for cell in row["cells"])] for row in rows]
         return [[title, *(self.columns or ["score"])], *lines]
 
     def seeds_grid(self, title: str, rows: Sequence[Row]) -> Grid:
-        """The scores of each seed as text, with a line of titles; empty without seeds."""
+        """Format the scores of each seed, below a line of titles; empty without seeds."""
         if not self.seeds:
             return []
         titles = [f"{column}, seed {seed}".removeprefix(", ") for column in self.columns or [""] for seed in self.seeds]
@@ -64,16 +69,42 @@ class Table:
         ]
         return [[title, *titles], *lines]
 
+    def markdown(self, title: str, rows: Sequence[Row]) -> str:
+        """Format the table as a Markdown page."""
+        grids = [self.grid("score", rows), self.seeds_grid("score", rows)]
+        notes = ["Mean ± standard deviation over the seeds, and the scores of each seed."] if self.seeds else []
+        parts = [f"# {title}", *notes, *("\n".join(_lines(grid)) for grid in grids if grid)]
+        return "\n\n".join(parts) + "\n"
+
+    def write(self, folder: Path, title: str, rows: Sequence[Row]) -> list[Path]:
+        """Write ``results.md``, and ``results.png`` of a table with seeds or columns.
+
+        Returns:
+            The files that were written.
+        """
+        page, plot = folder / "results.md", folder / "results.png"
+        with atomic_write(page, "w") as file:
+            file.write(self.markdown(title, rows))
+        if not self.seeds and not self.columns:
+            return [page]
+        try:
+            draw_table(rows, self.columns or [""], title, plot)
+        except MissingDependency as error:
+            logger.info("no plot: %s", error)
+            return [page]
+        return [page, plot]
+
 
 def table_problems(
     table: Table, names: Sequence[str], sets: Mapping[str, Sequence[str] | None], origin: Origin
 ) -> list[str]:
-    """What is wrong with a table, as far as it can be seen before there are scores.
+    """Find problems of a table before there are scores.
 
     Args:
+        table: to be checked.
         names: of all stages.
-        sets: evaluation sets of the stages that are right; None: a stage's scores are not by set.
-        origin: says where a key path was written.
+        sets: evaluation sets of the valid stages; None: a stage's scores are not by set.
+        origin: returns the file and line of a key path.
     """
     known = [f"{name}/{each}" for name, found in sets.items() for each in found or ("<score>",)]
     problems = []
@@ -94,8 +125,55 @@ def table_problems(
     return problems
 
 
-def _known(done: Mapping[str, Record]) -> dict[str, dict[str | None, float]]:
-    """``<stage>/<score>`` to its values by seed; None stands for no seed."""
+def draw_table(rows: Sequence[Row], columns: Sequence[str], title: str, path: Path) -> None:
+    """Plot a panel for each column, a line for each row: means with error bars (the standard deviation over the seeds)
+    and a point for each seed.
+
+    Args:
+        rows: of the table; the first is at the top.
+        columns: title of each panel.
+        title: of the figure.
+        path: PNG to be written.
+
+    Raises:
+        MissingDependency: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependency("matplotlib", "the plot of a pipeline's results", "plot") from error
+
+    labels = max((len(row["name"]) for row in rows), default=1) * _LETTER_INCHES
+    size = (labels + _PANEL_INCHES * len(columns), 1.1 + _ROW_INCHES * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for index, (panel, column) in enumerate(zip(panels, columns)):
+        for place, cell in enumerate(row["cells"][index] for row in rows):
+            if cell["score"] is None:
+                continue
+            seeds = [score for score in cell.get("seeds", {}).values() if score is not None]
+            panel.plot(seeds, [place] * len(seeds), "o", color="0.55", markersize=4, zorder=2)
+            deviation = cell.get("deviation") or 0.0
+            panel.errorbar(cell["score"], place, xerr=deviation, fmt="D", color="tab:blue", capsize=4, zorder=3)
+        panel.set_title(column, fontsize=10)
+        panel.grid(axis="x", color="0.9")
+        panel.set_axisbelow(True)
+        panel.tick_params(labelsize=8)
+    panels[0].set_yticks(range(len(rows)), [row["name"] for row in rows])
+    panels[0].set_ylim(len(rows) - 0.4, -0.6)
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png", dpi=150)
+
+
+def _lines(grid: Grid) -> list[str]:
+    head, *rows = [[cell.replace("|", "\\|") for cell in line] for line in grid]
+    rule = ["---", *("---:" for _ in head[1:])]
+    return [f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|", *(f"| {' | '.join(line)} |" for line in rows)]
+
+
+def _known(done: Mapping[str, Result]) -> dict[str, dict[str | None, float]]:
+    """Map ``<stage>/<score>`` to its values by seed; None stands for no seed."""
     found: dict[str, dict[str | None, float]] = {}
     for key, record in done.items():
         folder, _, name = key.rpartition("/")
@@ -122,7 +200,7 @@ def _mean(cell: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Four places, or more digits for what is large; numbers of things as they are."""
+    """Format with four places, or more digits for large values; integers as they are."""
     if value is None:
         return "-"
     if isinstance(value, int):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from vlkit.errors import ConfigError, VlkitError
-from vlkit.pipeline.record import RECORD, read_record, set_aside, write_record
+from vlkit.pipeline.stage import RECORD, read_record, set_aside, write_record
 from vlkit.runner.writer import FILE
 
 

@@ -1,4 +1,4 @@
-"""What may stand in a pipeline file: the constructors are the schema."""
+"""Schema of a pipeline file: the constructors are the allowed keys."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class StageEntry:
 
     Args:
         name: also of its folder.
-        command: what it does.
+        command: the kind of job.
         config: the file of a run or job, relative to the pipeline file, or its content.
-        set: key paths of it and what is laid over them: a mapping key by key, anything else instead of what was there;
-            null takes it away. ``${stages.NAME}``, here and in ``config``, is the folder of an
-            earlier stage; ``${seed}`` the seed.
+        set: key paths of the configuration and values for them: mappings merge key by key, other values replace, null
+            removes. ``${stages.NAME}``, here and in ``config``, is the folder of an earlier stage; ``${seed}`` the
+            seed.
         once: with ``seeds``: run it once, for all of them.
-        alone: with ``jobs``: nothing runs beside it, and it has all cores. So it is anyway with a stage that all others
-            use or are used by.
+        alone: with ``jobs``: no other stage runs at the same time, and it has all cores. This also holds for a stage
+            that all others use or are used by.
     """
 
     name: str
@@ -35,13 +35,19 @@ class StageEntry:
     once: bool = False
     alone: bool = False
 
+    @property
+    def sets_seed(self) -> bool:
+        """Whether the pipeline file gives the stage a seed of its own; run files that it names do not count."""
+        written = self.config.get("run") if isinstance(self.config, dict) else None
+        return (isinstance(written, dict) and "seed" in written) or "run.seed" in self.set
+
 
 @dataclass(frozen=True)
 class TableEntry:
-    """One row of the table at the end.
+    """One row of the final table.
 
     Args:
-        name: what it is called there.
+        name: title of the row.
         value: ``<stage>/<evaluation set>/<score>``, or ``<stage>/<score>`` of a stage without sets.
         values: one for each column instead; null leaves the cell empty.
     """
@@ -58,20 +64,20 @@ class TableEntry:
 
     @property
     def cells(self) -> list[str | None]:
-        """The values, also where there is one."""
+        """The values of all columns."""
         return [self.value] if self.values is None else self.values
 
 
 @dataclass(frozen=True)
 class PipelineEntries:
-    """What a pipeline file may hold.
+    """The sections of a pipeline file.
 
     Args:
         stages: in order.
         output_dir: null: ``output/<name of the file>``.
         seeds: all stages are run once for each, in ``<output_dir>/seed_<seed>``, with it as ``run.seed`` unless the
             stage sets that itself.
-        jobs: stages that may run at the same time, each in a process of its own.
+        jobs: stages that may run at the same time, each in its own process.
         variants: name to ``<stage>.<key path>`` and values for them.
         columns: of the table, where its rows have several values.
         table: the numbers to print at the end; none: all.

@@ -9,7 +9,7 @@ from tests.assets.run_files import caption_run, write
 from vlkit.cli import main
 from vlkit.datasets.base import VLDataset
 from vlkit.datasets.shapes.dataset import Shapes
-from vlkit.jobs.overlap import overlap_notes
+from vlkit.jobs.checks import overlap_notes
 
 
 class Listed(VLDataset):

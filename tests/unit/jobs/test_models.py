@@ -14,8 +14,8 @@ from vlkit.config.load import load_config
 from vlkit.config.parts import dataset_part, model_part
 from vlkit.config.run import check_run
 from vlkit.errors import ConfigError
-from vlkit.jobs.experiment import Experiment
-from vlkit.jobs.nested_models import build_with_models, image_processors, model_weights
+from vlkit.jobs.models import build_with_models, image_processors, model_weights
+from vlkit.jobs.train import EvaluateJob
 from vlkit.models.blip.capfilt import BlipCapFilt
 
 SIZES = {
@@ -178,11 +178,12 @@ def test_an_evaluation_asks_for_no_other_weights_and_records_them(tmp_path):
     expected = [saved(mapping, file, seed) for seed, (mapping, file) in enumerate(zip((CAPTIONER, FILTER), files))]
     generation = {"sample": True, "max_length": 12, "min_length": 6}
     run = write(tmp_path, with_weights(*map(str, files)), task={"name": "capfilt", "generation": generation})
-    experiment = Experiment.open(run, [f"run.output_dir={tmp_path / 'out'}", "run.device=cpu"], training=False)
-    assert experiment.starting_weights() is None
+    job = EvaluateJob.load(run, [f"run.output_dir={tmp_path / 'out'}", "run.device=cpu"])
+    assert job.initial_weights() is None
     with pytest.raises(ConfigError, match="48x48 pixels, the model's image encoder takes 16x16"):
-        Experiment.open(run, ["datasets.eval.val.image_processor.image_size=48"], training=False).prepare()
-    runner, step = experiment.evaluator()
+        EvaluateJob.load(run, ["datasets.eval.val.image_processor.image_size=48"]).prepare()
+    ready = job.prepare()
+    runner, step = job.make_runner(ready), ready.weights.step() if ready.weights else 0
     assert equal(runner.model.filter, expected[1])
     with runner:
         scores = runner.evaluate(step)

@@ -1,0 +1,197 @@
+"""Jobs of CapFilt: annotate image shards, filter an annotated output again, and report on it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from vlkit.capfilt import job as capfilt_job
+from vlkit.capfilt.apply import apply
+from vlkit.capfilt.decision import Decision
+from vlkit.capfilt.job_file import NEUTRAL
+from vlkit.capfilt.place import Place
+from vlkit.capfilt.report import write_report
+from vlkit.capfilt.run import run_job
+from vlkit.capfilt.shard_output import DONE
+from vlkit.capfilt.sources import find_inputs
+from vlkit.capfilt.stored import StoredOutput
+from vlkit.config.build import build
+from vlkit.config.load import Config
+from vlkit.errors import ConfigError, VlkitError
+from vlkit.jobs.base import NOTHING, Job, Pending, Problems, Result, digest
+from vlkit.jobs.models import model_weights
+from vlkit.registry.bounds import Processes, Range
+
+
+class CapFiltJob(Job):
+    """Caption and filter web images; ``kept/`` in the output folder holds the bootstrapped shards."""
+
+    command = "capfilt"
+    in_every_process = True
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.job = capfilt_job.Job.of(config)
+
+    @property
+    def output_dir(self) -> str:
+        """The output folder, or its address."""
+        return self.job.output_dir
+
+    @property
+    def device(self) -> str:
+        return self.job.file.run.device
+
+    def prepare(self, pending: Pending = NOTHING, fresh: bool = False) -> None:
+        problems = Problems()
+        if fresh or pending:
+            self._check_present(pending, problems)
+        else:
+            with problems.of(""):
+                self.job.check()
+        problems.end()
+
+    def _check_present(self, pending: Pending, problems: Problems) -> None:
+        """Check inputs and weights that exist already."""
+        file, origin = self.job.file, self.config.origin
+        if "input" not in pending:
+            with problems.of(origin("input")):
+                find_inputs(file.input)
+        models = {role: each for role, each in file.model.models.items() if f"{each.where}.weights" not in pending}
+        with problems.of(""):  # their messages name the place
+            model_weights(dataclasses.replace(file.model, models=models))
+            if not file.model.models:
+                raise ConfigError(f"{origin('model')}: {file.model.name} has no captioner.")
+
+    def run(self) -> Result:
+        return run_job(self.job)
+
+    def record(self, result: Result) -> Result:
+        if result["status"] == "interrupted":
+            return {"status": "interrupted", "signal": result["signal"], "metrics": {}}
+        return {"status": "finished", "metrics": _shares(result), "worked": result["worked"]}
+
+    def output_fingerprint(self) -> str:
+        return _fingerprint(Path(self.output_dir))
+
+    def relevant(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        run = {key: value for key, value in (config.get("run") or {}).items() if key not in NEUTRAL}
+        return {**config, "run": run}
+
+
+@dataclass(frozen=True)
+class CutEntries:
+    """Schema of a stage that filters an output again.
+
+    Args:
+        source: output folder of ``vlkit capfilt``, or of such a stage.
+        decision: which texts are kept.
+        workers: processes.
+        output_dir: set by the pipeline.
+    """
+
+    source: str
+    decision: Decision
+    workers: Processes = 1
+    output_dir: Path = Path()
+
+
+@dataclass(frozen=True)
+class ReportEntries:
+    """Schema of a stage that reports on an output.
+
+    Args:
+        source: as for :class:`CutEntries`.
+        examples: random images, and as many at the threshold.
+        output_dir: set by the pipeline.
+    """
+
+    source: str
+    examples: Annotated[int, Range(0, 10_000)] = 24
+    output_dir: Path = Path()
+
+
+class _OutputJob(Job):
+    """A job that reads the output of CapFilt."""
+
+    output_key = "output_dir"
+    seed_key = None
+    schema: type[Any]
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.entries = build(self.schema, config.data, "", config.origin)
+
+    def prepare(self, pending: Pending = NOTHING, fresh: bool = False) -> None:
+        if "source" in pending:
+            return
+        try:
+            with Place(self.entries.source) as place:
+                StoredOutput.open(place)
+        except VlkitError as error:
+            raise ConfigError(f"{self.config.origin('source')}: {error}") from error
+
+
+class CutJob(_OutputJob):
+    """Filter again, as ``vlkit capfilt apply`` does; ``kept/`` in the output folder holds the shards."""
+
+    command = "cut"
+    schema = CutEntries
+
+    def run(self) -> Result:
+        entries = self.entries
+        found = apply(entries.source, entries.output_dir, entries.decision, entries.workers)
+        if found["missing"]:
+            raise VlkitError(f"{entries.source}: {found['missing']} shards are not done yet.")
+        return {"status": "finished", "metrics": _shares(found)}
+
+    def output_fingerprint(self) -> str:
+        return _fingerprint(self.entries.output_dir)
+
+    def relevant(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {key: value for key, value in config.items() if key not in ("output_dir", "workers")}
+
+
+class ReportJob(_OutputJob):
+    """Write numbers, page and picture, as ``vlkit capfilt report`` does."""
+
+    command = "report"
+    schema = ReportEntries
+
+    def run(self) -> Result:
+        folder = self.entries.output_dir
+        found = write_report(self.entries.source, folder, self.entries.examples)
+        metrics = {key: value for key, value in _numbers(found).items() if value is not None}
+        return {"status": "finished", "metrics": metrics, "picture": str(folder / "report.png")}
+
+    def output_fingerprint(self) -> str:
+        return digest([self.entries.output_dir / "report.json"])
+
+
+def _fingerprint(folder: Path) -> str:
+    """Identify an output by its manifests, which hold the checksums of all files."""
+    return digest((folder / DONE).glob("*.json"))
+
+
+def _shares(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Count images and texts, and give the shares that were kept."""
+    images, texts = summary["images"], summary["texts"]
+    found = {"images": images["read"], "images_kept": images["kept"] / max(images["kept"] + images["dropped"], 1)}
+    for name, each in texts.items():
+        if each["scored"]:
+            found |= {f"{name}_texts": each["scored"], f"{name}_kept": each["kept"] / each["scored"]}
+    return found
+
+
+def _numbers(report: Mapping[str, Any]) -> dict[str, float]:
+    """Select the numbers of a report; nested ones as ``counts/images/kept``."""
+    found: dict[str, float] = {}
+    for key, value in report.items():
+        if isinstance(value, Mapping) and key in ("counts", "images", "texts", "web", "synthetic"):
+            found |= {f"{key}/{name}": each for name, each in _numbers(value).items()}
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            found[key] = value
+    return found

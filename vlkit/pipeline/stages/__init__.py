@@ -1,1 +1,0 @@
-"""The kinds of stages, one file each."""
