@@ -35,6 +35,6 @@ def test_the_example_can_be_loaded(tmp_path):
     assert [stage.key for stage in file.stages[:4]] == ["web", "seed_0/pretrain", "seed_0/captioner", "seed_0/test"]
     stages = {stage.key: stage for stage in file.stages}
     assert len(stages) == 7
-    assert stages["seed_1/pretrain"].config.data["datasets"]["train"][0]["path"] == "output/mine-short/web"
-    assert stages["seed_1/captioner"].config.data["run"]["duration"] == "320 samples"
+    assert stages["seed_1/pretrain"].job.config.data["datasets"]["train"][0]["path"] == "output/mine-short/web"
+    assert stages["seed_1/captioner"].job.config.data["run"]["duration"] == "320 samples"
     assert stages["seed_1/test"].after == ("seed_1/captioner",)

@@ -179,15 +179,15 @@ def test_seeds_reach_what_has_none_of_its_own(folder):
     base["config"]["run"]["wandb"] = "run_${seed}"
     file = load_pipeline(write(folder / "both.yaml", data))
     stages = {stage.key: stage for stage in file.stages}
-    seeds = {key: stage.config.data["run"].get("seed") for key, stage in stages.items()}
+    seeds = {key: stage.job.config.data["run"].get("seed") for key, stage in stages.items()}
     assert seeds == {
         f"seed_{seed}/{name}": 7 if name == "right" else seed
         for seed in (3, 4)
         for name in ("base", "left", "right", "left_test", "right_test")
     }
-    run = stages["seed_4/base"].config.data
+    run = stages["seed_4/base"].job.config.data
     assert (run["datasets"]["train"][0]["seed"], run["run"]["wandb"]) == (4, "run_4")
-    assert stages["seed_4/left"].config.data["run"]["init_from"] == str(OUT / "seed_4/base")
+    assert stages["seed_4/left"].job.config.data["run"]["init_from"] == str(OUT / "seed_4/base")
     assert stages["seed_4/left"].after == ("seed_4/base",)
 
 
@@ -197,8 +197,8 @@ def test_a_stage_can_be_run_once_for_all_seeds(folder):
     stages = {stage.key: stage for stage in load_pipeline(write(folder / "both.yaml", data)).stages}
     assert len(stages) == 9
     assert stages["base"].folder == OUT / "base"
-    assert stages["base"].config.data["run"].get("seed") is None
-    assert stages["seed_1/left"].config.data["run"]["init_from"] == str(OUT / "base")
+    assert stages["base"].job.config.data["run"].get("seed") is None
+    assert stages["seed_1/left"].job.config.data["run"]["init_from"] == str(OUT / "base")
     assert stages["seed_1/left"].after == ("base",)
 
 

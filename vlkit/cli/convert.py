@@ -71,7 +71,6 @@ class Shards:
 
         with log_lines():
             result = ShardsJob.load(args.file, overrides_of(args, "output_dir")).run()
-        counts = result["metrics"]
-        left_out = f", {counts['left_out']} samples left out" if counts["left_out"] else ""
-        say(f"{counts['samples']} samples in {counts['shards']} shards in {result['folder']}{left_out}")
+        left_out = f", {result['left_out']} samples left out" if result["left_out"] else ""
+        say(f"{result['samples']} samples in {result['shards']} shards in {result['folder']}{left_out}")
         return 0

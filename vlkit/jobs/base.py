@@ -19,7 +19,6 @@ from vlkit.jobs.check_report import CheckReport
 from vlkit.runner.config_changes import differences, plain
 
 Result = dict[str, Any]
-"""``status`` ("finished", or "interrupted" with ``signal``) and what the kind of job adds."""
 J = TypeVar("J", bound="Job")
 
 
@@ -159,8 +158,12 @@ class Job(ABC):
         return None
 
     def record(self, result: Result) -> Result:
-        """Select what a pipeline records of :meth:`run`: ``status``, ``metrics`` (name to number), and optionally
-        ``picture`` (a path) and ``seconds``."""
+        """Select what a pipeline records of the result of :meth:`run`.
+
+        Returns:
+            ``status`` ("finished", or "interrupted" with ``signal``) and ``metrics`` (name to number); optionally
+            ``picture`` (a path) and ``seconds``.
+        """
         return result
 
     def input_fingerprints(self) -> dict[str, str | None]:

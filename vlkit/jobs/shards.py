@@ -111,11 +111,10 @@ class ShardsJob(Job):
         shards = write_shards(dataset, self.output_dir, self.entries.samples_per_shard, self.entries.seed)
         samples = samples_in(shards)
         left_out = len(dataset) - samples + len(dataset.bad_rows)
-        counts = {"shards": len(shards), "samples": samples, "left_out": left_out}
-        return {"status": "finished", "folder": str(self.output_dir), "metrics": counts}
+        return {"folder": str(self.output_dir), "shards": len(shards), "samples": samples, "left_out": left_out}
 
     def record(self, result: Result) -> Result:
-        return {"status": result["status"], "metrics": result["metrics"]}
+        return {"status": "finished", "metrics": {key: value for key, value in result.items() if key != "folder"}}
 
     def output_fingerprint(self) -> str:
         sizes = {shard.name: shard.stat().st_size for shard in self.output_dir.glob("*.tar")}
