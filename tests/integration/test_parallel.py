@@ -41,7 +41,7 @@ def pretrain(kind: str, world: World, folder: Path) -> None:
     found: dict[str, Any] = {"losses": [], "norms": [], "temperatures": []}
     for step in range(STEPS):
         for micro in range(2):
-            with parallel.exchange(wrapped, last=micro == 1):
+            with parallel.gradient_sync(last=micro == 1):
                 out = wrapped(samples(step, 4 * (2 * micro + world.rank), 4), alpha=0.4, update=micro == 0)
                 (out.loss / 2).backward()
         found["norms"].append(parallel.clip(parameters, 1.0).item())
@@ -49,12 +49,12 @@ def pretrain(kind: str, world: World, folder: Path) -> None:
         optimizer.zero_grad(set_to_none=True)
         found["losses"].append(world.sum([out.loss.item()])[0])
         found["temperatures"].append(out.temperature.item())
-    with parallel.whole_model() as whole, torch.inference_mode():
+    with parallel.unsharded() as whole, torch.inference_mode():
         found["features"] = whole.eval().image_feats(whole.image_embeds(samples(9, 0, 4)))
-    weights, moments = parallel.weights(), parallel.moments(optimizer)
+    weights, moments = parallel.weights(), parallel.optimizer_state(optimizer)
     world.on_main(lambda: Checkpoints(folder / kind).write(weights, moments, {"step": STEPS}))
     restore(folder / kind / f"step_{STEPS:08d}", model, optimizer)
-    again = parallel.weights(), parallel.moments(optimizer)
+    again = parallel.weights(), parallel.optimizer_state(optimizer)
     if world.is_main:
         assert all(torch.equal(old[name], new[name]) for old, new in zip((weights, moments), again) for name in old)
         torch.save(found, folder / f"{kind}.pt")

@@ -1,15 +1,17 @@
-"""Checkpoints: folders that are either complete or not there, without pickle.
+"""Write, find and load the checkpoints of a run; a checkpoint folder is either complete or absent, and has no pickle.
 
 ``checkpoints/step_00000100/`` holds ``model.safetensors`` (tied tensors once), ``optimizer.safetensors`` (by
-parameter name) and ``trainer.json`` (everything else, and the checksums: see :mod:`vlkit.io.checkpoint_files`).
+parameter name) and ``trainer.json`` (everything else, with checksums: see :mod:`vlkit.io.checkpoint_files`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +19,62 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from vlkit.errors import CheckpointError, VlkitError
+from vlkit.errors import CheckpointError, ConfigError, VlkitError, did_you_mean
 from vlkit.io.checkpoint_files import MODEL, OPTIMIZER, TRAINER, VERSION, read_trainer, seal, steps_in, verify
 from vlkit.io.checksums import sha256
 from vlkit.io.disk_errors import FileError
 from vlkit.io.files import atomic_dir, atomic_write
 from vlkit.io.tensor_files import damaged_values, describe_non_finite, load_tensors, non_finite, save_tensors
-from vlkit.runner.optimizer import cut_like, restore_by_name, state_by_name
+from vlkit.runner.optimizer import shard_like, restore_by_name, state_by_name
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Best:
+    """The best value of the monitored score so far.
+
+    Args:
+        monitor: ``<evaluation set>/<score>``, or None: nothing is best.
+        mode: ``max`` or ``min``.
+        step: when it was reached.
+        value: the score; None before the first that is a number.
+    """
+
+    monitor: str | None
+    mode: str = "max"
+    step: int | None = None
+    value: float | None = None
+
+    def update(self, step: int, scores: Mapping[str, float]) -> bool:
+        """Whether ``scores`` beat the best so far, which they then are. A nan never wins.
+
+        Raises:
+            ConfigError: the monitored score is not among them.
+        """
+        if self.monitor is None:
+            return False
+        if self.monitor not in scores:
+            raise ConfigError(
+                f"run.monitor is {self.monitor!r}, which no evaluation gives."
+                f"{did_you_mean(self.monitor, scores)} Available: {', '.join(sorted(scores)) or 'nothing'}."
+            )
+        value = float(scores[self.monitor])
+        if math.isnan(value):
+            return False
+        if self.value is not None and not (value > self.value if self.mode == "max" else value < self.value):
+            return False
+        self.step, self.value = step, value
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return asdict(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint, unless another score was monitored then."""
+        if (state["monitor"], state["mode"]) == (self.monitor, self.mode):
+            self.step, self.value = state["step"], state["value"]
 
 
 class Checkpoints:
@@ -90,12 +139,12 @@ class Checkpoints:
         """:meth:`write` the state of a model and an optimizer that are whole in this process."""
         return self.write(model.state_dict(keep_vars=True), state_by_name(optimizer), trainer)
 
-    def write(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor], trainer: dict[str, Any]) -> Path:
+    def write(self, weights: Mapping[str, Tensor], optimizer_state: Mapping[str, Tensor], trainer: dict[str, Any]) -> Path:
         """Write the checkpoint of ``trainer["step"]``. Killed, it leaves nothing that looks complete.
 
         Args:
             weights: the model's state by name, tied tensors as the same object.
-            moments: the optimizer's tensors, see :func:`~vlkit.runner.optimizer.state_by_name`.
+            optimizer_state: tensors by name, see :func:`~vlkit.runner.optimizer.state_by_name`.
             trainer: the rest.
 
         Raises:
@@ -110,7 +159,7 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             with atomic_dir(path) as folder:
                 save_tensors(folder / MODEL, weights)
-                save_tensors(folder / OPTIMIZER, moments)
+                save_tensors(folder / OPTIMIZER, optimizer_state)
                 files = [folder / name for name in (MODEL, OPTIMIZER)]
                 facts = {
                     "files": {file.name: file.stat().st_size for file in files},
@@ -195,7 +244,7 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | Non
             "wrote them. Delete this checkpoint, and the run continues from the one before."
         )
     try:
-        found = {name: cut_like(tensor, own.get(name, tensor)) for name, tensor in weights.items()}
+        found = {name: shard_like(tensor, own.get(name, tensor)) for name, tensor in weights.items()}
         missing, unexpected = model.load_state_dict(found, strict=False)
     except RuntimeError as error:  # sizes differ
         raise CheckpointError(f"{path / MODEL} is of another model: {error}") from error

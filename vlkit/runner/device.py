@@ -1,13 +1,18 @@
-"""Where a run computes and how precisely; and its random numbers."""
+"""Choose device and precision, seed random numbers, compile models."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import os
+import shutil
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from vlkit.errors import ConfigError, did_you_mean
 
@@ -16,14 +21,14 @@ PRECISIONS = ("fp32", "bf16")
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """The device called ``name``; ``auto`` is CUDA, else MPS, else the CPU.
+    """Return the device called ``name``; ``auto`` is CUDA, else MPS, else the CPU.
 
     Args:
         name: auto, cpu, cuda, cuda:N or mps.
         local_rank: which GPU this process of several takes.
 
     Raises:
-        ConfigError: no such device here.
+        ConfigError: unknown device, or one that this machine lacks.
     """
     kind, _, number = name.partition(":")
     if kind not in DEVICES or (number and (kind != "cuda" or not number.isdigit())):
@@ -48,10 +53,10 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def autocast(device: torch.device, precision: str) -> Callable[[], Any]:
-    """A maker of the context in which a run of this precision computes.
+    """Return a function that creates the autocast context of a precision.
 
     Raises:
-        ConfigError: no precision has that name.
+        ConfigError: unknown precision.
     """
     if precision == "fp32":
         return contextlib.nullcontext
@@ -63,7 +68,48 @@ def autocast(device: torch.device, precision: str) -> Callable[[], Any]:
 
 
 def seed_all(*entropy: int) -> None:
-    """Seed torch on every device from these numbers. Done before each micro-batch, so that no generator's
-    state has to be saved for a run to be continued exactly."""
+    """Seed torch on every device from these numbers.
+
+    The runner does so before each micro-batch, so that exact resumption needs no generator state.
+    """
     state = np.random.SeedSequence(entropy).generate_state(2, np.uint32)
     torch.manual_seed((int(state[0]) << 31) ^ int(state[1]))
+
+
+def compile_model(model: nn.Module, device: torch.device, backend: str = "inductor") -> None:
+    """Compile the blocks that ``model.image_blocks()`` lists in place with ``torch.compile``; parameter names stay.
+
+    All blocks run the same code on the same shapes in every step, so one compilation serves all of them, once for
+    training and once for evaluation. The text side is not compiled: packed texts differ in length from step to step.
+    A model without that method is compiled as a whole.
+
+    Args:
+        model: on ``device``; before activation checkpointing and before it is wrapped for several processes.
+        device: of the model.
+        backend: of torch.compile.
+
+    Raises:
+        ConfigError: this machine has no compiler for the device.
+    """
+    if backend == "inductor":
+        _check_compiler(device)
+    if not hasattr(model, "image_blocks"):
+        model.compile(backend=backend)
+        return
+    blocks: list[Any] = model.image_blocks()  # type: ignore[operator]
+    for block in blocks:
+        # The forward alone: hooks of FSDP run outside of the compiled code.
+        block.forward = torch.compile(block.forward, backend=backend)
+
+
+def _check_compiler(device: torch.device) -> None:
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise ConfigError("run.compile is true, which needs Triton on a GPU: pip install triton, or set it to false.")
+    default = "clang++" if sys.platform == "darwin" else "g++"
+    name, given = ("CC", "gcc") if device.type == "cuda" else ("CXX", default)
+    compiler = os.environ.get(name, given)
+    if shutil.which(compiler) is None:
+        raise ConfigError(
+            f"run.compile is true, but this machine has no compiler {compiler!r}: install one (Debian: apt install "
+            f"build-essential), name another in the environment variable {name}, or set run.compile to false."
+        )

@@ -1,4 +1,4 @@
-"""Scores of all evaluation sets, and the picture of samples."""
+"""Evaluate a model on all evaluation sets, and draw samples of one."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from vlkit.datasets.base import VLDataset, collate
 from vlkit.datasets.loading import EvalLoader
 from vlkit.errors import BadSample, DataError
 from vlkit.runner.context import RunContext
-from vlkit.runner.modes import evaluating
-from vlkit.runner.sample_grid import draw_samples
+from vlkit.runner.model_state import evaluating
+from vlkit.runner.plots import draw_sample_grid
 from vlkit.tasks.base import Batch, EvalContext, Task
 
 logger = logging.getLogger(__name__)
 
 
 class Interrupted(Exception):
-    """An evaluation given up because the run is to stop; it is done again when the run is continued."""
+    """The evaluation ended early because the run stops; a resumed run repeats it."""
 
 
 class Evaluator:
     """Evaluates a task on named sets.
 
     Args:
-        task: what scores mean.
-        sets: evaluation sets by name; none of them empty.
+        task: computes scores.
+        sets: evaluation sets by name, not empty.
         batch_size: samples a batch, per process.
         context: of the run; tasks write result files into its output folder.
         num_workers: loader processes, per process.
@@ -53,15 +53,15 @@ class Evaluator:
         self.bad: list[tuple[str, str, str]] = []
 
     def __call__(self, model: nn.Module, step: int, stop: Callable[[], bool] = lambda: False) -> dict[str, float]:
-        """All scores under ``<set>/<score>``; the same in every process.
+        """Return all scores under ``<set>/<score>``, the same in every process.
 
         Args:
             model: not wrapped.
             step: optimizer steps done.
-            stop: asked before each batch whether to give up.
+            stop: polled before each batch; return True to end the evaluation.
 
         Raises:
-            Interrupted: ``stop`` said yes.
+            Interrupted: ``stop`` returned True.
         """
         scores: dict[str, float] = {}
         with evaluating(model):
@@ -70,8 +70,8 @@ class Evaluator:
                 scores.update({f"{name}/{key}": float(value) for key, value in found.items()})
         return scores
 
-    def picture(self, model: nn.Module, count: int, name: str, step: int) -> Path | None:
-        """Draw the first images of a set with what the model says of them; for one process alone.
+    def draw_samples(self, model: nn.Module, count: int, name: str, step: int) -> Path | None:
+        """Draw the first images of a set with the model's texts for them; for one process alone.
 
         Returns:
             The PNG, or None when the task describes nothing or samples have no image.
@@ -82,7 +82,7 @@ class Evaluator:
             try:
                 samples.append(dataset.sample(index, np.random.default_rng([index])))
             except BadSample as error:
-                logger.warning("left out of the picture: %s", error)
+                logger.warning("left out of samples.png: %s", error)
         if not samples or not all(torch.is_tensor(sample.get("image")) for sample in samples):
             return None
         with evaluating(model), torch.inference_mode():
@@ -92,46 +92,28 @@ class Evaluator:
         if not texts:
             return None
         path = self.context.output.path / "samples.png"
-        draw_samples([sample["image"] for sample in samples], texts, path, *_normalization(dataset))
+        draw_sample_grid([sample["image"] for sample in samples], texts, path, *_normalization(dataset))
         return path
 
     def _evaluate(self, model: nn.Module, name: str, step: int, stop: Callable[[], bool]) -> dict[str, float]:
         world, device = self.context.world, self.context.device
-        loader = EvalLoader(
-            self.sets[name],
-            self.batch_size,
-            world.rank,
-            world.size,
-            self.num_workers,
-            pin_memory=device.type == "cuda",
-        )
-        context = EvalContext(
-            device,
-            self.context.autocast,
-            world.gather,
-            world.rank,
-            self.context.output.path,
-            name,
-            step,
-            self.sets[name],
-        )
+        dataset, pin_memory = self.sets[name], device.type == "cuda"
+        loader = EvalLoader(dataset, self.batch_size, world.rank, world.size, self.num_workers, pin_memory=pin_memory)
+        folder, autocast = self.context.output.path, self.context.autocast
+        context = EvalContext(device, autocast, world.gather, world.rank, folder, name, step, dataset)
         self.context.seed_all(step, world.rank)
         with torch.inference_mode():
             scores = self.task.evaluate(model, _Stoppable(loader, stop), context)
         self.bad += [(source, reason, f"evaluation set {name}") for source, reason in loader.bad]
         missing = int(world.sum([float(len(loader.bad))])[0])
         if missing and world.is_main:
-            logger.warning(
-                "%s: %d of %d samples could not be used and are not counted.",
-                name,
-                missing,
-                len(self.sets[name]),
-            )
+            text = "%s: %d of %d samples could not be used and are not counted."
+            logger.warning(text, name, missing, len(dataset))
         return scores
 
 
 def _normalization(dataset: VLDataset) -> tuple[list[float] | None, list[float] | None]:
-    """Mean and standard deviation of the images' channels, if their processor has them."""
+    """Return mean and standard deviation of the images' channels, if their processor normalizes them."""
     normalize: Any = getattr(getattr(dataset, "image_processor", None), "normalize", None)
     if normalize is None:
         return None, None
@@ -139,7 +121,7 @@ def _normalization(dataset: VLDataset) -> tuple[list[float] | None, list[float] 
 
 
 class _Stoppable:
-    """A loader that gives up when asked to."""
+    """A loader that raises Interrupted when asked to stop."""
 
     def __init__(self, loader: EvalLoader, stop: Callable[[], bool]):
         self.loader, self.stop = loader, stop

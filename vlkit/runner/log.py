@@ -1,34 +1,108 @@
-"""What a run writes step by step: ``metrics.jsonl``, ``ledger.jsonl``, a progress bar."""
+"""Write the figures of a run: ``metrics.jsonl``, ``ledger.jsonl``, and the means that go into a line."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlkit.errors import DataError
+import torch
+from torch import Tensor
+
+from vlkit.errors import DataError, VlkitError
 from vlkit.io.disk_errors import named
 from vlkit.io.files import atomic_write
 from vlkit.io.json_reader import parse_json
-from vlkit.io.json_writer import finite_or_none as finite_or_none
 from vlkit.io.json_writer import json_text
+from vlkit.runner.distributed import World
 
 logger = logging.getLogger(__name__)
 
+WAITED = "waited_for_data"
+"""Name of the seconds of a step spent waiting for data, mean over processes."""
+_SHOWN = 50  # bad samples that one call logs by name
 
-def json_line(content: Any) -> str:
-    """One line of JSON; what JSON cannot say (nan, infinity) becomes null."""
-    return json_text(content)
+
+class NonFinite(VlkitError):
+    """A loss or gradient norm is NaN or infinite.
+
+    Args:
+        step: the first such step, counted from 1.
+        name: which value.
+        value: what it is.
+        sample_ids: the samples of that step, of all processes.
+    """
+
+    def __init__(self, step: int, name: str, value: float, sample_ids: list[str]):
+        self.step, self.name, self.value, self.sample_ids = step, name, value, sample_ids
+        shown = ", ".join(sample_ids[:8]) + (", ..." if len(sample_ids) > 8 else "")
+        super().__init__(
+            f"{name} is {value} at step {step}. The batch of this step: {shown} (all of them in "
+            "nonfinite.json). Lower optim.lr, set optim.grad_clip, warm up longer, or inspect these samples; "
+            "the run can be resumed from the newest checkpoint, which is older than this step."
+        )
+
+
+class MetricWindow:
+    """Average losses and metrics between two lines of the log. Tensors are read late, so no step waits for the device.
+
+    Each process adds its part of a value; the sum of the parts over all processes is the value.
+
+    Args:
+        world: the processes.
+    """
+
+    def __init__(self, world: World):
+        self.world = world
+        self._pending: list[tuple[int, dict[str, Tensor], list[str]]] = []
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, step: int, values: dict[str, Tensor], sample_ids: list[str]) -> None:
+        """Add the values of a step (counted from 1) without reading them."""
+        self._pending.append((step, values, sample_ids))
+
+    def settle(self) -> None:
+        """Read the values that were added.
+
+        Raises:
+            NonFinite: a loss or the gradient norm is not finite, in any process.
+        """
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        names = [sorted(values) for _, values, _ in pending]
+        parts = [values[name].float() for (_, values, _), each in zip(pending, names) for name in each]
+        totals = iter(self.world.sum(torch.stack(parts).tolist()))
+        for (step, _, sample_ids), each in zip(pending, names):
+            for name, total in zip(each, totals):
+                if not math.isfinite(total) and not name.startswith("metrics/"):
+                    raise NonFinite(step, name, total, self.world.gather(sample_ids))
+                self._sums[name] = self._sums.get(name, 0.0) + total
+                self._counts[name] = self._counts.get(name, 0) + 1
+
+    def close(self) -> dict[str, float]:
+        """Return the means and start a new window."""
+        self.settle()
+        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        return means
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return sums and counts so far; call :meth:`settle` first."""
+        return {"sums": dict(self._sums), "counts": dict(self._counts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue the window of a checkpoint."""
+        self._pending, self._sums, self._counts = [], dict(state["sums"]), dict(state["counts"])
 
 
 def read_lines(path: Path, required: Mapping[str, type] | None = None) -> list[dict[str, Any]]:
-    """Read the objects of a file of JSON lines; none if there is no file.
-
-    Lines that are half written or otherwise damaged are left out, with one warning.
+    """Read the objects of a JSON-lines file; a missing file is empty. Damaged lines are skipped with one warning.
 
     Args:
         path: of the file.
@@ -58,7 +132,7 @@ def read_lines(path: Path, required: Mapping[str, type] | None = None) -> list[d
 
 
 def _parsed(text: bytes, path: Path, required: Mapping[str, type]) -> dict[str, Any] | None:
-    """The object of a line; None for anything else."""
+    """Parse a line; None for anything but an object with the required keys."""
     try:
         line = parse_json(text, str(path)) if text.strip() else None
     except DataError:
@@ -68,14 +142,14 @@ def _parsed(text: bytes, path: Path, required: Mapping[str, type]) -> dict[str, 
 
 
 def append_line(path: Path, content: Any) -> None:
-    """Add a line to a file of JSON lines, on a line of its own even if the last one is half written.
+    """Append an object to a JSON-lines file, on its own line even if the last one is half written.
 
     Raises:
-        FileError: it cannot be written; then the file is as it was, as far as that can be done.
+        FileError: it cannot be written; the file is cut to its old length where that is possible.
     """
     with named(path), open(path, "ab+", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
-        data = json_line(content).encode() + b"\n"
+        data = json_text(content).encode() + b"\n"
         if size:
             file.seek(size - 1)
             data = data if file.read(1) == b"\n" else b"\n" + data
@@ -89,56 +163,42 @@ def append_line(path: Path, content: Any) -> None:
 
 
 class MetricsFile:
-    """``metrics.jsonl``: one object a line, each with its ``step``."""
+    """``metrics.jsonl``: one object per line, each with its ``step``. Methods raise FileError."""
 
     def __init__(self, path: Path):
         self.path = path
 
     def append(self, line: dict[str, Any]) -> None:
-        """Add a line.
-
-        Raises:
-            FileError: it cannot be written.
-        """
+        """Append a line."""
         append_line(self.path, line)
 
     def sync(self) -> None:
-        """Put the lines on the disk; before a checkpoint that counts on them.
-
-        Raises:
-            FileError: that fails.
-        """
+        """Flush the lines to disk, before a checkpoint that relies on them."""
         with named(self.path):
             if self.path.exists():
                 with self.path.open("r+") as file:
                     os.fsync(file.fileno())
 
     def cut_back(self, step: int, evaluated: bool) -> None:
-        """Forget the lines after ``step``, and those that are damaged.
+        """Remove the lines after ``step`` and damaged ones.
 
         Args:
             step: of the checkpoint.
-            evaluated: whether the checkpoint knows the scores of its step; otherwise they will be written again.
-
-        Raises:
-            FileError: the file cannot be read or written.
+            evaluated: whether the checkpoint holds the scores of its step; otherwise they are written again later.
         """
         if os.path.lexists(self.path):
             known = step + 1 if evaluated else step
             found = read_lines(self.path, {"step": int})
             kept = [line for line in found if line["step"] < (known if "eval" in line else step + 1)]
             with atomic_write(self.path, "w") as file:
-                file.write("".join(json_line(line) + "\n" for line in kept))
-
-
-_SHOWN = 50  # samples that are logged at once
+                file.write("".join(json_text(line) + "\n" for line in kept))
 
 
 class Ledger:
-    """``ledger.jsonl``: the samples that could not be used, each source once.
+    """``ledger.jsonl``: samples that could not be used, each source once.
 
     Attributes:
-        count: sources listed.
+        count: number of sources.
     """
 
     def __init__(self, path: Path):
@@ -150,7 +210,7 @@ class Ledger:
         return len(self._sources)
 
     def add(self, found: Sequence[tuple[str, str, Any]]) -> None:
-        """Note (source, reason, where it was met).
+        """Add (source, reason, where).
 
         Raises:
             FileError: it cannot be written.
@@ -166,39 +226,3 @@ class Ledger:
             elif new == _SHOWN + 1:
                 logger.warning("more samples are skipped; all are named in %s", self.path)
             append_line(self.path, {"source": source, "reason": reason, "where": where})
-
-
-class Bar:
-    """Progress with rate and time left on a terminal; without one, log lines do.
-
-    Args:
-        steps: of the run; None: not known.
-        done: of them before.
-    """
-
-    def __init__(self, steps: int | None, done: int):
-        self._bar: Any = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True)
-
-    def advance(self) -> None:
-        """One step more."""
-        if self._bar is not None:
-            with contextlib.suppress(OSError):  # the terminal may be gone
-                self._bar.update()
-
-    def report(self, text: str) -> None:
-        """Show figures: beside the bar, or as a log line."""
-        if self._bar is not None:
-            with contextlib.suppress(OSError):
-                self._bar.set_postfix_str(text)
-        else:
-            logger.info("%s", text)
-
-    def close(self) -> None:
-        """Leave the terminal in order."""
-        if self._bar is not None:
-            with contextlib.suppress(OSError):
-                self._bar.close()

@@ -1,4 +1,4 @@
-"""The optimizer of a run: which parameters it moves, at which rate, with which decay."""
+"""Build the optimizer of a run from parameter groups, and name and restore its state."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def parameter_groups(
     decay_norm_and_bias: bool = True,
     lr_scale: Mapping[str, float] | None = None,
 ) -> list[Group]:
-    """Groups of parameters with equal decay and rate, each parameter once, frozen ones left out.
+    """Group parameters by decay and rate, each parameter once, without frozen ones.
 
     Args:
-        model: what is trained.
+        model: to be trained.
         weight_decay: AdamW's decay.
         decay_norm_and_bias: decay biases and one-dimensional weights too, as the original BLIP does.
         lr_scale: pattern of parameter names to a factor on the learning rate. A pattern is a shell pattern
-            (``visual_encoder.*``), or a regular expression after ``re:``; the first that fits counts.
+            (``visual_encoder.*``), or a regular expression after ``re:``; the first match counts.
 
     Returns:
         Groups with ``params``, ``names`` (in the same order), ``weight_decay`` and ``lr_scale``.
 
     Raises:
-        ConfigError: nothing can be trained, or a pattern fits no parameter or cannot be read.
+        ConfigError: all parameters are frozen, or a pattern matches none or is malformed.
     """
     patterns = {pattern: _compile(pattern) for pattern in lr_scale or {}}
     unused = set(patterns)
@@ -67,13 +67,13 @@ def build_optimizer(
     device: torch.device,
     make: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW,
 ) -> torch.optim.Optimizer:
-    """AdamW over the parameter groups of ``model``, fused where torch can.
+    """Build AdamW over the parameter groups of ``model``, fused where torch supports it.
 
     Args:
         model: already on ``device``.
         optim: the ``optim`` section.
         device: of the run.
-        make: takes groups and AdamW's arguments.
+        make: optimizer class; receives groups and AdamW's arguments.
     """
     groups = parameter_groups(model, optim.weight_decay, optim.decay_norm_and_bias, optim.lr_scale)
     fused = bool(optim.fused) and device.type in ("cpu", "cuda")
@@ -81,13 +81,13 @@ def build_optimizer(
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group ``rate`` times its own factor."""
+    """Set the learning rate of every group: ``rate`` times its ``lr_scale``."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]
 
 
 def state_by_name(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimizer's tensors under ``<tensor>:<parameter name>``."""
+    """Return the optimizer's tensors under ``<tensor>:<parameter name>``."""
     return {
         f"{key}:{name}": value
         for group in optimizer.param_groups
@@ -97,7 +97,7 @@ def state_by_name(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
 
 
 def restore_by_name(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Undo :func:`state_by_name`; the order of parameters may have changed, their names not.
+    """Load the result of :func:`state_by_name`. The order of parameters may differ, but not their names.
 
     Raises:
         KeyError: a tensor belongs to no parameter of this optimizer.
@@ -114,17 +114,29 @@ def restore_by_name(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torc
     for full, tensor in tensors.items():
         key, _, name = full.partition(":")
         number = numbers[name]
-        state.setdefault(number, {})[key] = cut_like(tensor, parameters[number])
+        state.setdefault(number, {})[key] = shard_like(tensor, parameters[number])
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def cut_like(tensor: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """``tensor`` of a checkpoint, cut up among the processes if ``own`` is and they have the same shape."""
-    if not hasattr(own, "device_mesh"):
-        return tensor
-    from vlkit.runner.fsdp import part_of  # only a run that shards has paid for its import
+def is_sharded(tensor: torch.Tensor) -> bool:
+    """Return whether FSDP has divided the tensor among the processes (a DTensor, whose import is slow)."""
+    return hasattr(tensor, "device_mesh")
 
-    return part_of(tensor, own)
+
+def unsharded_tensor(tensor: Any) -> torch.Tensor:
+    """Gather a sharded tensor in every process (a collective); return other tensors unchanged."""
+    tensor = tensor.detach()
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def shard_like(tensor: torch.Tensor, own: Any) -> torch.Tensor:
+    """Divide ``tensor``, which every process holds, as ``own`` is divided; unchanged if that is not or differs in
+    shape."""
+    if not is_sharded(own) or tensor.shape != own.shape:
+        return tensor
+    from torch.distributed.tensor import distribute_tensor  # a slow import
+
+    return distribute_tensor(tensor.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

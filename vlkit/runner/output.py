@@ -22,6 +22,7 @@ from vlkit.io.disk_errors import named
 from vlkit.io.files import atomic_write
 from vlkit.io.folders import why_unwritable
 from vlkit.io.json_reader import parse_json
+from vlkit.io.json_writer import finite_or_none
 from vlkit.runner.config_changes import (
     changes,
     digest,
@@ -32,7 +33,6 @@ from vlkit.runner.config_changes import (
     sentences,
     trained_keys,
 )
-from vlkit.runner.log import finite_or_none
 from vlkit.runner.writer import WriterLock
 
 logger = logging.getLogger(__name__)

@@ -1,44 +1,46 @@
-"""What a run reports while it trains: to its files, the terminal and trackers."""
+"""Report a run while it trains: log files, terminal, trackers, and plots at the end."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from vlkit.config.schema import RunOptions
-from vlkit.runner.distributed import World
-from vlkit.runner.log import Bar, Ledger, MetricsFile
-from vlkit.runner.loop import WAITED
-from vlkit.runner.output import OutputFolder
+from vlkit.errors import MissingDependency
+from vlkit.runner.context import RunContext
+from vlkit.runner.log import WAITED, Ledger, MetricsFile
 from vlkit.runner.plan import Plan
-from vlkit.runner.trackers import Trackers
 
-_MUCH = 0.1
-"""Share of waiting for data from which on the terminal says so."""
+logger = logging.getLogger(__name__)
+_MUCH = 0.1  # share of the time spent waiting for data from which the terminal mentions it
 Bad = tuple[str, str, str]
-"""Source, reason, and where it was met."""
+"""Source, reason, and where the sample was read."""
 
 
 class Reporter:
-    """Writes for process 0; the others take part where something is gathered.
+    """Writes in process 0; methods that gather are called by every process.
 
     Args:
-        output: the folder.
+        context: of the run.
         plan: lengths in steps.
         run: the section.
-        world: the processes.
     """
 
-    def __init__(self, output: OutputFolder, plan: Plan, run: RunOptions, world: World):
-        self.plan, self.run, self.world, self.output = plan, run, world, output
-        self.metrics = MetricsFile(output.path / "metrics.jsonl")
-        self.ledger = Ledger(output.path / "ledger.jsonl")
+    def __init__(self, context: RunContext, plan: Plan, run: RunOptions):
+        self.plan, self.run, self.world, self.output = plan, run, context.world, context.output
+        self.metrics = MetricsFile(self.output.path / "metrics.jsonl")
+        self.ledger = Ledger(self.output.path / "ledger.jsonl")
         self._trackers: Trackers | None = None
         self._bar: Bar | None = None
         self._since = (0, 0.0)
         self._unwritten: dict[str, Any] | None = None
 
     def open(self, step: int) -> None:
-        """Begin at ``step``: start the bar and the trackers.
+        """Start the progress bar at ``step``, and the trackers.
 
         Raises:
             MissingDependency: a tracker's package is not installed.
@@ -48,30 +50,30 @@ class Reporter:
             self._bar = Bar(self.plan.steps, step)
 
     def close(self) -> None:
-        """Put everything in order."""
+        """Close the progress bar and the trackers."""
         bar, trackers, self._bar, self._trackers = self._bar, self._trackers, None, None
         if bar is not None:
             bar.close()
         if trackers is not None:
             trackers.close()
 
-    def place(self, step: int) -> dict[str, Any]:
-        """``step`` in every unit."""
+    def position(self, step: int) -> dict[str, Any]:
+        """Return ``step`` in steps, epochs and samples."""
         epoch = round(step / self.plan.steps_per_epoch, 6)
         return {"step": step, "epoch": epoch, "samples": step * self.run.batch_size}
 
     def advance(self) -> None:
-        """One step more."""
+        """Count a step."""
         if self._bar is not None:
             self._bar.advance()
 
     def training(self, step: int, rate: float, means: dict[str, float], seconds: float) -> None:
-        """A line of losses, with the share of the time in which processes waited for data (0..1).
+        """Write a line of losses.
 
         Args:
             step: optimizer steps done.
             rate: learning rate of the last one.
-            means: of the losses and metrics since the last line.
+            means: of losses and metrics since the last line.
             seconds: spent in steps since the run began.
         """
         done, spent = step - self._since[0], seconds - self._since[1]
@@ -79,7 +81,7 @@ class Reporter:
         speed = done * self.run.batch_size / max(spent, 1e-9)
         waited = min(means[WAITED] * done / max(spent, 1e-9), 1.0)
         line = {
-            **self.place(step),
+            **self.position(step),
             "lr": rate,
             "loss": means["loss"],
             "losses": _under("losses/", means),
@@ -96,28 +98,28 @@ class Reporter:
         self._write(line, f"step {step}{end}, {text}")
 
     def evaluation(self, step: int, scores: dict[str, float]) -> None:
-        """A line of scores."""
+        """Write a line of scores."""
         text = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
-        self._write({**self.place(step), "eval": scores}, f"step {step}: {text}")
+        self._write({**self.position(step), "eval": scores}, f"step {step}: {text}")
 
     def bad_samples(self, found: list[Bad]) -> None:
-        """Enter what any process met into the ledger; all processes must call this."""
+        """Enter the unusable samples of all processes into the ledger. A collective."""
         found = self.world.gather(found)
         if self.world.is_main and found:
             self.output.writer.check()
             self.ledger.add(found)
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
+        """Return the state for a checkpoint."""
         return {"since": list(self._since), "unwritten": self._unwritten}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint."""
+        """Load the state of a checkpoint."""
         self._since = (int(state["since"][0]), float(state["since"][1]))
         self._unwritten = state.get("unwritten")
 
-    def catch_up(self) -> None:
-        """Write the line whose writing failed before the checkpoint, if there is one; for process 0."""
+    def write_missing_line(self) -> None:
+        """Write the line that could not be written before the checkpoint, if there is one; process 0 only."""
         if self._unwritten is not None:
             self.metrics.append(self._unwritten)
             self._unwritten = None
@@ -130,6 +132,100 @@ class Reporter:
             self._unwritten = None
             self._trackers.log(line)
             self._bar.report(text)
+
+
+class Bar:
+    """Progress bar on a terminal; log lines elsewhere. A terminal that goes away is ignored.
+
+    Args:
+        steps: of the run; None: unknown.
+        done: steps of earlier calls.
+    """
+
+    def __init__(self, steps: int | None, done: int):
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True)
+
+    def advance(self) -> None:
+        """Count a step."""
+        if self._bar is not None:
+            with contextlib.suppress(OSError):
+                self._bar.update()
+
+    def report(self, text: str) -> None:
+        """Show figures next to the bar, or log them."""
+        if self._bar is None:
+            logger.info("%s", text)
+        else:
+            with contextlib.suppress(OSError):
+                self._bar.set_postfix_str(text)
+
+    def close(self) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            with contextlib.suppress(OSError):
+                self._bar.close()
+
+
+class Trackers:
+    """Copy the log to TensorBoard and Weights & Biases, where the run asks for them.
+
+    Args:
+        folder: output folder of the run.
+        tensorboard: write event files into ``folder/tensorboard``.
+        wandb: project of Weights & Biases, or None.
+        config: recorded with the run.
+
+    Raises:
+        MissingDependency: the package is not installed.
+    """
+
+    def __init__(self, folder: Path, tensorboard: bool, wandb: str | None, config: Mapping[str, Any]):
+        self._board: Any = None
+        self._wandb: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise MissingDependency("tensorboard", "run.tensorboard", "track") from error
+            self._board = SummaryWriter(str(folder / "tensorboard"))
+        if wandb:
+            try:
+                import wandb as package
+            except ImportError as error:
+                raise MissingDependency("wandb", "run.wandb", "track") from error
+            self._wandb = package.init(
+                project=wandb, dir=str(folder), name=folder.name, config=dict(config), resume="allow"
+            )
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Log a line of ``metrics.jsonl``."""
+        flat = dict(_numbers(line))
+        step = int(flat.pop("step"))
+        if self._board is not None:
+            for name, value in flat.items():
+                self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(flat, step=step)
+
+    def close(self) -> None:
+        """Flush and close."""
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _numbers(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the numbers of nested mappings under ``outer/inner``."""
+    for key, value in line.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{key}/")
+        elif isinstance(value, (int, float)):
+            yield prefix + key, value
 
 
 def _under(start: str, means: dict[str, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What a training run writes into its checkpoints, and how it continues from them."""
+"""Save the state of a training run in checkpoints, and resume from them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,21 @@ import logging
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlkit.config.schema import OptimConfig, RunOptions
 from vlkit.datasets.loading import TrainLoader
+from vlkit.datasets.mixture import Mixture
 from vlkit.errors import CheckpointError
 from vlkit.io.checkpoint_files import STATE, read_trainer
 from vlkit.io.disk_errors import FileError
-from vlkit.runner.best import Best
-from vlkit.runner.checkpoint import Checkpoints, restore
-from vlkit.runner.clock import Clock
+from vlkit.runner.checkpoint import Best, Checkpoints, restore
 from vlkit.runner.config_changes import changes, plain
-from vlkit.runner.distributed import World
+from vlkit.runner.context import RunContext
 from vlkit.runner.evaluation import Evaluator
-from vlkit.runner.metric_window import Window
-from vlkit.runner.output import OutputFolder
+from vlkit.runner.log import MetricWindow
 from vlkit.runner.parallel import Parallel
-from vlkit.runner.plan import Plan
+from vlkit.runner.plan import Clock, Plan
 from vlkit.runner.reporter import Reporter
 
 logger = logging.getLogger(__name__)
@@ -34,37 +32,54 @@ SAVING = "saving"
 
 
 class Resumable:
-    """The state of a run. A subclass makes the parts and trains.
+    """State of a training run. The subclass :class:`~vlkit.runner.trainer.Trainer` builds the optimizer and trains.
+
+    Args:
+        parallel: the model.
+        mixture: training data.
+        evaluator: scores during training, or None.
+        optim, run: the sections.
+        context: of the run.
 
     Attributes:
         step: optimizer steps done.
-        data: place in the data after them.
-        saved: step of the newest checkpoint; None: there is none.
+        data: position in the data after them.
+        saved: step of the newest checkpoint, or None.
         outdated: whether scores or the best of that step have changed since it was written.
-        evaluated: step of the last evaluation that was finished; its ``scores``.
+        evaluated: step of the last complete evaluation, or None; ``scores`` are its scores.
         doing: what the run does, for messages.
-        history: one entry for each time that the run was continued with another length or optimizer: the ``step``, and
-            what was ``changed``.
+        history: one entry each time the run was resumed with another length or optimizer: ``step`` and ``changed``.
     """
 
-    parallel: Parallel
-    model: nn.Module
     optimizer: torch.optim.Optimizer
-    optim: OptimConfig
-    run: RunOptions
-    world: World
-    output: OutputFolder
-    plan: Plan
-    loader: TrainLoader
-    window: Window
-    best: Best
-    clock: Clock
-    checkpoints: Checkpoints
-    reporter: Reporter
-    evaluator: Evaluator | None
-    fingerprints: list[str]
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        parallel: Parallel,
+        mixture: Mixture,
+        evaluator: Evaluator | None,
+        optim: OptimConfig,
+        run: RunOptions,
+        context: RunContext,
+    ):
+        self.parallel, self.model = parallel, parallel.model
+        self.evaluator, self.optim, self.run = evaluator, optim, run
+        self.context, self.world, self.output = context, context.world, context.output
+        self.plan = Plan.resolve(optim, run, len(mixture))
+        self.loader = TrainLoader(
+            mixture,
+            run.batch_size,
+            run.accumulate,
+            self.world.rank,
+            self.world.size,
+            run.num_workers,
+            pin_memory=context.device.type == "cuda",
+        )
+        self.window, self.clock = MetricWindow(self.world), Clock(self.world)
+        self.best = Best(run.monitor, run.mode)
+        self.checkpoints = Checkpoints(self.output.path / "checkpoints", run.keep_checkpoints)
+        self.reporter = Reporter(context, self.plan, run)
+        self.fingerprints = mixture.fingerprints()
         self.step = 0
         self.data: State = {}
         self.saved: int | None = None
@@ -75,7 +90,7 @@ class Resumable:
         self.doing = ""
 
     def save(self) -> None:
-        """Write a checkpoint of this step, if there is none yet; every process calls it."""
+        """Write a checkpoint of this step unless it exists. A collective."""
         if self.saved == self.step and not self.outdated:
             return
         self.doing = f"the log of step {self.step}"
@@ -87,8 +102,8 @@ class Resumable:
         if self.saved == self.step and self.world.on_main(self._renew_checkpoint):
             self.outdated = False
             return
-        weights, moments = self.parallel.weights(), self.parallel.moments(self.optimizer)
-        gone = self.world.on_main(lambda: self._write_checkpoint(weights, moments))
+        weights, optimizer_state = self._tensors()
+        gone = self.world.on_main(lambda: self._write_checkpoint(weights, optimizer_state))
         self.saved, self.outdated, self.clock.saved = self.step, False, self.clock.agreed
         if gone:
             raise FileError(
@@ -97,7 +112,7 @@ class Resumable:
             )
 
     def save_alone(self) -> None:
-        """Write a checkpoint of this step in process 0, when the others can no longer be reached.
+        """Write a checkpoint of this step in process 0 when the others can no longer be reached.
 
         Raises:
             VlkitError: it cannot be written, or the weights are not finite.
@@ -106,33 +121,61 @@ class Resumable:
             self.window.settle()
         with contextlib.suppress(OSError):  # the log may be what failed
             self.reporter.metrics.sync()
-        weights, moments = self.parallel.weights(), self.parallel.moments(self.optimizer)
-        self._write_checkpoint(weights, moments)
+        self._write_checkpoint(*self._tensors())
         self.saved = self.step
 
     def report_bad_samples(self) -> None:
-        """Enter unusable samples into the ledger."""
+        """Enter unusable samples into the ledger. A collective."""
         raise NotImplementedError
 
     def evaluation_due(self) -> bool:
-        """Whether this step is to be evaluated."""
+        """Return whether to evaluate after this step."""
         if self.evaluator is None:
             return False
         due = self.plan.eval_every.due(self.step, self.clock.agreed - self.clock.evaluated)
         return due or self.plan.ends(self.step, self.clock.agreed)
 
-    def _write_checkpoint(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> bool:
-        """Write the checkpoint; whether the folder had been removed."""
+    def resume(self) -> None:
+        """Load the newest sound checkpoint, if there is one. A collective."""
+        self.data = self.loader.state_dict()
+        found = self.world.on_main(self._find)
+        if found is None:
+            return
+        step, best_lost = found
+        path = self.checkpoints.path(step)
+        trainer = restore(path, self.model, self.optimizer)
+        if trainer["batch_size"] != self.run.batch_size or trainer["seed"] != self.run.seed:
+            raise CheckpointError(
+                f"{path} was written with batch_size {trainer['batch_size']} and seed {trainer['seed']}; "
+                f"this run has {self.run.batch_size} and {self.run.seed}. Restore them, or choose another "
+                "run.output_dir."
+            )
+        if trainer["fingerprints"] != self.fingerprints:
+            logger.warning("%s: the training data have changed since; the run continues with those of today.", path)
+        self.loader.load_state_dict(trainer["data"])
+        self._load_state(trainer)
+        if best_lost:
+            self.best.step = self.best.value = None
+        self.outdated = self.best.state_dict() != trainer["best"]
+        logger.info("continuing from %s", path)
+        for change in self.history[-1]["changed"] if self.history and self.history[-1]["step"] == step else ():
+            logger.info("from step %d on: %s", step, change)
+
+    def _tensors(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return self.parallel.weights(), self.parallel.optimizer_state(self.optimizer)
+
+    def _write_checkpoint(self, weights: dict[str, Tensor], optimizer_state: dict[str, Tensor]) -> bool:
+        """Write the checkpoint; return whether the output folder had been removed."""
         self.output.writer.check()
         gone = self.output.is_gone
-        self.checkpoints.write(weights, moments, self._state())
+        self.checkpoints.write(weights, optimizer_state, self._state())
         if gone:
             self.output.record()
         self.checkpoints.prune(self.step, self.best.step)
         return gone
 
     def _renew_checkpoint(self) -> bool:
-        """Bring scores and the best into the checkpoint of this step, whose tensors stay; False: it is not there."""
+        """Update scores and the best in the checkpoint of this step, whose tensors stay; False: it does not exist."""
         self.output.writer.check()
         if self.output.is_gone or not self.checkpoints.renew(self._state()):
             return False
@@ -140,7 +183,7 @@ class Resumable:
         return True
 
     def _state(self) -> State:
-        """The content of ``trainer.json``."""
+        """Return the content of ``trainer.json``."""
         return {
             "step": self.step,
             "seed": self.run.seed,
@@ -159,7 +202,7 @@ class Resumable:
         }
 
     def _settings(self) -> State:
-        """What of a run may be changed on request while it is continued, and changes how it trains."""
+        """Return the settings that may change when a run is resumed and affect how it trains."""
         return {
             "length": str(self.run.length),
             "accumulate": self.run.accumulate,
@@ -167,7 +210,7 @@ class Resumable:
         }
 
     def _find(self) -> tuple[int, bool] | None:
-        """Step of the newest sound checkpoint; the log is brought to its state."""
+        """Find the newest sound checkpoint and cut the log back to it; return its step and whether the best is lost."""
         self.checkpoints.sweep()
         newest = self.checkpoints.newest(STATE)
         if newest is None:
@@ -182,7 +225,7 @@ class Resumable:
         length = str(self.run.length)
         before = trainer.get("settings", {}).get("length", length)
         self.plan.check_length(trainer["step"], trainer["seconds"], before, length)
-        self._load_small(trainer)
+        self._load_state(trainer)
         best = self.best.step
         lost = self.checkpoints.problem(best) if best is not None and best != self.step else ""
         steps = self.checkpoints.steps()
@@ -191,37 +234,11 @@ class Resumable:
         elif lost:
             logger.warning("%s It was the best so far: the best is chosen again, from here on.", lost)
         self.reporter.metrics.cut_back(self.step, evaluated=self.evaluated == self.step or not self.evaluation_due())
-        self.reporter.catch_up()
+        self.reporter.write_missing_line()
         return self.step, bool(lost)
 
-    def resume(self) -> None:
-        """Go to the newest sound checkpoint, if there is one; every process calls it."""
-        self.data = self.loader.state_dict()
-        found = self.world.on_main(self._find)
-        if found is None:
-            return
-        step, best_lost = found
-        path = self.checkpoints.path(step)
-        trainer = restore(path, self.model, self.optimizer)
-        if trainer["batch_size"] != self.run.batch_size or trainer["seed"] != self.run.seed:
-            raise CheckpointError(
-                f"{path} was written with batch_size {trainer['batch_size']} and seed {trainer['seed']}; "
-                f"this run has {self.run.batch_size} and {self.run.seed}. Restore them, or choose another "
-                "run.output_dir."
-            )
-        if trainer["fingerprints"] != self.fingerprints:
-            logger.warning("%s: the training data have changed since; the run continues with those of today.", path)
-        self.loader.load_state_dict(trainer["data"])
-        self._load_small(trainer)
-        if best_lost:
-            self.best.step = self.best.value = None
-        self.outdated = self.best.state_dict() != trainer["best"]
-        logger.info("continuing from %s", path)
-        for change in self.history[-1]["changed"] if self.history and self.history[-1]["step"] == step else ():
-            logger.info("from step %d on: %s", step, change)
-
-    def _load_small(self, trainer: State) -> None:
-        """Take over everything but weights, optimizer and data; also called to see what that would be."""
+    def _load_state(self, trainer: State) -> None:
+        """Load everything but weights, optimizer and data; :meth:`_find` does so to see what they would be."""
         self.step = self.saved = trainer["step"]
         self.data = trainer["data"]
         self.clock.load_state_dict(trainer.get("clock", {"seconds": trainer["seconds"]}))
@@ -234,7 +251,7 @@ class Resumable:
         self._load_scores(trainer)
 
     def _load_scores(self, trainer: State) -> None:
-        """Take over scores and the best one, as far as evaluation sets, task and monitor are still the same."""
+        """Load scores and the best one, where evaluation sets, task and monitor are unchanged."""
         found, now = trainer["evaluated"], self.output.evaluation_hashes
         before = found.get("sets", now)
         monitored = (self.best.monitor or "").partition("/")[0]

@@ -1,4 +1,4 @@
-"""The runner: one loop for every task, on one device or several processes."""
+"""The runner: one entry point for training and evaluation, on one device or in several processes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from vlkit.datasets.mixture import Mixture
 from vlkit.errors import ConfigError, did_you_mean
 from vlkit.runner.activation_checkpointing import checkpoint_activations
 from vlkit.runner.checkpoint import check_finite
-from vlkit.runner.compilation import compile_model
 from vlkit.runner.context import RunContext
+from vlkit.runner.device import compile_model
 from vlkit.runner.evaluation import Evaluator
 from vlkit.runner.output import environment
 from vlkit.runner.parallel import share_model
 from vlkit.runner.plan import Plan
+from vlkit.runner.plots import draw_curves
 from vlkit.runner.signals import StopRequest
 from vlkit.runner.trainer import Trainer
 from vlkit.tasks.base import Task
@@ -29,19 +30,19 @@ logger = logging.getLogger(__name__)
 
 
 class Runner:
-    """Trains and evaluates a model with a task on datasets; sees only their contracts.
+    """Train and evaluate a model with a task on datasets, by their contracts alone.
 
-    Started by ``torchrun`` it is one of several processes. Use it in a ``with``, or call :meth:`close`.
+    Started by ``torchrun``, it is one of several processes. Use it in a ``with`` statement, or call :meth:`close`.
 
     Args:
-        model: every process makes the same one. ``checkpoint_blocks()`` lists its modules for activation
-            checkpointing; if its ``find_unused_parameters`` is true, a step may leave parameters out.
-        task: what a batch means.
-        train: training data, a mixture or one or more datasets weighed by size; None: only evaluate.
+        model: the same in every process. ``checkpoint_blocks()`` lists its modules for activation checkpointing; if its
+            ``find_unused_parameters`` is true, a step may leave parameters out.
+        task: turns batches into losses and scores.
+        train: training data, a mixture or one or more datasets weighted by size; None: only evaluate.
         evals: evaluation sets by name.
         optim, run: the sections of the run file.
-        context: processes, device and output folder; None: those of ``run``. The runner leaves the processes when it
-            is closed.
+        context: processes, device and output folder; None: created from ``run``. The runner leaves the processes when
+            it is closed.
 
     Raises:
         ConfigError: options that do not fit together or this machine.
@@ -62,32 +63,30 @@ class Runner:
         self.world, self.device, self.output = self.context.world, self.context.device, self.context.output
         self.world.start(self.device)
         self.model, self.task, self.optim, self.run = model.to(self.device), task, optim, run
+        self.mixture = train if train is None or isinstance(train, Mixture) else Mixture(train, seed=run.seed)
         self.evals = dict(evals)
-        if train is None or isinstance(train, Mixture):
-            self.mixture = train
-        else:
-            self.mixture = Mixture(train, seed=run.seed)
         with self.world.explained():
             self.parallel = share_model(run.parallel, self.model, self.world, self.device)
         if run.compile:
             for each in self.parallel.models:
                 compile_model(each, self.device)
-        self.evaluator = self._evaluator() if self.evals else None
+        size = run.eval_batch_size or max(1, run.batch_size // (run.accumulate * self.world.size))
+        self.evaluator = Evaluator(task, self.evals, size, self.context, run.num_workers) if self.evals else None
 
     def train(self) -> dict[str, Any]:
-        """Train to the end, continuing where an earlier call in the same folder stopped. A finished run continues when
-        its length was raised, or when what is evaluated was changed.
+        """Train to the end, resuming where an earlier call in the same folder stopped. A finished run resumes when its
+        length was raised, or when its evaluation was changed.
 
         Returns:
             ``status`` ("finished", or "interrupted" with ``signal``), ``step``, ``epoch``, ``samples``,
-            ``metrics`` (of the last evaluation), ``best``, ``checkpoint``, ``seconds``, ``bad_samples``. A
-            finished run's is ``result.json``, and is what a further call returns.
+            ``metrics`` (of the last evaluation), ``best``, ``checkpoint``, ``seconds``, ``bad_samples``. That of a
+            finished run is ``result.json``, which a further call returns.
 
         Raises:
-            ConfigError: nothing to train on, or the folder is another run's.
-            CheckpointError: the checkpoint to continue from does not fit, or the weights to start from hold NaN.
-            NonFinite: a loss is no longer a number.
-            VlkitError: anything else failed; it says what is saved and how to continue.
+            ConfigError: there is no training data, or the folder belongs to another run.
+            CheckpointError: the checkpoint does not fit, or the initial weights hold NaN.
+            NonFinite: a loss is NaN or infinite.
+            VlkitError: another failure; it says what is saved and how to resume.
         """
         if self.mixture is None:
             raise ConfigError("there is nothing to train on: name a dataset under 'datasets.train'.")
@@ -98,7 +97,7 @@ class Runner:
             self.output.release()
 
     def _train(self, mixture: Mixture) -> dict[str, Any]:
-        stored = self.world.on_main(self._claim)
+        stored = self.world.on_main(lambda: self._claim(mixture))
         if stored is not None:
             logger.info("%s: this run is finished; its result is given again.", self.output.path)
             return stored
@@ -112,37 +111,36 @@ class Runner:
             self.output.writer.on_lost = stop.ask
             result = trainer.train(stop)
         if result["status"] == "finished":
-            with trainer.guarded("the picture of samples"):
-                self._picture(trainer.step)
+            with trainer.guarded("drawing samples.png"):
+                self._draw_samples(trainer.step)
             with trainer.guarded("writing the result"):
-                self.world.on_main(lambda: self.output.write_json("result.json", result))
+                self.world.on_main(lambda: self._finish(result))
         return result
 
     def evaluate(self, step: int = 0) -> dict[str, float]:
-        """Scores of the model as it is, under ``<set>/<score>``; also written to ``evaluation.json``.
+        """Return the scores of the model under ``<set>/<score>``, and write them to ``evaluation.json``.
 
         Args:
             step: optimizer steps that the model has had, for the record.
 
         Raises:
-            ConfigError: nothing to evaluate on.
+            ConfigError: there is no evaluation set.
             CheckpointError: the weights hold NaN or infinity.
         """
         if self.evaluator is None:
             raise ConfigError("there is nothing to evaluate on: name a dataset under 'datasets.eval'.")
         check_finite(self.model)
         with self.world.explained():
-            return self._evaluate(step)
+            return self._evaluate(self.evaluator, step)
 
-    def _evaluate(self, step: int) -> dict[str, float]:
-        assert self.evaluator is not None
+    def _evaluate(self, evaluator: Evaluator, step: int) -> dict[str, float]:
         self._record_environment("evaluation_environment.json")
-        with self.parallel.whole_model() as model:
-            scores = self.evaluator(model, step)
-        bad = [{"source": s, "reason": r, "where": w} for s, r, w in self.world.gather(self.evaluator.bad)]
+        with self.parallel.unsharded() as model:
+            scores = evaluator(model, step)
+        bad = [{"source": s, "reason": r, "where": w} for s, r, w in self.world.gather(evaluator.bad)]
         content = {"step": step, "metrics": scores, "bad_samples": bad}
         self.world.on_main(lambda: self.output.write_json("evaluation.json", content))
-        self._picture(step)
+        self._draw_samples(step)
         return scores
 
     def close(self) -> None:
@@ -156,18 +154,11 @@ class Runner:
         if kind is None:  # after an error the others may be gone, and leaving in order would wait for them
             self.close()
 
-    def _evaluator(self) -> Evaluator:
-        run = self.run
-        micro = max(1, run.batch_size // (run.accumulate * self.world.size))
-        size = run.eval_batch_size or micro
-        return Evaluator(self.task, self.evals, size, self.context, run.num_workers)
-
-    def _claim(self) -> dict[str, Any] | None:
-        """The result of a finished run, unless another length is wanted."""
-        assert self.mixture is not None
+    def _claim(self, mixture: Mixture) -> dict[str, Any] | None:
+        """Claim the output folder; return the result of a finished run, unless another length is wanted."""
         before, length = self.output.result(), str(self.run.length)
         if before is not None:
-            plan = Plan.resolve(self.optim, self.run, len(self.mixture))
+            plan = Plan.resolve(self.optim, self.run, len(mixture))
             plan.check_length(before["step"], float(before.get("seconds", 0.0)), before.get("length", ""), length)
         stored = self.output.claim()
         if stored is None or stored.get("length", length) == length:
@@ -175,6 +166,10 @@ class Runner:
         self.output.hold()
         self.output.reopen(stored)
         return None
+
+    def _finish(self, result: dict[str, Any]) -> None:
+        self.output.write_json("result.json", result)
+        draw_curves(self.output.path / "metrics.jsonl", self.output.path / "curves.png")
 
     def _record_environment(self, name: str) -> None:
         def record() -> None:
@@ -187,13 +182,13 @@ class Runner:
 
         self.world.on_main(record)
 
-    def _picture(self, step: int) -> None:
+    def _draw_samples(self, step: int) -> None:
         evaluator = self.evaluator
         if evaluator is None or not self.run.sample_images:
             return
         name = (self.run.monitor or next(iter(self.evals))).partition("/")[0]
-        with self.parallel.whole_model() as model:
-            self.world.on_main(lambda: evaluator.picture(model, self.run.sample_images, name, step))
+        with self.parallel.unsharded() as model:
+            self.world.on_main(lambda: evaluator.draw_samples(model, self.run.sample_images, name, step))
 
 
 def _check_monitor(monitor: str | None, evals: Mapping[str, VLDataset]) -> None:

@@ -1,4 +1,4 @@
-"""A training run from its first or last step to its end."""
+"""Train a model from its first or last step to the end of the run."""
 
 from __future__ import annotations
 
@@ -13,26 +13,19 @@ from typing import Any, NoReturn
 import torch
 
 from vlkit.config.schema import OptimConfig, RunOptions
-from vlkit.datasets.loading import TrainLoader
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import RunFailed, VlkitError
-from vlkit.runner.activation_checkpointing import AutoCheckpointing
-from vlkit.runner.activation_memory import device_memory
-from vlkit.runner.best import Best
-from vlkit.runner.checkpoint import Checkpoints
-from vlkit.runner.clock import Clock
+from vlkit.runner.activation_checkpointing import AutoCheckpointing, device_memory
 from vlkit.runner.context import RunContext
 from vlkit.runner.evaluation import Evaluator, Interrupted
 from vlkit.runner.heartbeat import is_communication_error
-from vlkit.runner.loop import TrainStep
-from vlkit.runner.metric_window import NonFinite, Window
-from vlkit.runner.modes import start_training
+from vlkit.runner.log import NonFinite
+from vlkit.runner.model_state import start_training
 from vlkit.runner.parallel import Parallel
-from vlkit.runner.plan import Plan
-from vlkit.runner.reporter import Reporter
 from vlkit.runner.resuming import SAVING, Resumable
 from vlkit.runner.schedules import learning_rate
 from vlkit.runner.signals import StopRequest
+from vlkit.runner.train_step import TrainStep
 from vlkit.runner.writer import FolderTaken
 from vlkit.tasks.base import Task
 
@@ -40,15 +33,12 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer(Resumable):
-    """Trains a model; see :class:`~vlkit.runner.runner.Runner`, which makes it.
+    """Train a model; :class:`~vlkit.runner.runner.Runner` creates it.
 
     Args:
-        parallel: the model, on its device, and how the processes share it.
-        task: what a batch means.
-        mixture: training data.
-        evaluator: scores during training, or None.
-        optim, run: the sections.
-        context: of the run.
+        parallel: the model, on its device.
+        task: turns batches into losses.
+        mixture, evaluator, optim, run, context: see :class:`~vlkit.runner.resuming.Resumable`.
     """
 
     def __init__(
@@ -61,49 +51,24 @@ class Trainer(Resumable):
         run: RunOptions,
         context: RunContext,
     ):
-        super().__init__()
-        self.parallel, self.model = parallel, parallel.model
-        self.evaluator, self.optim, self.run = evaluator, optim, run
-        self.world, self.output = world, output = context.world, context.output
-        self.plan = Plan.resolve(optim, run, len(mixture))
-        self.loader = TrainLoader(
-            mixture,
-            run.batch_size,
-            run.accumulate,
-            world.rank,
-            world.size,
-            run.num_workers,
-            pin_memory=context.device.type == "cuda",
-        )
+        super().__init__(parallel, mixture, evaluator, optim, run, context)
         memory = device_memory(context.device) if run.activation_checkpointing == "auto" else None
-        self.by_need = AutoCheckpointing(self.model, memory, world, run.accumulate)
-        wrapped = parallel.wrap()
+        self.auto_checkpointing = AutoCheckpointing(self.model, memory, self.world, run.accumulate)
+        parallel.wrap()
         self.optimizer = parallel.optimizer(optim)
-        self.window, self.clock = Window(world), Clock(world)
-        self.best = Best(run.monitor, run.mode)
-        self.checkpoints = Checkpoints(output.path / "checkpoints", run.keep_checkpoints)
-        self.reporter = Reporter(output, self.plan, run, world)
-        self.fingerprints = mixture.fingerprints()
         self.train_step = TrainStep(
-            parallel,
-            wrapped,
-            task,
-            self.loader,
-            self.optimizer,
-            self.window,
-            context,
-            optim.grad_clip,
+            parallel, task, self.loader, self.optimizer, self.window, context, optim.grad_clip
         )
 
     def train(self, stop: StopRequest) -> dict[str, Any]:
-        """Run until the end, or until ``stop``.
+        """Train to the end of the run, or until ``stop``.
 
         Returns:
-            What happened: ``status`` (finished or interrupted), ``step``, ``metrics``, ``best`` and more.
+            ``status`` (finished or interrupted), ``step``, ``metrics``, ``best`` and more.
 
         Raises:
-            NonFinite: a loss is no longer a number; ``nonfinite.json`` names the samples.
-            VlkitError: anything else that failed, after an attempt to save; it says what is saved and how to continue.
+            NonFinite: a loss is NaN or infinite; ``nonfinite.json`` names the samples.
+            VlkitError: another failure, after an attempt to save; it says what is saved and how to resume.
         """
         self.resume()
         try:
@@ -120,23 +85,23 @@ class Trainer(Resumable):
             raise
         finally:
             self.loader.close()
-            with contextlib.suppress(Exception):  # after an error, which is the one to be seen
+            with contextlib.suppress(Exception):  # must not hide an earlier error
                 self.reporter.close()
 
     @contextlib.contextmanager
     def guarded(self, doing: str) -> Iterator[None]:
-        """While entered, no error loses what was trained: a checkpoint is written if need be and possible, and the
-        error says where it is and how to continue.
+        """Lose no step by an error inside the context: write a checkpoint if needed and possible, and add to the error
+        where it is and how to resume.
 
         Args:
-            doing: what is done, for the message.
+            doing: what is done inside, for the message.
         """
         self.doing = doing
         try:
             yield
         except (NonFinite, FolderTaken):
             raise
-        except BaseException as error:  # of a task or a tracker, sys.exit() too
+        except BaseException as error:  # tasks and trackers may even call sys.exit()
             self._end_by(error)
 
     def _loop(self, stop: StopRequest) -> dict[str, Any]:
@@ -171,7 +136,7 @@ class Trainer(Resumable):
         stop.adopt(flags)
         due = self.step % self.run.log_every == 0 or self.plan.ends(self.step, self.clock.agreed)
         means = self.window.close() if due else None
-        self.by_need.after_step(look=due)
+        self.auto_checkpointing.after_step(check=due)
         self.clock.add(time.perf_counter() - counted)
         self.doing = f"the log of step {self.step}"
         if means is not None:
@@ -192,12 +157,12 @@ class Trainer(Resumable):
         self.doing = f"the evaluation after step {self.step}"
         alone = self.world.size == 1  # several processes would have to agree before each batch
         try:
-            with self.parallel.whole_model() as model:
+            with self.parallel.unsharded() as model:
                 scores = self.evaluator(model, self.step, lambda: alone and stop.received is not None)
         except Interrupted:
             stop.adopt(stop.flags())
             return
-        self.by_need.after_evaluation()
+        self.auto_checkpointing.after_evaluation()
         self.reporter.evaluation(self.step, scores)
         self.report_bad_samples()
         self.best.update(self.step, scores)
@@ -206,22 +171,22 @@ class Trainer(Resumable):
         self.save()
 
     def _end_by(self, error: BaseException) -> NoReturn:
-        """Save if possible, and raise ``error`` with what is saved."""
+        """Save if possible, and raise ``error`` with a note of what is saved."""
         doing, kept = self.doing, self._rescue(error)
         if isinstance(error, VlkitError):
-            if doing != SAVING:  # there, it says itself what is left
+            if doing != SAVING:  # an error of saving says itself what is left
                 error.add(kept)
             raise error
         lost = self.world.size > 1 and is_communication_error(error)
-        if not isinstance(error, Exception) or lost:  # explained by who calls
+        if not isinstance(error, Exception) or lost:  # the caller explains it
             logger.warning("%s", kept)
             raise error
         raise RunFailed(
-            f"{doing} failed: {type(error).__name__}: {error} ({_place(error)}). {kept} VLKIT_TRACEBACK=1 shows more."
+            f"{doing} failed: {type(error).__name__}: {error} ({_location(error)}). {kept} VLKIT_TRACEBACK=1 shows more."
         ) from error
 
     def _rescue(self, error: BaseException) -> str:
-        """Write a checkpoint of the last completed step, where that is safe; what is saved now, in words."""
+        """Write a checkpoint of the last complete step where that is safe; return a sentence on what is saved now."""
         if self._may_rescue():
             if isinstance(error, torch.OutOfMemoryError):
                 traceback.clear_frames(error.__traceback__)
@@ -255,7 +220,7 @@ class Trainer(Resumable):
             }
         return {
             "status": status,
-            **self.reporter.place(self.step),
+            **self.reporter.position(self.step),
             "length": str(self.run.length),
             "metrics": self.scores,
             "best": best,
@@ -267,8 +232,8 @@ class Trainer(Resumable):
         }
 
 
-def _place(error: BaseException) -> str:
-    """File and line where an error was raised; inside an installed library, where that was called."""
+def _location(error: BaseException) -> str:
+    """Return file and line where an error was raised; for an installed library, where it was called."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not {"site-packages", "dist-packages"} & set(Path(frame.filename).parts)]
     frame = (own or frames)[-1]

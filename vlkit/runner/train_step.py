@@ -6,83 +6,86 @@ import dataclasses
 import time
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlkit.datasets.loading import BAD, TrainLoader
 from vlkit.errors import VlkitError
 from vlkit.runner.context import RunContext
-from vlkit.runner.metric_window import Window
+from vlkit.runner.log import WAITED, MetricWindow
 from vlkit.runner.optimizer import set_rate
 from vlkit.runner.parallel import Parallel
-from vlkit.tasks.base import Batch, Progress, StepOutput, Task
+from vlkit.tasks.base import Batch, Progress, Task
 
 SAMPLES = "samples"
-"""What a loss counts whose items the task does not name."""
-WAITED = "waited_for_data"
-"""Seconds of a step, mean over processes."""
-_PREPARE, _FORWARD = 0, 1  # which use of random numbers a seed is for
+"""Count of a loss that the task gives no count for."""
+_PREPARE, _FORWARD = 0, 1  # what a seed is for
 
 
 class TrainStep:
-    """Makes optimizer steps. Their samples, and losses that are means over items, do not depend on how the global batch
-    is divided among micro-batches and processes; losses that compare samples of a batch see those of a micro-batch.
+    """Take optimizer steps. Their samples, and losses that are means over items, do not depend on how the global batch
+    is divided among micro-batches and processes; losses that compare the samples of a batch see a micro-batch.
 
     Args:
-        parallel: how the processes share the model.
-        model: what ``parallel`` made of it, to be called.
-        task: what a batch means.
-        loader: where batches come from.
+        parallel: the wrapped model.
+        task: turns batches into losses.
+        loader: yields batches.
         optimizer: from :func:`~vlkit.runner.optimizer.build_optimizer`.
-        window: where losses are noted.
+        window: collects losses.
         context: of the run.
         grad_clip: largest norm of the gradient; None or 0: not clipped.
+
+    Attributes:
+        bad: unusable samples as (source, reason, step), until they are reported.
     """
 
     def __init__(
         self,
         parallel: Parallel,
-        model: nn.Module,
         task: Task,
         loader: TrainLoader,
         optimizer: torch.optim.Optimizer,
-        window: Window,
+        window: MetricWindow,
         context: RunContext,
         grad_clip: float | None,
     ):
         self.parallel, self.task, self.loader, self.optimizer = parallel, task, loader, optimizer
         self.window, self.context, self.world, self.grad_clip = window, context, context.world, grad_clip
         self.bad: list[tuple[str, str, int]] = []
-        self.model = model
         self._count_names: list[str] | None = None
-        trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        trained = {id(parameter) for parameter in self._parameters}
         self._frozen = [each for each in parallel.model.parameters() if id(each) not in trained]
         self._buffers = [(module._buffers, name) for module in parallel.model.modules() for name in module._buffers]
         self._before: list[tuple[int, int]] | None = None
         self._updating = False
 
     def __call__(self, progress: Progress, rate: float, signals: list[float]) -> list[float]:
-        """Take the step.
+        """Take a step.
 
         Args:
-            progress: where the run is before it.
+            progress: position of the run before the step.
             rate: learning rate.
-            signals: numbers of this process to be added up over all, on the way.
+            signals: numbers of this process, summed over all processes in the message that the step sends anyway.
 
         Returns:
             The sums of ``signals``.
         """
-        asked = time.perf_counter()
+        started = time.perf_counter()
         batches = self._read(progress.step)
-        waited = time.perf_counter() - asked
+        waited = time.perf_counter() - started
         inputs = [self._prepare(batch, progress.step, micro) for micro, batch in enumerate(batches)]
-        counts = [self._counts(each) for each in inputs]
+        counts = [{SAMPLES: float(self.loader.per_process), **self.task.counts(each)} for each in inputs]
         totals, signals = self._reduce(counts, signals)
+
         values: dict[str, Tensor] = {}
         self._before = self._frozen_versions()
         for micro, (each, count) in enumerate(zip(inputs, counts)):
             here = dataclasses.replace(progress, micro=micro, micros=len(inputs))
-            with self.parallel.exchange(self.model, last=micro == len(inputs) - 1):
-                self._forward_backward(each, count, totals, here, values)
+            with self.parallel.gradient_sync(last=micro == len(inputs) - 1):
+                loss = self._loss(each, here, count, totals, values)
+                (loss * self.world.size).backward()  # the synchronization averages; the sum of all parts is wanted
+            del loss  # and its graph, before the next forward pass
+
         self._updating = True
         values["grad_norm"] = self._update(rate) / self.world.size
         values[WAITED] = torch.tensor(waited / self.world.size)
@@ -90,16 +93,16 @@ class TrainStep:
         return signals
 
     def settled(self) -> None:
-        """To be called once the step is counted and the place in the data is noted."""
+        """Mark the step as complete: it is counted, and its place in the data is recorded."""
         self._updating, self._before = False, None
 
     def intact(self) -> bool:
-        """Whether the model is as the last completed step left it. A step that failed may have moved weights, or what
-        a forward pass moves itself: momentum encoders, queues, running means."""
+        """Return whether the model is as the last complete step left it. A step that failed may have moved weights, or
+        what a forward pass moves itself: momentum encoders, queues, running means."""
         return not self._updating and (self._before is None or self._before == self._frozen_versions())
 
     def _frozen_versions(self) -> list[tuple[int, int]]:
-        """Which tensors the model has that the optimizer does not move, and how often each was written to."""
+        """List the tensors that the optimizer does not move, with the number of writes to each."""
         tensors = [*self._frozen, *(buffers[name] for buffers, name in self._buffers)]
         return [(id(each), each._version) for each in tensors if each is not None and not each.is_inference()]
 
@@ -113,11 +116,8 @@ class TrainStep:
         self.context.seed_all(step, micro, self.world.rank, _PREPARE)
         return self.task.prepare(self.parallel.model, batch, self.context.device)
 
-    def _counts(self, inputs: Batch) -> dict[str, float]:
-        return {SAMPLES: float(self.loader.per_process), **self.task.counts(inputs)}
-
     def _reduce(self, counts: list[dict[str, float]], signals: list[float]) -> tuple[dict[str, float], list[float]]:
-        """Counts of the whole step: over micro-batches, and over processes in one small message."""
+        """Sum the counts of the step over micro-batches, and over processes in one small message."""
         if self._count_names is None:
             self._count_names = sorted(set(self.world.gather([name for each in counts for name in each])))
         names = self._count_names
@@ -131,42 +131,31 @@ class TrainStep:
         sums = self.world.sum(own + signals)
         return dict(zip(names, sums)), sums[len(names) :]
 
-    def _forward_backward(
+    def _loss(
         self,
         inputs: Batch,
+        progress: Progress,
         counts: dict[str, float],
         totals: dict[str, float],
-        progress: Progress,
         values: dict[str, Tensor],
-    ) -> None:
+    ) -> Tensor:
+        """Return this micro-batch's part of the loss; add its part of each loss and metric to ``values``."""
         self.context.seed_all(progress.step, progress.micro, self.world.rank, _FORWARD)
         with self.context.autocast():
-            output = self.task.train_step(self.model, inputs, progress)
-        shares = {name: _share(name, counts, totals) for name in output.losses}
-        parts = {name: loss.float() * shares[name] for name, loss in output.losses.items()}
+            output = self.task.train_step(self.parallel.wrapped, inputs, progress)
+        parts = {name: loss.float() * _share(name, counts, totals) for name, loss in output.losses.items()}
         total = torch.stack(list(parts.values())).sum()
-        # The exchange takes the mean over processes where the sum of all parts is wanted.
-        (total * self.world.size).backward()
-        self._note(values, parts, total, output, counts[SAMPLES] / totals[SAMPLES])
-
-    def _note(
-        self,
-        values: dict[str, Tensor],
-        parts: dict[str, Tensor],
-        total: Tensor,
-        output: StepOutput,
-        share: float,
-    ) -> None:
         found = {"loss": total, **{f"losses/{name}": part for name, part in parts.items()}}
+        share = counts[SAMPLES] / totals[SAMPLES]
         for name, metric in output.metrics.items():
             found[f"metrics/{name}"] = torch.as_tensor(metric, dtype=torch.float32, device=self.context.device) * share
         for name, value in found.items():
             values[name] = values[name] + value.detach() if name in values else value.detach()
+        return total
 
     def _update(self, rate: float) -> Tensor:
-        """Clip, step, and forget the gradients; the norm of the gradient before clipping."""
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        norm = self.parallel.clip(parameters, self.grad_clip)
+        """Clip, step and drop the gradients; return the norm of the gradient before clipping."""
+        norm = self.parallel.clip(self._parameters, self.grad_clip)
         set_rate(self.optimizer, rate)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -174,7 +163,7 @@ class TrainStep:
 
 
 def _share(name: str, counts: dict[str, float], totals: dict[str, float]) -> float:
-    """Part of a mean loss's items that lies in this micro-batch of this process."""
+    """Return the share of a mean loss's items that this micro-batch of this process holds."""
     counted = name if name in totals else SAMPLES
     return counts.get(counted, 0.0) / totals[counted] if totals[counted] else 0.0
 

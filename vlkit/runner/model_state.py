@@ -1,4 +1,4 @@
-"""A trial that leaves no trace: models and random numbers are afterwards as they were before."""
+"""Change a model for a while: evaluation mode, or anything that is undone afterwards."""
 
 from __future__ import annotations
 
@@ -15,23 +15,40 @@ from torch import Tensor, nn
 
 
 @contextlib.contextmanager
-def restored(model: nn.Module, *others: Any) -> Iterator[None]:
-    """While entered, anything may be done with ``model`` and the global random numbers (torch on every device, numpy,
-    Python); on leaving, both are as on entering.
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put the model in evaluation mode inside the context; restore the mode of each module afterwards."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:  # parents come before their children
+            if module.training != training:
+                module.train(training)
 
-    Of the model that is: weights and buffers, also those that were exchanged for others; gradients; the mode of each
-    module; hooks; and other attributes of modules, where tensors, lists, dictionaries, sets and deques are restored in
-    place and other objects by reference.
+
+def start_training(model: nn.Module) -> None:
+    """Put a model in training mode, unless it is: parts of it may be frozen in evaluation mode."""
+    if not model.training:
+        model.train()
+
+
+@contextlib.contextmanager
+def restored(model: nn.Module, *others: Any) -> Iterator[None]:
+    """Restore ``model`` and the global random numbers (torch on every device, numpy, Python) on leaving the context.
+
+    Restored are weights and buffers, also replaced ones; gradients; the mode of each module; hooks; and other
+    attributes of modules: tensors, lists, dictionaries, sets and deques in place, other objects by reference.
 
     Args:
-        model: on its device, which must not change meanwhile; its tensors are copied there.
-        *others: objects whose attributes are restored in the same way (a task).
+        model: must stay on its device; its tensors are copied there.
+        *others: objects whose attributes are restored in the same way, such as a task.
     """
     undo = [_attributes(each) for each in (*model.modules(), *others) if hasattr(each, "__dict__")]
     tensors = {id(each): each for each in (*model.parameters(), *model.buffers())}
     undo.append(_contents(list(tensors.values())))
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    states = random.getstate(), np.random.get_state()  # code that uses it finds it as it was
+    states = random.getstate(), np.random.get_state()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
         with torch.random.fork_rng(devices):
@@ -46,7 +63,7 @@ def restored(model: nn.Module, *others: Any) -> Iterator[None]:
 
 
 def _attributes(holder: Any) -> Callable[[], None]:
-    """What puts the attributes of an object back."""
+    """Return a function that restores the attributes of an object."""
     attributes = vars(holder)
     before = dict(attributes)
     inside = [_container(value) for value in before.values() if isinstance(value, (list, dict, set, deque))]
