@@ -53,7 +53,7 @@ def train(kind: str, world: World, memory: Room | None) -> dict[str, Any]:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if need is not None:
-            need.after_step(look=True)
+            need.after_step(check=True)
             found["sizes"] = [block.bytes for block in need.blocks]
             found["recomputed"].append(need.recomputed)
     return found

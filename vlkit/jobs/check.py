@@ -23,10 +23,9 @@ from vlkit.jobs.base import Pending, Problems
 from vlkit.jobs.check_report import CheckReport, Memory
 from vlkit.jobs.checks import checkpoint_bytes, free_bytes, overlap_notes
 from vlkit.models.weights.initial import InitialWeights
-from vlkit.runner.activation_checkpointing import checkpoint_activations
-from vlkit.runner.activation_memory import ModelSavedBytes, tensors_of
+from vlkit.runner.activation_checkpointing import SavedBytes, checkpoint_activations, tensors_of
 from vlkit.runner.device import autocast, choose_device, seed_all
-from vlkit.runner.modes import evaluating, start_training
+from vlkit.runner.model_state import evaluating, start_training
 from vlkit.runner.optimizer import build_optimizer
 from vlkit.runner.plan import Plan
 from vlkit.tasks.base import EvalContext, Task
@@ -190,7 +189,8 @@ def _forward(
     inputs = _guarded(lambda: task.prepare(model, batch, device))
     progress = plan.progress(0, 0.0, run.batch_size)
     recomputed = run.activation_checkpointing in ("torch", "fairscale")
-    with ModelSavedBytes(model, recomputed) as kept, autocast(device, run.precision)():
+    blocks = model.checkpoint_blocks() if recomputed else ()  # type: ignore[operator]
+    with SavedBytes(tensors_of(model), blocks) as kept, autocast(device, run.precision)():
         output = _guarded(lambda: task.train_step(model, inputs, progress))
     return output.losses, kept.bytes
 

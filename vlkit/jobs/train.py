@@ -17,8 +17,8 @@ from vlkit.runner import Runner
 from vlkit.runner.config_changes import plain, training_differences
 from vlkit.runner.device import choose_device
 from vlkit.runner.distributed import World
+from vlkit.runner.model_state import restored
 from vlkit.runner.output import OutputFolder
-from vlkit.runner.restored import restored
 
 logger = logging.getLogger(__name__)
 _SAMPLES, _SECONDS = 2, 60.0

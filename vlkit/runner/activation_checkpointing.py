@@ -43,15 +43,16 @@ def checkpoint_activations(model: nn.Module, kind: str) -> None:
             f"run.activation_checkpointing is {kind!r}, but {type(model).__name__} has no method "
             "checkpoint_blocks() that lists the modules to recompute. Set it to 'none'."
         )
-    wrap: Any = _wrap_torch
+    wrap = _wrap_torch
     if kind == "fairscale":
         try:
-            from fairscale.nn.checkpoint import checkpoint_wrapper as wrap  # replaces the block's forward in place
+            from fairscale.nn.checkpoint import checkpoint_wrapper
         except ImportError as error:
             raise ConfigError(
                 "run.activation_checkpointing is 'fairscale', which is not installed here: pip install fairscale, or "
                 "use 'torch', which needs nothing and gives the same gradients."
             ) from error
+        wrap = checkpoint_wrapper  # replaces the block's forward in place
     for block in model.checkpoint_blocks():  # type: ignore[operator]
         wrap(block)
 
@@ -68,7 +69,7 @@ class SavedBytes:
         self._seen = {tensor.untyped_storage().data_ptr() for tensor in known}
         self._held: list[Tensor] = []  # the address of a freed tensor may be given to another one
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._count, lambda tensor: tensor)
-        self._blocks, self._handles = list(blocks), []
+        self._blocks = list(blocks)
         self.bytes = 0
 
     def __enter__(self) -> SavedBytes:

@@ -25,7 +25,7 @@ from vlkit.io.checksums import sha256
 from vlkit.io.disk_errors import FileError
 from vlkit.io.files import atomic_dir, atomic_write
 from vlkit.io.tensor_files import damaged_values, describe_non_finite, load_tensors, non_finite, save_tensors
-from vlkit.runner.optimizer import shard_like, restore_by_name, state_by_name
+from vlkit.runner.optimizer import restore_by_name, shard_like, state_by_name
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,9 @@ class Checkpoints:
         """:meth:`write` the state of a model and an optimizer that are whole in this process."""
         return self.write(model.state_dict(keep_vars=True), state_by_name(optimizer), trainer)
 
-    def write(self, weights: Mapping[str, Tensor], optimizer_state: Mapping[str, Tensor], trainer: dict[str, Any]) -> Path:
+    def write(
+        self, weights: Mapping[str, Tensor], optimizer_state: Mapping[str, Tensor], trainer: dict[str, Any]
+    ) -> Path:
         """Write the checkpoint of ``trainer["step"]``. Killed, it leaves nothing that looks complete.
 
         Args:

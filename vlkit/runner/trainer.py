@@ -56,9 +56,7 @@ class Trainer(Resumable):
         self.auto_checkpointing = AutoCheckpointing(self.model, memory, self.world, run.accumulate)
         parallel.wrap()
         self.optimizer = parallel.optimizer(optim)
-        self.train_step = TrainStep(
-            parallel, task, self.loader, self.optimizer, self.window, context, optim.grad_clip
-        )
+        self.train_step = TrainStep(parallel, task, self.loader, self.optimizer, self.window, context, optim.grad_clip)
 
     def train(self, stop: StopRequest) -> dict[str, Any]:
         """Train to the end of the run, or until ``stop``.
@@ -181,9 +179,8 @@ class Trainer(Resumable):
         if not isinstance(error, Exception) or lost:  # the caller explains it
             logger.warning("%s", kept)
             raise error
-        raise RunFailed(
-            f"{doing} failed: {type(error).__name__}: {error} ({_location(error)}). {kept} VLKIT_TRACEBACK=1 shows more."
-        ) from error
+        what = f"{doing} failed: {type(error).__name__}: {error} ({_location(error)})."
+        raise RunFailed(f"{what} {kept} VLKIT_TRACEBACK=1 shows more.") from error
 
     def _rescue(self, error: BaseException) -> str:
         """Write a checkpoint of the last complete step where that is safe; return a sentence on what is saved now."""

@@ -7,11 +7,12 @@ import resource
 import pytest
 
 from vlkit.io.disk_errors import FileError
-from vlkit.runner.log import Ledger, MetricsFile, json_line, read_lines
+from vlkit.io.json_writer import json_text
+from vlkit.runner.log import Ledger, MetricsFile, read_lines
 
 
 def test_what_json_cannot_say_becomes_null():
-    assert json_line({"a": math.nan, "b": [math.inf, 1.5], "c": {"d": -math.inf}}) == (
+    assert json_text({"a": math.nan, "b": [math.inf, 1.5], "c": {"d": -math.inf}}) == (
         '{"a": null, "b": [null, 1.5], "c": {"d": null}}'
     )
 
@@ -88,7 +89,7 @@ DAMAGED = [
 @pytest.mark.parametrize("damage", DAMAGED, ids=range(len(DAMAGED)))
 @pytest.mark.parametrize("place", ["first", "between", "last", "unfinished"])
 def test_a_damaged_line_costs_that_line_and_one_warning(tmp_path, caplog, damage, place):
-    lines = [json_line({"step": step}).encode() for step in (1, 2, 3)]
+    lines = [json_text({"step": step}).encode() for step in (1, 2, 3)]
     lines.insert({"first": 0, "between": 1}.get(place, 3), damage)
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b"\n".join(lines) + (b"" if place == "unfinished" else b"\n"))

@@ -21,6 +21,7 @@ def test_what_a_run_leaves_behind(tmp_path):
         "metrics.jsonl",
         "checkpoints",
         "samples.png",
+        "curves.png",
         "result.json",
     }
     assert json.loads((tmp_path / "result.json").read_text()) == result
@@ -57,7 +58,7 @@ def test_bad_samples_end_up_in_the_ledger_once_and_the_run_goes_on(tmp_path):
 @pytest.mark.parametrize(("reading", "computing"), [(0.3, 0.8), (0.0, 0.8), (0.01, 0.0)])
 def test_the_share_of_waiting_for_data_is_logged(tmp_path, monkeypatch, caplog, reading, computing):
     clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
-    monkeypatch.setattr("vlkit.runner.loop.time", clock)
+    monkeypatch.setattr("vlkit.runner.train_step.time", clock)
     monkeypatch.setattr("vlkit.runner.trainer.time", clock)
 
     class Slow(ToyDataset):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from vlkit.runner.modes import evaluating, start_training
+from vlkit.runner.model_state import evaluating, start_training
 
 
 def model() -> nn.Module:

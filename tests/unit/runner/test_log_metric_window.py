@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vlkit.runner.distributed import World
-from vlkit.runner.metric_window import NonFinite, Window
+from vlkit.runner.log import MetricWindow, NonFinite
 
 
 def values(loss: float, **more: float) -> dict[str, torch.Tensor]:
@@ -12,7 +12,7 @@ def values(loss: float, **more: float) -> dict[str, torch.Tensor]:
 
 
 def test_means_over_the_window_and_then_a_new_one():
-    window = Window(World())
+    window = MetricWindow(World())
     window.add(1, values(1.0), ["a"])
     window.add(2, values(3.0, grad_norm=5.0), ["b"])
     assert window.close() == {"loss": 2.0, "grad_norm": 5.0}
@@ -22,19 +22,19 @@ def test_means_over_the_window_and_then_a_new_one():
 
 def test_looking_earlier_or_saving_does_not_change_the_mean():
     numbers = [0.1, 0.7, 0.30000001, 1e-9, 12345.678]
-    whole, parts = Window(World()), Window(World())
+    whole, parts = MetricWindow(World()), MetricWindow(World())
     for step, number in enumerate(numbers):
         whole.add(step, values(number), [])
         parts.add(step, values(number), [])
         parts.settle()
-        state, parts = parts.state_dict(), Window(World())
+        state, parts = parts.state_dict(), MetricWindow(World())
         parts.load_state_dict(state)
     assert whole.close() == parts.close()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_the_first_step_that_is_not_finite_is_named_with_its_samples(value):
-    window = Window(World())
+    window = MetricWindow(World())
     window.add(1, values(1.0), ["a"])
     window.add(2, values(value), ["b", "c"])
     window.add(3, values(float("nan")), ["d"])
@@ -44,6 +44,6 @@ def test_the_first_step_that_is_not_finite_is_named_with_its_samples(value):
 
 
 def test_a_metric_may_be_undefined():
-    window = Window(World())
+    window = MetricWindow(World())
     window.add(1, {"loss": torch.tensor(1.0), "metrics/auc": torch.tensor(float("nan"))}, [])
     assert window.close()["loss"] == 1.0

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from vlkit.errors import MissingDependency
-from vlkit.runner.trackers import Trackers
+from vlkit.runner.reporter import Trackers
 
 LINE = {"step": 3, "loss": 1.5, "losses": {"lm": 1.0}, "eval": {"val/x": None}, "lr": 0.1}
 FLAT = {"loss": 1.5, "losses/lm": 1.0, "lr": 0.1}

@@ -121,12 +121,12 @@ def test_the_scores_of_a_step_saved_before_its_evaluation_are_not_lost(tmp_path,
 @pytest.mark.parametrize(
     ("place", "what"),
     [
-        ("vlkit.runner.trackers.Trackers.log", "the log of step 1"),
-        ("vlkit.runner.log.Bar.report", "the log of step 1"),
-        ("vlkit.runner.log.Bar.advance", "the log of step 1"),
+        ("vlkit.runner.reporter.Trackers.log", "the log of step 1"),
+        ("vlkit.runner.reporter.Bar.report", "the log of step 1"),
+        ("vlkit.runner.reporter.Bar.advance", "the log of step 1"),
         ("vlkit.runner.log.MetricsFile.append", "the log of step 1"),
         ("vlkit.runner.reporter.Reporter.bad_samples", "the log of step 1"),
-        ("vlkit.runner.trackers.Trackers.close", "the end of the log"),
+        ("vlkit.runner.reporter.Trackers.close", "the end of the log"),
     ],
 )
 def test_a_log_or_tracker_that_fails_loses_nothing(tmp_path, whole, monkeypatch, place, what):

@@ -17,8 +17,7 @@ from vlkit.datasets.base import collate
 from vlkit.datasets.shapes.dataset import Shapes
 from vlkit.runner.activation_checkpointing import AutoCheckpointing
 from vlkit.runner.checkpoint import MODEL, load_tensors
-from vlkit.runner.compilation import compile_model
-from vlkit.runner.device import autocast
+from vlkit.runner.device import autocast, compile_model
 
 CPU = torch.device("cpu")
 PLENTY = 10**9
@@ -37,7 +36,7 @@ def steps(
             loss.backward()
         found += [loss.detach(), *(p.grad.clone() for p in model.parameters())]
         if need is not None:
-            need.after_step(look=True)
+            need.after_step(check=True)
     return found
 
 
@@ -143,9 +142,9 @@ def test_a_reserve_is_looked_at_only_when_asked_for():
     need = by_need(model, memory)
     steps(model, need, 2)
     memory.room = 0
-    need.after_step(look=False)
+    need.after_step(check=False)
     assert not any(need.recomputed)
-    need.after_step(look=True)
+    need.after_step(check=True)
     assert all(need.recomputed)
 
 
@@ -167,7 +166,7 @@ def test_the_choice_is_told_once_in_one_line(caplog):
 
 def test_nothing_happens_without_memory_to_run_out_or_blocks():
     for need in (AutoCheckpointing(Stack(), None, None), by_need(nn.Linear(8, 8), Room(0))):
-        need.after_step(look=True)
+        need.after_step(check=True)
         need.after_evaluation()
         assert need.blocks == []
 
@@ -202,7 +201,7 @@ def test_blip_takes_the_steps_of_the_plain_model(share, backend, precision):
             out.loss.backward()
             found += [out.loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
             if need is not None:
-                need.after_step(look=False)
+                need.after_step(check=False)
         if need is not None:
             assert all(block.bytes > 0 for block in need.blocks)
             room = share * sum(block.bytes for block in need.blocks)

@@ -8,7 +8,7 @@ import pytest
 from tests.assets.toy import ToyTask, lines, toy_runner
 from tests.assets.two_ranks import in_two_ranks
 from vlkit.config.durations import Duration
-from vlkit.runner.clock import Clock
+from vlkit.runner.plan import Clock
 
 
 def world(rank: int = 0, size: int = 1) -> Any:
@@ -63,7 +63,7 @@ class Ticking(ToyTask):
 def clock(monkeypatch):
     clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
     monkeypatch.setattr("vlkit.runner.trainer.time", clock)
-    monkeypatch.setattr("vlkit.runner.loop.time", clock)
+    monkeypatch.setattr("vlkit.runner.train_step.time", clock)
     return clock
 
 
@@ -108,10 +108,10 @@ def test_an_evaluation_by_time_that_was_interrupted_is_done_again(tmp_path, cloc
 def _two_ranks(rank: int, folder: Any) -> None:
     """Process 1 is by far the slower one by its own clock, which nobody asks."""
     clock = SimpleNamespace(now=0.0, perf_counter=lambda: clock.now)
-    import vlkit.runner.loop
+    import vlkit.runner.train_step
     import vlkit.runner.trainer
 
-    vlkit.runner.loop.time = vlkit.runner.trainer.time = clock
+    vlkit.runner.train_step.time = vlkit.runner.trainer.time = clock
 
     class Ticks(ToyTask):
         def train_step(self, model, inputs, progress):

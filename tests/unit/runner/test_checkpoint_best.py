@@ -5,7 +5,7 @@ import math
 import pytest
 
 from vlkit.errors import ConfigError
-from vlkit.runner.best import Best
+from vlkit.runner.checkpoint import Best
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.assets.toy import ToyModel
-from vlkit.runner.restored import restored
+from vlkit.runner.model_state import restored
 
 
 class Stateful(ToyModel):

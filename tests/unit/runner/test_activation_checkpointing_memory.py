@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vlkit.runner.activation_memory import RESERVE, CudaMemory, SavedBytes, device_memory
+from vlkit.runner.activation_checkpointing import RESERVE, CudaMemory, SavedBytes, device_memory
 
 GPU = torch.device("cuda", 0)
 
