@@ -1,16 +1,16 @@
-"""The formats of annotation files: JSON, JSON lines, CSV, TAB-separated text, COCO, Karpathy's splits."""
+"""Find annotation files, and read their rows: JSON, JSON lines, CSV, TAB-separated text, COCO, Karpathy's splits."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vlkit.datasets.coco import coco_rows, karpathy_rows, looks_karpathy, top
 from vlkit.datasets.columns import Fields, TableColumns
-from vlkit.datasets.faults import Faults, short
+from vlkit.datasets.faults import Faults, entry_fault, short
 from vlkit.datasets.separated import header_of, separated_rows
 from vlkit.datasets.shard_files import is_tar_name
 from vlkit.errors import DataError, VlkitError
@@ -19,19 +19,26 @@ from vlkit.io.json_reader import BadRow, JsonError, parse_json, parse_rows
 from vlkit.io.text_encoding import TextError
 from vlkit.io.text_files import encoding_fault, open_text, plain_suffix, read_bytes, start_of
 
-_ENDINGS = ("json", "jsonl", "csv", "tsv", "txt")
-_IN_FOLDER = tuple(f"captions.{suffix}{packed}" for packed in ("", ".gz") for suffix in _ENDINGS)
-METADATA = ("metadata.jsonl", "metadata.csv")  # of Hugging Face's imagefolder
+T = TypeVar("T")
+METADATA = ("metadata.jsonl", "metadata.csv")
+"""Annotation files of Hugging Face's imagefolder."""
 SPLIT_FOLDERS = {
     "train": ("train", "training"),
     "val": ("validation", "val", "valid", "dev"),
     "test": ("test", "testing", "eval"),
 }
 """Names of the folders of splits in Hugging Face's imagefolder."""
+FORMATS = ("auto", "json", "jsonl", "csv", "txt", "coco", "karpathy")
+_ENDINGS = ("json", "jsonl", "csv", "tsv", "txt")
+_IN_FOLDER = tuple(f"captions.{ending}{packed}" for packed in ("", ".gz") for ending in _ENDINGS)
+_FORMAT_OF = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv", ".txt": "txt"}
+_LINE_END = re.compile(r"[\r\n]")
+_LINE = re.compile(r"line 1, ")  # in messages about a text of one line
+_LIST = re.compile(r"\[\s*(\{|$)")  # a list of mappings, which is not a row of JSON lines
 
 
 def find_file(path: str | os.PathLike[str], split: str | None = None) -> Path:
-    """The annotation file at ``path``: a file, a URL, ``package://name/path``, or a folder that holds one file
+    """Return the annotation file at ``path``: a file, a URL, ``package://name/path``, or a folder with one file
     ``captions.*`` or ``metadata.*`` (Hugging Face's imagefolder).
 
     Args:
@@ -39,21 +46,20 @@ def find_file(path: str | os.PathLike[str], split: str | None = None) -> Path:
         split: whose folder below ``path`` (:data:`SPLIT_FOLDERS`) may hold the file.
 
     Raises:
-        DataError: there is none.
+        DataError: there is no such file.
     """
     try:
         folder = local_path(os.fspath(path))
-        if not folder.is_dir() and not (reader := _read_by(folder)):
+        if not folder.is_dir() and not _reader_of(folder):
             return fetch(os.fspath(path))
     except VlkitError as error:
         raise DataError(f"annotations: {error} Set 'path' to an annotation file.") from error
-    data = [f"data/{name}" for name in METADATA]
-    places = (_IN_FOLDER, METADATA, data)
+    places = (_IN_FOLDER, METADATA, [f"data/{name}" for name in METADATA])
     there = ([folder / name for name in names if (folder / name).is_file()] for names in places)
-    found = next(filter(None, there), []) or _below(folder, split)
+    found = next(filter(None, there), []) or _in_split_folders(folder, split)
     if len(found) == 1:
         return found[0]
-    reader = _read_by(folder)
+    reader = _reader_of(folder)
     if reader:
         raise DataError(f"{folder}: {reader}")
     names = " and ".join(str(file.relative_to(folder)) for file in found)
@@ -65,17 +71,16 @@ def find_file(path: str | os.PathLike[str], split: str | None = None) -> Path:
     )
 
 
-def _below(folder: Path, split: str | None) -> list[Path]:
-    """The metadata files in the folders of a split.
+def _in_split_folders(folder: Path, split: str | None) -> list[Path]:
+    """Return the metadata files in the folders of a split.
 
     Raises:
         DataError: only other splits have one.
     """
     known = [name for names in SPLIT_FOLDERS.values() for name in names]
     inside = [each for root in (folder, folder / "data") if root.is_dir() for each in sorted(root.iterdir())]
-    files = [
-        each / name for each in inside if each.name.lower() in known for name in METADATA if (each / name).is_file()
-    ]
+    files = [each / name for each in inside if each.name.lower() in known for name in METADATA]
+    files = [file for file in files if file.is_file()]
     found = [file for file in files if split is not None and file.parent.name.lower() in SPLIT_FOLDERS[split]]
     if files and not found:
         there = ", ".join(sorted({file.parent.name for file in files}))
@@ -83,8 +88,8 @@ def _below(folder: Path, split: str | None) -> list[Path]:
     return found
 
 
-def _read_by(path: Path) -> str:
-    """Which dataset reads what is at ``path``, if it is known and none of annotations; a sentence or ""."""
+def _reader_of(path: Path) -> str:
+    """Return which other dataset reads the data at ``path``, a sentence; or ""."""
     folder = path.is_dir()
     if is_tar_name(path.name) or (folder and any(is_tar_name(each.name) for each in path.iterdir())):
         return "webdataset shards are read by {name: web_shards, path: ...}."
@@ -95,36 +100,47 @@ def _read_by(path: Path) -> str:
 
 
 def short_names(files: list[Path]) -> list[str]:
-    """The files by their names, or by their paths where names repeat."""
+    """Return the names of files, or their paths if names repeat."""
     names = [file.name for file in files]
     return names if len(set(names)) == len(names) else [str(file) for file in files]
 
 
-FORMATS = ("auto", "json", "jsonl", "csv", "txt", "coco", "karpathy")
-_SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv", ".txt": "txt"}
-_LINE_END = re.compile(r"[\r\n]")
-_LINE = re.compile(r"line 1, ")  # of a text of one line
-_LIST = re.compile(r"\[\s*(\{|$)")  # the start of a list of mappings, which is no row of JSON lines
-NEED = (
-    "A row needs 'image' (a file name) and 'caption' (a text or a list of texts); image_key and caption_key say what "
-    "else they are called."
-)
+def parsed_rows(
+    rows: Iterable[tuple[int, Fields]], faults: Faults, parse: Callable[[int, Fields], T | str]
+) -> Iterator[T]:
+    """Yield the results of ``parse``, which returns a row or a sentence that says why the row is not valid.
+
+    Raises:
+        DataError: after the last row: the faults of all rows together, or that there are no rows.
+    """
+    empty = True
+    for number, fields in rows:
+        empty = False
+        row = parse(number, fields)
+        if isinstance(row, str):
+            faults.add(number, row)
+        else:
+            yield row
+    faults.raise_where_empty(empty)
 
 
 def table_rows(file: Path, format: str, faults: Faults, columns: TableColumns) -> Iterator[tuple[int, Fields]]:
-    """Numbers and rows of a file, with the columns that a dataset needs; their values are not checked.
+    """Yield numbers and rows of a file that have the needed columns; values are not checked.
 
     Args:
         file: annotation file.
         format: one of ``FORMATS``.
-        faults: added to: what is no row, and rows that lack a column. Its unit becomes that of the format.
+        faults: receives entries that are not rows, and rows that lack a column. Its unit becomes that of the format.
         columns: of the file.
 
     Raises:
         DataError: the file cannot be read in this format, or its columns are ambiguous.
     """
     for number, row in entries(file, format, faults, columns):
-        fields = row if isinstance(row, Fields) else columns.fields(row)
+        if isinstance(row, Fields):
+            fields = entry_fault(row, columns.keys.needed) or row
+        else:
+            fields = columns.fields(row)
         if isinstance(fields, str):
             faults.add(number, fields)
         else:
@@ -133,29 +149,26 @@ def table_rows(file: Path, format: str, faults: Faults, columns: TableColumns) -
 
 
 def entries(file: Path, format: str, faults: Faults, columns: TableColumns) -> Iterable[tuple[int, Any]]:
-    """Numbers and rows of a file as they are written; those of COCO and Karpathy as :class:`Fields`.
+    """Return numbers and rows of a file as written; those of COCO and Karpathy as :class:`Fields`.
 
     Args:
         file: annotation file.
         format: one of ``FORMATS``.
-        faults: added to: what is no row. Its unit becomes that of the format.
+        faults: receives entries that are not rows. Its unit becomes that of the format.
         columns: that the header of a CSV file must have.
 
     Raises:
         DataError: the file cannot be read in this format.
     """
-    start = _start(file, faults.need)
-    kind, suffix = format, plain_suffix(file)
-    if format == "auto":
-        kind = _SUFFIXES.get(suffix) or ("json" if start[:1] in "[{" else "txt")
-        if kind == "jsonl" and _LIST.match(start):  # called so, and a list all the same
-            kind = "json"
-        if kind == "txt" and not columns.positional:
-            kind = "csv" if columns.fits(header_of(_LINE_END.split(start)[0], columns)[1]) else "txt"
+    try:
+        start = start_of(file)
+    except TextError as error:
+        raise DataError(f"{error} {faults.need}") from error
+    kind = _format_of(file, start, columns) if format == "auto" else format
     if kind in ("jsonl", "csv", "txt"):
         faults.unit = "line"
         if kind == "csv":
-            return separated_rows(file, faults, columns, tabs=suffix == ".tsv")
+            return separated_rows(file, faults, columns, tabs=plain_suffix(file) == ".tsv")
         return _json_lines(file, faults) if kind == "jsonl" else _tab_lines(file, faults, columns)
     try:
         data = parse_rows(read_bytes(file), str(file))
@@ -167,30 +180,33 @@ def entries(file: Path, format: str, faults: Faults, columns: TableColumns) -> I
     if kind == "karpathy" or (format == "auto" and looks_karpathy(data)):
         columns.own_format("Karpathy's")
         return karpathy_rows(file, data, faults)
-    if kind == "coco" or (format == "auto" and isinstance(data, dict) and "images" in data):
+    with_images = isinstance(data, dict) and "images" in data
+    if kind == "coco" or (format == "auto" and with_images):
         columns.own_format("COCO's")
-        return ((number, Fields(row)) for number, row in coco_rows(file, data))
+        return coco_rows(file, data)
     if isinstance(data, list):
         return good_rows(data, faults)
-    hint = " This looks like a COCO file: set format: coco." if isinstance(data, dict) and "images" in data else ""
+    hint = " This looks like a COCO file: set format: coco." if with_images else ""
     raise DataError(f"{file}: the top level is {top(data)}; a list of rows is needed.{hint} {faults.need}")
 
 
+def _format_of(file: Path, start: str, columns: TableColumns) -> str:
+    """Return the format of a file from its extension and its first characters."""
+    kind = _FORMAT_OF.get(plain_suffix(file)) or ("json" if start[:1] in "[{" else "txt")
+    if kind == "jsonl" and _LIST.match(start):  # a list in a file called .jsonl
+        return "json"
+    if kind == "txt" and not columns.positional:
+        return "csv" if columns.fits(header_of(_LINE_END.split(start)[0], columns)[1]) else "txt"
+    return kind
+
+
 def good_rows(rows: list[Any], faults: Faults) -> Iterator[tuple[int, Any]]:
-    """Rows of a JSON list with their number, from 1; those that JSON itself makes bad become faults."""
+    """Yield the rows of a JSON list with their number, from 1; rows that are not valid JSON become faults."""
     for number, row in enumerate(rows, 1):
         if isinstance(row, BadRow):
             faults.add(number, f"{row.reason}.")
         else:
             yield number, row
-
-
-def _start(file: Path, need: str) -> str:
-    """The first characters of the file, without white space in front."""
-    try:
-        return start_of(file)
-    except TextError as error:
-        raise DataError(f"{error} {need}") from error
 
 
 def _json_lines(file: Path, faults: Faults) -> Iterator[tuple[int, Any]]:

@@ -1,4 +1,4 @@
-"""What the constructors of datasets check alike."""
+"""Base class of datasets: length, samples that depend only on an index and a generator, checks of the data."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Sample = dict[str, Any]
 
 
 class VLDataset:
-    """A map from index to sample.
+    """A map-style dataset.
 
     A sample is a dict with ``image`` (float tensor [3, H, W], normalized), texts under ``text_input`` (and
-    ``text_output``) as str, ``image_id`` (str or int: equal for samples that show the same image) and ``sample_id``
-    (str, unique within the dataset). Evaluation samples carry ``references`` (list of str) where there are several.
+    ``text_output``) as str, ``image_id`` (str or int, equal for samples of the same image) and ``sample_id`` (str,
+    unique within the dataset). Evaluation samples have ``references`` (list of str) if there are several.
 
-    Subclasses implement ``__len__`` and :meth:`sample`, and list the values of their argument ``split``, if they
-    have one, in ``splits``. ``plain_images`` says that samples may hold what any ``image_processor`` returns.
-    ``bad_rows`` are rows of annotation files that give no sample: where each is and why. An experiment fills it;
+    Subclasses implement ``__len__`` and :meth:`sample`, and list the values of their argument ``split``, if they have
+    one, in ``splits``. ``plain_images`` states that samples may hold the output of any ``image_processor``.
+    ``bad_rows`` are the position and reason of rows of annotation files that give no sample. An experiment fills it;
     loaders list them with the samples that cannot be used.
     """
 
@@ -38,15 +38,15 @@ class VLDataset:
         raise TypeError(f"{type(self).__name__} does not define __len__")
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        """Sample ``index``; all randomness (augmentation, choice of caption) comes from ``rng``.
+        """Return sample ``index``; all randomness (augmentation, choice of caption) comes from ``rng``.
 
         Args:
             index: 0 <= index < len(self).
-            rng: seeded by the caller from (seed, dataset, epoch, index), so that a sample is the same in any
-                process or worker.
+            rng: seeded by the caller from (seed, dataset, epoch, index), so that a sample is the same in any process or
+                worker.
 
         Raises:
-            BadSample: this sample cannot be used. The loader skips it and writes it to the ledger.
+            BadSample: this sample cannot be used. The loader skips it and records it.
         """
         raise TypeError(f"{type(self).__name__} does not define sample()")
 
@@ -56,23 +56,21 @@ class VLDataset:
         return self.sample(index, np.random.default_rng([index]))
 
     def problems(self, limit: int = 20_000) -> list[str]:
-        """What is wrong with the data as far as it can be told without reading all of it; at most ``limit`` rows are
-        looked at, evenly spread. One sentence each; empty when nothing is wrong."""
+        """Check at most ``limit`` rows, evenly spread, without reading all data. Return a sentence per problem."""
         return []
 
     def images(self) -> Iterable[tuple[str | int, str]]:
-        """``image_id`` and file of every image (or video), as far as they are known without reading it: what tells
-        whether training data occur in an evaluation set. Empty when nothing is known."""
+        """Yield ``image_id`` and file of every image (or video) that are known without reading it; they show whether
+        training data occur in an evaluation set. Empty if nothing is known."""
         return ()
 
     def media(self) -> Media | None:
-        """The images (or videos) that samples are made of, so that they can be decoded beforehand; None where they
-        are generated, or nothing is known of them."""
+        """Return the images (or videos) of the samples, to decode them before a run; None if they are generated or
+        unknown."""
         return None
 
     def check_media(self, every: bool = False) -> MediaCheck | None:
-        """Decode some of :meth:`media`, or every one; None where there are none. What was decoded once is not decoded
-        again."""
+        """Decode some or all of :meth:`media` once and cache the result; None if there are none."""
         from vlkit.datasets.media import check_media
 
         known = self._media_check
@@ -82,17 +80,19 @@ class VLDataset:
         return known
 
     def media_problems(self) -> list[str]:
-        """Which of the images that were decoded (or of a few, if none were) cannot be used; a sentence each."""
+        """Return a sentence for each decoded image that cannot be used; decode a few if none were."""
         found = self.check_media()
         return found.problems if found else []
 
     def texts(self, limit: int = 20_000) -> list[Text]:
-        """Texts that a model is trained on or evaluated with, of at most ``limit`` samples, evenly spread; none where
-        they are not known without reading images. They tell whether a tokenizer fits, and what a processor empties."""
+        """Return the texts of at most ``limit`` samples, evenly spread; none if that needs images.
+
+        They show whether a tokenizer fits, and which texts a processor empties.
+        """
         return []
 
     def fingerprint(self) -> str:
-        """A short text that changes when the data change (file hashes, generator seeds): recorded with each run."""
+        """Return a short text that changes with the data (file hashes, generator seeds); recorded with each run."""
         return f"{type(self).__name__}:{len(self)}"
 
 
@@ -100,15 +100,15 @@ NEIGHBORS, SPREAD = 20, 100
 
 
 def substitutes(index: int, size: int, neighbors: int = NEIGHBORS, spread: int = SPREAD) -> Iterator[int]:
-    """Samples to try in turn until one can be used: ``index``, those after it, then some all over the dataset.
+    """Yield samples to try until one can be used: ``index``, those after it, then some from the whole dataset.
 
-    What cannot be used often stands together (a folder that is missing), and the rest of the data is good.
+    Unusable samples are often adjacent (a missing folder), and the rest of the data is good.
 
     Args:
         index: 0 <= index < size.
         size: of the dataset.
-        neighbors: how many in a row.
-        spread: how many more, evenly spread.
+        neighbors: number of consecutive ones.
+        spread: number of further ones, evenly spread.
     """
     row = min(neighbors, size)
     yield from ((index + shift) % size for shift in range(row))
@@ -118,7 +118,7 @@ def substitutes(index: int, size: int, neighbors: int = NEIGHBORS, spread: int =
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, Any]:
-    """One batch from samples: tensors and arrays of equal shape are stacked, everything else becomes a list."""
+    """Make a batch of samples: tensors and arrays of equal shape are stacked, other values become lists."""
     import torch
 
     batch: dict[str, Any] = {}
@@ -144,18 +144,18 @@ def check_arguments(
     paths: Sequence[Any] = ("",),
     others: Sequence[str] = (),
 ) -> None:
-    """Raise all that is wrong with a dataset's arguments.
+    """Check the arguments of a dataset's constructor and raise all problems together.
 
     Args:
         dataset: its name.
-        choices: argument to the value given and the values allowed.
+        choices: argument to the given value and the allowed values.
         limit: at least 1, or None.
         image_processor: must not be None.
         paths: different files, at least one.
         others: problems found elsewhere.
 
     Raises:
-        ConfigError: something is wrong.
+        ConfigError: an argument is wrong.
     """
     problems = []
     if not paths or len(set(map(str, paths))) < len(paths):

@@ -1,23 +1,25 @@
 """Columns of tables: which key of a row holds the image, the caption, the question, ...
 
-A dataset says which columns it reads. Names are found for each shape of a row (its set of keys) once: the key that the
-user set, else the dataset's own name, else one of the common other names. Two keys that could be meant are an error."""
+A dataset declares the columns that it reads. Their keys are resolved once for each set of keys that rows have: the key
+that the user set, else the dataset's own name, else one of the common other names. Two candidates are an error.
+"""
 
 from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from vlkit.datasets.faults import lacks, short
 from vlkit.errors import DataError
 
+_MOST_SHAPES = 1000
 Key = str | int
-"""Of a column: its name, or its position from 0 on."""
+"""Key of a column: its name, or its position from 0 on."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,10 @@ class Column:
     """A column that a dataset reads.
 
     Args:
-        name: what the dataset calls it.
-        others: other names that are found automatically. Case, spaces, hyphens and underscores do not count.
+        name: the dataset's name for it.
+        others: other names that are found automatically, regardless of case, spaces, hyphens and underscores.
         setting: the argument that sets its key; "": ``<name>_key``.
-        also: further names of the dataset's own, which count after ``name`` and before ``others``.
+        also: further exact names, with precedence after ``name`` and before ``others``.
     """
 
     name: str
@@ -47,7 +49,7 @@ _IMAGES = (
 IMAGE = Column("image", (*_IMAGES.split(), *_FILES))
 _CAPTIONS = "captions text texts title sentence sentences description comment alt alt_text caption_text"
 CAPTION = Column("caption", tuple(_CAPTIONS.split()))
-IMAGE_ID = Column("image_id", ("coco_id",), also=("img_id",))  # img_id: the rows of nocaps
+IMAGE_ID = Column("image_id", ("coco_id",), also=("img_id",))  # img_id: nocaps
 QUESTION = Column("question", ("questions", "question_text", "query"))
 ANSWER = Column("answer", ("answers", "answer_text", "multiple_choice_answer"))
 QUESTION_ID = Column("question_id", ("qid",))
@@ -60,11 +62,11 @@ RIGHT = Column("image1", ("right", "right_image", "image_right", "img1"), "image
 
 
 class Fields(dict[str, Any]):
-    """A row by the dataset's own names; other keys of the row are kept.
+    """A row by the dataset's column names; other keys of the row are kept.
 
     Args:
         values: of the row.
-        labels: own name to the key in the file.
+        labels: column to its key in the file.
         in_splits: whether the file holds several splits, of which a dataset reads its own.
     """
 
@@ -77,16 +79,13 @@ class Fields(dict[str, Any]):
         self._labels, self.in_splits = labels, in_splits
 
     def label(self, name: str) -> str:
-        """What the file calls the column ``name``."""
+        """Return the file's name for the column ``name``."""
         key = self._labels.get(name, name)
         return f"position {key}" if isinstance(key, int) else key
 
     def shown(self, name: str) -> str:
-        """:meth:`label` in quotes, for messages."""
+        """Return :meth:`label` in quotes, for messages."""
         return repr(self.label(name))
-
-
-_MOST_SHAPES = 1000
 
 
 @dataclass(frozen=True)
@@ -94,10 +93,10 @@ class ColumnKeys:
     """The columns of a dataset and the keys that its user set.
 
     Args:
-        columns: that the dataset reads.
-        needed: names of those without which a row is of no use.
-        keys: name of a column to a key of the rows, to a position (from 0) in rows that are lists and in CSV files
-            without a header, or to None: found by name.
+        columns: columns that the dataset reads.
+        needed: names of columns that every row needs.
+        keys: column to its key in rows, to its position (from 0) in rows that are lists and in CSV files without a
+            header, or to None: found by name.
         pattern: makes file names of the values of the columns ``patterned``: ``images/{}.png``.
         patterned: names of columns.
         pattern_setting: the argument that sets ``pattern``.
@@ -116,11 +115,11 @@ class ColumnKeys:
         return any(isinstance(key, int) for key in self.keys.values())
 
     def setting(self, name: str) -> str:
-        """The argument that sets the key of a column."""
+        """Return the argument that sets the key of a column."""
         return next((column.setting for column in self.columns if column.name == name), f"{name}_key")
 
     def problems(self) -> list[str]:
-        """What is wrong with the keys and the pattern; one sentence each."""
+        """Return what is wrong with the keys and the pattern, one sentence each."""
         given = {name: key for name, key in self.keys.items() if key is not None}
         found = [
             f"{self.setting(name)}: {key!r} given; a name of a column, or a position from 0 on, is needed."
@@ -141,12 +140,12 @@ class ColumnKeys:
         return found
 
     def of(self, file: Path | str) -> TableColumns:
-        """The columns of one file."""
+        """Return the columns of one file."""
         return TableColumns(self, file)
 
 
 def _format_of(pattern: str) -> str | None:
-    """The format of the one replacement field of ``pattern``: "" or that of a whole number; None: it is none."""
+    """Return the format of the only replacement field of ``pattern``, "" or that of an integer; None: invalid."""
     try:
         found = [part[1:] for part in string.Formatter().parse(pattern) if part[1] is not None]
     except ValueError:
@@ -156,8 +155,16 @@ def _format_of(pattern: str) -> str | None:
     return found[0][1] if re.fullmatch(r"(0?[1-9]?\d?d)?", found[0][1] or "") else None
 
 
+class _Shape(NamedTuple):
+    """Columns among one set of names: their keys, the first needed one that is missing, whether names differ."""
+
+    found: Mapping[str, Key]
+    missing: str | None
+    renamed: bool
+
+
 class TableColumns:
-    """The columns of one file, found by its header or its rows.
+    """The columns of one file, found in its header or its rows.
 
     Args:
         keys: of the dataset.
@@ -169,64 +176,46 @@ class TableColumns:
         self.positional = keys.positional
         """Whether rows are lists, and files have no header."""
         self._own = {column.name for column in keys.columns}
-        self._renamed: dict[tuple[Any, ...], bool] = {}
-        self._known: dict[tuple[Any, ...], dict[str, Key]] = {}
+        self._shapes: dict[tuple[Any, ...], _Shape] = {}
         self._first: tuple[Any, ...] = ()
         self._met: set[str] = set()
 
     @property
     def width(self) -> int:
-        """Values that a row needs where columns are positions."""
+        """Number of values that a row needs if columns are positions."""
         return 1 + max((key for key in self.keys.keys.values() if isinstance(key, int)), default=-1)
 
     def resolve(self, names: Sequence[Any]) -> Mapping[str, Key]:
-        """Own names to those of ``names``; a column that is not there is left out.
+        """Map columns to those of ``names``; columns that are missing are left out.
 
         Raises:
-            DataError: several names could be meant.
+            DataError: a column has several candidates.
         """
-        shape = tuple(names)
-        found = self._known.get(shape)
-        if found is None:
-            if len(self._known) >= _MOST_SHAPES:
-                self._known.clear()
-                self._renamed.clear()
-            found = self._known[shape] = self._resolve(shape)
-            hidden = (self._own & set(shape)) - found.keys()
-            self._renamed[shape] = bool(hidden) or any(name != key for name, key in found.items())
-            self._met.update(found)
-            self._first = self._first or shape
-        return found
+        return self._shape(tuple(names)).found
 
-    def header(self, names: Sequence[str], line: int = 1) -> None:
-        """Check the header of a table, which is in line ``line``.
+    def table(self, names: Sequence[str], header: int = 0) -> Mapping[str, Key]:
+        """Map columns to those of a table.
+
+        Args:
+            names: of the columns of the table.
+            header: number of the line with the names, for messages; 0: none.
 
         Raises:
-            DataError: a column is missing, or several names could be meant.
+            DataError: a column is missing or has several candidates.
         """
-        self._needed(names, f"the header, line {line}, has ", self._no_header)
-
-    def table(self, names: Sequence[str]) -> Mapping[str, Key]:
-        """Own names to those of the columns of a table.
-
-        Raises:
-            DataError: a column is missing, or several names could be meant.
-        """
-        return self._needed(names)
-
-    def _needed(
-        self, names: Sequence[str], before: str = "", after: Callable[[], str] = lambda: ""
-    ) -> Mapping[str, Key]:
-        """Resolve ``names``; raise where a column that is needed is not among them."""
-        found = self.resolve(names)
+        shape = self._shape(tuple(names))
         self._check_given()
-        for name in self.keys.needed:
-            if name not in found:
-                raise DataError(f"{self.file}: {before}{self._lacks(name, names)}{after()}")
-        return found
+        if shape.missing:
+            before, after = "", ""
+            if header:
+                before = f"the header, line {header}, has "
+                places = ", ".join(f"{self.keys.setting(name)}: {i}" for i, name in enumerate(self.keys.needed))
+                after = f" If the file has no header, set positions, such as {places}."
+            raise DataError(f"{self.file}: {before}{self.lacks(shape.missing, names)}{after}")
+        return shape.found
 
     def fits(self, names: Sequence[str]) -> bool:
-        """Whether ``names`` can only be the header of a table: the needed columns, and at least two in all."""
+        """Return whether ``names`` can only be the header of a table: the needed columns, and at least two in all."""
         try:
             found = self._resolve(tuple(names))
         except DataError:
@@ -234,17 +223,17 @@ class TableColumns:
         return len(found) > 1 and all(name in found for name in self.keys.needed)
 
     def count(self, names: Sequence[str]) -> int:
-        """How many columns ``names`` hold."""
+        """Return the number of columns among ``names``."""
         try:
             return len(self._resolve(tuple(names)))
         except DataError:
             return len(self.keys.columns)
 
     def own_format(self, what: str) -> None:
-        """Check that no key was set, in a file of a format that has its own keys.
+        """Check that no key was set for a file of a format with fixed keys.
 
         Args:
-            what: whose format it is.
+            what: name of the format.
 
         Raises:
             DataError: keys were set.
@@ -255,17 +244,15 @@ class TableColumns:
             raise DataError(f"{self.file}: {what} format has its own keys. Leave out {', '.join(given)}.")
 
     def fields(self, row: Any) -> Fields | str:
-        """A row by own names, or a sentence that says why it is none."""
+        """Return a row by the dataset's column names, or a sentence that says why it is not valid."""
         if isinstance(row, dict):
             if self.positional:
                 return f"{short(row)} is a mapping, and {self._positions()} are positions in lists."
-            shape = tuple(row)
-            found: Mapping[str, Key] = self.resolve(shape)
-            for name in self.keys.needed:
-                if name not in found:
-                    return self._lacks(name, row)
-            values = row
-            if self._renamed[shape]:
+            shape = self._shape(tuple(row))
+            if shape.missing:
+                return self.lacks(shape.missing, row)
+            found, values = shape.found, row
+            if shape.renamed:
                 values = {key: value for key, value in row.items() if key not in self._own}
                 values.update((name, row[key]) for name, key in found.items())
         elif isinstance(row, (list, tuple)):
@@ -283,13 +270,32 @@ class TableColumns:
         return fields if self.keys.pattern is None else self._formatted(fields)
 
     def finish(self) -> None:
-        """Call after the last row.
+        """Check after the last row that every key that was set occurred.
 
         Raises:
-            DataError: a key that was set is in no row.
+            DataError: one did not.
         """
-        if self._known:
+        if self._shapes:
             self._check_given()
+
+    def lacks(self, name: str, names: Any) -> str:
+        """Return a sentence: the column ``name`` is missing in ``names``."""
+        key = self.keys.keys.get(name)
+        advice = f" Set {self.keys.setting(name)}." if key is None and len(names) else ""
+        return lacks(name if key is None else str(key), dict.fromkeys(map(str, names))) + advice
+
+    def _shape(self, names: tuple[Any, ...]) -> _Shape:
+        shape = self._shapes.get(names)
+        if shape is None:
+            if len(self._shapes) >= _MOST_SHAPES:
+                self._shapes.clear()
+            found = self._resolve(names)
+            missing = next((name for name in self.keys.needed if name not in found), None)
+            renamed = bool((self._own & set(names)) - found.keys()) or any(name != key for name, key in found.items())
+            shape = self._shapes[names] = _Shape(found, missing, renamed)
+            self._met.update(found)
+            self._first = self._first or names
+        return shape
 
     def _resolve(self, names: tuple[Any, ...]) -> dict[str, Key]:
         found: dict[str, Key] = {}
@@ -297,13 +303,10 @@ class TableColumns:
         taken = {key for key in self.keys.keys.values() if key is not None}
         for column in self.keys.columns:
             given = self.keys.keys.get(column.name)
-            if given is not None:
-                if given in names:
-                    found[column.name] = given
-                continue
-            own = next((name for name in (column.name, *column.also) if name in names), None)
-            if own is not None:
-                found[column.name] = own
+            own = [name for name in (column.name, *column.also) if name in names]
+            if given is not None or own:
+                key = own[0] if given is None else given
+                found.update({column.name: key} if key in names else {})
                 continue
             alike = [name for name, text in plain if text == _plain(column.name)]
             others = {_plain(other) for other in column.others}
@@ -320,25 +323,14 @@ class TableColumns:
         for name, key in self.keys.keys.items():
             if isinstance(key, str) and name not in self._met:
                 what = f"{self.keys.setting(name)} is {key!r}"
-                raise DataError(f"{self.file}: {what}, and there is {self._lacks(name, self._first)}")
-
-    def _lacks(self, name: str, names: Any) -> str:
-        key = self.keys.keys.get(name)
-        wanted = name if key is None else str(key)
-        return lacks(wanted, dict.fromkeys(map(str, names))) + (
-            f" Set {self.keys.setting(name)}." if key is None and len(names) else ""
-        )
-
-    def _no_header(self) -> str:
-        places = ", ".join(f"{self.keys.setting(name)}: {i}" for i, name in enumerate(self.keys.needed))
-        return f" If the file has no header, set positions, such as {places}."
+                raise DataError(f"{self.file}: {what}, and there is {self.lacks(name, self._first)}")
 
     def _positions(self) -> str:
         keys = self.keys.keys.items()
         return ", ".join(f"{self.keys.setting(name)}: {key}" for name, key in keys if isinstance(key, int))
 
     def _formatted(self, fields: Fields) -> Fields | str:
-        """The row with file names in place of the values that they are made of, or what is wrong with one."""
+        """Replace values by the file names that the pattern makes of them, or return what is wrong with one."""
         for name in self.keys.patterned:
             values = fields.get(name)
             if name not in fields:
@@ -351,7 +343,7 @@ class TableColumns:
         return fields
 
     def _made(self, value: Any) -> tuple[str, bool]:
-        """A file name and True, or what is wrong with ``value`` and False."""
+        """Return a file name and True, or what is wrong with ``value`` and False."""
         pattern = self.keys.pattern or ""
         if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
             return f"{short(value)}, neither a text nor a whole number.", False

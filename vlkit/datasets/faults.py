@@ -1,9 +1,9 @@
-"""What an image may be called: the ids that every task can use."""
+"""Faults of single rows of annotation files: raised together, or collected where a run skips bad rows."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,19 @@ from vlkit.errors import DataError, did_you_mean
 
 _SHOWN = 3
 _KEYS = 10
+LARGEST = 2**63 - 1
+"""Largest number that can be the id of an image."""
 Bad = tuple[str, str]
-"""Where something bad is (``file:row``), and why it is bad."""
+"""Position of something bad (``file:row``) and the reason."""
 _collected: ContextVar[list[Bad] | None] = ContextVar("collected", default=None)
 
 
 @contextlib.contextmanager
 def collect_faults() -> Iterator[list[Bad]]:
-    """While entered, rows with faults do not raise: they are left out, and named in the list that this gives.
+    """Skip rows with faults instead of raising, and append them to the list that this yields.
 
-    An experiment builds its datasets so. All that is wrong with all rows can then be reported at once, or the other
-    rows can be trained on.
+    An experiment builds its datasets in this context, so that the faults of all files can be reported together, or the
+    remaining rows be used for training.
     """
     found: list[Bad] = []
     token = _collected.set(found)
@@ -33,11 +35,11 @@ def collect_faults() -> Iterator[list[Bad]]:
 
 
 class Faults:
-    """Faults of single rows, to be raised as one error or, inside :func:`collect_faults`, collected.
+    """Faults of the rows of one file, raised as one error or, inside :func:`collect_faults`, collected.
 
     Args:
-        file: where the rows are.
-        unit: what a row is called: "row", "line".
+        file: annotation file.
+        unit: noun for a row in messages: "row", "line".
         need: a sentence that says what a row must have.
     """
 
@@ -48,7 +50,7 @@ class Faults:
         self._collected = _collected.get()
 
     def add(self, number: int, text: str) -> None:
-        """Row ``number`` has the fault ``text``, a sentence."""
+        """Add the fault ``text``, a sentence, of row ``number``."""
         self.count += 1
         if self._collected is not None:
             self.unused(number, text)
@@ -56,13 +58,13 @@ class Faults:
             self.first.append(f"{self.unit} {number}: {text}")
 
     def unused(self, number: int, text: str) -> None:
-        """Row ``number`` is right and of no use, for the reason ``text``: it is collected, but does not raise."""
+        """Collect row ``number``, which is valid but useless for the reason ``text``; this never raises."""
         if self._collected is not None:
             kind = "" if self.unit in ("row", "line") else f"{self.unit} "
             self._collected.append((f"{self.file}:{kind}{number}", text))
 
     def raise_all(self) -> None:
-        """Raise what was added, if anything; nothing is raised where faults are collected.
+        """Raise the added faults; nothing is raised where faults are collected.
 
         Raises:
             DataError: the first faults, and how many there are.
@@ -72,10 +74,10 @@ class Faults:
             raise DataError(f"{self.file}: {' '.join(self.first)}{more} {self.need} Correct or delete these.")
 
     def raise_where_empty(self, empty: bool) -> None:
-        """:meth:`raise_all`, or raise that the file holds no rows.
+        """Like :meth:`raise_all`, but also raise if the file holds no rows.
 
         Args:
-            empty: whether no row was seen, good or bad.
+            empty: whether no row was read, good or bad.
 
         Raises:
             DataError: either.
@@ -86,28 +88,42 @@ class Faults:
 
 
 def lacks(key: str, fields: Mapping[str, Any]) -> str:
-    """A sentence: ``key`` is not in ``fields``, which has these keys."""
+    """Return a sentence: ``key`` is missing in ``fields``, which has these keys."""
     known = [repr(name) for name in fields][:_KEYS] + ["..."] * (len(fields) > _KEYS)
     return f"no key {key!r}, only {', '.join(known) or 'an empty mapping'}.{did_you_mean(key, fields)}"
 
 
+def entry_fault(entry: Any, keys: Sequence[str]) -> str:
+    """Return why ``entry`` is not a mapping with ``keys``, a sentence; or ""."""
+    if not isinstance(entry, Mapping):
+        return f"{short(entry)} is not a mapping."
+    return next((lacks(key, entry) for key in keys if key not in entry), "")
+
+
 def short(value: Any) -> str:
-    """``value`` and its type, cut to a few words."""
+    """Return ``value`` and its type, shortened to a few words."""
     text = repr(value)
     return f"{text if len(text) <= 40 else text[:37] + '...'} ({type(value).__name__})"
 
 
-LARGEST = 2**63 - 1
+def listed(names: Sequence[Any]) -> str:
+    """Return the first names of many: "a, b, c, ..."."""
+    return f"{', '.join(map(str, names[:_SHOWN]))}{', ...' * (len(names) > _SHOWN)}"
+
+
+def few(kind: str, places: Sequence[str]) -> str:
+    """Return the number of things of one kind and the positions of the first: "2 images (a.json:1, a.json:7)"."""
+    return f"{len(places)} {kind}{'s' * (len(places) > 1)} ({listed(places)})"
 
 
 def image_id_fault(value: Any, key: str = "image_id") -> str:
-    """Why ``value`` is no id of an image, a sentence; or "".
+    """Return why ``value`` cannot be the id of an image, a sentence; or "".
 
-    An id is a text, or a whole number from 0 to 2**63 - 1: retrieval compares ids as 64-bit integers, of which negative
-    ones have a meaning of their own.
+    An id is a text, or a whole number from 0 to 2**63 - 1: retrieval compares ids as 64-bit integers, and uses negative
+    ones for itself.
 
     Args:
-        key: what the message calls it.
+        key: its name in the message.
     """
     if type(value) is str:
         return "" if value else f"{key!r} is an empty text."
@@ -119,5 +135,5 @@ def image_id_fault(value: Any, key: str = "image_id") -> str:
 
 
 def printable(image_id: str) -> str:
-    """``image_id`` with what is no Unicode text (bytes of a file name, half of a surrogate pair) written out."""
+    """Escape what is not valid Unicode in ``image_id``: bytes of a file name, halves of surrogate pairs."""
     return image_id.encode("utf-8", "backslashreplace").decode()

@@ -12,10 +12,10 @@ import numpy as np
 
 from vlkit.datasets.annotation_files import SPLIT_FOLDERS
 from vlkit.datasets.base import SPLITS, Sample, VLDataset, check_arguments
-from vlkit.datasets.caption_index import caption_columns, draw_caption, listed_captions
-from vlkit.datasets.faults import image_id_fault
-from vlkit.datasets.media import Media, evenly, local_folder, nearest, pixel_limit
-from vlkit.datasets.texts import Text, texts_of
+from vlkit.datasets.caption_index import caption_columns, listed_captions
+from vlkit.datasets.faults import image_id_fault, listed
+from vlkit.datasets.media import Media, evenly, local_folder, nearest, pixel_limit, sample_name
+from vlkit.datasets.texts import Text, draw_caption, texts_of
 from vlkit.errors import BadSample, DataError, MissingDependency, VlkitError, did_you_mean
 from vlkit.io.files import local_path, offline
 from vlkit.io.hub_caches import hub_cache, without_hub
@@ -28,7 +28,7 @@ _NEED = "no folder of save_to_disk and no Parquet file, nor a folder of images w
 
 
 def opened(path: str, part: str | None, subset: str | None) -> Any:
-    """A ``Dataset`` or a ``DatasetDict``.
+    """Open a ``Dataset`` or a ``DatasetDict``.
 
     Args:
         path: of a folder, Parquet files, or a dataset of the hub.
@@ -55,13 +55,11 @@ def _loaded(datasets: Any, path: str, part: str | None, subset: str | None) -> A
         raise DataError(str(error)) from error
     try:
         found = _local(datasets, place, part)
-        if part is not None and found is not None and any((place / name).is_file() for name in _SAVED):
-            _check_part(found, path, part)
-    except VlkitError:
-        raise
-    except Exception as error:  # of arrow and pandas, too
+    except Exception as error:  # also of arrow and pandas
         raise DataError(f"{path}: cannot be read by the package datasets: {_short(error)}") from error
     if found is not None:
+        if part is not None and not isinstance(found, dict) and _is_saved(place):
+            raise DataError(f"{path}: it is saved as one dataset without splits, so 'part' ({part!r}) cannot be given.")
         return found
     if place.is_dir() or place.suffix == ".parquet" or place.is_absolute():
         raise DataError(f"{path}: {_NEED}. {_there(place)}")
@@ -87,14 +85,14 @@ def _loaded(datasets: Any, path: str, part: str | None, subset: str | None) -> A
         ) from error
 
 
-def _check_part(found: Any, path: str, part: str) -> None:
-    if not isinstance(found, dict):
-        raise DataError(f"{path}: it is saved as one dataset without splits, so 'part' ({part!r}) cannot be given.")
+def _is_saved(place: Path) -> bool:
+    """Return whether a folder was written by ``save_to_disk``."""
+    return any((place / name).is_file() for name in _SAVED)
 
 
 def _local(datasets: Any, place: Path, part: str | None) -> Any:
-    """What is on this machine; None: nothing that ``datasets`` reads."""
-    if any((place / name).is_file() for name in _SAVED):
+    """Open local data; None: ``datasets`` reads nothing here."""
+    if _is_saved(place):
         return datasets.load_from_disk(str(place))
     metadata = [f"{folder}metadata.{end}" for folder in ("", "*/", "data/*/") for end in ("csv", "jsonl", "parquet")]
     if place.is_dir() and any(each for pattern in metadata for each in place.glob(pattern)):
@@ -108,7 +106,7 @@ def _local(datasets: Any, place: Path, part: str | None) -> Any:
 
 
 def _by_split(files: list[Path], folder: Path) -> dict[str, list[str]]:
-    """Files by the split in their names (``data/train-00000.parquet``), if each has one, else all as "train"."""
+    """Group files by the split in their names (``data/train-00000.parquet``) if each has one, else all as "train"."""
     names = [name for known in SPLIT_FOLDERS.values() for name in known]
     found: dict[str, list[str]] = {}
     for file in files:
@@ -121,11 +119,11 @@ def _by_split(files: list[Path], folder: Path) -> dict[str, list[str]]:
 
 
 def _there(place: Path) -> str:
-    """What is at a place, or near it; a sentence."""
+    """Return what a folder holds, or existing paths like that of a missing one; a sentence."""
     if not place.is_dir():
         return nearest(str(place))
     names = sorted(each.name for each in place.iterdir())
-    return f"The folder holds {', '.join(names[:5])}{', ...' * (len(names) > 5)}." if names else "The folder is empty."
+    return f"The folder holds {listed(names)}." if names else "The folder is empty."
 
 
 def _short(error: Exception) -> str:
@@ -133,7 +131,7 @@ def _short(error: Exception) -> str:
 
 
 def choose(found: Any, path: str, split: str, part: str | None) -> Any:
-    """One split of what was opened.
+    """Return one split of an opened dataset.
 
     Raises:
         DataError: it has no such split.
@@ -228,12 +226,11 @@ class HuggingFaceDataset(VLDataset):
 
     @property
     def training(self) -> bool:
-        """Whether captions are drawn."""
+        """Whether captions are sampled."""
         return self.split == "train"
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        name = f"{Path(self.path).name}:{index}"
-        row = self._columns.fields(self.rows[index])
+        row, name = self._columns.fields(self.rows[index]), self._name(index)
         if isinstance(row, str):
             raise BadSample(name, row.rstrip("."))
         captions, image_id = _captions(row.get("caption")), row.get("image_id")
@@ -242,35 +239,35 @@ class HuggingFaceDataset(VLDataset):
             raise BadSample(name, fault.rstrip("."))
         sample = draw_caption(captions, name, self.training, self.text_processor, rng)
         sample["image_id"] = f"{self.path}:{index}" if image_id is None else image_id
-        sample["image"] = self._image(row["image"], name, rng)
+        sample["image"] = self._decoded(row["image"], name, lambda source: self.image_processor(source, rng))
         return sample
 
     def problems(self, limit: int = 20_000) -> list[str]:
-        """Rows without a caption, ids of no use, and images that cannot be used."""
+        """Return sentences about rows without a caption, and ids and images that cannot be used."""
         chosen = evenly(len(self), limit)
         found = self._id_problems(chosen)
         if self.training:
             without = [index for index, captions in self._all_captions(chosen) if not captions]
             if without:
-                found.append(f"{len(without)} of the {len(chosen)} rows checked have no caption ({_few(without)}).")
+                found.append(f"{len(without)} of the {len(chosen)} rows checked have no caption ({listed(without)}).")
         return found + self.media_problems()
 
     def media(self) -> Media:
         limit = pixel_limit(self.image_processor)
 
         def decode(index: int) -> bool:
-            row, name = self._columns.fields(self.rows[index]), f"{Path(self.path).name}:{index}"
-            if not isinstance(row, str):  # problems() names others
-                self._decoded(row["image"], name, lambda source: open_image(source, limit))
+            row = self._columns.fields(self.rows[index])
+            if not isinstance(row, str):  # problems() reports others
+                self._decoded(row["image"], self._name(index), lambda source: open_image(source, limit))
             return True
 
         return Media("image", len(self), decode)
 
     def texts(self, limit: int = 20_000) -> list[Text]:
-        name = Path(self.path).name
         rows = self._all_captions(evenly(len(self), limit))
-        found = ((f"{name}:{index}", caption) for index, captions in rows for caption in captions)
-        return texts_of(found, self.text_processor)
+        return texts_of(
+            ((self._name(index), caption) for index, captions in rows for caption in captions), self.text_processor
+        )
 
     def images(self) -> Iterator[tuple[str | int, str]]:
         ids = self.rows[self.image_id_column] if self.image_id_column is not None else None
@@ -280,8 +277,11 @@ class HuggingFaceDataset(VLDataset):
             yield (name if image_id is None or image_id_fault(image_id) else image_id), name
 
     def fingerprint(self) -> str:
-        """Split, rows, and the fingerprint that ``datasets`` gives them."""
+        """Return split, number of rows, and their fingerprint in ``datasets``."""
         return f"{type(self).__name__}:{self.split}:{len(self)}:{self.rows._fingerprint}"
+
+    def _name(self, index: int) -> str:
+        return f"{Path(self.path).name}:{index}"
 
     def _all_captions(self, indices: list[int]) -> Iterator[tuple[int, list[str]]]:
         column = self._columns.table(self.rows.column_names).get("caption")
@@ -297,37 +297,27 @@ class HuggingFaceDataset(VLDataset):
         given = ((index, ids[index][column]) for index in indices)
         faults = [(index, image_id_fault(value, column)) for index, value in given if value is not None]
         bad = [(index, fault) for index, fault in faults if fault]
-        rows = _few([index for index, _ in bad])
+        rows = listed([index for index, _ in bad])
         return [f"{len(bad)} rows have an {column} that cannot be used ({rows}): {bad[0][1]}"] if bad else []
-
-    def _image(self, value: Any, name: str, rng: np.random.Generator) -> Any:
-        return self._decoded(value, name, lambda source: self.image_processor(source, rng))
 
     def _decoded(self, value: Any, name: str, decode: Callable[[Any], Any]) -> Any:
         if isinstance(value, str):
             value = {"path": value}
         if value is None or (value.get("bytes") is None and value.get("path") is None):
             raise BadSample(name, "it has no image")
-        try:
-            source = value["bytes"] if value.get("bytes") is not None else os.path.join(self.root, value["path"])
-            return decode(source)
-        except BadSample as error:  # which may know the bytes only
-            raise BadSample(name, error.reason) from error
+        with sample_name(name):
+            return decode(value["bytes"] if value.get("bytes") is not None else os.path.join(self.root, value["path"]))
 
 
 def _encoded(rows: Any, column: str, path: str) -> Any:
-    """The rows with images as they are stored: decoding belongs to the image processor."""
+    """Return the rows with images as stored: the image processor decodes them."""
     import datasets
 
     try:
         return rows.cast_column(column, datasets.Image(decode=False))
-    except Exception as error:  # arrow's own errors, which differ between versions
+    except Exception as error:  # of arrow, which differ between versions
         raise DataError(f"{path}: the column {column!r} holds {rows.features[column]}, no images.") from error
 
 
 def _captions(value: Any) -> list[str]:
     return [text.strip() for text in listed_captions(value) if isinstance(text, str) and text.strip()]
-
-
-def _few(rows: list[int]) -> str:
-    return f"{', '.join(map(str, rows[:3]))}{', ...' * (len(rows) > 3)}"

@@ -1,34 +1,33 @@
-"""The dataset ``image_text``: images in files, with captions from an annotation file."""
+"""The dataset ``image_text``: image files with captions from an annotation file."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.datasets.annotation_files import FORMATS, find_file, short_names
-from vlkit.datasets.base import SPLITS, Sample, VLDataset, check_arguments
-from vlkit.datasets.caption_index import CaptionTable, Source, caption_columns, few, read_rows
+from vlkit.datasets.annotated import AnnotatedDataset, as_paths
+from vlkit.datasets.annotation_files import FORMATS
+from vlkit.datasets.base import SPLITS, Sample, check_arguments
+from vlkit.datasets.caption_index import CaptionTable, caption_columns, read_rows
 from vlkit.datasets.columns import Key
-from vlkit.datasets.media import Media, evenly, image_media, media_root, missing_images
+from vlkit.datasets.faults import few
+from vlkit.datasets.media import evenly
 from vlkit.datasets.texts import Text
 from vlkit.errors import DataError
-from vlkit.io.files import sha256
 from vlkit.registry import DATASETS
 from vlkit.registry.bounds import Column, FilledText, PositiveInt
 
 
 @DATASETS.register("image_text")
-class ImageText(VLDataset):
+class ImageText(AnnotatedDataset):
     """Images with captions: your own files, COCO's, or those of the paper (Karpathy's split).
 
     In split "train" every pair of an image and a caption is a sample. In the other splits every image is, with
     all its captions under ``references``; its ``text_input`` is the first, or empty where it has none.
     ``image_id`` is that of the row, else the image's name; ``sample_id`` is ``<annotation file>:<row>``. A row's
-    ``domain`` (nocaps has them) is handed on.
+    ``domain`` (in nocaps) is kept.
 
     A row is ``{"image": "a.jpg", "caption": "text"}``; the caption may be a list of texts, and an ``image_id``
     may be given. Rows stand in a JSON list, one a line in JSON (jsonl), or in a CSV file with a header (columns
@@ -78,36 +77,25 @@ class ImageText(VLDataset):
         text_processor: Any = None,
         limit: PositiveInt | None = None,
     ):
-        paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
+        paths, parts = as_paths(path), [part] if isinstance(part, str) else part or []
         choices = {"split": (split, SPLITS), "format": (format, FORMATS), "image_ids": (image_ids, ("rows", "coco"))}
         keys: dict[str, Key | None] = {"image": image_key, "caption": caption_key, "image_id": image_id_key}
         columns = caption_columns(split == "train", keys, image_pattern)
         check_arguments("image_text", choices, limit, image_processor, paths, columns.problems())
-        self.split, self.image_processor, self.text_processor = split, image_processor, text_processor
-        self.files = [find_file(each, split) for each in paths]
-        self.root, folders = media_root(self.files, image_root)
-        parts = [part] if isinstance(part, str) else part or []
+        super().__init__(paths, image_root, split, image_processor, text_processor)
         rows = [read_rows(file, format, self.training, image_ids, columns, split, parts) for file in self.files]
-        self.table = CaptionTable(map(Source, short_names(self.files), folders, rows))
+        self.table = CaptionTable(self._sources(rows))
         size = len(self.table.captions if self.training else self.table.images)
         if size == 0:
             files = ", ".join(map(str, self.files))
             if not self.training:
                 raise DataError(f"{files}: no row can be used.")
             raise DataError(f"{files}: no image has a caption to train on. Add captions, or set split: val or test.")
-        self._size = size if limit is None else min(size, limit)
-
-    def __len__(self) -> int:
-        return self._size
-
-    @property
-    def training(self) -> bool:
-        """Whether samples are pairs."""
-        return self.split == "train"
+        self._set_size(size, limit)
 
     def image_path(self, index: int) -> str:
-        """The image file of sample ``index``."""
-        return self._path(self._image_of(index))
+        """Return the image file of sample ``index``."""
+        return self._path(self.table.images[self._image_of(index)])
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         sample = self.table.sample(index, self.training, self.text_processor)
@@ -115,14 +103,10 @@ class ImageText(VLDataset):
         return sample
 
     def problems(self, limit: int = 20_000) -> list[str]:
-        looked_at = evenly(len(self), limit)
-        images = sorted({self._image_of(index) for index in looked_at})
-        advice = f"Names start from image_root, which is {self.root}: set it, or correct the names."
-        found = missing_images([self._path(image) for image in images], advice)
-        return found + self.media_problems() + self._caption_problems(looked_at)
-
-    def media(self) -> Media:
-        return image_media([path for _, path in self.images()], self.image_processor)
+        chosen = evenly(len(self), limit)
+        images = sorted({self._image_of(index) for index in chosen})
+        found = self._file_problems([self._path(self.table.images[image]) for image in images])
+        return found + self._caption_problems(chosen)
 
     def texts(self, limit: int = 20_000) -> list[Text]:
         return self.table.texts(evenly(len(self), limit), self.training, self.text_processor)
@@ -130,26 +114,18 @@ class ImageText(VLDataset):
     def images(self) -> Iterator[tuple[str | int, str]]:
         used = np.unique(self.table.image_of[: len(self)]) if self.training else range(len(self))
         for image in map(int, used):
-            yield self.table.image_id(image), self._path(image)
+            yield self.table.image_id(image), self._path(self.table.images[image])
 
-    def fingerprint(self) -> str:
-        """Split, samples, and the SHA-256 of each annotation file."""
-        return f"{type(self).__name__}:{self.split}:{len(self)}:{self._hashes}"
-
-    @cached_property
-    def _hashes(self) -> str:
-        return ",".join(sha256(file) for file in self.files)
-
-    def _caption_problems(self, looked_at: list[int]) -> list[str]:
-        """Captions and ids that harm training or scores."""
+    def _caption_problems(self, chosen: list[int]) -> list[str]:
+        """Return captions and ids that harm training or scores."""
         table, found = self.table, []
         if self.training:
-            empty = [table.caption_place(i) for i in looked_at if not table.captions[i].strip()]
+            empty = [table.caption_place(i) for i in chosen if not table.captions[i].strip()]
             without = [table.image_place(int(image)) for image in np.flatnonzero(table.counts == 0)]
             if without:
                 found.append(f"{few('image', without)} without a caption, so not trained on.")
         else:
-            blank = [i for i in looked_at if any(not caption.strip() for caption in table.captions_of(i))]
+            blank = [i for i in chosen if any(not caption.strip() for caption in table.captions_of(i))]
             empty = [table.image_place(i) for i in blank]
         if empty:
             found.append(f"{few('sample', empty)} with an empty caption. Fill it or delete it.")
@@ -162,6 +138,3 @@ class ImageText(VLDataset):
 
     def _image_of(self, index: int) -> int:
         return self.table.image(index, self.training)
-
-    def _path(self, image: int) -> str:
-        return os.path.join(self.root, self.table.images[image])

@@ -1,4 +1,4 @@
-"""Decodes the images or videos of a dataset before anything is trained on them: a few of them, or all."""
+"""Image and video files of datasets: find them, and decode a few or all of them before training."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import logging
 import os
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vlkit.datasets.faults import listed
 from vlkit.errors import BadSample, DataError, VlkitError, did_you_mean
 from vlkit.io.files import local_path
 from vlkit.processors.encoded import MAX_PIXELS
@@ -22,27 +23,28 @@ _NEAR = 500  # names compared with a missing one: comparing a hundred thousand t
 
 
 def evenly(count: int, limit: int) -> list[int]:
-    """At most ``limit`` of the indices below ``count``, evenly spread, the first one among them."""
+    """Return at most ``limit`` of the indices below ``count``, evenly spread, starting with 0."""
     number = min(count, limit)
     return [i * count // number for i in range(number)]
 
 
-def missing_images(paths: Sequence[str], advice: str = "") -> list[str]:
-    """How many of ``paths`` do not exist, in at most one sentence.
+def missing_files(paths: Sequence[str], exists: Callable[[str], bool], noun: str, advice: str) -> list[str]:
+    """Return how many of ``paths`` do not exist, in at most one sentence.
 
     Args:
-        advice: what to say after it.
+        exists: whether a path exists.
+        noun: "image files" or "videos".
+        advice: a sentence to append.
     """
-    absent = [path for path in paths if not os.path.lexists(path)]
+    absent = [path for path in paths if not exists(path)]
     if not absent:
         return []
-    few = f"{', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}"
-    hint = nearest(absent[0])
-    return [f"{len(absent)} of the {len(paths)} image files checked do not exist: {few}. {hint} {advice}".rstrip()]
+    what = f"{len(absent)} of the {len(paths)} {noun} checked do not exist: {listed(absent)}."
+    return [f"{what} {nearest(absent[0])} {advice}"]
 
 
 def nearest(path: str) -> str:
-    """Where the way to ``path`` ends, and what is there with a similar name; one or two sentences."""
+    """Return the last existing folder of ``path`` and similar names in it; one or two sentences."""
     folder, name = os.path.split(path)
     while folder and not os.path.isdir(folder):
         folder, name = os.path.split(folder)
@@ -55,15 +57,15 @@ def nearest(path: str) -> str:
 
 
 def media_root(files: list[Path], given: str | None, key: str = "image_root") -> tuple[str, list[str]]:
-    """The folder that all names of images start from, and what to put in front of the names in each file.
+    """Return the folder that the names of images are relative to, and the prefix of the names in each file.
 
     Args:
         files: annotation files.
-        given: the folder, which may be ``package://name/path``; None: each file's names start from its own folder.
-        key: what ``given`` is called in a configuration.
+        given: the folder, which may be ``package://name/path``; None: names are relative to the folder of their file.
+        key: name of this argument in a configuration.
 
     Raises:
-        DataError: ``given`` is no folder.
+        DataError: ``given`` is not a folder.
     """
     if given is not None:
         return local_folder(given, key), [""] * len(files)
@@ -76,14 +78,14 @@ def media_root(files: list[Path], given: str | None, key: str = "image_root") ->
 
 
 def local_folder(given: str, key: str) -> str:
-    """The folder that ``given`` names: a path, or ``package://name/path``.
+    """Resolve a folder: a path, or ``package://name/path``.
 
     Args:
         given: as configured.
-        key: what it is called in a configuration.
+        key: name of this argument in a configuration.
 
     Raises:
-        DataError: it is no folder.
+        DataError: it is not a folder.
     """
     try:
         root = str(local_path(given))
@@ -103,14 +105,14 @@ _SECONDS = 5  # between lines about the progress
 
 @dataclass(frozen=True)
 class Media:
-    """The images or videos that the samples of a dataset are made of.
+    """The images or videos of a dataset.
 
     Args:
         noun: "image" or "video".
-        count: how many there are, each counted once.
-        decode: decodes one of them; False where its file does not exist, which other checks count; raises BadSample
-            where it cannot be used.
-        few: how many are decoded where not all are.
+        count: number of different ones.
+        decode: decodes one; returns False if its file does not exist (other checks count these), raises BadSample if it
+            cannot be used.
+        few: number to decode unless all are requested.
     """
 
     noun: str
@@ -121,13 +123,13 @@ class Media:
 
 @dataclass(frozen=True)
 class MediaCheck:
-    """What decoding showed.
+    """Result of decoding.
 
     Args:
         noun: "image" or "video".
-        decoded: how many were decoded, those that failed included.
-        count: how many there are.
-        problems: a sentence for each that cannot be used.
+        decoded: number of decoded ones, including failures.
+        count: number of all.
+        problems: a sentence for each one that cannot be used.
     """
 
     noun: str
@@ -136,16 +138,16 @@ class MediaCheck:
     problems: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
-        """``decoded 16 of 113,287 images``."""
+        """Return ``decoded 16 of 113,287 images``."""
         return f"decoded {self.decoded:,} of {self.count:,} {self.noun}{'s' * (self.count != 1)}"
 
 
 def image_media(paths: Sequence[str], processor: Any) -> Media:
-    """Image files.
+    """Return the media of a dataset of image files.
 
     Args:
-        paths: each once.
-        processor: the image processor that will read them, which may have a limit of pixels.
+        paths: without duplicates.
+        processor: image processor that will read them, which may limit their pixels.
     """
     limit = pixel_limit(processor)
 
@@ -159,13 +161,22 @@ def image_media(paths: Sequence[str], processor: Any) -> Media:
 
 
 def pixel_limit(processor: Any) -> int:
-    """The largest image that an image processor reads."""
+    """Return the largest number of pixels that an image processor reads."""
     limit = getattr(processor, "max_pixels", MAX_PIXELS)
     return limit if isinstance(limit, int) else MAX_PIXELS
 
 
+@contextlib.contextmanager
+def sample_name(name: str) -> Iterator[None]:
+    """Re-raise a BadSample under the name of its sample: decoders may only know the bytes."""
+    try:
+        yield
+    except BadSample as error:
+        raise BadSample(name, error.reason) from error
+
+
 def check_media(media: Media, every: bool = False) -> MediaCheck:
-    """Decode all of them, or ``media.few``, evenly spread. Several threads decode; how far they are is logged."""
+    """Decode all media, or ``media.few``, evenly spread, in several threads. Progress is logged."""
     number = media.count if every else min(media.count, media.few)
     indices = [i * media.count // number for i in range(number)]
     decoded, problems = 0, dict[int, str]()
@@ -180,26 +191,14 @@ def check_media(media: Media, every: bool = False) -> MediaCheck:
     return MediaCheck(media.noun, decoded, media.count, [problems[index] for index in sorted(problems)])
 
 
-def _in_threads(media: Media, indices: list[int]):
-    """Index, whether it is there, and what is wrong with it; in lists, in any order."""
-    chunks = iter([indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)])
-    if len(indices) <= _CHUNK:
+def _in_threads(media: Media, indices: list[int]) -> Iterator[list[tuple[int, bool, str]]]:
+    """Yield lists of index, whether the file exists, and the reason why it cannot be used."""
+    chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
+    if len(chunks) < 2:
         yield from (_decode(media, chunk) for chunk in chunks)
         return
-    threads = min(_THREADS, os.cpu_count() or 1)
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
-    try:
-        pending: set[Future] = set()
-        while True:
-            while len(pending) < 2 * threads and (chunk := next(chunks, None)) is not None:
-                pending.add(pool.submit(_decode, media, chunk))
-            if not pending:
-                return
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), thread_name_prefix="decode") as pool:
+        yield from pool.map(lambda chunk: _decode(media, chunk), chunks)
 
 
 def _decode(media: Media, indices: list[int]) -> list[tuple[int, bool, str]]:

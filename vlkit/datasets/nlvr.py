@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
 from array import array
 from collections.abc import Iterator
-from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.datasets.annotation_files import find_file, table_rows
-from vlkit.datasets.base import Sample, VLDataset, check_arguments
+from vlkit.datasets.annotated import AnnotatedDataset
+from vlkit.datasets.annotation_files import parsed_rows, table_rows
+from vlkit.datasets.base import SPLITS, Sample, check_arguments
 from vlkit.datasets.columns import IMAGES, LABEL, LEFT, RIGHT, SENTENCE, ColumnKeys, Fields, Key
-from vlkit.datasets.faults import Faults, lacks, printable, short
-from vlkit.datasets.media import Media, evenly, image_media, media_root, missing_images
+from vlkit.datasets.faults import Faults, lacks, listed, printable, short
+from vlkit.datasets.media import evenly
 from vlkit.datasets.string_table import PackedStrings
-from vlkit.datasets.texts import Text, process, texts_of
+from vlkit.datasets.texts import Text, process, texts_of, valid_text
 from vlkit.errors import BadSample
-from vlkit.io.files import sha256
 from vlkit.registry import DATASETS
 from vlkit.registry.bounds import Column, FilledText, PositiveInt
 
-SPLITS, FORMATS, SWAPS = ("train", "val", "test"), ("auto", "json", "jsonl", "csv"), ("sides", "original", "off")
+FORMATS, SWAPS = ("auto", "json", "jsonl", "csv"), ("sides", "original", "off")
 NEED = (
     "A row needs 'images' (two file names; or 'image0' and 'image1'), 'sentence' and 'label' (True or False); "
     "image_key (one or two), sentence_key and label_key say what else they are called."
@@ -35,7 +32,7 @@ _OTHER = {"left": "right", "right": "left"}
 
 
 def exchange_sides(sentence: str) -> str:
-    """``sentence`` with left for right and right for left, wherever they are words, before a comma or hyphen too."""
+    """Exchange the words left and right, also before a comma or hyphen, and keep their case."""
 
     def other(found: re.Match[str]) -> str:
         word = found[0]
@@ -46,12 +43,12 @@ def exchange_sides(sentence: str) -> str:
 
 
 def exchange_sides_as_original(sentence: str) -> str:
-    """The same for words that stand between spaces: "the right, one" stays, and is then wrong of exchanged images."""
+    """Exchange left and right between spaces only: "the right, one" stays, and is then wrong for exchanged images."""
     return " ".join(_OTHER.get(word, word) for word in sentence.split(" "))
 
 
 @DATASETS.register("image_pair")
-class ImagePair(VLDataset):
+class ImagePair(AnnotatedDataset):
     """Sentences about pairs of images: your own files, or NLVR2's.
 
     A row is ``{"images": ["left.png", "right.png"], "sentence": "text", "label": "True"}``; two keys ``image0`` and
@@ -59,8 +56,8 @@ class ImagePair(VLDataset):
     in JSON (jsonl), or in a CSV file with the columns image0, image1, sentence and label.
 
     A sample holds ``images`` [2, 3, S, S], ``text_input``, ``label`` (1: true, 0: false), ``image_id`` (both names) and
-    ``sample_id`` (``<annotation file>:<row>``). In split "train" the two images change places in half of all draws, and
-    the sentence's left and right with them; a sentence that holds neither word is taken to be true of both orders.
+    ``sample_id`` (``<annotation file>:<row>``). In split "train" the two images are exchanged with probability
+    1/2, and "left" and "right" in the sentence with them; a sentence without these words holds for both orders.
 
     Args:
         path: annotation file.
@@ -101,37 +98,30 @@ class ImagePair(VLDataset):
         choices = {"split": (split, SPLITS), "format": (format, FORMATS), "swap": (swap, SWAPS)}
         columns, problems = pair_columns(image_key, sentence_key, label_key, image_pattern)
         check_arguments("image_pair", choices, limit, image_processor, others=problems)
-        self.split, self.swap = split, swap
-        self.image_processor, self.text_processor = image_processor, text_processor
-        self.file = find_file(path, split)
-        self.root, _ = media_root([self.file], image_root)
-        self.names, self.sentences = PackedStrings(), PackedStrings()  # names: the left and the right of each pair
+        super().__init__([path], image_root, split, image_processor, text_processor)
+        self.swap = swap
+        self.names, self.sentences = PackedStrings(), PackedStrings()  # names: left and right of each pair
         labels, numbers = array("b"), array("i")
-        for number, left, right, sentence, label in _rows(self.file, format, columns):
+        faults = Faults(self.files[0], need=NEED)
+        rows = table_rows(self.files[0], format, faults, columns.of(self.files[0]))
+        for number, left, right, sentence, label in parsed_rows(rows, faults, _row):
             self.names.append(left)
             self.names.append(right)
             self.sentences.append(sentence)
             labels.append(label)
             numbers.append(number)
         self.labels, self.numbers = np.array(labels), np.array(numbers)
-        self._size = len(labels) if limit is None else min(len(labels), limit)
-
-    def __len__(self) -> int:
-        return self._size
+        self._set_size(len(labels), limit)
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         import torch
 
-        place, sentence = f"{self.file.name}:{self.numbers[index]}", self.sentences[index]
+        place, sentence = self._place(index), self.sentences[index]
         if not sentence.strip():
             raise BadSample(place, "the sentence is empty")
-        if self.split == "train":
-            sentence = process(self.text_processor, sentence, place, "sentence")
-        elif self.text_processor is not None:
-            sentence = self.text_processor(sentence)
-        exchanged = self.split == "train" and self.swap != "off" and rng.random() < 0.5
+        sentence = process(self.text_processor, sentence, place, "sentence", self.training)
         left, right = self._paths(index)
-        if exchanged:
+        if self.training and self.swap != "off" and rng.random() < 0.5:
             left, right = right, left
             sentence = (exchange_sides_as_original if self.swap == "original" else exchange_sides)(sentence)
         return {
@@ -144,48 +134,34 @@ class ImagePair(VLDataset):
 
     def images(self) -> Iterator[tuple[str | int, str]]:
         for name in dict.fromkeys(self.names[i] for i in range(2 * len(self))):
-            yield name, os.path.join(self.root, name)
+            yield name, self._path(name)
 
     def texts(self, limit: int = 20_000) -> list[Text]:
-        written = ((f"{self.file.name}:{self.numbers[i]}", self.sentences[i]) for i in evenly(len(self), limit))
+        written = ((self._place(i), self.sentences[i]) for i in evenly(len(self), limit))
         return texts_of(written, self.text_processor)
-
-    def media(self) -> Media:
-        return image_media([path for _, path in self.images()], self.image_processor)
 
     def problems(self, limit: int = 20_000) -> list[str]:
         chosen = evenly(len(self), limit)
-        paths = sorted({path for index in chosen for path in self._paths(index)})
-        advice = f"Names start from image_root, which is {self.root}: set it, or correct the names."
-        found = missing_images(paths, advice) + self.media_problems()
-        empty = [index for index in chosen if not self.sentences[index].strip()]
+        found = self._file_problems(sorted({path for index in chosen for path in self._paths(index)}))
+        empty = [self._place(index) for index in chosen if not self.sentences[index].strip()]
         if empty:
-            few = ", ".join(f"{self.file.name}:{self.numbers[index]}" for index in empty[:3])
-            found.append(f"{len(empty)} empty sentences ({few}{', ...' * (len(empty) > 3)}). Fill or delete them.")
+            found.append(f"{len(empty)} empty sentences ({listed(empty)}). Fill or delete them.")
         used = self.labels[: len(self)]
-        if self.split == "train" and len(set(used.tolist())) == 1:
+        if self.training and len(set(used.tolist())) == 1:
             found.append(f"all {len(self)} labels are {bool(used[0])}: nothing can be learned from them.")
         return found
 
-    def fingerprint(self) -> str:
-        """Split, samples, and the SHA-256 of the annotation file."""
-        return f"{type(self).__name__}:{self.split}:{len(self)}:{self._hash}"
-
-    @cached_property
-    def _hash(self) -> str:
-        return sha256(self.file)
+    def _place(self, index: int) -> str:
+        return f"{self.files[0].name}:{self.numbers[index]}"
 
     def _paths(self, index: int) -> tuple[str, str]:
-        return (
-            os.path.join(self.root, self.names[2 * index]),
-            os.path.join(self.root, self.names[2 * index + 1]),
-        )
+        return self._path(self.names[2 * index]), self._path(self.names[2 * index + 1])
 
 
 def pair_columns(
     image_key: Key | list[Key] | None, sentence_key: Key | None, label_key: Key | None, pattern: str | None
 ) -> tuple[ColumnKeys, list[str]]:
-    """The columns of a table of pairs, and what is wrong with the keys that the user set."""
+    """Return the columns of a table of pairs, and what is wrong with the keys that the user set."""
     images = image_key if isinstance(image_key, list) else [image_key]
     names = ["images"] if len(images) == 1 else ["image0", "image1"]
     keys: dict[str, Key | None] = {**dict(zip(names, images)), "sentence": sentence_key, "label": label_key}
@@ -198,22 +174,8 @@ def pair_columns(
     return found, problems
 
 
-def _rows(file: Path, format: str, columns: ColumnKeys) -> Iterator[tuple[int, str, str, str, int]]:
-    """Number, left and right image, sentence and label of each row; faults are reported together, after the last."""
-    faults = Faults(file, need=NEED)
-    empty = True
-    for number, fields in table_rows(file, format, faults, columns.of(file)):
-        empty = False
-        row = _row(fields)
-        if isinstance(row, str):
-            faults.add(number, row)
-        else:
-            yield (number, *row)
-    faults.raise_where_empty(empty)
-
-
-def _row(fields: Fields) -> tuple[str, str, str, int] | str:
-    """Both images, sentence and label of a row, or a sentence that says why it is none."""
+def _row(number: int, fields: Fields) -> tuple[int, str, str, str, int] | str:
+    """Return number, images, sentence and label of a row, or a sentence that says why it is not valid."""
     apart = "images" not in fields
     missing = [name for name in ("image0", "image1") if apart and name not in fields]
     if missing:
@@ -230,5 +192,4 @@ def _row(fields: Fields) -> tuple[str, str, str, int] | str:
     known = _LABELS.get(str(label).strip().lower()) if isinstance(label, (str, int)) else None
     if known is None:
         return f"{fields.shown('label')} is {short(label)}, neither True nor False."
-    # Half of a surrogate pair, as cut-off emoji leave it in JSON, is no text: tokenizers fail on it.
-    return images[0], images[1], sentence.encode("utf-8", "replace").decode(), known
+    return number, images[0], images[1], valid_text(sentence), known

@@ -1,9 +1,9 @@
-"""Tables in text: CSV as RFC 4180 defines it, and columns separated by TABs, which know no quotes.
+"""Tables in text: CSV as in RFC 4180, and columns separated by TABs, which have no quotes.
 
-CSV: a field that begins with a quote ends with one, and may hold separators, line ends and doubled quotes; a quote
-inside of another field is a character like any. A record that is not closed, or whose field holds lines that read like
-rows, is a fault of its first line, and the lines after it are read as rows. The separator is that of the header: comma,
-semicolon, TAB or vertical bar. With TABs a quote is a character like any wherever it stands, and fields hold neither
+CSV: a field that starts with a quote ends with one, and may hold separators, line ends and doubled quotes; a quote
+inside another field is an ordinary character. A record that is not closed, or with a field of several lines that look
+like rows, is a fault of its first line, and the following lines are read as rows. The separator is that of the header:
+comma, semicolon, TAB or vertical bar. With TABs a quote is an ordinary character everywhere, and fields hold neither
 TABs nor line ends.
 """
 
@@ -23,9 +23,9 @@ from vlkit.io.text_files import encoding_fault, open_text, start_of
 
 logger = logging.getLogger(__name__)
 _SHOWN = 3
-_FIRST = 20  # lines that tell the separator of a table without a header
+_FIRST = 20  # lines that determine the separator of a table without a header
 _SEPARATORS = ",;\t|"
-_HINT = re.compile(r'"?sep=(.)"?\s*$', re.IGNORECASE)  # a first line that Excel writes and obeys
+_HINT = re.compile(r'"?sep=(.)"?\s*$', re.IGNORECASE)  # a first line that Excel writes and reads
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _FILE = re.compile(r"\S+\.\w{2,5}")
 _NUMBERED = re.compile(r"\S*[0-9]\S*")
@@ -38,12 +38,12 @@ _ALONE = f"text follows a closing quote. {_ADVICE}"
 
 
 def header_of(line: str, columns: TableColumns, tabs: bool = False) -> tuple[str, list[str]]:
-    """The separator and the column names of a header.
+    """Return the separator and the column names of a header.
 
     Args:
         line: the first line of a table.
-        columns: those that tell a separator from another.
-        tabs: whether the file is separated by TABs, whatever the header holds.
+        columns: that the header should hold.
+        tabs: whether the file is separated by TABs, regardless of the header.
     """
     line = line.rstrip("\r\n")
     found = [(separator, _names(line, separator)) for separator in ("\t" if tabs else _SEPARATORS)]
@@ -51,15 +51,15 @@ def header_of(line: str, columns: TableColumns, tabs: bool = False) -> tuple[str
 
 
 def separator_of(start: str, least: int, tabs: bool = False) -> str:
-    """The separator of a table without a header: the one that gives most of its first lines the same number of fields.
+    """Return the separator of a table without a header: the one that gives most of its first lines equal field counts.
 
     Args:
-        start: of the table.
-        least: fields that a row needs.
+        start: first characters of the table.
+        least: number of fields that a row needs.
         tabs: as for :func:`header_of`.
     """
     lines = [line for line in _LINE_END.split(start) if line.strip()]
-    lines = lines[: max(1, len(lines) - 1)][:_FIRST]  # the last one may be cut off
+    lines = lines[: max(1, len(lines) - 1)][:_FIRST]  # the last one may be truncated
 
     def alike(separator: str) -> tuple[int, int]:
         counts = [len(_names(line, separator)) for line in lines]
@@ -69,7 +69,7 @@ def separator_of(start: str, least: int, tabs: bool = False) -> str:
 
 
 def _names(line: str, separator: str) -> list[str]:
-    line = line.replace("\0", "")
+    line = line.rstrip("\r\n").replace("\0", "")
     fields = line.split("\t") if separator == "\t" else next(csv.reader([line], delimiter=separator), [])
     return [name.strip() for name in fields]
 
@@ -77,35 +77,20 @@ def _names(line: str, separator: str) -> list[str]:
 def separated_rows(
     file: Path, faults: Faults, columns: TableColumns, tabs: bool = False
 ) -> Iterator[tuple[int, dict[str, str] | list[str]]]:
-    """Line numbers and rows of a table: mappings by its header, or lists where columns are positions.
+    """Yield line numbers and rows of a table: mappings by its header, or lists if columns are positions.
 
     Args:
         file: the table.
-        faults: added to: records that are no rows.
+        faults: receives records that are not rows.
         columns: that the header must have.
         tabs: as for :func:`header_of`.
 
     Raises:
-        DataError: the file cannot be read, or its header is of no use.
+        DataError: the file cannot be read, or its header is invalid.
     """
     with open_text(file, newline="") as stream:
         lines = _Lines(stream)
-        first = next(lines, "")
-        hint = _HINT.match(first)
-        if hint:
-            first = next(lines, "")
-        while columns.positional and first and not first.strip():
-            first = next(lines, "")
-        separator, names = header_of(first, columns, tabs)
-        if columns.positional:
-            separator = separator_of(start_of(file), columns.width, tabs)
-            names = _names(first.rstrip("\r\n"), separator)
-        if hint and hint[1] in _SEPARATORS:
-            separator, names = hint[1], _names(first.rstrip("\r\n"), hint[1])
-        if columns.positional:
-            lines.push(first)
-        else:
-            _check_header(file, names, columns, lines.number)
+        separator, names = _header(file, lines, columns, tabs)
         records = _tab_records(lines) if separator == "\t" else _csv_records(lines, separator, len(names))
         spanning: list[int] = []
         like = "first row" if columns.positional else "header"
@@ -129,15 +114,37 @@ def separated_rows(
             )
 
 
-def _check_header(file: Path, names: list[str], columns: TableColumns, line: int) -> None:
-    columns.header(names, line)
+def _header(file: Path, lines: _Lines, columns: TableColumns, tabs: bool) -> tuple[str, list[str]]:
+    """Read the header and return the separator and the names; without a header, those of the first row.
+
+    Raises:
+        DataError: the header lacks a column or repeats one.
+    """
+    first = next(lines, "")
+    hint = _HINT.match(first)
+    if hint:
+        first = next(lines, "")
+    while columns.positional and first and not first.strip():
+        first = next(lines, "")
+    if hint and hint[1] in _SEPARATORS:
+        separator = hint[1]
+    elif columns.positional:
+        separator = separator_of(start_of(file), columns.width, tabs)
+    else:
+        separator = header_of(first, columns, tabs)[0]
+    names = _names(first, separator)
+    if columns.positional:
+        lines.push(first)
+        return separator, names
+    columns.table(names, lines.number)
     twice = [name for name in names if name and names.count(name) > 1]
     if twice:
-        raise DataError(f"{file}: the header, line {line}, names the column {twice[0]!r} twice. Rename one.")
+        raise DataError(f"{file}: the header, line {lines.number}, names the column {twice[0]!r} twice. Rename one.")
+    return separator, names
 
 
 def _fault(fields: Sequence[str], count: int, separator: str, like: str) -> str:
-    """Why the fields of a record are no row, or ""."""
+    """Return why the fields of a record are not a row, or ""."""
     if len(fields) != count:
         advice = ""
         if len(fields) > count:
@@ -151,7 +158,7 @@ def _fault(fields: Sequence[str], count: int, separator: str, like: str) -> str:
 
 
 class _Lines:
-    """Lines with their number, which can be given back."""
+    """Numbered lines that can be pushed back."""
 
     def __init__(self, lines: Iterator[str]):
         self._lines, self._back = lines, deque[str]()
@@ -169,19 +176,18 @@ class _Lines:
         return line
 
     def start(self) -> int:
-        """Begin a record; the number of its first line."""
+        """Begin a record; return the number of its first line."""
         self.taken = []
         return self.number + 1
 
-    def push(self, line: str) -> None:
-        """Give back a line."""
-        self._back.appendleft(line)
-        self.number -= 1
+    def push(self, *lines: str) -> None:
+        """Push back the last lines."""
+        self._back.extendleft(reversed(lines))
+        self.number -= len(lines)
 
-    def give_back(self) -> None:
-        """Give back all lines of the record but the first."""
-        self._back.extendleft(reversed(self.taken[1:]))
-        self.number -= len(self.taken) - 1
+    def push_rest(self) -> None:
+        """Push back all lines of the record but the first."""
+        self.push(*self.taken[1:])
         self.taken = self.taken[:1]
 
 
@@ -192,36 +198,33 @@ def _tab_records(lines: _Lines) -> Iterator[tuple[int, list[str] | str]]:
 
 
 def _csv_records(lines: _Lines, separator: str, columns: int) -> Iterator[tuple[int, list[str] | str]]:
-    """Numbers and fields of records, or what is wrong with them. After a bad quote the next line is read as usual."""
+    """Yield numbers and fields of records, or what is wrong with them. After a bad quote, resume at the next line."""
     reader = csv.reader(lines, delimiter=separator, strict=True)
     while True:
-        number = lines.start()
+        number, fault = lines.start(), ""
         try:
             fields = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            alone = len(lines.taken) == 1
-            lines.give_back()
+            alone = len(lines.taken) == 1 and "expected after" in str(error)
+            fault = _ALONE if alone else _OPEN
             if "field limit" in str(error):
-                yield number, _LONG.format(csv.field_size_limit())
-            else:
-                yield number, _ALONE if alone and "expected after" in str(error) else _OPEN
-            reader = csv.reader(lines, delimiter=separator, strict=True)
-            continue
-        if len(lines.taken) > 1 and (len(fields) != columns or _holds_rows(fields, separator, columns)):
-            lines.give_back()
-            yield number, _OPEN
-            reader = csv.reader(lines, delimiter=separator, strict=True)
+                fault = _LONG.format(csv.field_size_limit())
         else:
-            yield number, fields
+            if len(lines.taken) > 1 and (len(fields) != columns or _holds_rows(fields, separator, columns)):
+                fault = _OPEN
+        if fault:
+            lines.push_rest()
+            reader = csv.reader(lines, delimiter=separator, strict=True)
+        yield number, fault or fields
 
 
 def _holds_rows(fields: list[str], separator: str, columns: int) -> bool:
-    """Whether a field of several lines holds a line that reads like a row itself: the quote before it is a stray one.
+    """Return whether a field of several lines holds a line that looks like a row: then the quote before it is stray.
 
-    A line of a text may hold separators, too. It is a row where it has as many fields, and where this record has a file
-    name (or a number) it has one.
+    A line of a text may hold separators, too. It is a row if it has as many fields, with a file name (or a number)
+    where this record has one.
     """
     spanning = [field for field in fields if _LINE_END.search(field)]
     for like in (_FILE, _NUMBERED):

@@ -16,6 +16,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from vlkit.datasets.faults import listed
 from vlkit.datasets.shard_files import IMAGES, escaped, is_further_image, split_name, why_not_tar
 from vlkit.errors import DataError, VlkitError
 from vlkit.io.files import atomic_write, cache_dir
@@ -151,9 +152,11 @@ class _Listing:
     def problems(self) -> list[str]:
         """Clauses about what is lost."""
         found = [self._damage] if self._damage else []
-        found += [f"{len(names)} {_LEFT_OUT[what]} ({_few(names)})" for what, names in self._left_out.items() if names]
-        lone = [key for key, parts in self.samples.items() if "image" not in parts]
-        found += [f"{len(lone)} samples have no image ({_few(lone)})"] if lone else []
+        found += [
+            f"{len(names)} {_LEFT_OUT[what]} ({listed(names)})" for what, names in self._left_out.items() if names
+        ]
+        lone = [escaped(key) for key, parts in self.samples.items() if "image" not in parts]
+        found += [f"{len(lone)} samples have no image ({listed(lone)})"] if lone else []
         return found if self._count else [*found, "it is a tar without members"]
 
     def _add(self, name: str, start: int, size: int, type: bytes) -> None:
@@ -169,7 +172,7 @@ class _Listing:
         if kind in parts:
             what = "repeated"
         if what:
-            self._left_out[what].append(name)
+            self._left_out[what].append(escaped(name))
         else:
             parts[kind] = _Part(start, size, found.suffix)
 
@@ -294,7 +297,3 @@ def _pax(records: bytes) -> dict[str, str]:
 
 def _text(data: bytes) -> str:
     return data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
-
-
-def _few(names: list[str]) -> str:
-    return f"{', '.join(map(escaped, names[:3]))}{', ...' * (len(names) > 3)}"

@@ -1,4 +1,4 @@
-"""Lists of answers that a model chooses from."""
+"""Texts of datasets: text processors, captions of a sample, answer lists."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from vlkit.datasets.faults import short
 from vlkit.errors import BadSample, DataError, VlkitError
 from vlkit.io.files import fetch
@@ -14,16 +16,17 @@ from vlkit.io.json_reader import parse_json
 from vlkit.io.text_encoding import TextError
 from vlkit.io.text_files import encoding_fault, open_text, plain_suffix, read_bytes, start_of
 
-_TEXT_SHOWN = 60
+_SHOWN = 60
+_NEED = "An answer list is a JSON list of texts (or a mapping of texts to numbers), or a file of one answer a line."
 
 
 class Text(NamedTuple):
     """A text of a dataset.
 
     Args:
-        place: where it is written, ``file:row``.
-        written: as it stands there.
-        processed: as a model reads it.
+        place: its position, ``file:row``.
+        written: as in the file.
+        processed: as given to a model.
     """
 
     place: str
@@ -32,58 +35,72 @@ class Text(NamedTuple):
 
 
 def texts_of(written: Iterable[tuple[str, str]], processor: Any) -> list[Text]:
-    """Texts with what ``processor`` (None: nothing) makes of them.
-
-    Args:
-        written: place and text.
-        processor: a text processor.
-    """
+    """Apply ``processor`` (None: identity) to pairs of position and text."""
     return [Text(place, text, text if processor is None else processor(text)) for place, text in written]
 
 
-def process(processor: Any, text: str, place: str, kind: str) -> str:
-    """``text`` as a model is to be trained on it.
+def process(processor: Any, text: str, place: str, kind: str, training: bool = True) -> str:
+    """Apply a text processor.
 
     Args:
         processor: a text processor, or None.
-        text: not empty.
-        place: of the text.
+        text: not empty in training.
+        place: position of the text.
         kind: of text: "caption".
+        training: whether an empty result is an error.
 
     Raises:
-        BadSample: the processor leaves nothing of the text.
+        BadSample: nothing is left of the text, in training.
     """
     if processor is None:
         return text
     processed = processor(text)
-    if is_emptied(processor, processed):
-        shown = text if len(text) <= _TEXT_SHOWN else f"{text[:_TEXT_SHOWN]}..."
+    if training and is_emptied(processor, processed):
+        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
         raise BadSample(place, f"the text processor leaves nothing of the {kind} {shown!r}")
     return processed
 
 
 def is_emptied(processor: Any, processed: str) -> bool:
-    """Whether ``processed`` is what ``processor`` makes of an empty text: nothing, or its prompt alone."""
+    """Return whether ``processed`` is the result of an empty text: nothing, or the processor's prompt alone."""
     if not processed.strip():
         return True
     try:
         return processor is not None and processed == processor("")
-    except Exception:  # anyone's code, which need not know empty texts
+    except Exception:  # a user's code, which may not accept empty texts
         return False
 
 
-_NEED = "An answer list is a JSON list of texts (or a mapping of texts to numbers), or a file of one answer a line."
+def valid_text(text: str) -> str:
+    """Replace halves of surrogate pairs, which truncated emoji leave in JSON: tokenizers fail on them."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def draw_caption(
+    captions: list[str], name: str, training: bool, text_processor: Any, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Return the texts of the sample ``name`` of a dataset with one sample per image: in training one caption, sampled;
+    otherwise the first, and all under ``references``.
+
+    Raises:
+        BadSample: there is no caption to train on, or the processor leaves nothing of it.
+    """
+    if training and not captions:
+        raise BadSample(name, "it has no caption")
+    chosen = int(rng.integers(len(captions))) if training and len(captions) > 1 else 0
+    text = process(text_processor, captions[chosen] if captions else "", name, "caption", training)
+    return {"sample_id": name, **({} if training else {"references": captions}), "text_input": text}
 
 
 def read_answer_list(path: str | PathLike[str]) -> list[str]:
-    """The answers in a file, in its order; repeated ones are dropped.
+    """Return the different answers of a file, in its order.
 
     Args:
         path: of a file, or a URL: ``.json`` holds a list of texts, or a mapping of texts to whole numbers, which order
-            them (``ans2label`` files); anything else one answer a line. Either may be gzip data.
+            them (``ans2label`` files); other files hold one answer a line. Either may be gzip data.
 
     Raises:
-        DataError: the file is not there or is no such list.
+        DataError: the file does not exist or is no such list.
     """
     try:
         file = fetch(str(path))
@@ -94,8 +111,7 @@ def read_answer_list(path: str | PathLike[str]) -> list[str]:
         found = _json(file) if plain_suffix(file) == ".json" or start[:1] in ("[", "{") else _lines(file)
     except TextError as error:
         raise DataError(f"answer list: {error} {_NEED}") from error
-    # Half of a surrogate pair, as cut-off emoji leave it in JSON, is no text: tokenizers fail on it.
-    answers = [answer.encode("utf-8", "replace").decode().strip() for answer in found]
+    answers = [valid_text(answer).strip() for answer in found]
     blank = next((number for number, answer in enumerate(answers, 1) if not answer), None)
     if blank is not None:
         raise DataError(f"{file}: answer {blank} is empty. Delete it.")
@@ -118,14 +134,14 @@ def _lines(file: Path) -> list[str]:
 
 def _json(file: Path) -> list[str]:
     found: Any = parse_json(read_bytes(file), str(file))
+    what = "" if isinstance(found, (dict, list)) else f"it is {short(found)}"
     if isinstance(found, dict):
         wrong = next((number for number in found.values() if type(number) is not int), None)
-        if wrong is not None:
-            raise DataError(f"{file}: not a list of texts: a number of the mapping is {short(wrong)}. {_NEED}")
-        return sorted(found, key=found.__getitem__)
-    if not isinstance(found, list):
-        raise DataError(f"{file}: not a list of texts: it is {short(found)}. {_NEED}")
-    for number, answer in enumerate(found, 1):
-        if not isinstance(answer, str):
-            raise DataError(f"{file}: not a list of texts: entry {number} is {short(answer)}. {_NEED}")
+        what = "" if wrong is None else f"a number of the mapping is {short(wrong)}"
+        found = found if what else sorted(found, key=found.__getitem__)
+    elif isinstance(found, list):
+        texts = (f"entry {n} is {short(answer)}" for n, answer in enumerate(found, 1) if not isinstance(answer, str))
+        what = next(texts, "")
+    if what:
+        raise DataError(f"{file}: not a list of texts: {what}. {_NEED}")
     return found

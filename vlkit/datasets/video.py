@@ -1,24 +1,22 @@
-"""The datasets ``video_text`` and ``video_question``: videos in files, with captions or with questions and answers."""
+"""The datasets ``video_text`` and ``video_question``: video files with captions, or with questions and answers."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.datasets.annotation_files import find_file, short_names
-from vlkit.datasets.base import SPLITS, Sample, VLDataset, check_arguments
-from vlkit.datasets.caption_index import CaptionTable, Source, caption_rows, video_columns
+from vlkit.datasets.annotated import AnnotatedDataset, as_paths
+from vlkit.datasets.base import SPLITS, Sample, check_arguments
+from vlkit.datasets.caption_index import CaptionTable, caption_columns, read_rows
 from vlkit.datasets.columns import ColumnKeys, Key
-from vlkit.datasets.media import FEW_VIDEOS, Media, evenly, media_root, nearest, pixel_limit
-from vlkit.datasets.question_table import QuestionSource, QuestionTable, question_columns, read_questions
+from vlkit.datasets.media import FEW_VIDEOS, Media, evenly, pixel_limit
+from vlkit.datasets.question_table import QuestionTable, question_columns, read_questions
 from vlkit.datasets.string_table import PackedStrings
 from vlkit.datasets.texts import Text, read_answer_list
 from vlkit.errors import BadSample, DataError
-from vlkit.io.files import sha256
 from vlkit.processors.open_image import open_image
 from vlkit.processors.video_sampling import sampling_problems
 from vlkit.registry import DATASETS
@@ -28,7 +26,7 @@ SUFFIXES = (".mp4", ".avi", ".webm", ".mkv", ".mov")
 
 
 def find_video(root: str, name: str) -> str:
-    """The file or the folder of frames that is called ``name`` in the folder ``root``: as it is written, with one of
+    """Return the file or the folder of frames called ``name`` in the folder ``root``: as written, with one of
     :data:`SUFFIXES` added, or with another one of them.
 
     Raises:
@@ -43,55 +41,11 @@ def find_video(root: str, name: str) -> str:
     raise BadSample(path, f"no such file, nor one that ends in {', '.join(SUFFIXES)}")
 
 
-def missing_videos(root: str, names: Sequence[str]) -> list[str]:
-    """How many of the videos do not exist, in at most one sentence."""
-    absent = []
-    for name in names:
-        try:
-            find_video(root, name)
-        except BadSample:
-            absent.append(os.path.join(root, name))
-    if not absent:
-        return []
-    few = f"{', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}"
-    return [
-        f"{len(absent)} of the {len(names)} videos checked do not exist: {few}. {nearest(absent[0])} "
-        f"Names start from video_root, which is {root}: set it, or correct the names."
-    ]
+class _Videos(AnnotatedDataset):
+    """Base of datasets of videos: annotation files whose rows name videos, and the decoding of these."""
 
-
-def video_media(root: str, names: Sequence[str], frames: int, sampling: str, processor: Any) -> Media:
-    """Videos in files and folders.
-
-    Args:
-        root: what ``names`` start from.
-        names: each once.
-        frames, sampling: that are decoded of each.
-        processor: that will read the frames, and may have a limit of pixels.
-    """
-    limit = pixel_limit(processor)
-
-    def decode(index: int) -> bool:
-        from vlkit.processors.video import sample_frames
-
-        try:
-            path = find_video(root, names[index])
-        except BadSample:
-            return False
-        for frame in dict.fromkeys(map(_identity, sample_frames(path, frames, sampling))):
-            if isinstance(frame, str):  # a folder of images
-                open_image(frame, limit)
-        return True
-
-    return Media("video", len(names), decode, FEW_VIDEOS)
-
-
-def _identity(frame: Any) -> Any:
-    return frame if isinstance(frame, str) else None
-
-
-class _Videos(VLDataset):
-    """What both datasets share: annotation files whose rows name videos, and how these become tensors."""
+    root_key = "video_root"
+    noun = "videos"
 
     def __init__(
         self,
@@ -100,36 +54,28 @@ class _Videos(VLDataset):
         split: str,
         frames: int,
         sampling: str,
-        image_processor: Any,
-        video_processor: Any,
+        processors: tuple[Any, Any, Any],
         limit: int | None,
         columns: ColumnKeys,
     ):
-        paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
-        processor = image_processor or video_processor
+        image_processor, self.video_processor, text_processor = processors
         others = sampling_problems(frames, sampling) + columns.problems()
+        processor, paths = image_processor or self.video_processor, as_paths(path)
         check_arguments("videos", {"split": (split, SPLITS)}, limit, processor, paths, others)
-        self.split, self.frames, self.sampling = split, frames, sampling
-        self.image_processor, self.video_processor = image_processor, video_processor
-        self.files = [find_file(each, split) for each in paths]
-        self.root, self._folders = media_root(self.files, video_root, "video_root")
-
-    @property
-    def training(self) -> bool:
-        """Whether samples are to learn from."""
-        return self.split == "train"
+        super().__init__(paths, video_root, split, image_processor, text_processor)
+        self.frames, self.sampling = frames, sampling
 
     @property
     def names(self) -> PackedStrings:
-        """Of all videos."""
+        """Names of all videos."""
         raise NotImplementedError
 
     def _video_of(self, index: int) -> int:
-        """The video of a sample."""
+        """Return the video of a sample."""
         return index
 
     def _clip(self, video: int, rng: np.random.Generator) -> Any:
-        """[F, 3, S, S]."""
+        """Decode a video as [F, 3, S, S]."""
         path = find_video(self.root, self.names[video])
         if self.video_processor is not None:
             return self.video_processor(path, rng)
@@ -137,27 +83,42 @@ class _Videos(VLDataset):
 
         return stack_frames(sample_frames(path, self.frames, self.sampling), self.image_processor, rng)
 
+    def _exists(self, path: str) -> bool:
+        try:
+            return bool(find_video("", path))
+        except BadSample:
+            return False
+
     def problems(self, limit: int = 20_000) -> list[str]:
         videos = sorted({self._video_of(index) for index in evenly(len(self), limit)})
-        return missing_videos(self.root, [self.names[video] for video in videos]) + self.media_problems()
+        return self._file_problems([self._path(self.names[video]) for video in videos])
 
     def media(self) -> Media:
         names = list(dict.fromkeys(self.names[self._video_of(index)] for index in range(len(self))))
         processor = self.video_processor or self.image_processor
         frames, sampling = getattr(processor, "frames", self.frames), getattr(processor, "sampling", self.sampling)
-        return video_media(self.root, names, frames, sampling, processor)
+        limit = pixel_limit(processor)
+
+        def decode(index: int) -> bool:
+            from vlkit.processors.video import sample_frames
+
+            try:
+                path = find_video(self.root, names[index])
+            except BadSample:
+                return False
+            decoded = sample_frames(path, frames, sampling)
+            for frame in dict.fromkeys(frame for frame in decoded if isinstance(frame, str)):  # a folder of images
+                open_image(frame, limit)
+            return True
+
+        return Media("video", len(names), decode, FEW_VIDEOS)
 
     def images(self) -> Iterable[tuple[str | int, str]]:
         for name in map(self.names.__getitem__, range(len(self.names))):
-            yield name, os.path.join(self.root, name)
+            yield name, self._path(name)
 
-    def fingerprint(self) -> str:
-        """Split, samples, frames, and the SHA-256 of each annotation file."""
-        return f"{type(self).__name__}:{self.split}:{len(self)}:{self.frames}:{self.sampling}:{self._hashes}"
-
-    @cached_property
-    def _hashes(self) -> str:
-        return ",".join(sha256(file) for file in self.files)
+    def _settings(self) -> Sequence[Any]:
+        return self.frames, self.sampling
 
 
 @DATASETS.register("video_text")
@@ -206,19 +167,17 @@ class VideoText(_Videos):
         text_processor: Any = None,
         limit: PositiveInt | None = None,
     ):
-        columns = video_columns(split == "train", {"video": video_key, "caption": caption_key}, video_pattern)
-        super().__init__(path, video_root, split, frames, sampling, image_processor, video_processor, limit, columns)
-        self.text_processor = text_processor
-        rows = [caption_rows(file, self.training, columns) for file in self.files]
-        self.table = CaptionTable(map(Source, short_names(self.files), self._folders, rows))
+        keys = {"video": video_key, "caption": caption_key}
+        columns = caption_columns(split == "train", keys, video_pattern, "video")
+        processors = (image_processor, video_processor, text_processor)
+        super().__init__(path, video_root, split, frames, sampling, processors, limit, columns)
+        rows = [read_rows(file, need_captions=self.training, columns=columns, media="video") for file in self.files]
+        self.table = CaptionTable(self._sources(rows))
         size = len(self.table.captions if self.training else self.table.images)
         if size == 0:
             what = "no video has a caption to train on" if self.training else "no row can be used"
             raise DataError(f"{', '.join(map(str, self.files))}: {what}.")
-        self._size = size if limit is None else min(size, limit)
-
-    def __len__(self) -> int:
-        return self._size
+        self._set_size(size, limit)
 
     @property
     def names(self) -> PackedStrings:
@@ -287,39 +246,35 @@ class VideoQuestion(_Videos):
     ):
         keys: dict[str, Key | None] = {"video": video_key, "question": question_key, "answer": answer_key}
         columns = question_columns("video", split == "train", {**keys, "question_id": question_id_key}, video_pattern)
-        super().__init__(path, video_root, split, frames, sampling, image_processor, video_processor, limit, columns)
-        self.text_processor = text_processor
+        processors = (image_processor, video_processor, text_processor)
+        super().__init__(path, video_root, split, frames, sampling, processors, limit, columns)
         self.answer_list = read_answer_list(answer_list) if answer_list is not None else None
         rows = [read_questions(file, "auto", "video", self.training, columns=columns) for file in self.files]
-        self.table = QuestionTable(map(QuestionSource, short_names(self.files), self._folders, rows))
+        self.table = QuestionTable(self._sources(rows))
         self._by_video = np.argsort(self.table.name_of, kind="stable").astype(np.int32)
         self._ends = np.cumsum(np.bincount(self.table.name_of))
-        self._size = len(self.names) if limit is None else min(len(self.names), limit)
-
-    def __len__(self) -> int:
-        return self._size
+        self._set_size(len(self.names), limit)
 
     @property
     def names(self) -> PackedStrings:
         return self.table.names
 
     def questions_of(self, index: int) -> list[int]:
-        """The questions of sample ``index``, by their place in the files."""
+        """Return the positions of the questions of sample ``index`` in the files."""
         start = self._ends[index - 1] if index else 0
         return self._by_video[start : self._ends[index]].tolist()
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
-        asked = self._asked(index)
+        asked = self._usable(index)
         several = [key for key in asked[0] if key not in ("image_id", "sample_id")]
         return {
+            **asked[0],
             **{key: [each[key] for each in asked] for key in several},
-            "image_id": asked[0]["image_id"],
-            "sample_id": asked[0]["sample_id"],
             "video": self._clip(index, rng),
         }
 
-    def _asked(self, index: int) -> list[Sample]:
-        """The questions about a video that can be used.
+    def _usable(self, index: int) -> list[Sample]:
+        """Return the questions about a video that can be used.
 
         Raises:
             BadSample: there is none.
@@ -329,7 +284,7 @@ class VideoQuestion(_Videos):
         for question in self.questions_of(index):
             try:
                 asked.append(self.table.sample(question, self.training, self.text_processor))
-            except BadSample as error:  # named by check, as a text that the processor empties
+            except BadSample as error:  # reported by check as a text that the processor empties
                 bad = error
         if bad is not None and not asked:
             raise bad

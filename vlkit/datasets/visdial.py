@@ -4,38 +4,35 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.datasets.annotation_files import find_file
-from vlkit.datasets.base import Sample, VLDataset, check_arguments
+from vlkit.datasets.annotated import AnnotatedDataset
+from vlkit.datasets.base import SPLITS, Sample, check_arguments
 from vlkit.datasets.dialog_table import DialogTable, dialog_columns, read_relevance
 from vlkit.datasets.faults import Faults
-from vlkit.datasets.media import Media, evenly, image_media, local_folder, missing_images
+from vlkit.datasets.media import evenly
 from vlkit.datasets.texts import Text, texts_of
-from vlkit.io.files import sha256
 from vlkit.registry import DATASETS
 from vlkit.registry.bounds import FilledText, PositiveInt
 
-# Where images may be, below image_root: the training images are those of two folders of COCO.
+# Possible paths of images below image_root: the training images are from two folders of COCO.
 _PLACES = {
     "train": ("train2014/COCO_train2014_{:012d}.jpg", "val2014/COCO_val2014_{:012d}.jpg"),
     "val": ("VisualDialog_val2018/VisualDialog_val2018_{:012d}.jpg",),
     "test": ("VisualDialog_test2018/VisualDialog_test2018_{:012d}.jpg",),
 }
-SPLITS = tuple(_PLACES)
 
 
 @DATASETS.register("visdial")
-class VisDial(VLDataset):
+class VisDial(AnnotatedDataset):
     """Dialogs with candidate answers.
 
     A sample holds ``image``, ``text_input`` (the caption), ``dialog`` (for each round ``question``, ``answer``,
-    ``answer_options``, ``gt_index`` and ``gt_relevance``, each None where the files do not tell it), ``image_id``
-    (as in the file) and ``sample_id`` (``<annotation file>:<dialog>``). The test set tells neither ``answer`` nor
-    ``gt_index`` of the last round, and gives candidates for this one alone.
+    ``answer_options``, ``gt_index`` and ``gt_relevance``, each None if the files do not have it), ``image_id``
+    (as in the file) and ``sample_id`` (``<annotation file>:<dialog>``). The test set has neither ``answer`` nor
+    ``gt_index`` of the last round, and candidates for this round only.
 
     Own dialogs may name their images: a dialog then holds ``image``, the name of a file below ``image_root``, with or
     without an ``image_id``.
@@ -82,26 +79,21 @@ class VisDial(VLDataset):
         keys = {"image": image_key, "caption": caption_key, "image_id": image_id_key}
         columns = dialog_columns(keys, image_pattern)
         check_arguments("visdial", {"split": (split, SPLITS)}, limit, image_processor, others=columns.problems())
-        self.split, self.image_processor, self.text_processor = split, image_processor, text_processor
-        self.files = [find_file(each, split) for each in (path, dense_path) if each is not None]
-        self.root = str(self.files[0].parent) if image_root is None else local_folder(image_root, "image_root")
+        super().__init__([path], image_root, split, image_processor, text_processor, [dense_path])
         self.table = DialogTable(self.files[0], columns)
-        self._size = len(self.table) if limit is None else min(len(self.table), limit)
-        self.relevance = read_relevance(self.files[1]) if dense_path is not None else {}
+        self._set_size(len(self.table), limit)
+        self.dense_file = self.others[0]
+        self.relevance = read_relevance(self.dense_file) if self.dense_file is not None else {}
         self._check_relevance()
 
-    def __len__(self) -> int:
-        return self._size
-
     def image_path(self, index: int) -> str:
-        """The image file of dialog ``index``: the one that it names, else the first of the possible places that holds
-        one."""
+        """Return the image file of dialog ``index``: the named one, else the first possible path that exists."""
         name = self.table.names[index]
         if name:
-            return os.path.join(self.root, name)
+            return self._path(name)
         number = int(self.table.image_ids[index])
         names = [place.format(number) for place in _PLACES[self.split]]
-        paths = [os.path.join(self.root, name) for full in names for name in (full, os.path.basename(full))]
+        paths = [self._path(name) for full in names for name in (full, os.path.basename(full))]
         return next((path for path in paths if os.path.isfile(path)), paths[0])
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
@@ -110,7 +102,7 @@ class VisDial(VLDataset):
             "text_input": self._text(self.table.captions[index]),
             "dialog": [self._round(index, turn) for turn in self.table.rounds(index)],
             "image_id": int(self.table.image_ids[index]),
-            "sample_id": f"{self.files[0].name}:{self.table.numbers[index]}",
+            "sample_id": self._place(index),
         }
 
     def images(self) -> Iterator[tuple[str | int, str]]:
@@ -120,42 +112,33 @@ class VisDial(VLDataset):
     def texts(self, limit: int = 20_000) -> list[Text]:
         table, found = self.table, list[tuple[str, str]]()
         for index in evenly(len(self), limit):
-            place = f"{self.files[0].name}:{table.numbers[index]}"
-            asked = (table.questions[int(table.question[turn])] for turn in table.rounds(index))
-            found += [(place, text) for text in (table.captions[index], *asked)]
+            questions = (table.questions[int(table.question[turn])] for turn in table.rounds(index))
+            found += [(self._place(index), text) for text in (table.captions[index], *questions)]
         return texts_of(found, self.text_processor)
 
-    def media(self) -> Media:
-        return image_media(list(dict.fromkeys(path for _, path in self.images())), self.image_processor)
-
     def problems(self, limit: int = 20_000) -> list[str]:
-        looked_at = evenly(len(self), limit)
+        chosen, table = evenly(len(self), limit), self.table
         advice = f"They are looked for in image_root, which is {self.root}: set it (and split: {self.split} is given)."
-        found = missing_images([self.image_path(index) for index in looked_at], advice) + self.media_problems()
-        ids, counts = np.unique(self.table.image_ids[: len(self)], return_counts=True)
+        found = self._file_problems([self.image_path(index) for index in chosen], advice)
+        ids, counts = np.unique(table.image_ids[: len(self)], return_counts=True)
         if (counts > 1).any():
             few = ", ".join(map(str, ids[counts > 1][:3]))
             found.append(
                 f"{(counts > 1).sum()} image ids have several dialogs ({few}): results cannot tell them apart."
             )
-        rounds = int(self.table.starts[len(self)])
-        without = int((self.table.gt_index[:rounds] < 0).sum())
+        rounds = int(table.starts[len(self)])
+        without = int((table.gt_index[:rounds] < 0).sum())
         if without and self.split != "test":
             found.append(f"{without} of {rounds} rounds have no 'gt_index': they are neither trained on nor scored.")
-        strangers = {image for image, _ in self.relevance} - set(self.table.image_ids.tolist())
-        if strangers:
+        strangers = {image for image, _ in self.relevance} - set(table.image_ids.tolist())
+        if strangers and self.dense_file is not None:
             found.append(
-                f"{self.files[1].name} is about {len(strangers)} images without a dialog. Is it of this split?"
+                f"{self.dense_file.name} is about {len(strangers)} images without a dialog. Is it of this split?"
             )
         return found
 
-    def fingerprint(self) -> str:
-        """Split, dialogs, and the SHA-256 of each annotation file."""
-        return f"{type(self).__name__}:{self.split}:{len(self)}:{self._hashes}"
-
-    @cached_property
-    def _hashes(self) -> str:
-        return ",".join(sha256(file) for file in self.files)
+    def _place(self, index: int) -> str:
+        return f"{self.files[0].name}:{self.table.numbers[index]}"
 
     def _round(self, index: int, turn: int) -> dict[str, Any]:
         table = self.table
@@ -176,9 +159,11 @@ class VisDial(VLDataset):
         return text if self.text_processor is None else self.text_processor(text)
 
     def _check_relevance(self) -> None:
+        if self.dense_file is None:
+            return
         sizes = np.diff(self.table.option_starts)
-        faults = Faults(self.files[-1], "image", "Each candidate of a round needs a value.")
-        for index in range(len(self.table)) if self.relevance else ():
+        faults = Faults(self.dense_file, "image", "Each candidate of a round needs a value.")
+        for index in range(len(self.table)):
             for turn in self.table.rounds(index):
                 image, number = self._key(index, turn)
                 given = self.relevance.get((image, number))

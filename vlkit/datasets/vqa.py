@@ -1,27 +1,24 @@
-"""The dataset ``image_question``: questions about images in files, with answers from an annotation file."""
+"""The dataset ``image_question``: questions about image files, with answers from an annotation file."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
-from vlkit.datasets.annotation_files import find_file, short_names
-from vlkit.datasets.base import SPLITS, Sample, VLDataset, check_arguments
+from vlkit.datasets.annotated import AnnotatedDataset, as_paths
+from vlkit.datasets.base import SPLITS, Sample, check_arguments
 from vlkit.datasets.columns import Key
-from vlkit.datasets.media import Media, evenly, image_media, media_root, missing_images
-from vlkit.datasets.question_table import FORMATS, QuestionSource, QuestionTable, question_columns, read_questions
+from vlkit.datasets.media import evenly
+from vlkit.datasets.question_table import FORMATS, QuestionTable, question_columns, read_questions
 from vlkit.datasets.texts import Text, read_answer_list
-from vlkit.io.files import sha256
 from vlkit.registry import DATASETS
 from vlkit.registry.bounds import Column, FilledText, PositiveInt
 
 
 @DATASETS.register("image_question")
-class ImageQuestion(VLDataset):
+class ImageQuestion(AnnotatedDataset):
     """Questions about images: your own files, VQA v2's or Visual Genome's.
 
     A row is ``{"image": "a.jpg", "question": "text", "answer": "text"}``; the answer may be a list, one of each person
@@ -74,38 +71,24 @@ class ImageQuestion(VLDataset):
         text_processor: Any = None,
         limit: PositiveInt | None = None,
     ):
-        paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
-        official = answers is None or format in ("auto", "official")
-        others = (
-            []
-            if official
-            else [f"answers: is for official question files, and format is {format!r}. Leave one of them out."]
-        )
         keys: dict[str, Key | None] = {"image": image_key, "question": question_key, "answer": answer_key}
         columns = question_columns("image", split == "train", {**keys, "question_id": question_id_key}, image_pattern)
-        others += columns.problems()
-        choices = {"split": (split, SPLITS), "format": (format, FORMATS)}
+        others = columns.problems()
+        if answers is not None and format not in ("auto", "official"):
+            others.insert(
+                0, f"answers: is for official question files, and format is {format!r}. Leave one of them out."
+            )
+        paths, choices = as_paths(path), {"split": (split, SPLITS), "format": (format, FORMATS)}
         check_arguments("image_question", choices, limit, image_processor, paths, others)
-        self.split, self.image_processor, self.text_processor = split, image_processor, text_processor
-        self.files = [find_file(each, split) for each in paths]
-        self._answers = find_file(answers) if answers is not None else None
-        self.root, folders = media_root(self.files, image_root)
+        super().__init__(paths, image_root, split, image_processor, text_processor, [answers])
         self.answer_list = read_answer_list(answer_list) if answer_list is not None else None
-        rows = [read_questions(file, format, "image", self.training, self._answers, columns) for file in self.files]
-        self.table = QuestionTable(map(QuestionSource, short_names(self.files), folders, rows))
-        self._size = len(self.table) if limit is None else min(len(self.table), limit)
-
-    def __len__(self) -> int:
-        return self._size
-
-    @property
-    def training(self) -> bool:
-        """Whether samples are to learn from."""
-        return self.split == "train"
+        rows = [read_questions(file, format, "image", self.training, self.others[0], columns) for file in self.files]
+        self.table = QuestionTable(self._sources(rows))
+        self._set_size(len(self.table), limit)
 
     def image_path(self, index: int) -> str:
-        """The image file of sample ``index``."""
-        return os.path.join(self.root, self.table.name(index))
+        """Return the image file of sample ``index``."""
+        return self._path(self.table.name(index))
 
     def sample(self, index: int, rng: np.random.Generator) -> Sample:
         sample = self.table.sample(index, self.training, self.text_processor)
@@ -113,11 +96,7 @@ class ImageQuestion(VLDataset):
 
     def images(self) -> Iterator[tuple[str | int, str]]:
         for number in np.unique(self.table.name_of[: len(self)]).tolist():
-            name = self.table.names[number]
-            yield name, os.path.join(self.root, name)
-
-    def media(self) -> Media:
-        return image_media([path for _, path in self.images()], self.image_processor)
+            yield self.table.names[number], self._path(self.table.names[number])
 
     def texts(self, limit: int = 20_000) -> list[Text]:
         return self.table.texts(evenly(len(self), limit), self.text_processor)
@@ -125,8 +104,7 @@ class ImageQuestion(VLDataset):
     def problems(self, limit: int = 20_000) -> list[str]:
         chosen = evenly(len(self), limit)
         paths = sorted({self.image_path(index) for index in chosen})
-        advice = f"Names start from image_root, which is {self.root}: set it, or correct the names."
-        found = missing_images(paths, advice) + self.media_problems() + self.table.problems(chosen, self.training)
+        found = self._file_problems(paths) + self.table.problems(chosen, self.training)
         if self.answer_list is not None:
             known = set(self.answer_list)
             answered = [answers for index in chosen if (answers := self.table.answers(index))]
@@ -136,11 +114,3 @@ class ImageQuestion(VLDataset):
                     f"to be another dataset's."
                 )
         return found
-
-    def fingerprint(self) -> str:
-        """Split, samples, and the SHA-256 of each annotation file."""
-        return f"{type(self).__name__}:{self.split}:{len(self)}:{self._hashes}"
-
-    @cached_property
-    def _hashes(self) -> str:
-        return ",".join(sha256(file) for file in [*self.files, *([self._answers] if self._answers else [])])

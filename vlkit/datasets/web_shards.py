@@ -13,15 +13,16 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
+from vlkit.datasets.annotated import as_paths
 from vlkit.datasets.annotation_files import short_names
 from vlkit.datasets.base import SPLITS, Sample, VLDataset, check_arguments
-from vlkit.datasets.caption_index import draw_caption, listed_captions, plain_captions
+from vlkit.datasets.caption_index import listed_captions
 from vlkit.datasets.columns import CAPTION, ColumnKeys
-from vlkit.datasets.faults import short
-from vlkit.datasets.media import Media, evenly, pixel_limit
+from vlkit.datasets.faults import listed, short
+from vlkit.datasets.media import Media, evenly, pixel_limit, sample_name
 from vlkit.datasets.shard_files import check_found, escaped, expand
 from vlkit.datasets.tar_index import TarIndex, index_of
-from vlkit.datasets.texts import Text, texts_of
+from vlkit.datasets.texts import Text, draw_caption, texts_of, valid_text
 from vlkit.errors import BadSample, DataError
 from vlkit.io.json_reader import parse_json
 from vlkit.io.text_encoding import TextError, decode
@@ -31,7 +32,7 @@ from vlkit.registry.bounds import FilledText, PositiveInt
 
 
 class ShardTexts:
-    """Reads captions.
+    """Reads the captions of a sample from its text file and its JSON.
 
     Args:
         keys: of the column ``caption``.
@@ -44,20 +45,20 @@ class ShardTexts:
 
     @staticmethod
     def keys(caption_key: str | None) -> ColumnKeys:
-        """The columns of the JSON."""
+        """Return the columns of the JSON."""
         return ColumnKeys([CAPTION], ["caption"], {"caption": caption_key})
 
     def captions(self, text: bytes, data: bytes, name: str, need: bool) -> list[str]:
-        """The captions of a sample that are not blank, each once.
+        """Return the captions of a sample without blank and repeated ones.
 
         Args:
-            text: of its text file; empty if it has none.
-            data: of its JSON; empty if it has none.
+            text: content of its text file; empty if it has none.
+            data: content of its JSON; empty if it has none.
             name: of the sample.
-            need: without a key for captions the JSON is of no use.
+            need: whether the JSON must have a caption.
 
         Raises:
-            BadSample: its text or its JSON cannot be read, or has no key for captions, and needs one.
+            BadSample: its text or its JSON cannot be read, or lacks a caption that is needed.
             DataError: two keys of the JSON could be the caption; a BadSample after :meth:`finish`.
         """
         own = [] if self.caption_key is not None else list(filter(None, [_decoded(text, name)]))
@@ -65,17 +66,17 @@ class ShardTexts:
             return own
         try:
             given = self._given(data, name, need)
-        except DataError:  # where there is a text file, a JSON may hold anything
+        except DataError:  # next to a text file, a JSON may hold anything
             if own:
                 return own
             raise
         if own and not isinstance(given, list):
             return own
-        plain = plain_captions(given if isinstance(given, list) else [given])
+        plain = map(valid_text, given if isinstance(given, list) else [given])
         return list(dict.fromkeys(filter(None, [*own, *(each.strip() for each in plain)])))
 
     def finish(self) -> None:
-        """Call when some samples have been read.
+        """Call after some samples.
 
         Raises:
             DataError: no JSON had the key that was set.
@@ -84,7 +85,7 @@ class ShardTexts:
         self._columns.finish()
 
     def _given(self, data: bytes, name: str, need: bool) -> str | list[str]:
-        """The caption of a JSON, or the list of them; "" where it has none, and needs none."""
+        """Return the caption of a JSON, or a list of several; "" if it has none and needs none."""
         try:
             fields = parse_json(data, name)
         except TextError as error:
@@ -165,7 +166,7 @@ class WebShards(VLDataset):
         others = keys.problems() + ["image_key: '' given; a suffix such as png is needed."] * (image_key == "")
         check_arguments("web_shards", {"split": (split, SPLITS)}, limit, image_processor, others=others)
         self.split, self.image_processor, self.text_processor = split, image_processor, text_processor
-        self.shards = find_shards([path] if isinstance(path, (str, os.PathLike)) else list(path))
+        self.shards = find_shards(as_paths(path))
         self._names = short_names(self.shards)
         indices = _indices(self.shards, None if image_key is None else image_key.lstrip("."))
         self._problems = [f"{shard}: {text}." for shard, index in zip(self.shards, indices) for text in index.problems]
@@ -195,11 +196,11 @@ class WebShards(VLDataset):
 
     @property
     def training(self) -> bool:
-        """Whether captions are drawn."""
+        """Whether captions are sampled."""
         return self.split == "train"
 
     def place(self, index: int) -> tuple[Path, str]:
-        """Shard and key of sample ``index``."""
+        """Return shard and key of sample ``index``."""
         shard, key = self._place(index)
         return self.shards[shard], key
 
@@ -210,28 +211,26 @@ class WebShards(VLDataset):
         captions = self._texts.captions(text, data, name, self.training)
         sample = draw_caption(captions, name, self.training, self.text_processor, rng)
         sample["image_id"] = f"{self.shards[shard]}:{key}"
-        try:
+        with sample_name(name):
             sample["image"] = self.image_processor(image, rng)
-        except BadSample as error:  # which knows the bytes only
-            raise BadSample(name, error.reason) from error
         return sample
 
     def problems(self, limit: int = 20_000) -> list[str]:
-        """What of the shards cannot be read, and samples without a caption."""
+        """Return sentences about parts of shards that cannot be read, and samples without a caption."""
         found, chosen = list(self._problems), evenly(len(self), limit)
         blank = (self._rows["text_size"] <= 0) & (self._rows["json_size"] <= 0)
-        without = [index for index in chosen if blank[index]]
+        without = [self._name(index) for index in chosen if blank[index]]
         if without:
-            found.append(f"{len(without)} of the {len(chosen)} samples checked have no caption ({self._few(without)}).")
+            found.append(f"{len(without)} of the {len(chosen)} samples checked have no caption ({listed(without)}).")
         faults = []
         for index in [index for index in evenly(len(self), _READ) if not blank[index]]:
             try:
                 if not self._captions(index) and self.training:
-                    faults.append((index, "it has no caption"))
+                    faults.append((self._name(index), "it has no caption"))
             except BadSample as error:
-                faults.append((index, error.reason))
+                faults.append((self._name(index), error.reason))
         if faults:
-            names, why = self._few([index for index, _ in faults]), faults[0][1]
+            names, why = listed([name for name, _ in faults]), faults[0][1]
             found.append(f"{len(faults)} of {min(_READ, len(self))} samples have texts of no use ({names}): {why}.")
         return found + self.media_problems()
 
@@ -239,11 +238,8 @@ class WebShards(VLDataset):
         limit = pixel_limit(self.image_processor)
 
         def decode(index: int) -> bool:
-            name = self._name(index)
-            try:
+            with sample_name(self._name(index)):
                 open_image(self._read(index, "image")[0], limit)
-            except BadSample as error:  # which may know the bytes only
-                raise BadSample(name, error.reason) from error
             return True
 
         return Media("image", len(self), decode)
@@ -251,7 +247,7 @@ class WebShards(VLDataset):
     def texts(self, limit: int = 20_000) -> list[Text]:
         found: list[tuple[str, str]] = []
         for index in evenly(len(self), min(limit, _READ)):
-            with contextlib.suppress(BadSample):  # which problems() names
+            with contextlib.suppress(BadSample):  # reported by problems()
                 found += [(self._name(index), text) for text in self._captions(index)]
         return texts_of(found, self.text_processor)
 
@@ -261,7 +257,7 @@ class WebShards(VLDataset):
             yield f"{shard}:{key}", f"{shard}/{key}"
 
     def fingerprint(self) -> str:
-        """Split, samples, and a hash of the names, sizes and indices of the shards; their pixels are not read."""
+        """Return split, number of samples, and a hash of names, sizes and indices of the shards, not of pixels."""
         found = hashlib.sha256(self._rows.tobytes() + self._keys.tobytes())
         for shard in self.shards:
             found.update(f"{shard.name} {shard.stat().st_size}\n".encode())
@@ -276,11 +272,8 @@ class WebShards(VLDataset):
         shard, key = self._place(index)
         return f"{self._names[shard]}:{key}"
 
-    def _few(self, indices: list[int]) -> str:
-        return f"{', '.join(map(self._name, indices[:3]))}{', ...' * (len(indices) > 3)}"
-
     def _read(self, index: int, *parts: str) -> list[bytes]:
-        """The bytes of "image", "text" or "json" of a sample; empty where there is none."""
+        """Return the bytes of "image", "text" or "json" of a sample; empty if it has none."""
         row = self._rows[index]
         try:
             with open(self.place(index)[0], "rb") as file:
@@ -293,7 +286,7 @@ class WebShards(VLDataset):
         return self._texts.captions(text, data, self._name(index), self.training)
 
     def _check_captions(self) -> None:
-        """Read some captions, so that a wrong ``caption_key`` is an error of the first moment."""
+        """Read some captions, so that a wrong ``caption_key`` is an error at once."""
         if self.caption_key is not None and (self._rows["json"] < 0).all():
             raise DataError(f"{self.shards[0]}: caption_key is {self.caption_key!r}, and no sample has a JSON.")
         for index in evenly(len(self), _TRIED):
@@ -310,17 +303,16 @@ def _part(file: IO[bytes], place: int, size: int) -> bytes:
 
 
 def find_shards(paths: list[str]) -> list[Path]:
-    """The files that paths, patterns and folders name, in order.
+    """Return the files that paths, patterns and folders name, in order.
 
     Raises:
         DataError: there is none, or one is named twice.
     """
-    shards = [shard for path in paths for shard in expand(os.fspath(path))]
-    return check_found(paths, shards)
+    return check_found(paths, [shard for path in paths for shard in expand(os.fspath(path))])
 
 
 def _indices(shards: list[Path], image_key: str | None) -> list[TarIndex]:
-    """The index of each shard. Processes of one run start at different ones, so that they share the work."""
+    """Return the index of each shard. The processes of a run start at different shards, so that they share the work."""
     world, rank = (int(os.environ.get(name) or default) for name, default in (("WORLD_SIZE", "1"), ("RANK", "0")))
     first = len(shards) * rank // max(world, 1) % len(shards)
     found = {shard: index_of(shard, image_key) for shard in shards[first:] + shards[:first]}
@@ -328,7 +320,7 @@ def _indices(shards: list[Path], image_key: str | None) -> list[TarIndex]:
 
 
 def _unread(indices: list[TarIndex]) -> str:
-    """Members that are no part of a sample: ".npy (30), .seg.png (30)"."""
+    """Return the members that are not part of a sample: ".npy (30), .seg.png (30)"."""
     counts: Counter[str] = Counter()
     for index in indices:
         counts.update(index.unread)

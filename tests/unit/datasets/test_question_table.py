@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlkit.datasets.question_table import QuestionRow, QuestionSource, QuestionTable, weigh_answers
+from vlkit.datasets.question_table import QuestionRow, QuestionTable, weigh_answers
+from vlkit.datasets.string_table import Source
 from vlkit.errors import BadSample
 
 texts = st.text(max_size=6)
@@ -21,7 +22,7 @@ rows_ = st.builds(
 
 
 def table(*rows: QuestionRow, folder: str = "") -> QuestionTable:
-    return QuestionTable([QuestionSource("f", folder, rows)])
+    return QuestionTable([Source("f", folder, rows)])
 
 
 @settings(deadline=None)

@@ -7,10 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from vlkit.datasets.caption_index import draw_caption
 from vlkit.datasets.image_text import ImageText
 from vlkit.datasets.nlvr import ImagePair
-from vlkit.datasets.texts import Text, is_emptied, process
+from vlkit.datasets.texts import Text, draw_caption, is_emptied, process
 from vlkit.datasets.vqa import ImageQuestion
 from vlkit.errors import BadSample
 from vlkit.jobs.checks import data_problems, text_problems

@@ -203,11 +203,12 @@ def test_batches_and_workers(folder):
 
 def test_memory_is_flat():
     """A few flat buffers, whatever the number of rows."""
-    from vlkit.datasets.question_table import QuestionRow, QuestionSource, QuestionTable
+    from vlkit.datasets.question_table import QuestionRow, QuestionTable
+    from vlkit.datasets.string_table import Source
 
     def parts(count):
         rows = (QuestionRow(i, f"{i // 5}.jpg", f"what is {i}?", ["yes"] * 10, i) for i in range(count))
-        table = QuestionTable([QuestionSource("f", "", rows)])
+        table = QuestionTable([Source("f", "", rows)])
         return sum(isinstance(value, (list, dict)) and len(value) for value in vars(table).values()), table
 
     small, large = parts(10), parts(2000)
