@@ -1,8 +1,7 @@
 """Public Python API: models with their weights and processors, datasets.
 
-Names and arguments are those of LAVIS, and all of them are in ``vlkit`` itself: whatever was imported from
-``lavis.models``, ``lavis.processors``, ``lavis.datasets.builders`` or ``lavis.common.registry`` is imported from
-``vlkit``. (They are not in ``vlkit.models`` and so on as well: models know neither datasets nor configuration.)
+Names and arguments are those of LAVIS. Everything that LAVIS has in ``lavis.models``, ``lavis.processors``,
+``lavis.datasets.builders`` and ``lavis.common.registry`` is imported from ``vlkit``.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def load_model_and_preprocess(
     checkpoint: str | Path | None = None,
     allow_urls: bool = False,
 ) -> tuple[nn.Module, Processors, Processors]:
-    """A model and what its inputs go through.
+    """Load a model and its processors.
 
     Args:
         name, model_type, is_eval, device, checkpoint, allow_urls: as for :func:`load_model`.
@@ -71,21 +70,21 @@ def load_model(
     checkpoint: str | Path | None = None,
     allow_urls: bool = False,
 ) -> nn.Module:
-    """A model with weights. Its calls read pictures with the image processor of its card.
+    """Load a model with weights. Its methods process images with the image processor of its card.
 
     Args:
         name: of the model ("blip_caption").
         model_type: of its card ("base_coco"); :func:`list_models` lists them.
         is_eval: evaluation mode, else training mode.
-        device: "cpu", "cuda", "cuda:1", "mps"; "auto": the first of cuda and mps that is there, else cpu.
+        device: "cpu", "cuda", "cuda:1", "mps"; "auto": the first available of cuda and mps, else cpu.
         checkpoint: weights file, checkpoint folder, a run's output folder, or an address (``https://...``, or
-            ``hf://owner/name`` on the Hugging Face hub). None: the weights of the card, from a cache or else the net;
-            a card without any gives a random model.
-        allow_urls: let the model's calls fetch pictures from http and https addresses, each of at most 64 MB and within
-            10 s; not where ``VLKIT_OFFLINE`` is set.
+            ``hf://owner/name`` on the Hugging Face hub). None: the weights of the card, cached or downloaded; without
+            any in the card, the model is initialized at random.
+        allow_urls: let the model's methods download images from http and https addresses, each of at most 64 MB and
+            within 10 s; not where ``VLKIT_OFFLINE`` is set.
 
     Raises:
-        VlkitError: no such model, type or device, an argument of another type, or the weights cannot be had or are of
+        VlkitError: no such model, type or device, an argument of another type, or the weights are unavailable or of
             another model.
     """
     _check_type(name, model_type)
@@ -102,7 +101,7 @@ def load_model(
     model = build_model(part, checkpoint).to(target)
     if allow_urls:
         _open_urls(model)
-    return model.eval() if is_eval else model  # a new one is in training mode, but for parts that it froze itself
+    return model.eval() if is_eval else model  # a new model is in training mode, except for parts that it froze
 
 
 def _open_urls(model: nn.Module) -> None:
@@ -113,15 +112,15 @@ def _open_urls(model: nn.Module) -> None:
 
 
 def build_model(part: ModelPart, checkpoint: str | Path | None = None, pretrained: bool = True) -> nn.Module:
-    """The model of ``part`` on the CPU, with weights.
+    """Build the model of ``part`` on the CPU, with weights.
 
     Args:
         part: what to build.
         checkpoint: as for :func:`load_model`.
-        pretrained: whether the weights of the card are loaded where ``checkpoint`` is None.
+        pretrained: whether the weights of the card are loaded if ``checkpoint`` is None.
 
     Raises:
-        VlkitError: the weights cannot be had or are of another model.
+        VlkitError: the weights are unavailable or of another model.
     """
     if checkpoint is None and not (pretrained and part.card.get("weights")):
         logger.warning("%s/%s: no weights; the model is initialized at random.", part.name, part.type)
@@ -132,7 +131,7 @@ def build_model(part: ModelPart, checkpoint: str | Path | None = None, pretraine
 
 @checked_keywords
 def load_preprocess(name: str, model_type: str | None = None) -> tuple[Processors, Processors]:
-    """Image processors and text processors of a model, each ``{"train": ..., "eval": ...}``.
+    """Build image processors and text processors of a model, each ``{"train": ..., "eval": ...}``.
 
     Raises:
         VlkitError: no such model or type.
@@ -146,7 +145,7 @@ def load_preprocess(name: str, model_type: str | None = None) -> tuple[Processor
 
 @checked_keywords
 def load_processor(name: str, cfg: Mapping[str, Any] | None = None) -> Any:
-    """A processor of images or texts.
+    """Build a processor of images or texts.
 
     Args:
         name: of the processor ("blip_image_eval"); :func:`list_processors` lists them.
@@ -163,14 +162,14 @@ def load_processor(name: str, cfg: Mapping[str, Any] | None = None) -> Any:
 def load_dataset(
     name: str, split: str | None = None, vis_path: str | Path | None = None, **arguments: Any
 ) -> VLDataset | dict[str, VLDataset]:
-    """A dataset, or all of its splits.
+    """Build a dataset, or all of its splits.
 
     Args:
         name: of a dataset class or dataset card.
         split: one split; None: a dictionary of all, if the dataset has several.
         vis_path: folder of the images (``image_root``, as LAVIS calls it).
         **arguments: of its constructor. A processor is an object or a mapping (``{"name": ...}``). Without an
-            ``image_processor``, datasets of image files give PIL images.
+            ``image_processor``, datasets of image files return PIL images.
 
     Raises:
         VlkitError: no such dataset, or an argument is wrong.
@@ -193,7 +192,7 @@ def load_dataset(
     if problems := check(
         DATASETS, part.mapping, part.where, part.origin, (*part.processors, *provided, "image_processor")
     ):
-        raise ConfigError(problems)  # before files are looked for
+        raise ConfigError(problems)  # before files are opened
     kind = DATASETS.get(part.name)
     for key, value in provided.items():
         if not accepts(kind, key):
@@ -255,7 +254,7 @@ def _device(name: str | torch.device) -> torch.device:
 
 
 def _checked_part(name: str, model_type: str, checkpoint: str | Path | None) -> ModelPart:
-    """The card, or what the run that wrote ``checkpoint`` made of it."""
+    """Return the card, or the configuration of the run that wrote ``checkpoint``."""
     _check_type(name, model_type)
     mapping: dict[str, Any] = {"name": name, "type": model_type}
     where = f"{name}/{model_type}"
@@ -272,7 +271,7 @@ def _checked_part(name: str, model_type: str, checkpoint: str | Path | None) -> 
 
 
 def _both_splits(entry: dict[str, Any] | None, where: str) -> Processors:
-    """Processors of a card's entry: one mapping for both, or one each."""
+    """Build the processors of a card's entry: one mapping for both splits, or one each."""
     if entry is None:
         return {}
     by_split = {"train": entry, "eval": entry} if "name" in entry else entry

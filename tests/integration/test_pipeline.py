@@ -258,7 +258,7 @@ def test_wrong_pipelines_end_before_the_first_stage(name, folder, capsys):
     assert snapshot(folder) == before
 
 
-def test_mistakes_of_all_stages_are_told_together(folder, capsys):
+def test_mistakes_of_all_stages_are_reported_together(folder, capsys):
     data = pipeline(folder)
     data["stages"][0]["set"] = {"optim.lr": "fast"}
     data["stages"][2]["config"]["task"] = {"name": "captionning"}
@@ -268,7 +268,7 @@ def test_mistakes_of_all_stages_are_told_together(folder, capsys):
         assert "stage evaluate: " in message
 
 
-def test_a_score_that_no_stage_gave_is_told_and_shown_as_missing(folder, capsys):
+def test_a_score_that_no_stage_gave_is_reported_and_shown_as_missing(folder, capsys):
     data = pipeline(folder, table=[{"name": "typo", "value": "pretrain/val/itm_acu"}])
     data["stages"] = data["stages"][:1]
     assert main(["run", write(folder / "steps.yaml", data)]) == 0

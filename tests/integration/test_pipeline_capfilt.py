@@ -1,4 +1,4 @@
-"""A pipeline with all kinds of stages: shards, models, CapFilt, the output cut anew, its report, a student."""
+"""A pipeline with all kinds of stages: shards, models, CapFilt, the output filtered again, its report, a student."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_with_any_kind_is_told_before_the_first_stage(name, folder, capsys):
+def test_what_is_wrong_with_any_kind_is_reported_before_the_first_stage(name, folder, capsys):
     spoil, says = WRONG[name]
     data = pipeline()
     spoil(data)

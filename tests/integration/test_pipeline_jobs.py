@@ -217,13 +217,13 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_wrong_pipelines_are_told(name, folder, capsys):
+def test_wrong_pipelines_are_reported(name, folder, capsys):
     changes, says = WRONG[name]
     message = fails(capsys, "run", write(folder / "both.yaml", pipeline(**changes)))
     assert all(part in message for part in says), message
 
 
-def test_mistakes_are_told_once_for_all_seeds(folder, capsys):
+def test_mistakes_are_reported_once_for_all_seeds(folder, capsys):
     data = pipeline(seeds=[0, 1])
     data["stages"][0]["config"]["optim"] = {"lr": "fast"}
     message = fails(capsys, "run", write(folder / "both.yaml", data))

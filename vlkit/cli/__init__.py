@@ -35,12 +35,12 @@ command is chosen and has ``add_arguments(parser)`` and ``run(args) -> int``."""
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    Returns:
-        The exit code: 0 done, 1 another process of the run was lost, 2 a mistake of the user or an error of a
-        file, 130 interrupted.
-
     Args:
         argv: the arguments after ``vlkit``; None: those of the process.
+
+    Returns:
+        The exit code: 0 done, 1 another process of the run was lost, 2 wrong usage or an error of a file, 130
+        interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     escape_output()
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(f"vlkit {__version__}")
             return 0
         return _run(arguments[0], arguments[1:])
-    except SystemExit as stop:  # argparse, after printing its help or what is wrong
+    except SystemExit as stop:  # argparse, after printing its help or an error
         return stop.code if isinstance(stop.code, int) else 1
     except LostProcess as error:
         return _fail(str(error), 1)
@@ -86,11 +86,11 @@ _MAY_BE_EMPTY = ("slurm",)  # all defaults of Slurm
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose messages hide the credentials of addresses."""
+    """Argument parser whose messages hide credentials and name close matches."""
 
     def error(self, message: str) -> NoReturn:
         start = "the following arguments are required: "
-        if message.startswith(start):  # argparse counts in positional arguments that may be left out
+        if message.startswith(start):  # argparse also lists optional positional arguments
             optional = {action.metavar or action.dest for action in self._actions if action.nargs in ("*", "?")}
             names = [name for name in message.removeprefix(start).split(", ") if name not in optional]
             message = start + ", ".join(names)
@@ -101,7 +101,7 @@ class _Parser(argparse.ArgumentParser):
         super().error(redacted(message))
 
     def refuse_empty(self, given: argparse.Namespace) -> None:
-        """End with a message where an argument is an empty text: it would mean the working directory, or nothing."""
+        """Refuse empty strings as arguments: they would mean the working directory, or nothing."""
         for action in self._actions:
             value = getattr(given, action.dest, None)
             if isinstance(value, str) and not value.strip() and action.dest not in _MAY_BE_EMPTY:
@@ -110,12 +110,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _fail(message: str, code: int) -> int:
-    """Says what is wrong; called while the error is handled, so that a traceback can be asked for."""
+    """Print an error, with the traceback if ``VLKIT_TRACEBACK`` is set; called while it is handled."""
     if os.environ.get("VLKIT_TRACEBACK", "") not in ("", "0"):
         import traceback
 
         print(redacted(traceback.format_exc()), end="", file=sys.stderr)
-    rank = os.environ.get("RANK", "0")  # of several processes that meet the same error each says who it is
+    rank = os.environ.get("RANK", "0")  # several processes may report the same error
     print(f"error{'' if rank == '0' else f' (process {rank})'}: {redacted(message)}", file=sys.stderr)
     return code
 

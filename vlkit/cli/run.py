@@ -13,7 +13,7 @@ from vlkit.cli.train import refuse_other_kind
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The pipeline file, and what is changed in it."""
+    """Add the pipeline file and its options."""
     parser.add_argument("file", metavar="pipeline.yaml", help="pipeline file")
     parser.add_argument("overrides", nargs="*", metavar="stage.key=value", help="such as pretrain.optim.lr=1e-4")
     parser.add_argument("--variant", metavar="NAME", help="one of the file's variants")
@@ -22,11 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=int, metavar="N", help="run up to N stages at the same time, each in its own process and log.txt"
     )
-    parser.add_argument("--only", metavar="STAGE", help="run this stage alone; those that it uses must be finished")
+    parser.add_argument("--only", metavar="STAGE", help="run only this stage; those that it uses must be finished")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the stages; 128 + signal when a signal stopped one."""
+    """Run the stages; return 128 + signal when a signal stopped one."""
     from vlkit.errors import ConfigError
     from vlkit.io.child_processes import end_with_parent
     from vlkit.pipeline import ParallelPipeline, Pipeline, load_pipeline
@@ -69,7 +69,7 @@ def _report(file: Any, results: dict[str, Any]) -> None:
 
 
 def _arguments(args: argparse.Namespace) -> list[str]:
-    """The arguments with which a process loads the same pipeline."""
+    """Return the arguments with which another process loads the same pipeline."""
     options = {"--variant": args.variant, "--output": args.output}
     given = [text for option, value in options.items() if value is not None for text in (option, value)]
     return [args.file, *args.overrides, *given, "--jobs", "1"]

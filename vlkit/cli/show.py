@@ -15,14 +15,14 @@ REGISTRIES = {"models": MODELS, "datasets": DATASETS, "processors": PROCESSORS, 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to show."""
+    """Add what to show."""
     parser.add_argument("what", choices=[*REGISTRIES, "cards"])
     parser.add_argument("name", nargs="?", help="one of them; for cards MODEL or MODEL/TYPE")
     parser.add_argument("--plugin", action="append", default=[], metavar="FILE", help="load this plugin first")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints to standard output."""
+    """Print names or a description."""
     for file in args.plugin:
         load_plugin(file)
     if args.what == "cards":

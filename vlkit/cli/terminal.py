@@ -1,4 +1,4 @@
-"""What the commands print: log lines, and tables of scores."""
+"""Terminal output of the commands: log lines and tables."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def is_main() -> bool:
 
 
 def escape_output() -> None:
-    """Print characters that the terminal's encoding lacks, and bytes of file names that are no text, as escapes."""
+    """Print characters that the terminal cannot encode, and undecodable bytes of file names, as escapes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def say(text: str = "") -> None:
-    """Print, in process 0 alone.
+    """Print in process 0 only.
 
     Raises:
-        SystemExit: nobody reads it any more (`vlkit show ... | head`).
+        SystemExit: the reader has closed the pipe (`vlkit show ... | head`).
         FileError: standard output cannot be written.
     """
     if is_main():
@@ -44,7 +44,7 @@ def say(text: str = "") -> None:
 
 
 class _Lines(logging.StreamHandler):
-    """Log lines that end no run when nobody can take them any more: a closed pipe or terminal, a full disk."""
+    """Print log lines; a closed pipe or terminal and a full disk end no run."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
@@ -55,7 +55,7 @@ class _Lines(logging.StreamHandler):
 
 
 def give_up_output(reason: str = "") -> None:
-    """Let everything that is still to be printed vanish: standard output cannot be written."""
+    """Discard all further output, since standard output cannot be written."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     with contextlib.suppress(OSError, ValueError):
@@ -64,7 +64,7 @@ def give_up_output(reason: str = "") -> None:
 
 
 class _Redacting(logging.Formatter):
-    """Hides the credentials of addresses in what is logged."""
+    """Hide credentials of addresses in log lines."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))
@@ -72,7 +72,7 @@ class _Redacting(logging.Formatter):
 
 @contextlib.contextmanager
 def log_lines() -> Iterator[None]:
-    """While entered, what the library logs goes to standard output; of other processes than 0 only warnings."""
+    """While entered, print log lines of the library; of processes other than 0 only warnings."""
     logger = logging.getLogger("vlkit")
     handler = _Lines(sys.stdout)
     handler.setFormatter(_Redacting("%(message)s"))
@@ -87,7 +87,7 @@ def log_lines() -> Iterator[None]:
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
-    """Columns as wide as they must be; the first to the left, the others to the right."""
+    """Align columns: the first to the left, the others to the right."""
     lines = [list(header), *map(list, rows)] if header else list(map(list, rows))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))] if lines else []
 
@@ -102,7 +102,7 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
 
 
 def scores_table(scores: Mapping[str, float]) -> str:
-    """Scores under ``<set>/<score>`` as a table with a column for each set."""
+    """Format scores named ``<set>/<score>`` as a table with a column for each set."""
     sets = list(dict.fromkeys(key.partition("/")[0] for key in scores))
     names = list(dict.fromkeys(key.partition("/")[2] for key in scores))
     rows = [[name, *(number(scores.get(f"{each}/{name}")) for each in sets)] for name in names]
@@ -110,7 +110,7 @@ def scores_table(scores: Mapping[str, float]) -> str:
 
 
 def number(value: float | None) -> str:
-    """Four places, or more digits for what is small or large."""
+    """Format with four places, or four digits for very small or large values."""
     if value is None:
         return "-"
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"

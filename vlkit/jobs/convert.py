@@ -1,4 +1,4 @@
-"""Weights from one library's files to another's: the original's (and LAVIS's), those of Hugging Face, ours."""
+"""Convert weight files between the original BLIP (and LAVIS), Hugging Face and vlkit."""
 
 from __future__ import annotations
 
@@ -38,24 +38,25 @@ _HEAD_WIDTH = 64  # of all released models
 def convert(
     source: str | Path, target: str | Path, to: str, model: str | None = None, precision: str = "fp32"
 ) -> LoadReport:
-    """Write the weights in ``source`` as another library reads them.
+    """Write the weights in ``source`` in the format of another library.
 
     Args:
-        source: what :func:`vlkit.models.weights.load.read_checkpoint` takes, or an address.
+        source: a path that :func:`vlkit.models.weights.load.read_checkpoint` reads, or an address.
         target: "hf": a new folder, which ``from_pretrained`` of ``transformers`` loads. "blip", "lavis": a file, by its
             suffix of ``torch.save`` (.pth, .pt, .bin; under the key ``model``) or safetensors. "vlkit": a safetensors
-            file without what only training needs (momentum encoders, queues).
+            file without tensors that only training needs (momentum encoders, queues).
         to: one of :data:`FORMATS`.
-        model: the model to write, as "name" or "name/type" with the type of a card; it may be a part of what the
-            file holds. None: the model that the file is of. Weights of other sizes than the released ones need a
+        model: the model to write, as "name" or "name/type" with the type of a card; it may be a part of the
+            model in the file. None: the model in the file. Weights of other sizes than the released ones need a
             card, or a run's output folder as ``source``.
         precision: one of :data:`vlkit.models.weights.precision.PRECISIONS`; "int8" is for "vlkit" alone.
 
     Returns:
-        What became of the tensors of ``source``.
+        Which tensors of ``source`` were used.
 
     Raises:
-        VlkitError: the file is not of such a model, nothing there does the same, or ``target`` cannot be written.
+        VlkitError: the file holds another model, the other library has no such model, or ``target`` cannot be
+            written.
     """
     if to not in FORMATS:
         raise VlkitError(f"weights can be written for {', '.join(FORMATS)}; given: {to!r}.")
@@ -80,14 +81,14 @@ def convert(
 
 
 def hugging_face_config(model: BlipBase, name: str) -> dict[str, Any]:
-    """What ``config.json`` says of a model of ours.
+    """Return the content of ``config.json`` for a model.
 
     Args:
         model: may be on the meta device.
-        name: under which it is registered.
+        name: its registered name.
 
     Raises:
-        VlkitError: their class cannot be of its sizes.
+        VlkitError: the Hugging Face class does not support its sizes.
     """
     if model.vit_config.backbone is not None:
         raise VlkitError(
@@ -135,12 +136,12 @@ def hugging_face_config(model: BlipBase, name: str) -> dict[str, Any]:
 
 
 def _trains(name: str) -> bool:
-    """Whether only training needs what has this name: a queue, or a part of a momentum encoder."""
+    """Whether only training needs the tensor: a queue, or a part of a momentum encoder."""
     return name in QUEUES or name.partition(".")[0].endswith("_m")
 
 
 def _check_target(target: Path, to: str, precision: str) -> None:
-    """Raise now what would otherwise be found after minutes."""
+    """Report now what would otherwise fail after minutes."""
     if precision == "int8" and to != "vlkit":
         raise VlkitError(f"weights in int8 are read by vlkit alone: write them with --to vlkit. Given: {to!r}.")
     check_precision(precision)
@@ -152,7 +153,7 @@ def _check_target(target: Path, to: str, precision: str) -> None:
 
 
 def _part(source: Path, state: Mapping[str, Tensor], to: str, model: str | None) -> ModelPart:
-    """What to build for ``state``, which has our names."""
+    """Choose the model to build for ``state``, whose names are ours."""
     name, _, kind = (model or "").partition("/")
     if kind:
         return model_part({"name": name, "type": kind})
@@ -162,9 +163,9 @@ def _part(source: Path, state: Mapping[str, Tensor], to: str, model: str | None)
         return model_part(recorded)
     name = name or model_of(state) or ""
     if to == "hf" and name == "blip_retrieval":
-        name = "blip_image_text_matching"  # what that class does
+        name = "blip_image_text_matching"  # the task of that class
     if to == "hf" and name not in HUGGING_FACE_CLASSES:
-        to_hugging_face(state, name)  # raises: it knows what there is
+        to_hugging_face(state, name)  # raises an error that lists the supported models
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     width = shapes.get("visual_encoder.pos_embed", (0, 0, 0))[-1]
     if not name or width not in _DEPTHS:
@@ -197,14 +198,14 @@ def _write_hugging_face(target: Path, state: Mapping[str, Tensor], model: BlipBa
     config = {**hugging_face_config(model, name), "dtype": _DTYPES[precision]}
     named = to_hugging_face(state, name)
     with atomic_dir(target, need=_bytes(named)) as folder:
-        save_tensors(folder / "model.safetensors", named, aliases=False)  # transformers ties them itself
+        save_tensors(folder / "model.safetensors", named, aliases=False)  # transformers ties shared weights itself
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_file(target: Path, state: Mapping[str, Tensor]) -> None:
     with atomic_write(target, need=_bytes(state)) as stream:
         if target.suffix == ".safetensors":
-            save_tensors(Path(stream.name), state)  # by its name: the library cannot write to a stream piece by piece
+            save_tensors(Path(stream.name), state)  # by name: the library cannot write to a stream in parts
         else:
             torch.save({"model": dict(state)}, stream)
 

@@ -26,16 +26,12 @@ _SAMPLES, _SECONDS = 2, 60.0
 
 
 class TrainJob(RunJob):
-    """Train as a run file says.
-
-    Attributes:
-        first_batch: whether a training batch is tried before the run. Pipelines do without it: the first step fails as
-            soon, only with a folder that is begun.
-    """
+    """Train as a run file says."""
 
     command = "train"
     training = True
     first_batch = True
+    """Whether :meth:`checked_runner` tries a training batch."""
 
     def run(self) -> Result:
         with self.checked_runner() as runner:

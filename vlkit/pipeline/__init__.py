@@ -1,4 +1,4 @@
-"""A pipeline: a file of stages that use what earlier ones made, run one after the other or side by side."""
+"""Pipelines: stages of jobs with references, run in order or in parallel, skipped when finished, resumed otherwise."""
 
 from vlkit.pipeline.file import PipelineFile, is_pipeline, load_pipeline
 from vlkit.pipeline.parallel import ParallelPipeline

@@ -23,7 +23,7 @@ from vlkit.runner.signals import WATCHED
 
 logger = logging.getLogger(__name__)
 LOG = "log.txt"
-"""In a stage's folder: what it printed."""
+"""In a stage's folder: its output."""
 _LAST_LINES = 15
 _POLL_SECONDS = 0.1
 
@@ -36,12 +36,12 @@ class _Running:
 
 
 class ParallelPipeline:
-    """Runs the stages of a pipeline side by side.
+    """Runs the stages of a pipeline at the same time.
 
     Args:
         pipeline: whose stages are run.
-        jobs: how many at the same time; the machine's cores (or ``OMP_NUM_THREADS`` of them) are divided among them.
-        arguments: of ``vlkit run`` that load the same pipeline, without options of its own.
+        jobs: upper limit of stages at the same time, which share the CPU cores (or ``OMP_NUM_THREADS`` of them).
+        arguments: with which ``vlkit run`` loads the same pipeline.
     """
 
     def __init__(self, pipeline: Pipeline, jobs: int, arguments: Sequence[str]):
@@ -56,7 +56,7 @@ class ParallelPipeline:
         self.signal: int | None = None
 
     def run(self, redo_from: str | None = None) -> dict[str, Any]:
-        """As :meth:`Pipeline.run`. When a stage fails, those that do not use it are still run.
+        """Run as :meth:`Pipeline.run` does. When a stage fails, those that do not use it still run.
 
         Raises:
             ConfigError: as there.
@@ -72,7 +72,7 @@ class ParallelPipeline:
                 if self.signal is not None:
                     waiting = []
         finally:
-            self._pass_on(signal.SIGTERM)  # to those that an error of this process left running
+            self._pass_on(signal.SIGTERM)  # to stages that an error of this process left running
             for number, handler in before.items():
                 signal.signal(number, handler)
         keys = [stage.key for stage in self.pipeline.stages]
@@ -84,9 +84,9 @@ class ParallelPipeline:
         return self.pipeline.write_results({key: self.done[key] for key in keys})
 
     def _start(self, waiting: list[Stage], records: dict[str, Result | None]) -> list[Stage]:
-        """Start what can be started; the stages that still wait."""
+        """Start all stages that can run now; return those that still wait."""
         left: list[Stage] = []
-        held = any(self._alone(each.stage) for each in self.running)  # nothing more may be started
+        held = any(self._alone(each.stage) for each in self.running)  # no other stage may start
         for stage in waiting:
             key, record = stage.key, records[stage.key]
             if any(each in self.failed for each in stage.after):
@@ -97,14 +97,14 @@ class ParallelPipeline:
                 continue
             elif held or len(self.running) >= self.jobs or (stage.alone and self.running):
                 left.append(stage)
-                held |= stage.alone  # its turn comes when those that run have ended
+                held |= stage.alone  # it starts when the running ones have ended
             else:
                 self._begin(stage, record is not None)
                 held = self._alone(stage)
         return left
 
     def _skipped(self, stage: Stage, record: Result | None) -> bool:
-        """Whether a stage needs no process: it is finished, or what it used has changed."""
+        """Whether a stage needs no process: it is finished, or its inputs have changed, which is an error."""
         key = stage.key
         try:
             if record is None or not self.pipeline.finished(stage, record):
@@ -128,19 +128,19 @@ class ParallelPipeline:
                 stderr=subprocess.STDOUT,
             )
         self.running.append(_Running(stage, process, time.perf_counter()))
-        if self.signal is not None:  # it came while the process was started
+        if self.signal is not None:  # received while the process was started
             process.send_signal(self.signal)
         logger.info("%s: %s, in %s", stage.key, "continued" if continued else "started", folder / LOG)
 
     def _alone(self, stage: Stage) -> bool:
-        """Whether no stage may run beside this one, or none can: each is used by it or uses it."""
+        """Whether no stage may run at the same time, or none can, since each uses it or is used by it."""
         key = stage.key
         return stage.alone or all(
             each in self.above[key] or key in self.above[each] or each == key for each in self.above
         )
 
     def _wait(self) -> None:
-        """Wait until a stage ends."""
+        """Wait until a stage ends, if any runs."""
         if not self.running:
             return
         while not (ended := [each for each in self.running if each.process.poll() is not None]):
@@ -167,10 +167,10 @@ class ParallelPipeline:
             logger.error("%s: failed after %.0f s", stage.key, seconds)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
-        """Pass a signal on: the stages are no members of the terminal's process group, so that each gets it once."""
+        """Pass a signal on to the stages, which are in sessions of their own, so that each gets it once."""
         if self.signal is None:
             name = signal.Signals(number).name
-            logger.warning("%s: passed on to the stages that run; no further one is started.", name)
+            logger.warning("%s: passed on to the running stages; no further one is started.", name)
         self.signal = number
         self._pass_on(number)
 
@@ -184,7 +184,7 @@ class ParallelPipeline:
         for key, reason in self.failed.items():
             if reason:
                 folder = self.pipeline.file.stage(key).folder
-                lines.append(f"stage {key} failed: {reason} (all that it printed: {folder / LOG})")
+                lines.append(f"stage {key} failed: {reason} (its output: {folder / LOG})")
         left = [key for key, reason in self.failed.items() if not reason]
         if left:
             lines.append(f"not run, because they use what failed: {', '.join(left)}.")
@@ -192,7 +192,7 @@ class ParallelPipeline:
 
 
 def _above(stages: Sequence[Stage]) -> dict[str, set[str]]:
-    """Stages to all that they use, directly or not; by key."""
+    """Map each stage to all that it uses, directly or not; by key."""
     found: dict[str, set[str]] = {}
     for stage in stages:
         after = stage.after
@@ -201,13 +201,13 @@ def _above(stages: Sequence[Stage]) -> dict[str, set[str]]:
 
 
 def threads_at_most() -> int:
-    """Threads that compute at the same time: one for each CPU core, unless ``OMP_NUM_THREADS`` says fewer."""
+    """Return the number of CPU threads to share: one for each core, or fewer if ``OMP_NUM_THREADS`` says so."""
     limit = os.environ.get("OMP_NUM_THREADS", "")
     return min(cores(), int(limit)) if limit.isdigit() and int(limit) else cores()
 
 
 def _reason(log: Path, code: int | None) -> str:
-    """Why a stage failed: the error that it printed, or its last lines."""
+    """Return why a stage failed: the error in its log, or the last lines."""
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     errors = [index for index, line in enumerate(lines) if line.startswith("error: ")]
     if code == 2 and errors:

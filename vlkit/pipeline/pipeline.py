@@ -6,12 +6,10 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from vlkit.errors import ConfigError
 from vlkit.jobs.base import Result
-from vlkit.jobs.train import TrainJob
 from vlkit.pipeline.file import PipelineFile
 from vlkit.pipeline.stage import Stage, is_finished, locked, read_record, set_aside, write_json, write_record
 from vlkit.runner.config_changes import plain
@@ -22,31 +20,28 @@ logger = logging.getLogger(__name__)
 
 
 class Pipeline:
-    """The stages of a file and what has become of them.
+    """Runs the stages of a pipeline file.
 
     Args:
-        file: that was found to be right.
+        file: a valid file.
     """
 
     def __init__(self, file: PipelineFile):
         self.file, self.stages = file, file.stages
         self.world = World()
-        for job in (stage.job for stage in self.stages):
-            if isinstance(job, TrainJob):
-                job.first_batch = False
 
     def run(self, redo_from: str | None = None) -> dict[str, Any]:
-        """Run what is not finished, one after the other; also as one of the processes of ``torchrun``.
+        """Run the unfinished stages one after the other; also as one of the processes of ``torchrun``.
 
         Args:
-            redo_from: this stage and those that use it are done again; their folders are moved to ``replaced/``.
+            redo_from: run this stage and those that use it again; their folders are moved to ``replaced/``.
 
         Returns:
             ``status`` ("finished", or "interrupted" with ``signal`` and ``stage``), ``stages`` (key to record),
-            ``table`` (its rows). Of a finished pipeline also in ``results.json``.
+            ``table`` (its rows). A finished pipeline also writes ``results.json``.
 
         Raises:
-            ConfigError: a stage is wrong, or was run with another configuration or on other things; nothing was done.
+            ConfigError: a stage is wrong, or was run with another configuration or other inputs; nothing was run.
         """
         with self.processes():
             records = self.prepare(redo_from)
@@ -59,7 +54,7 @@ class Pipeline:
             return self.world.on_main(lambda: self.write_results(done))
 
     def run_only(self, key: str) -> Result:
-        """Run one stage, whose earlier ones are finished; what it leaves is as :meth:`run` would leave it.
+        """Run one stage, as :meth:`run` would, if the stages that it uses are finished.
 
         Raises:
             ConfigError: as for :meth:`run`, or an earlier stage is not finished.
@@ -83,10 +78,10 @@ class Pipeline:
         self.world.finish()  # not after an error: the others may be gone, and leaving in order would wait for them
 
     def prepare(self, redo_from: str | None = None) -> dict[str, Result | None]:
-        """Look at everything before the first stage starts, and move away what is to be done again.
+        """Check all stages before the first one starts, and move away the folders of those that are to run again.
 
         Returns:
-            The records of all stages; None: to be begun.
+            The records of all stages; None: not started.
 
         Raises:
             ConfigError: everything that is wrong.
@@ -101,7 +96,7 @@ class Pipeline:
         return records
 
     def redone(self, name: str | None) -> list[str]:
-        """Keys of the stages that are to be done again: those called ``name`` and all that use them."""
+        """Return the keys of the stages called ``name`` and of all that use them."""
         if name is None:
             return []
         given = name.rstrip("/")
@@ -114,7 +109,7 @@ class Pipeline:
         return found
 
     def check(self, stages: Sequence[Stage], records: dict[str, Result | None], redone: Sequence[str] = ()) -> None:
-        """Look at stages that are to run.
+        """Check stages that are to run.
 
         Raises:
             ConfigError: everything that is wrong.
@@ -138,10 +133,10 @@ class Pipeline:
             raise ConfigError(problems)
 
     def finished(self, stage: Stage, record: Result | None) -> bool:
-        """Whether a stage is finished, after a look at whether what it used is still the same.
+        """Whether a stage is finished, with the inputs that exist now.
 
         Raises:
-            ConfigError: it is not.
+            ConfigError: its inputs have changed since it ran.
         """
         if record is None:
             return False
@@ -155,12 +150,12 @@ class Pipeline:
         return is_finished(record)
 
     def inputs(self, stage: Stage) -> dict[str, str | None]:
-        """What identifies the things that a stage uses."""
+        """Return the fingerprints of everything that a stage uses."""
         used = {key: self.file.stage(key).job.output_fingerprint() for key in stage.after}
         return {**stage.job.input_fingerprints(), **used}
 
     def run_stage(self, stage: Stage, record: Result | None) -> Result:
-        """Run a stage unless it is finished; its record."""
+        """Run a stage unless it is finished, and return its record."""
         key, folder = stage.key, stage.folder
         if record is not None and self.finished(stage, record):
             logger.info("%s: finished, skipped", key)
@@ -180,7 +175,8 @@ class Pipeline:
         self.world.on_main(lambda: write_record(folder, new))
         new |= job.record(job.run() if job.in_every_process else self.world.on_main(job.run))
         new["seconds"] = round(new.get("seconds", time.perf_counter() - started), 3)
-        new.setdefault("picture", _picture(folder))
+        samples = folder / "samples.png"
+        new.setdefault("picture", str(samples) if samples.exists() else None)
         lasting = {**new, "status": "finished" if new["status"] == "finished" else "started"}
         self.world.on_main(lambda: write_record(folder, lasting))
         return new
@@ -203,8 +199,3 @@ class Pipeline:
         write_json(path, {"pipeline": str(file.path), **results, "stages": shown, "table": plain_rows})
         written = [path, *table.write(file.folder, file.path.stem, rows)]
         return {**results, "written": [str(each) for each in written]}
-
-
-def _picture(folder: Path) -> str | None:
-    path = folder / "samples.png"
-    return str(path) if path.exists() else None

@@ -24,9 +24,17 @@ from vlkit.runner.writer import WriterLock
 logger = logging.getLogger(__name__)
 RECORD = "stage.json"
 """In a stage's folder: command, configuration, fingerprints of the inputs, status and metrics."""
-_JOBS: tuple[type[Job], ...] = (TrainJob, EvaluateJob, ShardsJob, CapFiltJob, CutJob, ReportJob)
+
+
+class _StageTrainJob(TrainJob):
+    """Train without a trial batch before the run: the first step would fail as soon."""
+
+    first_batch = False
+
+
+_JOBS: tuple[type[Job], ...] = (_StageTrainJob, EvaluateJob, ShardsJob, CapFiltJob, CutJob, ReportJob)
 COMMANDS = {job.command: job for job in _JOBS}
-"""Command in a pipeline file to the class of its job."""
+"""Maps the command in a pipeline file to the class of its job."""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def test_problems_of_all_datasets_with_their_place_and_advice():
     assert data_problems({"x": Reporting(3)}, str) == []
 
 
-def test_skipped_problems_are_told(caplog):
+def test_skipped_problems_are_reported(caplog):
     with caplog.at_level(logging.WARNING):
         assert data_problems({"x": Reporting(3, "a is torn")}, str, raise_bad=False) == []
     assert "x: a is torn" in caplog.text

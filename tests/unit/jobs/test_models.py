@@ -96,7 +96,7 @@ def write(tmp_path: Path, model: dict, **more) -> Path:
     return file
 
 
-def test_all_mistakes_are_told_at_once_with_their_places(tmp_path):
+def test_all_mistakes_are_reported_at_once_with_their_places(tmp_path):
     wrong = {
         "name": "blip_capfilt",
         "captioner": {"name": "blip_caption", "type": "tiny", "vit": {"dept": 2}, "promt": "a", "weights": 3},
@@ -140,7 +140,7 @@ def test_it_may_not_be_left_out():
     assert "the key 'captioner' (model" in model_part({"name": "blip_capfilt"}).check()[0]
 
 
-def test_weights_that_are_not_there_or_of_another_model_are_told_together(tmp_path):
+def test_weights_that_are_not_there_or_of_another_model_are_reported_together(tmp_path):
     saved(CAPTIONER, tmp_path / "captioner.pth", 0)
     part = model_part(with_weights(str(tmp_path / "none.pth"), "card:blip_retrieval/tiny"))
     with pytest.raises(ConfigError) as caught:

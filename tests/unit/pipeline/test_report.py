@@ -80,7 +80,7 @@ def test_one_column_with_seeds_names_the_seeds_alone():
         (TableEntry("x", values=["web/anything", None]), []),
     ],
 )
-def test_wrong_cells_are_told(entry, says):
+def test_wrong_cells_are_reported(entry, says):
     problems = table_problems(Table([entry], ["R", "C"], []), ["a", "web"], {"a": ["test"], "web": None}, str)
     assert len(problems) == bool(says)
     assert all(part in problems[0] for part in says)
