@@ -36,10 +36,10 @@ def test_only_process_0_prints(capsys, monkeypatch):
         monkeypatch.setenv("RANK", rank)
         with log_lines():
             say(f"said by {rank}")
-            logging.getLogger("vlkit.some.where").info("told by %s", rank)
+            logging.getLogger("vlkit.some.where").info("logged by %s", rank)
             logging.getLogger("vlkit.some.where").warning("warned by %s", rank)
     printed = capsys.readouterr()
-    assert printed.out == "said by 0\ntold by 0\nwarned by 0\nwarned by 1\n"
+    assert printed.out == "said by 0\nlogged by 0\nwarned by 0\nwarned by 1\n"
     assert printed.err == ""
 
 
