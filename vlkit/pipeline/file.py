@@ -95,11 +95,14 @@ class _Loader:
         self.root, self.config = read_tree(path)
         self.entries: PipelineEntries = build(PipelineEntries, self.config.data, "", self.config.origin)
         self.names = [entry.name for entry in self.entries.stages]
+        self.values: dict[str, list[Layer]] = {name: [] for name in self.names}
+        self.given: dict[str, list[str]] = {name: [] for name in self.names}
         self.problems: list[str] = []
 
     def load(self, overrides: Sequence[str], output_dir: str | Path | None) -> PipelineFile:
         self.check_names()
-        layers, given = self.layers(), self.overrides(overrides)
+        self.read_values()
+        self.read_overrides(overrides)
         entries = self.entries
         folder = Path(output_dir or entries.output_dir or Path("output") / self.path.stem)
         if self.variant is not None and output_dir is None:
@@ -111,7 +114,7 @@ class _Loader:
                 if number and entry.once:
                     continue
                 try:
-                    stage = self.stage(index, None if entry.once else seed, folder, layers, given)
+                    stage = self.stage(index, None if entry.once else seed, folder)
                     stages[stage.key] = stage
                 except ConfigError as error:
                     self.problems += [f"stage {entry.name}: {problem}" for problem in error.problems]
@@ -145,26 +148,18 @@ class _Loader:
             if seed in self.entries.seeds[:index]:
                 self.report(f"seeds.{index}", f"the seed {seed} is given twice.")
 
-    def stage(
-        self,
-        index: int,
-        seed: int | None,
-        folder: Path,
-        layers: Mapping[str, list[Layer]],
-        given: Mapping[str, list[str]],
-    ) -> Stage:
+    def stage(self, index: int, seed: int | None, folder: Path) -> Stage:
         """Load the configuration of a stage.
 
         Args:
             index: of its entry.
             seed: None: of a file without seeds, or for all of them.
             folder: of the pipeline.
-            layers, given: values and overrides for each stage, by name.
         """
         entry = self.entries.stages[index]
         kind, key = COMMANDS[entry.command], _key(entry, seed)
         written = self.root.value["stages"].value[index].value["config"]
-        values = [*layers[entry.name], (kind.output_key, Node(str(folder / key), Place(None)))]
+        values = [*self.values[entry.name], (kind.output_key, Node(str(folder / key), Place(None)))]
         if seed is not None and kind.seed_key is not None and not entry.sets_seed:
             values.insert(0, (kind.seed_key, Node(seed, Place(None))))
         # With seeds, a stage uses earlier stages of its seed, or those that are run once.
@@ -176,40 +171,35 @@ class _Loader:
         if seed is not None:
             context["seed"] = seed
         root = written.value if isinstance(written.value, str) else written
-        config = load_nested(root, self.path, values, given[entry.name], context)
+        config = load_nested(root, self.path, values, self.given[entry.name], context)
         references = _resolve(config, {name: (key, str(folder / key)) for name, key in keys.items()})
         after = tuple(each for each in keys.values() if any(each in used for used in references.values()))
         return Stage(key, entry.name, folder / key, kind(config), references, after, entry.alone)
 
-    def layers(self) -> dict[str, list[Layer]]:
-        """Return the values that ``set`` and the variant give for each stage."""
-        found: dict[str, list[Layer]] = {name: [] for name in self.names}
+    def read_values(self) -> None:
+        """Collect the values that ``set`` and the variant give for each stage."""
         for entry, node in zip(self.entries.stages, self.root.value["stages"].value):
             if entry.set:
-                found[entry.name] += node.value["set"].value.items()
+                self.values[entry.name] += node.value["set"].value.items()
         if self.variant is None:
-            return found
+            return
         variants = self.entries.variants
         if self.variant not in variants:
             known = f"Known: {', '.join(variants)}." if variants else "The file has none."
-            self.report(
-                "variants", f"there is no variant {self.variant!r}.{did_you_mean(self.variant, variants)} {known}"
-            )
-            return found
+            hint = did_you_mean(self.variant, variants)
+            self.report("variants", f"there is no variant {self.variant!r}.{hint} {known}")
+            return
+        where = self.config.origin(f"variants.{self.variant}")
         for key, node in self.root.value["variants"].value[self.variant].value.items():
-            where = self.config.origin(f"variants.{self.variant}")
             for name, rest in self.target(key, where):
-                found[name].append((rest, node))
-        return found
+                self.values[name].append((rest, node))
 
-    def overrides(self, given: Sequence[str]) -> dict[str, list[str]]:
-        """Return the overrides of the command line by stage."""
-        found: dict[str, list[str]] = {name: [] for name in self.names}
-        for text in given:
+    def read_overrides(self, overrides: Sequence[str]) -> None:
+        """Collect the overrides of the command line for each stage."""
+        for text in overrides:
             key, equals, value = text.partition("=")
             for name, rest in self.target(key, f"command line: override {text!r}"):
-                found[name].append(f"{rest}{equals}{value}")
-        return found
+                self.given[name].append(f"{rest}{equals}{value}")
 
     def target(self, key: str, where: str) -> Iterator[tuple[str, str]]:
         """Split ``stage.key.path`` into stage and key path; report a problem where there is no such stage."""
