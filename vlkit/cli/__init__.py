@@ -25,7 +25,6 @@ COMMANDS = {
     "capfilt report": ("vlkit.cli.capfilt:Report", "draw what was kept and dropped"),
     "shards": ("vlkit.cli.convert:Shards", "write a dataset as webdataset shards"),
     "convert": ("vlkit.cli.convert:Convert", "write weights under the names of another library"),
-    "bench": ("vlkit.cli.bench", "measure speed beside another implementation"),
     "show": ("vlkit.cli.show", "list and describe models, datasets, processors, tasks and cards"),
 }
 """Command (of one or two words) to a line of help and to its module, or ``module:class``, which is imported when the
@@ -65,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, arguments: list[str]) -> int:
+    if name == "bench":
+        raise VlkitError("'vlkit bench' is now 'python -m benchmarks', run in a checkout of vlkit.")
     if name not in COMMANDS:
         raise VlkitError(
             f"there is no command {name!r}.{did_you_mean(name, COMMANDS)} Commands: {', '.join(COMMANDS)}."

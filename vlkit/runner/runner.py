@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from vlkit import freed_memory
 from vlkit.config.schema import OptimConfig, RunOptions
 from vlkit.datasets.base import VLDataset
 from vlkit.datasets.mixture import Mixture
@@ -103,8 +102,6 @@ class Runner:
             return stored
         check_finite(self.model)
         self._record_environment("environment.json")
-        if self.device.type == "cpu":  # a GPU has a cache of its own
-            freed_memory.keep()
         checkpoint_activations(self.model, self.run.activation_checkpointing)
         trainer = Trainer(self.parallel, self.task, mixture, self.evaluator, self.optim, self.run, self.context)
         with StopRequest() as stop:

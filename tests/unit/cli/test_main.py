@@ -221,3 +221,8 @@ def test_a_command_without_its_file_says_what_is_missing(capsys):
         assert message.startswith(f"usage: vlkit {command}")
         assert message.splitlines()[-1].endswith(".yaml") or "the following arguments are required" in message
         assert "key=value" not in message.splitlines()[-1]
+
+
+def test_the_former_benchmark_command_names_the_new_one(capsys):
+    assert cli.main(["bench", "caption"]) == 2
+    assert "'python -m benchmarks'" in capsys.readouterr().err

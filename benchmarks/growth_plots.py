@@ -1,4 +1,4 @@
-"""The plots of :mod:`vlkit.bench.growth`."""
+"""The plots of :mod:`benchmarks.growth`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def need_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise MissingDependency("matplotlib", "the plots of `vlkit bench growth`", "plot") from error
+        raise MissingDependency("matplotlib", "the plots of `python -m benchmarks growth`", "plot") from error
 
 
 def draw(found: Mapping[str, Sequence[Any]], machine: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -27,7 +27,7 @@ def draw(found: Mapping[str, Sequence[Any]], machine: Mapping[str, Any], folder:
 
     Args:
         found: the points of ``retrieval``, ``captioning`` and ``decoding``.
-        machine: what :func:`vlkit.bench.limits.measure_machine` gives.
+        machine: what :func:`benchmarks.limits.measure_machine` gives.
         folder: of the files ``growth_<part>.png``.
     """
     from matplotlib.figure import Figure

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit import freed_memory
-from vlkit.bench.compare import Row
-from vlkit.bench.original import Measured, load, measure, row
-from vlkit.bench.peers import sizes
+from benchmarks.compare import Row
+from benchmarks.original import pretrain as original
+from benchmarks.original import weights
+from benchmarks.peers import sizes
+from benchmarks.reference import Measured, measure, row
 from vlkit.config.schema import OptimConfig
 from vlkit.models.blip.pretrain import BlipPretrain
 from vlkit.runner.device import autocast
@@ -60,8 +61,6 @@ def pretrain_rows(
         repeat: timed steps.
         device: where.
     """
-    load("pretrain")  # says so before work begins where there is none
-    freed_memory.keep()  # as the runner does; both sides gain by it
     torch.manual_seed(0)
     vit, med = sizes(size, PIXELS)
     med = dataclasses.replace(
@@ -110,7 +109,6 @@ def batch_for(model: BlipPretrain, count: int = BATCH, seed: int = 0) -> Batch:
 
 def reference(ours: BlipPretrain, batch: Batch) -> Callable[[], Step]:
     """A step of the reference with the weights of ours, and its own optimizer."""
-    original, weights = load("pretrain"), load("weights")
     tokenizer = ours.tokenizer
     made = original.Pretrainer(
         ours.vit_config,

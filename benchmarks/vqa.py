@@ -17,9 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.bench.compare import Row, compare
-from vlkit.bench.original import in_checkout, load, measure, row
-from vlkit.bench.peers import DTYPES, peer_of, sizes
+from benchmarks.compare import Row, compare
+from benchmarks.original import vqa as original
+from benchmarks.original import weights
+from benchmarks.peers import DTYPES, peer_of, sizes
+from benchmarks.reference import measure, row
 from vlkit.models.blip.vqa import Answers, BlipVqa
 from vlkit.models.med import ImageKV
 
@@ -66,8 +68,7 @@ def vqa_rows(
     answers = answer_list(ours, count)
     work = f"VQA ranking, {size}, {candidates} of {count} answers, batch {len(QUESTIONS)}"
     wanted = WANTED if (size, device) == ("base", "cpu") else None
-    if in_checkout():
-        yield from _beside_original(f"{work}, {READ}", ours.to(device), answers, candidates, dtypes, repeat, wanted)
+    yield from _beside_original(f"{work}, {READ}", ours.to(device), answers, candidates, dtypes, repeat, wanted)
     peer, name = peer_of(ours, "blip_vqa")
     for dtype in dtypes:
         ours, peer = ours.to(device, DTYPES[dtype]), peer.to(device, DTYPES[dtype])
@@ -107,7 +108,6 @@ def _beside_original(
     wanted: float | None,
 ) -> Iterator[Row]:
     """One row per dtype; the reference is timed once for all."""
-    original, weights = load("vqa"), load("weights")
     model = weights.share_weights(original.Answerer(ours.vit_config, ours.med_config), ours)
     samples = _inputs(ours, answers, candidates).samples
     ids, seen = ours.tokenize(samples["text_input"]).padded()

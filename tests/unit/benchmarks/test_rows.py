@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from vlkit.bench.original import NAME, Measured, measure, row
-from vlkit.bench.pretrain import Step, _row, pretrain_rows
-from vlkit.bench.rerank import VIDEOS, rerank_rows
-from vlkit.bench.retrieval_eval import Scores, close, evaluation_rows
-from vlkit.bench.vqa import vqa_rows
+from benchmarks.pretrain import Step, _row, pretrain_rows
+from benchmarks.reference import NAME, Measured, measure, row
+from benchmarks.rerank import VIDEOS, rerank_rows
+from benchmarks.retrieval_eval import Scores, close, evaluation_rows
+from benchmarks.vqa import vqa_rows
 
 TIMED = [work for work in VIDEOS if work.timed]
 

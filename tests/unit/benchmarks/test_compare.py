@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vlkit.bench import memory
-from vlkit.bench.compare import Row, compare, table, write_json
-from vlkit.bench.limits import headline, with_share
-from vlkit.bench.memory import measure_peak
+from benchmarks import memory
+from benchmarks.compare import Row, compare, table, write_json
+from benchmarks.limits import headline, with_share
+from benchmarks.memory import measure_peak
 
 ROW = Row("work", "fp32", 1.0, "peer", 2.0, 2.0, True)
 MACHINE = {

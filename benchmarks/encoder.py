@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlkit.bench.compare import Row, compare
-from vlkit.bench.peers import DTYPES, peer_of, sizes
+from benchmarks.compare import Row, compare
+from benchmarks.peers import DTYPES, peer_of, sizes
 from vlkit.models.blip.image_text_matching import BlipImageTextMatching
 from vlkit.models.vit import VitConfig
 

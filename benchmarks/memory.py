@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-
-from vlkit.freed_memory import give_back
 
 MIB = 2**20
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -46,7 +46,7 @@ def measure_peak(run: Callable[[], Any]) -> tuple[Any, float | None]:
 def resident() -> float | None:
     """MiB that are resident now, without what the allocator holds unused; None where the system does not tell."""
     try:
-        give_back()
+        _trim()
         return _field("VmRSS")
     except (OSError, ValueError):
         return None
@@ -83,12 +83,18 @@ def _set_back() -> float | None:
     if not _CLEAR.exists():
         return None
     try:
-        give_back()
+        _trim()
         _CLEAR.write_text(_RESET_PEAK)
         now = _field("VmRSS")
         return now if _field("VmHWM") <= now + _SLACK_MIB else None
     except (OSError, ValueError):
         return None
+
+
+def _trim() -> None:
+    """Return freed pages to the system."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _field(name: str) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vlkit.bench.memory import measure_peak
+from benchmarks.memory import measure_peak
 from vlkit.io.files import atomic_write
 
 
@@ -28,7 +28,7 @@ class Row:
         ratio: ``peer_s / ours_s``.
         outputs_equal: whether both gave the same.
         wanted: least ratio; None: any.
-        ours_mib: peak memory of ours over what was in use before, as :func:`vlkit.bench.memory.measure_peak` says.
+        ours_mib: peak memory of ours over what was in use before, as :func:`benchmarks.memory.measure_peak` says.
         peer_mib: that of the other.
         gflops: GFLOP/s of ours; None: not counted.
         note: what else there is to say.

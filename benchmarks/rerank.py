@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.bench.compare import Row, compare
-from vlkit.bench.original import in_checkout, load, measure, row
-from vlkit.bench.peers import DTYPES, peer_of, sizes
+from benchmarks.compare import Row, compare
+from benchmarks.original import retrieval, video, weights
+from benchmarks.peers import DTYPES, peer_of, sizes
+from benchmarks.reference import measure, row
 from vlkit.models.blip.image_text_matching import BlipImageTextMatching
 from vlkit.tasks.base import EvalContext
 from vlkit.tasks.reranking import Pool, Ranking, rerank
@@ -115,7 +116,7 @@ def rerank_rows(
     ours = BlipImageTextMatching(vit, med).eval()
     wanted = WANTED if (size, device) == ("base", "cpu") else {}
     for work in works:
-        if work.timed and in_checkout():
+        if work.timed:
             yield from _beside_original(work, ours.to(device), size, dtypes, repeat, wanted)
     peer, name = peer_of(ours, "blip_image_text_matching")
     for dtype in dtypes:
@@ -139,8 +140,7 @@ def _beside_original(
     wanted: Mapping[tuple[Work, str], float],
 ) -> Iterator[Row]:
     """One row per dtype; the reference is timed once for all."""
-    original, weights = load("video"), load("weights")
-    matcher = load("retrieval").Matcher(ours.vit_config, ours.med_config)
+    matcher = retrieval.Matcher(ours.vit_config, ours.med_config)
     model = weights.share_weights(matcher, ours)
     inputs = _inputs(work, ours, torch.float32)
     ids = ours.tokenizer.encode(inputs.texts, max_length=ours.max_words)
@@ -148,7 +148,7 @@ def _beside_original(
     ids[:, 0] = ours.tokenizer.enc_id
     places = np.arange(work.timed) * work.texts // work.timed
     chosen = torch.from_numpy(inputs.candidates[places]).to(ours.device)
-    theirs = measure(partial(original.text_after_text, model, ids[places], mask[places], inputs.tokens, chosen), repeat)
+    theirs = measure(partial(video.text_after_text, model, ids[places], mask[places], inputs.tokens, chosen), repeat)
     theirs.seconds *= work.texts / work.timed
     note = f"reference: {work.timed} of {work.texts} texts timed, scaled"
     for dtype in dtypes:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from vlkit.bench.compare import Row, seconds
-from vlkit.bench.peers import DTYPES
+from benchmarks.compare import Row, seconds
+from benchmarks.peers import DTYPES
 
 # Rows, depth and columns of the products: squares, and the feed-forward layer of ViT-B over four images of 384 pixels.
 _SHAPES = {

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import original, pretrain, retrieval_eval
+from benchmarks.original import weights
+from benchmarks.retrieval_eval import Inputs, Work
 from tests.unit.models import small
-from vlkit.bench import original, pretrain, retrieval_eval
-from vlkit.bench.original import load
-from vlkit.bench.retrieval_eval import Inputs, Work
-from vlkit.errors import VlkitError
 from vlkit.models.blip.image_text_matching import BlipImageTextMatching
 from vlkit.models.blip.pretrain import BlipPretrain
 from vlkit.models.blip.vqa import BlipVqa
@@ -69,13 +66,13 @@ def test_only_the_queries_that_are_named():
 @given(seed=SEEDS, frames=st.integers(1, 3))
 def test_videos(seed, frames):
     model, rng = matcher(seed), np.random.default_rng(seed)
-    theirs = load("weights").share_weights(load("retrieval").Matcher(model.vit_config, model.med_config), model)
+    theirs = weights.share_weights(original.retrieval.Matcher(model.vit_config, model.med_config), model)
     video, queries = torch.randn(3, frames, 3, 16, 16), texts(rng, 4)
-    ids, mask = load("weights").pad_texts(model.tokenizer.encode(queries), 35)
+    ids, mask = weights.pad_texts(model.tokenizer.encode(queries), 35)
     ids[:, 0] = model.tokenizer.enc_id
     candidates = torch.from_numpy(np.stack([rng.permutation(3)[:2] for _ in queries]))
-    tokens, feats = load("video").encode_videos(theirs, [video[:2], video[2:]])
-    logits = load("video").text_after_text(theirs, ids, mask, tokens, candidates)
+    tokens, feats = original.video.encode_videos(theirs, [video[:2], video[2:]])
+    logits = original.video.text_after_text(theirs, ids, mask, tokens, candidates)
     with torch.inference_mode():
         embeds = model.image_embeds({"video": video})
         states = model.text_encoder.project_images(embeds)
@@ -91,12 +88,12 @@ def test_videos(seed, frames):
 def test_answers(seed, questions, k):
     torch.manual_seed(seed)
     model, rng = BlipVqa(small.vit(), med(), "shapes").eval(), np.random.default_rng(seed)
-    theirs = load("weights").share_weights(load("vqa").Answerer(model.vit_config, model.med_config), model)
+    theirs = weights.share_weights(original.vqa.Answerer(model.vit_config, model.med_config), model)
     answers = [*WORDS, "two small", "a red circle", "left of a star"]
     samples = {"image": torch.randn(questions, 3, 16, 16), "text_input": texts(rng, questions)}
     ids, seen = model.tokenize(samples["text_input"]).padded()
-    states = load("vqa").read_questions(theirs, samples["image"], ids, seen)
-    chosen, losses = load("vqa").rank_answers(theirs, states, seen, *model.tokenize_answers(answers).padded(), k)
+    states = original.vqa.read_questions(theirs, samples["image"], ids, seen)
+    chosen, losses = original.vqa.rank_answers(theirs, states, seen, *model.tokenize_answers(answers).padded(), k)
     found = model.rank(samples, answers, k)
     for row in range(questions):
         expected = {answers[i]: -float(loss) for i, loss in zip(chosen[row], losses[row])}
@@ -117,8 +114,8 @@ def test_pretraining(seed, count, longest, alpha):
             if "_m." in name:
                 parameter.add_(0.05 * torch.randn_like(parameter))
     model.draw_negative = lambda weights: weights.argmax(-1)
-    tokenizer, weights = model.tokenizer, load("weights")
-    made = load("pretrain").Pretrainer(
+    tokenizer = model.tokenizer
+    made = original.pretrain.Pretrainer(
         model.vit_config, model.med_config, tokenizer.enc_id, tokenizer.dec_id, 12, count * 2
     )
     theirs = weights.share_weights(made, model)
@@ -141,12 +138,12 @@ def test_a_step_of_the_reference_moves_its_weights_as_adamw_does():
     torch.manual_seed(0)
     model = small.pretrainer()
     tokenizer = model.tokenizer
-    made = load("pretrain").Pretrainer(model.vit_config, model.med_config, tokenizer.enc_id, tokenizer.dec_id, 12, 8)
-    theirs = load("weights").share_weights(made, model)
-    ids, mask = load("weights").pad_texts(tokenizer.encode(["a red circle", "two shapes"]), 30)
+    made = original.pretrain.Pretrainer(model.vit_config, model.med_config, tokenizer.enc_id, tokenizer.dec_id, 12, 8)
+    theirs = weights.share_weights(made, model)
+    ids, mask = weights.pad_texts(tokenizer.encode(["a red circle", "two shapes"]), 30)
     before = theirs.itm_head.weight.detach().clone()
-    load("pretrain").step(
-        theirs, load("pretrain").optimizer_of(theirs, 1e-3), torch.randn(2, 3, 16, 16), ids, mask, 0.4
+    original.pretrain.step(
+        theirs, original.pretrain.optimizer_of(theirs, 1e-3), torch.randn(2, 3, 16, 16), ids, mask, 0.4
     )
     moved = (theirs.itm_head.weight - before * (1 - 5e-5)).abs()
     torch.testing.assert_close(moved, torch.full_like(moved, 1e-3), rtol=1e-2, atol=1e-5)
@@ -154,7 +151,7 @@ def test_a_step_of_the_reference_moves_its_weights_as_adamw_does():
 
 def test_weights_are_shared_and_stay_fp32():
     model = matcher(0)
-    theirs = load("weights").share_weights(load("retrieval").Matcher(model.vit_config, model.med_config), model)
+    theirs = weights.share_weights(original.retrieval.Matcher(model.vit_config, model.med_config), model)
     assert theirs.itm_head.weight.data_ptr() == model.itm_head.weight.data_ptr()
     before = theirs.itm_head.weight.detach().clone()
     model.to(torch.bfloat16)
@@ -171,10 +168,3 @@ def test_gradients_that_differ_are_told():
     assert pretrain.differences({**one, "b": torch.tensor([0.0, 0.01])}, one)[0] > 1
     assert pretrain.differences({"a": one["a"]}, one)[0] == float("inf")
     assert pretrain.differences({**one, "b": torch.tensor([0.0, float("nan")])}, one)[0] == float("inf")
-
-
-def test_an_installed_package_has_no_reference(monkeypatch):
-    monkeypatch.setattr(original, "folder", lambda: Path("nowhere"))
-    with pytest.raises(VlkitError, match="checkout"):
-        original.load("retrieval")
-    assert not original.in_checkout()

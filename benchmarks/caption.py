@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from vlkit.bench.compare import Row, compare
-from vlkit.bench.peers import DTYPES, peer_of, sizes
+from benchmarks.compare import Row, compare
+from benchmarks.peers import DTYPES, peer_of, sizes
 from vlkit.models.blip.caption import BlipCaption
 from vlkit.models.decoding import GenerationConfig
 from vlkit.models.losses import lm_loss, lm_targets, sum_by_text

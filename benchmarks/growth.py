@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.bench.compare import readable, seconds
-from vlkit.bench.limits import headline, measure_machine
-from vlkit.bench.memory import measure_peak, resident, where_freed_is_returned
+from benchmarks.compare import readable, seconds
+from benchmarks.limits import headline, measure_machine
+from benchmarks.memory import measure_peak, resident, where_freed_is_returned
 from vlkit.io.files import atomic_write
 from vlkit.models.attention import attend
 from vlkit.models.blip.caption import BlipCaption
@@ -120,7 +120,7 @@ def grow(folder: Path, size: str = "base", repeat: int = 3) -> Iterator[str]:
     Raises:
         MissingDependency: matplotlib is not installed.
     """
-    from vlkit.bench.growth_plots import draw, need_matplotlib
+    from benchmarks.growth_plots import draw, need_matplotlib
 
     need_matplotlib()
     sizes = SIZES[size]

@@ -1,6 +1,6 @@
-"""Measure speed beside other implementations: same weights, same run, outputs compared.
+"""Measure speed next to other implementations: same weights, same run, outputs compared.
 
-Without a name the whole table. `growth` stands apart: how time and memory grow with the work, as plots.
+Without a name the whole table is measured. `growth` plots how time and memory grow with the work.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,7 +18,7 @@ from vlkit.errors import VlkitError, did_you_mean
 from vlkit.io.folders import why_unwritable
 
 if TYPE_CHECKING:
-    from vlkit.bench.compare import Row
+    from benchmarks.compare import Row
 
 PARTS = {
     "encoder": "the image encoder",
@@ -37,13 +37,13 @@ _ON_CPU = ("capfilt", GROWTH)
 _BATCHES = {"cpu": (1, 4), "cuda": (1, 64)}
 _DTYPES = {"cpu": ("fp32", "bf16"), "cuda": ("bf16",)}
 _CAPFILT_IMAGES = {"base": 4096, "tiny": 64}
-# Where the package has another name than its module, or an extra brings it.
-_INSTALL = {"cv2": "'vlkit[bench]'", "PIL": "pillow"}
+# Where the package has another name than its module.
+_INSTALL = {"cv2": "opencv-python-headless", "PIL": "pillow"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to measure."""
-    parts = "; ".join(f"{name}: {told}" for name, told in PARTS.items())
+    parts = "; ".join(f"{name}: {what}" for name, what in PARTS.items())
     parser.add_argument("work", nargs="?", metavar="NAME", help=f"one part ({parts}), or {GROWTH}; default: all parts")
     parser.add_argument("--json", metavar="FILE", help="write the rows as a JSON list too")
     parser.add_argument("--size", choices=["base", "tiny"], default="base", help="tiny only shows that it runs")
@@ -58,8 +58,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FOLDER", default=GROWTH, help=f"for {GROWTH}: where plots and JSON go")
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmarks that the arguments name.
+
+    Returns:
+        The exit code: 0 done, 1 outputs differ, 2 a mistake in the arguments.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args(argv))
+    except VlkitError as error:
+        print(f"python -m benchmarks: {error}", file=sys.stderr)
+        return 2
+
+
 def run(args: argparse.Namespace) -> int:
-    """Prints the table; 1 when outputs differ."""
+    """Print the table; return 1 when outputs differ."""
     if args.work is not None and args.work not in (*PARTS, GROWTH):
         known = (*PARTS, GROWTH)
         raise VlkitError(
@@ -117,8 +132,8 @@ def _check_output(args: argparse.Namespace) -> None:
 
 
 def _table(parts: list[str], args: argparse.Namespace) -> int:
-    from vlkit.bench.compare import table, write_json
-    from vlkit.bench.limits import headline, measure_machine, with_share
+    from benchmarks.compare import table, write_json
+    from benchmarks.limits import headline, measure_machine, with_share
 
     machine = measure_machine(args.device, args.dtype, args.size)
     print(headline(machine), end="\n\n", flush=True)
@@ -145,7 +160,7 @@ def _measured_apart(part: str, args: argparse.Namespace) -> list[Row]:
 
 
 def _measured(part: str, args: argparse.Namespace) -> list[Row]:
-    """The rows of a part, told as they come.
+    """Measure a part and report each row.
 
     Raises:
         VlkitError: something is missing here.
@@ -177,41 +192,41 @@ def _rows(part: str, args: argparse.Namespace) -> Iterator[Row]:
         "device": args.device,
     }
     if part == "encoder":
-        from vlkit.bench.encoder import encoder_rows
+        from benchmarks.encoder import encoder_rows
 
         return encoder_rows(batches=args.batch, **common)
     if part == "caption":
-        from vlkit.bench.caption import caption_rows
+        from benchmarks.caption import caption_rows
 
         return caption_rows(batches=args.batch, **common)
     if part == "evaluation":
-        from vlkit.bench.retrieval_eval import evaluation_rows
+        from benchmarks.retrieval_eval import evaluation_rows
 
         return evaluation_rows(**common)
     if part == "vqa":
-        from vlkit.bench.vqa import vqa_rows
+        from benchmarks.vqa import vqa_rows
 
         return vqa_rows(**common)
     if part == "pretrain":
-        from vlkit.bench.pretrain import pretrain_rows
+        from benchmarks.pretrain import pretrain_rows
 
         return pretrain_rows(**common)
     if part == "data":
-        from vlkit.bench.data import data_rows
+        from benchmarks.data import data_rows
 
         return data_rows(**common)
     if part == "capfilt":
-        from vlkit.bench.capfilt import capfilt_rows
+        from benchmarks.capfilt import capfilt_rows
 
         return capfilt_rows(args.images, args.repeat, judged=args.size == "base")
-    from vlkit.bench.rerank import IMAGES, VIDEOS, rerank_rows
+    from benchmarks.rerank import IMAGES, VIDEOS, rerank_rows
 
     return rerank_rows(IMAGES if part == "retrieval" else VIDEOS, **common)
 
 
 def _capfilt(args: argparse.Namespace) -> int:
-    from vlkit.bench.capfilt import capfilt_speeds, report
-    from vlkit.bench.compare import write_json
+    from benchmarks.capfilt import capfilt_speeds, report
+    from benchmarks.compare import write_json
 
     speeds = capfilt_speeds(args.images, args.repeat)
     print(report(speeds))
@@ -221,8 +236,12 @@ def _capfilt(args: argparse.Namespace) -> int:
 
 
 def _growth(args: argparse.Namespace) -> int:
-    from vlkit.bench.growth import grow
+    from benchmarks.growth import grow
 
     for line in grow(Path(args.out), args.size, args.repeat):
         print(line, flush=True)
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

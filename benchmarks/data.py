@@ -20,8 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlkit.bench.compare import Row, compare
-from vlkit.bench.original import load
+from benchmarks.compare import Row, compare
 from vlkit.processors.image import STD, BlipImageTrain
 from vlkit.processors.resize import METHODS
 
@@ -44,7 +43,8 @@ def data_rows(
         repeat: timed runs.
         device: where models run. Pictures are made ready on the CPU; a ratio is wanted for "cpu" only.
     """
-    original = load("augment")
+    from benchmarks.original import augment as original
+
     count, width, height, side = (32, 640, 480, 224) if size == "base" else (2, 64, 48, 32)
     files = [jpeg(picture(height, width, seed)) for seed in range(count)]
     decoded = [Image.open(io.BytesIO(file)).convert("RGB") for file in files]

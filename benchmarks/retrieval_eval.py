@@ -19,10 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.bench.compare import Row
-from vlkit.bench.original import Measured, load, measure, row
-from vlkit.bench.peers import DTYPES, sizes
-from vlkit.bench.rerank import WORDS
+from benchmarks.compare import Row
+from benchmarks.original import retrieval as original
+from benchmarks.original import weights
+from benchmarks.peers import DTYPES, sizes
+from benchmarks.reference import Measured, measure, row
+from benchmarks.rerank import WORDS
 from vlkit.models.blip.image_text_matching import BlipImageTextMatching
 from vlkit.tasks.base import Batch, EvalContext
 from vlkit.tasks.reranking import Retrieved
@@ -95,7 +97,6 @@ def evaluation_rows(
         repeat: timed runs; at size "base" each side runs once.
         device: where.
     """
-    load("retrieval")  # says so before work begins where there is none
     work, repeat = WORKS[size], repeat if size == "tiny" else 0
     ours = model_of(size).to(device)
     inputs = inputs_of(work.images, ours)
@@ -151,7 +152,6 @@ def _batches(inputs: Inputs, dtype: torch.dtype) -> Iterator[Batch]:
 
 def reference(ours: BlipImageTextMatching, inputs: Inputs, work: Work, repeat: int) -> Measured:
     """:class:`Scores` of the reference; its seconds are those of all queries."""
-    original, weights = load("retrieval"), load("weights")
     made = original.Matcher(ours.vit_config, ours.med_config)
     model = weights.share_weights(made, ours)
     ids = ours.tokenizer.encode([text for own in inputs.references for text in own], max_length=original.LONGEST)
@@ -186,7 +186,7 @@ def close(ours: Scores, theirs: Scores, norm: float, largest: float, shared: flo
         largest: difference of two scores, over the largest score.
         shared: share of the candidates that both must have; 1: all, and each query's in the same order.
     """
-    unseen = load("retrieval").UNSEEN
+    unseen = original.UNSEEN
     for mine, other in ((ours.to_texts, theirs.to_texts), (ours.to_images, theirs.to_images)):
         seen = other != unseen
         both = seen & (mine != unseen)

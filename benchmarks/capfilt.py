@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from vlkit.bench.compare import Row
+from benchmarks.compare import Row
 from vlkit.capfilt.batches import Batch, Plan, batches, lots_of
 from vlkit.capfilt.job import Job
 from vlkit.capfilt.place import Place

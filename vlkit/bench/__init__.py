@@ -1,1 +1,0 @@
-"""Benchmarks: our speed beside another implementation's, same weights, same run, outputs checked against each other."""
