@@ -32,13 +32,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Best:
-    """The best value of the monitored score so far.
+    """Track the best value of the monitored score.
 
     Args:
-        monitor: ``<evaluation set>/<score>``, or None: nothing is best.
+        monitor: ``<evaluation set>/<score>``, or None: no checkpoint is the best.
         mode: ``max`` or ``min``.
         step: when it was reached.
-        value: the score; None before the first that is a number.
+        value: the score; None before the first number.
     """
 
     monitor: str | None
@@ -47,7 +47,7 @@ class Best:
     value: float | None = None
 
     def update(self, step: int, scores: Mapping[str, float]) -> bool:
-        """Whether ``scores`` beat the best so far, which they then are. A nan never wins.
+        """Update the best from ``scores``; return whether they beat it. NaN never does.
 
         Raises:
             ConfigError: the monitored score is not among them.
@@ -68,11 +68,11 @@ class Best:
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """For the checkpoint."""
+        """Return the state for a checkpoint."""
         return asdict(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a checkpoint, unless another score was monitored then."""
+        """Load the state of a checkpoint, unless that monitored another score."""
         if (state["monitor"], state["mode"]) == (self.monitor, self.mode):
             self.step, self.value = state["step"], state["value"]
 
@@ -81,8 +81,8 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-        folder: where they lie.
-        keep: how many of the newest to keep, at least 1; the best one is kept besides.
+        folder: ``checkpoints`` in the output folder.
+        keep: number of newest checkpoints to keep, at least 1, in addition to the best one.
     """
 
     def __init__(self, folder: Path, keep: int = 2):
@@ -91,21 +91,21 @@ class Checkpoints:
         self._damaged: set[int] = set()
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of that step is, or would be."""
+        """Return the path of the checkpoint of a step."""
         return self.folder / f"step_{step:08d}"
 
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, sound or not, ascending."""
+        """List the steps that have a checkpoint, sound or not, in ascending order."""
         return steps_in(self.folder)
 
     def newest(self, required: Collection[str] = ()) -> Path | None:
-        """Find the newest checkpoint whose files are what was written; others are passed over with one warning.
+        """Find the newest checkpoint whose files match their checksums; skip damaged ones with one warning.
 
         Args:
             required: keys that ``trainer.json`` must have, as in :data:`vlkit.io.checkpoint_files.STATE`.
 
         Returns:
-            None if there are no checkpoints.
+            Its path, or None without checkpoints.
 
         Raises:
             CheckpointError: all of them are damaged.
@@ -136,18 +136,18 @@ class Checkpoints:
         return ""
 
     def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, trainer: dict[str, Any]) -> Path:
-        """:meth:`write` the state of a model and an optimizer that are whole in this process."""
+        """Write the state of an unsharded model and its optimizer; see :meth:`write`."""
         return self.write(model.state_dict(keep_vars=True), state_by_name(optimizer), trainer)
 
     def write(
         self, weights: Mapping[str, Tensor], optimizer_state: Mapping[str, Tensor], trainer: dict[str, Any]
     ) -> Path:
-        """Write the checkpoint of ``trainer["step"]``. Killed, it leaves nothing that looks complete.
+        """Write the checkpoint of ``trainer["step"]``. A killed process leaves nothing that looks complete.
 
         Args:
             weights: the model's state by name, tied tensors as the same object.
             optimizer_state: tensors by name, see :func:`~vlkit.runner.optimizer.state_by_name`.
-            trainer: the rest.
+            trainer: content of ``trainer.json``.
 
         Raises:
             CheckpointError: a weight is not finite.
@@ -176,7 +176,7 @@ class Checkpoints:
         """Replace ``trainer.json`` of a checkpoint whose tensors this process has written or verified.
 
         Returns:
-            False: there is none, and it has to be written whole.
+            False: it does not exist, and has to be written completely.
 
         Raises:
             VlkitError: it cannot be written.
@@ -186,15 +186,15 @@ class Checkpoints:
             return trainer["step"] in self._sound and self._renew(path, trainer)
 
     def sweep(self) -> None:
-        """Remove what killed writes left behind."""
+        """Remove the temporary folders of killed writes."""
         for pattern in (".step_*.tmp", ".step_*.old"):
             for leftover in self.folder.glob(pattern):
                 shutil.rmtree(leftover, ignore_errors=True)
 
     def prune(self, now: int, best: int | None) -> None:
-        """Delete all but the newest up to step ``now`` and the best.
+        """Delete all checkpoints up to step ``now`` but the newest and the best.
 
-        Damaged ones do not count. Those after ``now`` stay: the run will write their steps again.
+        Damaged ones do not count as newest. Those after ``now`` stay: the run will write their steps again.
         """
         done = [step for step in self.steps() if step <= now]
         kept = [step for step in done if step not in self._damaged][-self.keep :]
@@ -202,7 +202,7 @@ class Checkpoints:
             shutil.rmtree(self.path(step), ignore_errors=True)
 
     def _renew(self, path: Path, trainer: dict[str, Any]) -> bool:
-        """Replace ``trainer.json`` alone: the tensors of a step are always the same."""
+        """Replace ``trainer.json`` only: the tensors of a step never change."""
         try:
             before = read_trainer(path)
         except CheckpointError:
@@ -217,7 +217,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn errors of writing a checkpoint into one with advice."""
+    """Add advice to errors of writing a checkpoint."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -229,7 +229,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
-    """Load a checkpoint into ``model`` (and ``optimizer``) in place.
+    """Load a checkpoint into ``model`` and ``optimizer`` in place.
 
     Returns:
         The content of ``trainer.json``.
@@ -266,7 +266,7 @@ def restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer | Non
 
 
 def check_finite(model: nn.Module) -> None:
-    """Check the weights that a model starts from.
+    """Check the initial weights of a model.
 
     Raises:
         CheckpointError: some are NaN or infinite; they are named.

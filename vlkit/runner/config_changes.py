@@ -1,8 +1,7 @@
-"""What has changed between two configurations of a run, and whether the run may be continued all the same."""
+"""Compare the configurations of a run: what changed, and whether the run may still be resumed."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
@@ -34,13 +33,13 @@ NEUTRAL = (
     "change_optimizer",
     "take_over",
 )
-"""Keys of ``run`` that leave the sequence of weights as it is: a run may be continued with others."""
+"""Keys of ``run`` that do not change the sequence of weights, so a run may be resumed with other values."""
 LENGTHS = ("duration", "max_steps", "max_epochs", "max_samples")
-"""Keys of ``run`` that say how long to train: a run may be made longer."""
+"""Keys of ``run`` that set the length of training: a run may be made longer."""
 
 
 def plain(config: Any) -> Any:
-    """The configuration as YAML gives it back: mappings, lists, texts and numbers only."""
+    """Convert a configuration to what YAML reads: mappings, lists, strings and numbers only."""
     value = config.value if isinstance(config, Node) else config
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
@@ -49,52 +48,35 @@ def plain(config: Any) -> Any:
     return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
 
 
-def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """What changed between two configurations so that they give other weights, in words; empty if nothing did."""
-    return sentences(_essential(before), _essential(after))
-
-
-def training_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """What changed so that a run cannot be continued: neither evaluation, nor length, nor what leaves the weights as
-    they are. In words; empty if nothing did."""
-    return sentences(trained_keys(before), trained_keys(after))
-
-
 def changes(before: Any, after: Any) -> list[str]:
-    """One phrase for each value that is not the same in two trees of plain data."""
+    """Describe each value that differs between two trees of plain data."""
     old, new = dict(_leaves(before)), dict(_leaves(after))
     keys = [key for key in {**old, **new} if old.get(key, "absent") != new.get(key, "absent")]
     return [f"{key} was {old.get(key, 'absent')}, is {new.get(key, 'absent')}" for key in keys]
 
 
-def _essential(config: Mapping[str, Any]) -> dict[str, Any]:
-    kept = copy.deepcopy(dict(config))
-    if isinstance(kept.get("run"), dict):
-        kept["run"] = {key: value for key, value in kept["run"].items() if key not in NEUTRAL}
-    return kept
+def sentences(before: Any, after: Any) -> str:
+    """Join the first five :func:`changes`; empty if there are none."""
+    found = changes(before, after)
+    return "; ".join(found[:5]) + (f" (and {len(found) - 5} more)" if len(found) > 5 else "")
 
 
-def trained_keys(config: Mapping[str, Any], optimizer_free: bool = False) -> dict[str, Any]:
-    """What must stay when a run is continued.
-
-    Args:
-        config: of the run.
-        optimizer_free: whether the section ``optim`` and ``run.accumulate`` need not.
-    """
-    kept = of_training(config)
-    free = {*LENGTHS, "accumulate"} if optimizer_free else LENGTHS
-    if isinstance(kept.get("run"), dict):
-        kept["run"] = {key: value for key, value in kept["run"].items() if key not in free}
-    if optimizer_free:
-        kept.pop("optim", None)
-    return kept
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Describe the changes between two configurations that lead to other weights; empty if there are none."""
+    return sentences(_without(before, NEUTRAL), _without(after, NEUTRAL))
 
 
-def of_training(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the weights depend on."""
-    kept = _essential(config)
+def training_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Describe the changes with which a run cannot be resumed (evaluation and length are free); empty if there are
+    none."""
+    return sentences(fixed_part(before), fixed_part(after))
+
+
+def training_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the weights depend on."""
+    kept = _without(config, NEUTRAL)
     if isinstance(kept.get("datasets"), dict):
-        kept["datasets"].pop("eval", None)
+        kept["datasets"] = {key: value for key, value in kept["datasets"].items() if key != "eval"}
     task = kept.get("task")
     if isinstance(task, dict):
         free = _evaluation_keys(task.get("name"))
@@ -102,8 +84,21 @@ def of_training(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def requested(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a finished run was to give: its length, and its scores."""
+def fixed_part(config: Mapping[str, Any], optimizer_free: bool = False) -> dict[str, Any]:
+    """Return what must not change when a run is resumed.
+
+    Args:
+        config: of the run.
+        optimizer_free: whether the section ``optim`` and ``run.accumulate`` may change.
+    """
+    kept = _without(training_part(config), (*LENGTHS, "accumulate") if optimizer_free else LENGTHS)
+    if optimizer_free:
+        kept.pop("optim", None)
+    return kept
+
+
+def requested_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a finished run was to give: its length and its scores."""
     run = mapping_of(config.get("run"))
     return {
         "datasets": {"eval": mapping_of(config.get("datasets")).get("eval")},
@@ -112,29 +107,31 @@ def requested(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def mapping_of(value: Any) -> Mapping[str, Any]:
+    """Return ``value`` if it is a mapping, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def digest(content: Any) -> str:
+    """Return 16 hexadecimal digits that identify plain data."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _without(config: Mapping[str, Any], run_keys: Collection[str]) -> dict[str, Any]:
+    """Copy a configuration without some keys of ``run``."""
+    kept = dict(config)
+    if isinstance(kept.get("run"), dict):
+        kept["run"] = {key: value for key, value in kept["run"].items() if key not in run_keys}
+    return kept
+
+
 def _evaluation_keys(task: Any) -> Collection[str]:
-    """Keys of a task that do not change what is trained, as its class declares them."""
+    """Return the keys of a task that do not affect training, as its class declares them."""
     try:
         keys = getattr(TASKS.get(task), "evaluation_keys", ()) if isinstance(task, str) else ()
         return (keys,) if isinstance(keys, str) else keys
     except RegistryError:
         return ()
-
-
-def mapping_of(value: Any) -> Mapping[str, Any]:
-    """``value`` if it is a mapping, else an empty one."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def digest(content: Any) -> str:
-    """16 hexadecimal digits that identify plain data."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def sentences(before: Any, after: Any) -> str:
-    """The first five :func:`changes` as one text; empty if there are none."""
-    found = changes(before, after)
-    return "; ".join(found[:5]) + (f" (and {len(found) - 5} more)" if len(found) > 5 else "")
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

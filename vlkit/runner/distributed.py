@@ -1,4 +1,4 @@
-"""Processes started by ``torchrun``, and what they tell each other; for a process alone, next to nothing."""
+"""Communicate among the processes that ``torchrun`` started; a single process communicates nothing."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _TIMEOUT_SECONDS = 1800.0
 
 
 class World:
-    """This process among the others.
+    """The processes of a run, seen from this one.
 
     Attributes:
         rank: 0 <= rank < size; 0 writes files and logs.
-        local_rank: this process among those of its machine, which chooses its GPU.
+        local_rank: rank among the processes of this machine, which selects the GPU.
         size: number of processes.
     """
 
@@ -42,11 +42,14 @@ class World:
         return self.rank == 0
 
     def start(self, device: torch.device) -> None:
-        """Meet the other processes: gloo on CPU; NCCL besides on CUDA. Reads the environment of ``torchrun``.
+        """Connect to the other processes from the environment of ``torchrun``: gloo, and also NCCL on CUDA.
 
-        A process that waits longer than ``VLKIT_TIMEOUT_SECONDS`` (default 1800) for the others gives up. One that
-        died, is stopped or cannot be reached is noticed earlier: after ``VLKIT_LOST_AFTER_SECONDS`` (default 35)
-        without a heartbeat the others end with a message that names it.
+        A collective fails after ``VLKIT_TIMEOUT_SECONDS`` (default 1800). A process that died, is stopped or cannot be
+        reached is detected earlier: after ``VLKIT_LOST_AFTER_SECONDS`` (default 35) without its heartbeat the others
+        end with a message that names it.
+
+        Raises:
+            ConfigError: several processes cannot share this kind of device.
         """
         if self.size == 1 or dist.is_initialized():
             return
@@ -59,7 +62,7 @@ class World:
         World._heartbeat = start_heartbeat(self.rank, self.size)
 
     def finish(self) -> None:
-        """Leave the others, if :meth:`start` met them."""
+        """Disconnect, if :meth:`start` connected."""
         if self._started_here:
             if World._heartbeat is not None:
                 World._heartbeat.leave()
@@ -69,7 +72,7 @@ class World:
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
-        """Turn the backend's error about a lost process into one that names it, and report own errors to the others.
+        """Turn the backend's error on a lost process into one that names it; announce other errors to the others.
 
         Raises:
             LostProcess: another process died, stopped, or ended with an error.
@@ -89,7 +92,7 @@ class World:
 
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:
-        """While entered, this process is not ended because another one is lost."""
+        """Keep this process running inside the context although another one is lost."""
         heartbeat = World._heartbeat
         if heartbeat is not None:
             heartbeat.saving = True
@@ -100,7 +103,7 @@ class World:
                 heartbeat.saving = False
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """The sums over all processes, in float64 through the CPU, so that no GPU is waited for."""
+        """Return the sums over all processes, in float64 through the CPU, which does not wait for the GPU."""
         if self.size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64)
@@ -108,20 +111,16 @@ class World:
         return total.tolist()
 
     def gather(self, items: Sequence[Any]) -> list[Any]:
-        """The lists of all processes joined in rank order, in every process."""
+        """Return the lists of all processes joined in rank order, in every process."""
         if self.size == 1:
             return list(items)
         parts: list[Any] = [None] * self.size
         dist.all_gather_object(parts, list(items))
         return [item for part in parts for item in part]
 
-    def barrier(self) -> None:
-        """Wait until all processes are here."""
-        self.sum([0.0])
-
     def on_main(self, action: Callable[[], T]) -> T:
-        """What ``action`` gives in process 0, in every process. Its error is raised in all of them: in the others as a
-        VlkitError with its message."""
+        """Run ``action`` in process 0 and return its result in every process. An error is raised in all of them, in the
+        others as a VlkitError with the same message."""
         if self.size == 1:
             return action()
         result: list[Any] = [None, None]
@@ -131,7 +130,7 @@ class World:
                 result[0] = action()
             except VlkitError as error:
                 failure, result[1] = error, str(error)
-            except Exception as error:  # a task or a tracker is anyone's code, and the others wait
+            except Exception as error:  # any error of a task or a tracker: the others wait
                 failure, result[1] = error, f"process 0 failed: {type(error).__name__}: {error}"
         dist.broadcast_object_list(result, src=0)
         if result[1] is not None:

@@ -1,8 +1,8 @@
-"""Notice that another process of a run has died or stopped, by a heartbeat over the store of torch.distributed.
+"""Detect a lost process of a run by heartbeats over the store of torch.distributed.
 
-A collective waits for all processes, and its timeout has to be long: one of them may be busy for minutes with a
-checkpoint, compilation or an evaluation. A busy process still sends its heartbeat, from a thread; one that has died, is
-stopped, or whose host is gone does not.
+The timeout of a collective must be long, since one process may be busy for minutes with a checkpoint, compilation or
+an evaluation. A busy process still sends its heartbeat, from a thread; one that died, is stopped, or whose host is gone
+does not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from datetime import timedelta
-from typing import Any
 
 import torch.distributed as dist
 
@@ -32,10 +31,10 @@ _starts = 0
 
 
 class Heartbeat:
-    """Sends a sign of life of this process to the store, and watches those of the others.
+    """Send the heartbeat of this process to the store, and watch those of others.
 
-    Each process watches the next rank, and all processes of its own host by their process ids. Who finds one lost
-    writes it to the store, where the others read it.
+    Each process watches the next rank, and all processes of its own host by their process ids. A process that finds one
+    lost writes it to the store, where the others read it.
 
     Args:
         rank: of this process.
@@ -43,8 +42,8 @@ class Heartbeat:
         host, port: of the store: ``MASTER_ADDR`` and ``MASTER_PORT``.
 
     Attributes:
-        lost: what happened to another process, a sentence; None: all is well.
-        saving: whether the main thread writes a checkpoint for which it needs nobody else: it is waited for.
+        lost: a sentence on what happened to another process, or None.
+        saving: whether the main thread writes a checkpoint without the others; the process is not ended meanwhile.
     """
 
     def __init__(self, rank: int, size: int, host: str, port: int):
@@ -70,36 +69,36 @@ class Heartbeat:
             threading.Thread(target=action, name=f"vlkit-{action.__name__}", daemon=True).start()
 
     def leave(self) -> None:
-        """Say that this process ends in order, and stop watching."""
-        self._tell("left", "1", self.rank)
+        """Announce that this process ends in order, and stop watching."""
+        self._write("left", "1", self.rank)
         self._stop.set()
 
     def fail(self, error: BaseException) -> None:
-        """Say that this process ends with ``error``, and stop watching."""
+        """Announce that this process ends with ``error``, and stop watching."""
         first = (str(error).splitlines() or [""])[0]
-        self._tell("lost", f"{self.name(self.rank)} {_ERROR}: {type(error).__name__}: {first}")
+        self._write("lost", f"{self.name(self.rank)} {_ERROR}: {type(error).__name__}: {first}")
         self._stop.set()
 
     def wait_for_loss(self) -> str | None:
-        """Wait until another process is known to be lost, at most a few seconds longer than that takes.
+        """Wait until another process is known to be lost, at most a few seconds longer than detection takes.
 
         Returns:
-            What happened, or None. Nothing else ends this process afterwards.
+            What happened, or None. The heartbeat does not end this process afterwards.
         """
         self._found.wait(self.seconds + 3 * self._interval)
         self._stop.set()
         return self.lost
 
     def name(self, rank: int) -> str:
-        """A rank with its process id and host, as far as they are known."""
+        """Return a rank with its process id and host, if known."""
         other = self._others.get(rank)
         return f"rank {rank}" + (f" (process {other['pid']} on {other['host']})" if other else "")
 
     def _key(self, name: str, rank: int | None = None) -> str:
         return f"{self._prefix}/{name}" + ("" if rank is None else f"/{rank}")
 
-    def _tell(self, name: str, text: str, rank: int | None = None) -> None:
-        """Write to the store from a thread of its own, since a store that is stopped never answers."""
+    def _write(self, name: str, text: str, rank: int | None = None) -> None:
+        """Write to the store from a thread, since a stopped store never answers."""
 
         def write() -> None:
             try:
@@ -121,7 +120,7 @@ class Heartbeat:
             self._stop.wait(self._interval)
 
     def _exchange(self) -> None:
-        """Send a heartbeat, and read what the store says of the others."""
+        """Send a heartbeat, and read the state of the others from the store."""
         store = self._store
         store.add(self._key("beat", self.rank), 1)
         for rank in set(range(self.size)) - set(self._others):
@@ -135,7 +134,7 @@ class Heartbeat:
                 self._left.add(rank)
         if store.check([self._key("lost")]):
             reason = store.get(self._key("lost")).decode()
-            # This process may have met the same error, and gets time to end by itself. It waits for one that is silent.
+            # After an error elsewhere this process may raise its own; after a silent loss it only waits.
             self._end(reason, (6 if _ERROR in reason else 2) * self._interval)
 
     def _watch(self) -> None:
@@ -148,16 +147,16 @@ class Heartbeat:
             before = now
             reason = self._reason(now)
             if reason is not None:
-                self._tell("lost", reason)
+                self._write("lost", reason)
                 self._end(reason, self._interval)
                 return
 
     def _reason(self, now: float) -> str | None:
-        """Which process is lost and why it counts as such, or None."""
+        """Return which process is lost and why, or None."""
         for rank, other in list(self._others.items()):
             if rank not in self._left and rank != self.rank and is_dead(other["owner"]):
                 since = self._dead_since.setdefault(rank, now)
-                if now - since > 1.5 * self._interval:  # time enough to read that it left in order
+                if now - since > 1.5 * self._interval:  # enough to read that it left in order
                     return f"{self.name(rank)} has ended unexpectedly"
         if now - self._contact > self.seconds:
             return f"the store at {self.address}, on the host of rank 0, has not answered for {self.seconds:.0f} s"
@@ -166,7 +165,7 @@ class Heartbeat:
         return None
 
     def _end(self, reason: str, grace: float) -> None:
-        """Let the main thread end by itself, and end the process if it does not: it may wait for the lost one."""
+        """Let the main thread end by itself; end the process if it does not, as it may wait for the lost one."""
         self.lost = reason
         self._found.set()
         while not self._stop.wait(grace):
@@ -178,7 +177,7 @@ class Heartbeat:
 
 
 def start_heartbeat(rank: int, size: int) -> Heartbeat | None:
-    """Start the heartbeat of this process; None without ``MASTER_ADDR``, or where the store is not reached."""
+    """Start the heartbeat of this process; None without ``MASTER_ADDR``, or if the store cannot be reached."""
     host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT", "")
     if not host or not port.isdigit():
         return None
@@ -190,17 +189,16 @@ def start_heartbeat(rank: int, size: int) -> Heartbeat | None:
 
 
 def lost_message(reason: str) -> str:
-    """The message of every process that ends because another one did."""
+    """Return the message of a process that ends because another one did."""
     return (
-        f"{reason}. This process ends too, since the others cannot go on without it. Start the same command again: "
+        f"{reason}. This process ends too, since the others cannot continue without it. Start the same command again: "
         "it resumes from the newest checkpoint."
     )
 
 
 def is_communication_error(error: BaseException) -> bool:
-    """Whether an error is the backend's word for a lost peer, rather than a mistake in a model or task."""
-    kinds: tuple[Any, ...] = (dist.DistError,)
-    if isinstance(error, kinds):
+    """Return whether the backend reports a lost peer, in contrast to a mistake in a model or task."""
+    if isinstance(error, dist.DistError):
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(

@@ -1,4 +1,4 @@
-"""The output folder of a run: what it holds, and whose it is."""
+"""The output folder of a run: claim it for one run and one process, and record configuration, result and environment."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from vlkit.io.json_writer import finite_or_none
 from vlkit.runner.config_changes import (
     changes,
     digest,
+    fixed_part,
     mapping_of,
-    of_training,
     plain,
-    requested,
+    requested_part,
     sentences,
-    trained_keys,
+    training_part,
 )
 from vlkit.runner.writer import WriterLock
 
@@ -52,17 +52,17 @@ _PACKAGES = (
 
 
 class OutputFolder:
-    """One run's folder.
+    """The folder of one run.
 
     Args:
-        path: where it is; made when something is written.
-        config: the resolved configuration. ``run.take_over`` is not recorded: it is meant for one start.
-        take_over: whether the folder is taken from a process that holds it.
+        path: created when something is written.
+        config: the resolved configuration. ``run.take_over`` is not recorded: it applies to one start.
+        take_over: take the folder even from a process that holds it.
         facts: more for ``environment.json``, such as hashes of weights.
 
     Attributes:
-        begun: whether a run was begun here before :meth:`claim`.
-        writer: who may write to the folder.
+        begun: whether the folder held an unfinished run at :meth:`claim`.
+        writer: the lock of the folder.
     """
 
     def __init__(
@@ -76,20 +76,20 @@ class OutputFolder:
 
     @property
     def config_hash(self) -> str:
-        """Equal for configurations that give the same weights."""
-        return digest(of_training(self.config))
+        """Hash that is equal for configurations that give the same weights."""
+        return digest(training_part(self.config))
 
     @property
     def evaluation_hashes(self) -> dict[str, str]:
-        """For each evaluation set a text that changes when other scores are to be expected of the same weights."""
+        """For each evaluation set a hash of what its scores depend on besides the weights."""
         sets = mapping_of(mapping_of(self.config.get("datasets")).get("eval"))
         return {str(name): digest([each, self.config.get("task")]) for name, each in sets.items()}
 
     def check(self) -> None:
-        """Look whether the folder can be made and written, and is free or was left by the same run.
+        """Check that the folder can be created and written, and is empty or belongs to the same run.
 
         Raises:
-            ConfigError: it cannot, or another run lives here.
+            ConfigError: it cannot, or it belongs to another run.
         """
         if why := why_unwritable(self.path):
             raise ConfigError(f"{self.path} cannot be made: {why}. Choose another run.output_dir.")
@@ -101,14 +101,14 @@ class OutputFolder:
         self._check_same()
 
     def claim(self) -> dict[str, Any] | None:
-        """Take the folder for this run: new, or left by the same one. It is held until :meth:`release`.
+        """Claim the folder for this run, and hold it until :meth:`release`.
 
         Returns:
-            The result, if the run is finished and neither its length nor what is evaluated was changed since; then the
+            The result, if the run is finished and neither its length nor its evaluation was changed since; then the
             folder is not held.
 
         Raises:
-            ConfigError: another run lives here, another process holds the folder, or it cannot be made.
+            ConfigError: the folder belongs to another run or process, or cannot be created.
             FileError: it cannot be written.
         """
         self.check()
@@ -116,7 +116,7 @@ class OutputFolder:
             return result
         self.hold()
         try:
-            self.check()  # again: nobody else can change it now
+            self.check()  # again, now that no other process changes it
             self.begun = (self.path / CONFIG).exists()
             result = self.finished()
             if result is None:
@@ -131,10 +131,10 @@ class OutputFolder:
         return result
 
     def hold(self) -> None:
-        """Become the one process that writes here.
+        """Create the folder and acquire its lock.
 
         Raises:
-            ConfigError: another one does, or the folder cannot be made.
+            ConfigError: another process holds it, or it cannot be created.
             FileError: it cannot be written.
         """
         try:
@@ -144,7 +144,7 @@ class OutputFolder:
         self.writer.acquire()
 
     def release(self) -> None:
-        """Let other processes write here."""
+        """Release the lock of the folder."""
         self.writer.release()
 
     def record(self) -> None:
@@ -153,19 +153,19 @@ class OutputFolder:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the folder was removed, or emptied, since it was claimed."""
+        """Whether the folder was removed or emptied since it was claimed."""
         return not (self.path / CONFIG).exists()
 
     def finished(self) -> dict[str, Any] | None:
-        """The result of a finished run; None: there is none, or a changed length or evaluation asks for more.
+        """Return the result of a finished run; None without one, or if a changed length or evaluation requires more.
 
         Raises:
-            ConfigError: the change cannot be followed.
+            ConfigError: the run cannot be resumed with the change.
         """
         result, before = self.result(), self._before()
         if result is None:
             return None
-        changed = sentences(requested(before), requested(self.config))
+        changed = sentences(requested_part(before), requested_part(self.config))
         optim = changes(before.get("optim"), self.config.get("optim"))
         if optim and not changed:
             raise ConfigError(
@@ -174,18 +174,18 @@ class OutputFolder:
             )
         if changed and not any((self.path / "checkpoints").glob("step_*")):
             raise ConfigError(
-                f"{self.path}: this run is finished, and its checkpoints are gone, so it cannot be continued after a "
+                f"{self.path}: this run is finished, and its checkpoints are gone, so it cannot be resumed after a "
                 f"change ({changed}). Undo the change, or choose another run.output_dir."
             )
         return None if changed else result
 
     def reopen(self, result: Mapping[str, Any]) -> None:
-        """Set the result of a finished run aside, which is to be continued."""
-        logger.info("%s: this run was finished after step %s; it is continued.", self.path, result["step"])
+        """Rename the result of a finished run that is to be resumed."""
+        logger.info("%s: this run was finished after step %s; it is resumed.", self.path, result["step"])
         (self.path / RESULT).replace(self.path / f"result_{result['step']:08d}.json")
 
     def write_json(self, name: str, content: Any) -> None:
-        """Write a JSON file in one piece.
+        """Write a JSON file atomically.
 
         Raises:
             FolderTaken: another process has taken the folder over.
@@ -198,17 +198,17 @@ class OutputFolder:
     def _check_same(self) -> None:
         before = self._before()
         changed = bool(mapping_of(self.config.get("run")).get("change_optimizer"))
-        found = sentences(trained_keys(before, changed), trained_keys(self.config, changed))
+        found = sentences(fixed_part(before, changed), fixed_part(self.config, changed))
         if found:
             raise ConfigError(
                 f"{self.path} holds a run with another configuration: {found}. Choose another run.output_dir, or "
-                "delete the folder to start over. To continue this run with other optimizer settings, set "
+                "delete the folder to start over. To resume this run with other optimizer settings, set "
                 "run.change_optimizer=true; to start another run from its weights, set "
                 f"run.init_from={self.path} and another run.output_dir."
             )
 
     def _before(self) -> dict[str, Any]:
-        """The configuration of the run that is here; without any, that of this one."""
+        """Return the recorded configuration; without one, that of this run."""
         file = self.path / CONFIG
         if not file.exists():
             return self.config
@@ -222,7 +222,7 @@ class OutputFolder:
         return found
 
     def result(self) -> dict[str, Any] | None:
-        """What a finished run left; None: there is none.
+        """Return the content of ``result.json``, or None.
 
         Raises:
             ConfigError: it is damaged.
@@ -242,12 +242,12 @@ class OutputFolder:
 
 
 def environment(device: torch.device, world_size: int, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What a number depends on besides the configuration.
+    """Return what results depend on besides the configuration: versions, commit, device and more.
 
     Args:
         device: of the run.
         world_size: number of processes.
-        facts: fingerprints of the data, hashes of the weights and the like.
+        facts: such as fingerprints of the data and hashes of the weights.
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return {
@@ -262,7 +262,7 @@ def environment(device: torch.device, world_size: int, facts: Mapping[str, Any])
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that it is the old or the new one at any moment."""
+    """Write a text file atomically."""
     with atomic_write(path, "w") as file:
         file.write(text)
 
@@ -275,7 +275,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """The commit of the checkout that this package lies in; None for an installed one."""
+    """Return the commit of the checkout that holds this package; None for an installed one."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)

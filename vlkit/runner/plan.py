@@ -1,4 +1,4 @@
-"""The durations of a run, resolved once before its loop."""
+"""Resolve the durations of a run to steps or seconds, and measure its time of training."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from vlkit.tasks.base import Progress
 
 @dataclass(frozen=True)
 class Interval:
-    """How often something is done: after a number of steps or of seconds of training, whichever is sooner.
+    """An interval in steps or in seconds of training, whichever passes first.
 
     Args:
-        steps: None: not by steps.
-        seconds: None: not by time.
+        steps: or None.
+        seconds: or None.
     """
 
     steps: int | None = None
     seconds: float | None = None
 
     def due(self, step: int, seconds: float) -> bool:
-        """Whether it is time.
+        """Return whether the interval has passed.
 
         Args:
             step: optimizer steps done.
-            seconds: of training since it was done last.
+            seconds: of training since the last time.
         """
         by_steps = self.steps is not None and step > 0 and step % self.steps == 0
         return by_steps or (self.seconds is not None and seconds >= self.seconds)
@@ -36,14 +36,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every duration of a run in optimizer steps, or in seconds of training where it was given as a time.
+    """Every duration of a run in optimizer steps, or in seconds of training where it is given as a time.
 
     Args:
-        steps: length of the run; None: it is a time.
-        seconds: length of the run as a time; None: it is a number of steps.
+        steps: length of the run, or None.
+        seconds: length of the run where it is given as a time, or None.
         steps_per_epoch: may be fractional.
         warmup: steps.
-        eval_every, checkpoint_every: intervals besides the end of the run.
+        eval_every, checkpoint_every: in addition to the end of the run.
     """
 
     steps: int | None
@@ -55,7 +55,7 @@ class Plan:
 
     @classmethod
     def resolve(cls, optim: OptimConfig, run: RunOptions, samples: int) -> Plan:
-        """Count in steps and seconds.
+        """Resolve the durations of a run file.
 
         Args:
             optim, run: the sections.
@@ -88,21 +88,21 @@ class Plan:
         )
 
     def ends(self, step: int, seconds: float) -> bool:
-        """Whether the run is over after ``step`` steps and ``seconds`` of training."""
+        """Return whether the run ends after ``step`` steps and ``seconds`` of training."""
         if self.steps is not None:
             return step >= self.steps
         return self.seconds is not None and seconds >= self.seconds
 
     def check_length(self, step: int, seconds: float, before: str, length: str) -> None:
-        """Check that a run may get another length.
+        """Check that the length of a run may change.
 
         Args:
-            step, seconds: that it has trained.
-            before: its length, as written.
-            length: that it is to have, which this plan has resolved.
+            step, seconds: how long it has trained.
+            before: its former length, as written.
+            length: its new length, which this plan has resolved.
 
         Raises:
-            ConfigError: it has trained longer already.
+            ConfigError: it has already trained longer.
         """
         if before == length:
             return
@@ -118,8 +118,8 @@ class Plan:
         )
 
     def progress(self, step: int, seconds: float, batch_size: int) -> Progress:
-        """Where the run is. Of a length in time, its steps are what the time spent so far makes likely: schedules then
-        follow the share of the time.
+        """Return the position of the run. If its length is a time, the number of steps is extrapolated from the time
+        spent, so that schedules follow the share of the time.
 
         Args:
             step: optimizer steps done.
@@ -133,17 +133,17 @@ class Plan:
         return Progress(step, steps, self.steps_per_epoch, step * batch_size)
 
     def seconds_left(self, step: int, seconds: float, steps_per_second: float) -> float:
-        """An estimate for people."""
+        """Estimate the seconds until the end, for display."""
         if self.steps is None:
             return max(0.0, (self.seconds or 0.0) - seconds)
         return (self.steps - step) / steps_per_second
 
 
 class Clock:
-    """Counts the seconds spent in training steps: data, forward, backward, update.
+    """Count the seconds spent in training steps: data, forward, backward, update.
 
-    What depends on time is decided by :attr:`agreed`. With several processes it is what process 0 expects its clock to
-    show at the end of the step; it travels in the message that the step sends anyway.
+    Decisions use :attr:`agreed`. With several processes that is the time which process 0 expects at the end of the
+    step; it is part of the message that the step sends anyway.
 
     Args:
         world: the processes.
@@ -152,7 +152,7 @@ class Clock:
         seconds: of this process.
         agreed: the same in all processes.
         saved: ``agreed`` when the last checkpoint was written.
-        evaluated: ``agreed`` when the last evaluation was finished.
+        evaluated: ``agreed`` after the last complete evaluation.
     """
 
     def __init__(self, world: World):
@@ -161,14 +161,14 @@ class Clock:
         self._last = 0.0
 
     def signal(self) -> float:
-        """This process's part of the message: process 0's expectation, 0 from the others."""
+        """Return this process's part of the message: the expectation of process 0, 0 from the others."""
         return self.seconds + self._last if self.world.is_main else 0.0
 
     def after_step(self, seconds: float, signals: float) -> None:
         """Count a step.
 
         Args:
-            seconds: that it took here.
+            seconds: that it took in this process.
             signals: sum of :meth:`signal` over all processes.
         """
         self.seconds += seconds
@@ -176,15 +176,15 @@ class Clock:
         self.agreed = self.seconds if self.world.size == 1 else signals
 
     def add(self, seconds: float) -> None:
-        """Count what belongs to the step, and was spent after all processes had agreed."""
+        """Count seconds of the step that were spent after the processes agreed."""
         self.seconds += seconds
         self._last += seconds
 
     def state_dict(self) -> dict[str, float]:
-        """For the checkpoint of process 0."""
+        """Return the state for a checkpoint."""
         return {"seconds": self.seconds, "evaluated": self.evaluated}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Continue from a checkpoint."""
+        """Load the state of a checkpoint."""
         self.seconds = self.agreed = self.saved = float(state["seconds"])
         self.evaluated = float(state.get("evaluated", 0.0))

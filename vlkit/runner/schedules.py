@@ -1,4 +1,4 @@
-"""Learning rates as pure functions of the step or epoch about to begin; both count from 0."""
+"""Learning-rate schedules: pure functions of the next step or epoch, both counted from 0."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ _SLACK = 1e-9
 
 
 def warmup(step: float, steps: float, start: float, peak: float) -> float:
-    """A straight line from ``start`` to ``peak`` over ``steps`` steps, then ``peak``. Paper: 4.1."""
+    """Rise linearly from ``start`` to ``peak`` over ``steps`` steps, then stay. Paper: 4.1."""
     if step >= steps:
         return peak
     return min(peak, start + (peak - start) * step / steps)
 
 
 def cosine(time: float, end: float, peak: float, floor: float) -> float:
-    """Half a cosine from ``peak`` at time 0 to ``floor`` at ``end`` (both in epochs, or both in steps)."""
+    """Follow half a cosine from ``peak`` at time 0 to ``floor`` at ``end`` (both in epochs, or both in steps)."""
     return (peak - floor) * 0.5 * (1.0 + math.cos(math.pi * time / end)) + floor
 
 
 def step_decay(time: float, peak: float, floor: float, rate: float) -> float:
-    """``peak`` times ``rate`` for each whole unit of time, not below ``floor``. Paper: 4.1 (0.9 an epoch)."""
+    """Multiply ``peak`` by ``rate`` once per unit of time, down to ``floor``. Paper: 4.1 (0.9 per epoch)."""
     return max(floor, peak * rate**time)
 
 
 def linear(time: float, end: float, peak: float, floor: float) -> float:
-    """A straight line from ``peak`` at time 0 to ``floor`` at ``end``, then ``floor``."""
+    """Fall linearly from ``peak`` at time 0 to ``floor`` at ``end``, then stay."""
     return peak + (floor - peak) * min(1.0, time / end)
 
 
 def warmup_stable_decay(time: float, end: float, peak: float, floor: float, anneal: float) -> float:
-    """``peak``, then a straight line to ``floor`` over the last ``anneal`` (share, 0 to 1) of the time."""
+    """Stay at ``peak``, then fall linearly to ``floor`` over the last ``anneal`` (share, 0 to 1) of the time."""
     start = end * (1.0 - anneal)
     return peak if time <= start else linear(time - start, end - start, peak, floor)
 
 
 def learning_rate(optim: OptimConfig, progress: Progress, warmup_steps: int = 0) -> float:
-    """The rate of the step about to be taken.
+    """Return the learning rate of the next step.
 
-    With ``schedule_unit: epoch`` the rate changes once an epoch, as in the paper; with ``step`` at every
+    With ``schedule_unit: epoch`` the rate changes once per epoch, as in the paper; with ``step`` at every
     step, and the schedule spans the steps after the warm-up.
 
     Args:
         optim: the ``optim`` section.
-        progress: where the run is.
+        progress: position of the run.
         warmup_steps: length of the warm-up.
     """
     if progress.step < warmup_steps:

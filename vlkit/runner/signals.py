@@ -1,4 +1,4 @@
-"""Requests to stop: SIGTERM (schedulers) and SIGINT (Ctrl-C) end a run after its step, with a checkpoint."""
+"""Stop a run on SIGTERM (schedulers) or SIGINT (Ctrl-C), after its current step and with a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ WATCHED = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """While entered, notes the signals instead of dying of them; a second Ctrl-C is obeyed at once.
+    """Record the signals inside the context in place of their default action; a second Ctrl-C interrupts at once.
 
     Args:
-        promise: what happens then, for the log.
+        promise: what happens after the first signal, for the log.
 
     Attributes:
-        received: the signal that this process got, or None.
-        number: the signal that all processes agreed to obey after the current step, or None.
+        received: the signal that this process received, or None.
+        number: the signal on which all processes agreed to stop after the current step, or None.
     """
 
     def __init__(self, promise: str = "the run stops after this step and writes a checkpoint") -> None:
@@ -42,16 +42,16 @@ class StopRequest:
         self._before = {}
 
     def flags(self) -> list[float]:
-        """One number for each watched signal, to be added up over all processes."""
+        """Return one number per watched signal, to be summed over all processes."""
         return [float(self.received == number) for number in WATCHED]
 
     def ask(self) -> None:
-        """Ask for the run to stop, as a signal would; from any thread."""
+        """Request a stop as a signal does, from any thread."""
         if self.received is None:
             self.received = int(signal.SIGTERM)
 
     def adopt(self, sums: list[float]) -> None:
-        """Obey what any process received."""
+        """Adopt a signal that any process received."""
         for number, total in zip(WATCHED, sums):
             if total and self.number is None:
                 self.number = int(number)
@@ -61,5 +61,5 @@ class StopRequest:
             name = signal.Signals(number).name
             logger.warning("%s: %s.", name, self.promise)
         self.received = number
-        if number == signal.SIGINT:  # launchers repeat SIGTERM, but a repeated Ctrl-C is impatience
+        if number == signal.SIGINT:  # launchers repeat SIGTERM; a repeated Ctrl-C is meant
             signal.signal(number, self._before.pop(number, signal.default_int_handler))

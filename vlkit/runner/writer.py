@@ -1,4 +1,4 @@
-"""One writer for each output folder: a small file in it names the process that holds it, and shows that it lives."""
+"""Lock an output folder: ``writer.json`` in it names the process that writes there, and its age shows that it lives."""
 
 from __future__ import annotations
 
@@ -30,12 +30,16 @@ BEAT = 20.0
 """Seconds between two signs of life."""
 SILENCE = 120.0
 """Seconds without one after which a process of another machine counts as dead."""
-_WAIT = 10.0  # seconds for the short time in which another process looks at the folder
+_WAIT = 10.0  # seconds to wait for another process that checks the folder
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV)
+_ADVICE = (
+    "Wait until it has finished or stop it; or choose another run.output_dir; or, if it surely does not run any more, "
+    "set run.take_over=true."
+)
 
 
 class FolderTaken(VlkitError):
-    """The folder of a run was taken over by another process."""
+    """Another process took the output folder over."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,8 @@ class Holder:
 
     Args:
         owner: unique; from :func:`~vlkit.io.process_identity.owner_name`.
-        host, pid, started, command: for people.
-        folder, inode: which folder, so that a copy of it is known as one.
+        host, pid, started, command: for messages.
+        folder, inode: the held folder, to recognize a copy of it.
     """
 
     owner: str
@@ -58,29 +62,32 @@ class Holder:
 
     @classmethod
     def this_process(cls, folder: Path) -> Holder:
-        """A new holder of ``folder``."""
+        """Create a new holder of ``folder``."""
         now = datetime.datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         command = shlex.join([Path(sys.argv[0]).name, *redacted_data(sys.argv[1:])]) if sys.argv else ""
         command = textwrap.shorten(command, 200, placeholder=" ...")
         return cls(owner_name(), platform.node(), os.getpid(), now, command, os.path.realpath(folder), _inode(folder))
 
     def is_copied_to(self, folder: Path) -> bool:
-        """Whether ``folder`` is a copy of the one that is held."""
+        """Return whether ``folder`` is a copy of the held one."""
         return bool(self.folder) and self.folder != os.path.realpath(folder) and self.inode != _inode(folder)
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} (started {self.started}: {self.command})"
 
 
+_UNKNOWN = Holder("")
+
+
 class WriterLock:
     """The right to write to an output folder.
 
     Args:
-        folder: exists when the lock is acquired.
-        take_over: whether the folder is taken from a process that lives. That one notices before it writes again.
+        folder: must exist when the lock is acquired.
+        take_over: take the folder even from a process that lives; that one notices before it writes again.
 
     Attributes:
-        on_lost: called once, by a thread, when another process has taken the folder over.
+        on_lost: called once, from a thread, when another process has taken the folder over.
     """
 
     def __init__(self, folder: Path, take_over: bool = False):
@@ -91,54 +98,48 @@ class WriterLock:
         self._thread: threading.Thread | None = None
 
     def refuse(self) -> None:
-        """Raise if another process that lives holds the folder. Nothing is written.
+        """Check that no other living process holds the folder. Nothing is written.
 
         Raises:
-            ConfigError: one does; the message says which.
+            ConfigError: one does; the message names it.
         """
         if not self.take_over:
             self._refuse(time.time())
 
     def acquire(self) -> None:
-        """Take the folder; one that a dead process holds is free.
+        """Take the folder. One that a dead process holds is free.
 
         Raises:
             ConfigError: another process holds it.
             FileError: it cannot be written.
         """
         self.me = Holder.this_process(self.folder)
-        fresh = self.file.with_name(f".{FILE}.{self.me.owner}")
         try:
-            with named(self.file), _alone(self.folder):
+            with named(self.file), _alone(self.folder) as alone:
                 self._sweep()
-                fresh.write_text(json.dumps(asdict(self.me), indent=1) + "\n")
-                self._take(fresh)
+                with self._prepared(self.me) as fresh:
+                    self._take(fresh, self.me, alone)
         except BaseException:
             self.me = None
             raise
-        finally:
-            with contextlib.suppress(OSError):
-                fresh.unlink(missing_ok=True)
         self._closed.clear()
         self._thread = threading.Thread(target=self._beat_until_closed, name="writer", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
-        """Raise unless this process still holds the folder; call it before each write.
+        """Check that this process still holds the folder; call it before each write.
 
         Raises:
-            FolderTaken: another one does.
+            FolderTaken: another process does.
         """
         if self.me is None or self.me.pid != os.getpid():
             return
         holder = self._read()
-        if holder is None and self.folder.is_dir():  # somebody removed the file, or the folder was made again
-            fresh = self.file.with_name(f".{FILE}.{self.me.owner}")
+        if holder is None and self.folder.is_dir():  # the file was removed, or the folder was created again
             with contextlib.suppress(OSError):
                 self.me = replace(self.me, inode=_inode(self.folder))
-                fresh.write_text(json.dumps(asdict(self.me), indent=1) + "\n")
-                _create(self.file, fresh)
-                fresh.unlink()
+                with self._prepared(self.me) as fresh:
+                    _create(self.file, fresh)
             holder = self._read()
         if holder is not None and holder.owner != self.me.owner:
             raise FolderTaken(
@@ -157,14 +158,29 @@ class WriterLock:
                 if holder is not None and holder.owner == me.owner:
                     self.file.unlink()
 
+    @contextlib.contextmanager
+    def _prepared(self, me: Holder) -> Iterator[Path]:
+        """Write the new content to a temporary file, which is removed on leaving the context if it is still there."""
+        fresh = self.file.with_name(f".{FILE}.{me.owner}")
+        try:
+            fresh.write_text(json.dumps(asdict(me), indent=1) + "\n")
+            yield fresh
+        finally:
+            with contextlib.suppress(OSError):
+                fresh.unlink(missing_ok=True)
+
     def _sweep(self) -> None:
-        """Remove what processes left that were killed while they took the folder."""
+        """Remove temporary files of processes that were killed while they took the folder."""
         for left in self.folder.glob(f".{FILE}.*"):
             if is_dead(left.name.removeprefix(f".{FILE}.")):
                 left.unlink(missing_ok=True)
 
-    def _take(self, fresh: Path) -> None:
-        """Put ``fresh`` in the place of the file, if that is not there or of a dead process."""
+    def _take(self, fresh: Path, me: Holder, alone: bool) -> None:
+        """Move ``fresh`` to the place of the file, unless a living process holds that.
+
+        Args:
+            alone: whether the file system keeps other processes out meanwhile.
+        """
         now = fresh.stat().st_mtime  # by the clock of the file system, as the signs of life are
         before = self._read()
         if before is None and _create(self.file, fresh):
@@ -175,10 +191,10 @@ class WriterLock:
         os.replace(fresh, self.file)
         if before is not None and not is_this_process(before.owner) and not before.is_copied_to(self.folder):
             logger.warning("%s is taken over from %s.", self.folder, before)
-        if not _locks(self.folder):  # of two that replace it at the same time the last one wins
+        if not alone:  # of two that replace it at the same time the last one wins
             time.sleep(0.5)
             holder = self._read()
-            if holder is None or self.me is None or holder.owner != self.me.owner:
+            if holder is None or holder.owner != me.owner:
                 raise ConfigError(f"{self.folder} was taken by {holder} at the same moment. {_ADVICE}")
 
     def _refuse(self, now: float) -> None:
@@ -192,13 +208,13 @@ class WriterLock:
         here = is_of_this_machine(holder.owner)
         copied = here and holder.is_copied_to(self.folder)
         gone = copied or is_dead(holder.owner) or (not here and silent > SILENCE)
-        if gone or is_this_process(holder.owner):  # what this process began before stops
+        if gone or is_this_process(holder.owner):  # an earlier lock of this process gives way
             return
         life = "" if here else f" Its last sign of life is {silent:.0f} s old; after {SILENCE:.0f} s it counts as dead."
         raise ConfigError(f"{self.folder} is being written by {holder}.{life} {_ADVICE}")
 
     def _read(self) -> Holder | None:
-        """Who holds the folder; None: nobody."""
+        """Return the holder of the folder, or None."""
         try:
             content = self.file.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -207,7 +223,7 @@ class WriterLock:
             found = {"folder": "", "inode": 0, **parse_json(content, str(self.file))}
             return Holder(**{key: type(value)(found[key]) for key, value in asdict(_UNKNOWN).items()})
         except (DataError, TypeError, KeyError, ValueError):
-            return _UNKNOWN  # by a crash of the machine, say; its age decides
+            return _UNKNOWN  # damaged by a crash of the machine, for example; its age decides
 
     def _beat_until_closed(self) -> None:
         warned = False
@@ -226,15 +242,8 @@ class WriterLock:
                 warned = True
 
 
-_UNKNOWN = Holder("")
-_ADVICE = (
-    "Wait until it has finished or stop it; or choose another run.output_dir; or, if it surely does not run any more, "
-    "set run.take_over=true."
-)
-
-
 def _inode(folder: Path) -> int:
-    """The number of a folder in its file system; 0: unknown."""
+    """Return the number of a folder in its file system; 0: unknown."""
     try:
         return folder.stat().st_ino
     except OSError:
@@ -242,7 +251,7 @@ def _inode(folder: Path) -> int:
 
 
 def _create(file: Path, fresh: Path) -> bool:
-    """Give ``fresh`` the name ``file`` unless that exists; whether it did."""
+    """Give ``fresh`` the name ``file`` unless that exists; return whether it did."""
     try:
         try:
             os.link(fresh, file)  # unlike O_EXCL, with all its content at once
@@ -257,9 +266,13 @@ def _create(file: Path, fresh: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """While entered, no other process is in here with the same folder, where its file system can lock folders."""
-    handle = None
+def _alone(folder: Path) -> Iterator[bool]:
+    """Keep other processes out of this context for the same folder, where its file system can lock folders.
+
+    Yields:
+        Whether it can.
+    """
+    handle, can_lock = None, False
     with contextlib.suppress(ImportError, OSError):
         import fcntl
 
@@ -268,30 +281,13 @@ def _alone(folder: Path) -> Iterator[None]:
         while time.monotonic() < end:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                can_lock = True
                 break
             except BlockingIOError:
+                can_lock = True
                 time.sleep(0.01)
     try:
-        yield
+        yield can_lock
     finally:
         if handle is not None:
             os.close(handle)
-
-
-def _locks(folder: Path) -> bool:
-    """Whether the file system can lock folders."""
-    try:
-        import fcntl
-
-        handle = os.open(folder, os.O_RDONLY)
-    except (ImportError, OSError):
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:  # by this process
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(handle)
-    return True
