@@ -1,4 +1,4 @@
-"""The output folder of a run: claim it for one run and one process, and record configuration, result and environment."""
+"""The output folder of a run: claimed for one run and one process, with configuration, result and environment."""
 
 from __future__ import annotations
 
