@@ -11,7 +11,7 @@ import torch
 from benchmarks.compare import Row, compare
 from benchmarks.peers import DTYPES, peer_of, sizes
 from vlkit.models.blip.caption import BlipCaption
-from vlkit.models.decoding import GenerationConfig
+from vlkit.models.generation import GenerationConfig
 from vlkit.models.losses import lm_loss, lm_targets, sum_by_text
 from vlkit.models.packing import TextBatch
 

@@ -24,8 +24,7 @@ from vlkit.io.files import atomic_write
 from vlkit.models.attention import attend
 from vlkit.models.blip.caption import BlipCaption
 from vlkit.models.blip.image_text_matching import BlipImageTextMatching
-from vlkit.models.decoding import GenerationConfig
-from vlkit.models.generation import generate
+from vlkit.models.generation import GenerationConfig, generate
 from vlkit.models.med import MedConfig
 from vlkit.models.vit import VitConfig
 from vlkit.tasks.base import Batch, EvalContext

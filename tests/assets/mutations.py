@@ -281,7 +281,7 @@ def _keys(data: dict[str, Any]) -> list[tuple[dict[str, Any], str, bool]]:
     from vlkit.capfilt.inputs import InputOptions
     from vlkit.capfilt.job_file import JobOptions
     from vlkit.config.schema import OptimConfig, RunOptions
-    from vlkit.models.decoding import GenerationConfig
+    from vlkit.models.generation import GenerationConfig
     from vlkit.models.med import MedConfig
     from vlkit.models.vit import VitConfig
     from vlkit.pipeline.schema import PipelineEntries

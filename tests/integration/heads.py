@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from vlkit import load_model_and_preprocess
-from vlkit.models.decoding import GenerationConfig
+from vlkit.models.generation import GenerationConfig
 
 QUESTION, TEXT = "what color is the circle?", "a red circle"
 ANSWERS = ["red", "blue", "two"]

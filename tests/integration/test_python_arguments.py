@@ -14,7 +14,7 @@ from tests.integration.heads import ANSWERS, CALLS, GREEDY, HEADS, QUESTION, ROU
 from vlkit import load_dataset
 from vlkit.errors import VlkitError
 from vlkit.models.blip.capfilt import BlipCapFilt
-from vlkit.models.decoding import GenerationConfig
+from vlkit.models.generation import GenerationConfig
 
 CAPTIONS = {"num_beams": 1, "max_length": 12}
 

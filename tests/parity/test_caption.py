@@ -8,11 +8,11 @@ from tests.parity.test_med import med_config
 from tests.parity.test_pretrain import vit_config
 from vlkit.models import generation
 from vlkit.models.blip.caption import BlipCaption
-from vlkit.models.decoding import penalize_repetition
 from vlkit.models.generation import GenerationConfig
+from vlkit.models.generation.sampling import nucleus
+from vlkit.models.generation.steps import penalize_repetition
 from vlkit.models.med import MedConfig
 from vlkit.models.packing import TextBatch
-from vlkit.models.sampling import nucleus
 from vlkit.models.vit import VitConfig
 
 LENGTHS = ("num_beams", "max_length", "min_length")

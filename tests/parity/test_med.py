@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from tests.parity.golden import Case, check_logits, filled_state
+from vlkit.models.kv_cache import KVCache
 from vlkit.models.losses import lm_loss, lm_targets, sum_by_text
-from vlkit.models.med import MedConfig, SelfCache, TextDecoder, TextTransformer
+from vlkit.models.med import MedConfig, TextDecoder, TextTransformer
 from vlkit.models.packing import TextBatch
 
 ENC, DEC = 30523, 30522
@@ -89,7 +90,7 @@ def test_decoding_with_a_cache(case, decoder):
     states = decoder.bert.project_images(
         case.input("input.med.encoder")[row : row + 1], case["encoder_attention_mask"][row : row + 1]
     )
-    cache = SelfCache(decoder.bert.config.num_hidden_layers, 1, ids.shape[1])
+    cache = KVCache(decoder.bert.config.num_hidden_layers, 1, ids.shape[1])
     with torch.inference_mode():
         steps = [decoder.next_logits(ids[:, :3], states, cache, last_only=False)]
         steps += [decoder.next_logits(ids[:, i : i + 1], states, cache) for i in range(3, ids.shape[1])]

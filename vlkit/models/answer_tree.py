@@ -15,54 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.models.kv_cache import SelfCache
-from vlkit.models.med import ImageKV, TextDecoder, TextPlan, TextTransformer
-from vlkit.models.packing import CrossPlan, Segments
+from vlkit.models.kv_cache import ImageKV
+from vlkit.models.med import TextDecoder
+from vlkit.models.packing import MaskedSegments
 
 # Nodes that are decoded at once: their logits over a vocabulary of 30,000 take a quarter of a gigabyte.
 _NODES_AT_ONCE = 2048
-
-
-class MaskedSegments(Segments):
-    """Texts whose tokens see what a mask says.
-
-    Args:
-        lengths: rows of each text.
-        visible: [N, 1 or M, M] bool, M the longest text: which tokens a token sees; at least one each. [N, M, C] with
-            a cache of C places.
-    """
-
-    def __init__(self, lengths: Sequence[int], visible: Tensor):
-        super().__init__(lengths, visible.device)
-        self._visible = visible[:, None]
-
-    def key_mask(self) -> Tensor:
-        return self._visible
-
-
-def masked_states(
-    transformer: TextTransformer,
-    ids: Tensor,
-    positions: Tensor,
-    segments: MaskedSegments,
-    images: ImageKV,
-    image_index: Sequence[int] | np.ndarray | None = None,
-    cache: SelfCache | None = None,
-) -> Tensor:
-    """Hidden states [T, D] of ``ids`` [T] at ``positions`` [T], each token seeing what the mask of ``segments`` says.
-
-    Args:
-        images: what cross-attention sees.
-        image_index: image of each text; None: text i looks at image i.
-        cache: keys and values of earlier tokens, which the mask is over, too; this call's are appended.
-    """
-    plan = TextPlan(segments, causal=False)
-    plan.cross = CrossPlan(segments.lengths, image_index, images.count, ids.device, split=cache is None)
-    plan.cross_mask = images.mask
-    hidden = transformer.embeddings(ids, positions)
-    for index, layer in enumerate(transformer.encoder.layer):
-        hidden = layer(hidden, plan, *images.layers[index], cache=cache, index=index)
-    return hidden
 
 
 class AnswerTree:
@@ -142,7 +100,7 @@ class AnswerTree:
         together = np.concatenate(nodes)
         ids, positions = (torch.from_numpy(x[together]).to(device) for x in (self._tokens, self._depths))
         segments = MaskedSegments([len(each) for each in nodes], self._visible(nodes).to(device))
-        hidden = masked_states(decoder.bert, ids, positions, segments, questions, np.asarray(group))
+        hidden = decoder.bert.masked_states(ids, positions, segments, questions, np.asarray(group))
         offsets = np.cumsum([0, *segments.lengths[:-1]])
         places = [
             offset + np.searchsorted(mine, self._parents[rows[i]]) for offset, mine, i in zip(offsets, nodes, group)

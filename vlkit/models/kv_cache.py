@@ -1,19 +1,69 @@
-"""The cache of self-attention while decoding.
+"""Keys and values that decoding reads again: of the images, and of the tokens decoded so far.
 
-Shapes: ``R`` rows (texts being decoded), ``H`` heads, ``t`` tokens of a call, ``C`` most tokens, ``d`` width of a head.
+Shapes: ``B`` images, ``P`` image tokens, ``R`` rows (texts being decoded), ``H`` heads, ``t`` tokens of a call, ``C``
+most tokens, ``d`` width of a head, ``S`` searches, ``K`` beams of a search.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
-class SelfCache:
-    """Keys and values of tokens already decoded, preallocated for the whole length.
+@dataclass
+class ImageKV:
+    """Keys and values of images (or of any encoded sequence), projected once and shared by all their texts.
+
+    Args:
+        layers: for each layer keys and values, each [B, H, P, d]; of two attentions, one pair after the other.
+        mask: [B, P] bool, False where a token must not be seen; None: all are seen.
+    """
+
+    layers: list[tuple[Tensor, ...]]
+    mask: Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of images B."""
+        return self.layers[0][0].shape[0]
+
+    def narrow_(self, keep: Sequence[int]) -> ImageKV:
+        """Keep the images ``keep`` (ascending) as a view of the front of the storage, in the order of
+        :func:`moved_order`: only images behind the front are copied, over those that are dropped. Do not use the
+        object itself afterwards."""
+        order = moved_order(keep, self.count)
+        moves = [(place, image) for place, image in enumerate(order) if place != image]
+        for tensor in (t for layer in self.layers for t in layer):
+            for place, image in moves:
+                tensor[place] = tensor[image]
+        n = len(order)
+        mask = self.mask[order] if self.mask is not None else None  # a copy: the mask is the caller's
+        return ImageKV([tuple(tensor[:n] for tensor in layer) for layer in self.layers], mask)
+
+
+def moved_order(keep: Sequence[int], count: int) -> list[int]:
+    """Return which of ``count`` images is at each place after :meth:`ImageKV.narrow_`: those that can stay do."""
+    kept = set(keep)
+    front = len(kept)
+    late = iter(sorted(i for i in kept if i >= front))
+    return [i if i in kept else next(late) for i in range(front)]
+
+
+class LayerCache(Protocol):
+    """What self-attention needs of a cache."""
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store keys and values [N, H, t, d] and return all that the tokens attend to."""
+        ...
+
+
+class KVCache:
+    """Keys and values of decoded tokens, preallocated for the whole length.
 
     Args:
         layers: number of layers.
@@ -24,12 +74,11 @@ class SelfCache:
     def __init__(self, layers: int, rows: int, capacity: int):
         self.layers, self.rows, self.capacity, self.length = layers, rows, capacity, 0
         self._store: Tensor | None = None  # [layers, 2, R, H, C, d]
-        # Which row wrote what stands in a place: where two rows have the same writer they hold the same.
+        # Which row wrote each entry: two rows with the same writer hold the same.
         self._writer = np.zeros((rows, capacity), dtype=np.int64)
 
     def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Write [R, H, t, d] behind what is there, in every layer from the first on; returns all keys and values so
-        far, as views."""
+        """Append [R, H, t, d], layer after layer from the first; returns all keys and values so far, as views."""
         if self._store is None:
             self._store = key.new_empty((self.layers, 2, *key.shape[:2], self.capacity, key.shape[3]))
         added = key.shape[2]
@@ -42,15 +91,15 @@ class SelfCache:
         return keys, values
 
     def filled(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values so far, [R, H, length, d], as views."""
+        """Return keys and values so far, [R, H, length, d], as views."""
         assert self._store is not None
         keys, values = self._store[layer, :, :, :, : self.length]
         return keys, values
 
     def reorder(self, index: Sequence[int] | np.ndarray) -> None:
-        """Row i becomes what row ``index[i]`` was; the number of rows may change.
+        """Replace row i by row ``index[i]``; the number of rows may change.
 
-        Only rows that change are copied, from the first token on that differs: beams share most of what they read.
+        Only rows that change are copied, from the first token that differs: beams share most of their tokens.
         """
         rows = np.asarray(index, dtype=np.int64)
         writer = self._writer[rows]
@@ -72,7 +121,7 @@ class SelfCache:
         self._store[..., : self.length, :] = store[..., : self.length, :].index_select(2, index)
 
     def _copy(self, targets: np.ndarray, sources: np.ndarray, begins: np.ndarray) -> None:
-        """Copy the places from ``begins`` on of rows ``sources`` to rows ``targets``."""
+        """Copy the tokens from ``begins`` on of rows ``sources`` to rows ``targets``."""
         assert self._store is not None
         if self._store.device.type != "cpu":
             filled = self._store[..., begins.min() : self.length, :]
@@ -90,15 +139,15 @@ class SelfCache:
 
 
 def place_rows(parents: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Places of new beams such that as few rows of a cache as possible change.
+    """Return the rows of new beams such that as few rows of a cache as possible change.
 
     Args:
         parents: [S, K] which of its search's K beams each new beam continues.
         places: [S, K] the place, 0 <= place < K, of each old beam's row among the K rows of its search.
 
     Returns:
-        [S, K] the place of each new beam: its parent's for the first of a parent's children, those of beams that
-        nobody continues for the others.
+        [S, K] the place of each new beam: its parent's for the first child of a parent, and for the others the places
+        of beams without children.
     """
     placed = np.empty_like(places)
     for mine, wanted in zip(placed, np.take_along_axis(places, parents, 1).tolist()):

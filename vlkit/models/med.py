@@ -12,9 +12,9 @@ width, ``D`` text width, ``H`` heads, ``d`` width of a head, ``V`` vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from vlkit.errors import ConfigError, VlkitError
 from vlkit.models.attention import attend, merge_heads, split_heads
-from vlkit.models.kv_cache import SelfCache
-from vlkit.models.onednn_linear import Linear, gelu, together
-from vlkit.models.packing import CrossPlan, Segments, TextBatch
+from vlkit.models.kv_cache import ImageKV, KVCache, LayerCache
+from vlkit.models.onednn_linear import Linear, fused_projections, gelu
+from vlkit.models.packing import CrossPlan, MaskedSegments, Segments, TextBatch
 from vlkit.registry.bounds import Depth, DropRate, Range, Tokens, Width, check_fields
 
 
@@ -62,45 +62,6 @@ class MedConfig:
             raise ConfigError(
                 f"med: num_attention_heads ({self.num_attention_heads}) must divide hidden_size ({self.hidden_size})."
             )
-
-
-@dataclass
-class ImageKV:
-    """Keys and values of images (or of any encoded sequence), projected once and shared by all that looks at them.
-
-    Args:
-        layers: for each layer keys and values, each [B, H, P, d]; of two attentions, one pair after the other.
-        mask: [B, P] bool, False where a token must not be seen; None: all are seen.
-    """
-
-    layers: list[tuple[Tensor, ...]]
-    mask: Tensor | None = None
-
-    @property
-    def count(self) -> int:
-        """Number of images B."""
-        return self.layers[0][0].shape[0]
-
-    def narrow_(self, keep: Sequence[int]) -> ImageKV:
-        """Keep the images ``keep`` (ascending) as a view of the front: only images from behind the cut are moved, into
-        the places of those that are dropped. Overwrites its own storage; returns the view and is then not to be used.
-        The order of ``keep`` is lost; :func:`moved_order` tells the new one."""
-        order = moved_order(keep, self.count)
-        moves = [(place, image) for place, image in enumerate(order) if place != image]
-        for tensor in (t for layer in self.layers for t in layer):
-            for place, image in moves:
-                tensor[place] = tensor[image]
-        n = len(order)
-        mask = self.mask[order] if self.mask is not None else None  # a copy: the mask is the caller's
-        return ImageKV([tuple(tensor[:n] for tensor in layer) for layer in self.layers], mask)
-
-
-def moved_order(keep: Sequence[int], count: int) -> list[int]:
-    """Which of ``count`` images stands at each place after :meth:`ImageKV.narrow_`: those that can stay do."""
-    kept = set(keep)
-    front = len(kept)
-    late = iter(sorted(i for i in kept if i >= front))
-    return [i if i in kept else next(late) for i in range(front)]
 
 
 @dataclass
@@ -178,16 +139,16 @@ class Attention(nn.Module):
 
     def project(self, source: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B, H, P, d] of ``source`` [B, P, Dv]."""
-        key, value = (split_heads(x, self.heads) for x in together(source, self.self.key, self.self.value))
+        key, value = (split_heads(x, self.heads) for x in fused_projections(source, self.self.key, self.self.value))
         if torch.is_grad_enabled():
             return key, value
         # Decoding reads them at every step: the copy pays for itself at the second.
         return key.contiguous(), value.contiguous()
 
-    def among_texts(self, hidden: Tensor, plan: TextPlan, cache: SelfCache | None, layer: int) -> Tensor:
+    def among_texts(self, hidden: Tensor, plan: TextPlan, cache: LayerCache | None, layer: int) -> Tensor:
         """Self-attention of packed rows [T, D] within their texts."""
         pad = plan.segments.pad
-        projections = together(hidden, self.self.query, self.self.key, self.self.value)
+        projections = fused_projections(hidden, self.self.query, self.self.key, self.self.value)
         query, key, value = (split_heads(pad(x), self.heads) for x in projections)
         causal = plan.causal and query.shape[2] > 1
         if cache is not None:
@@ -202,7 +163,8 @@ class Attention(nn.Module):
         first = hidden.index_select(0, first_rows)
         query = split_heads(self.self.query(first)[:, None], self.heads)
         key, value = (
-            split_heads(plan.segments.pad(x), self.heads) for x in together(hidden, self.self.key, self.self.value)
+            split_heads(plan.segments.pad(x), self.heads)
+            for x in fused_projections(hidden, self.self.key, self.self.value)
         )
         mixed = attend(query, key, value, plan.segments.key_mask(), dropout=self.dropout_now)
         return self.output(merge_heads(mixed).squeeze(1), first)
@@ -277,7 +239,7 @@ class Layer(nn.Module):
         hidden: Tensor,
         plan: TextPlan,
         *states: Tensor,
-        cache: SelfCache | None = None,
+        cache: LayerCache | None = None,
         index: int = 0,
         first_rows: Tensor | None = None,
         part: Literal["whole", "beginning", "rest"] = "whole",
@@ -367,7 +329,7 @@ class TextTransformer(nn.Module):
         images: ImageKV | None = None,
         image_index: Sequence[int] | np.ndarray | None = None,
         causal: bool = False,
-        cache: SelfCache | None = None,
+        cache: KVCache | None = None,
         first_only: bool = False,
     ) -> Tensor:
         """Hidden states of all tokens.
@@ -403,6 +365,32 @@ class TextTransformer(nn.Module):
             hidden = layer(hidden, plan, *states, cache=cache, index=index, first_rows=first_rows, part=part)
         if cache is not None:
             cache.length += texts.lengths[0]
+        return hidden
+
+    def masked_states(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        segments: MaskedSegments,
+        images: ImageKV,
+        image_index: Sequence[int] | np.ndarray | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """Return the hidden states [T, D] of ``ids`` [T] at ``positions`` [T], which attend as ``segments`` allows.
+
+        Args:
+            ids, positions: of all tokens.
+            segments: which tokens a token sees; with ``cache`` which of its places.
+            images: what cross-attention sees.
+            image_index: image of each text; None: text i looks at image i.
+            cache: keys and values of earlier tokens; this call's are appended.
+        """
+        plan = TextPlan(segments, causal=False)
+        plan.cross = CrossPlan(segments.lengths, image_index, images.count, ids.device, split=cache is None)
+        plan.cross_mask = images.mask
+        hidden = self.embeddings(ids, positions)
+        for index, layer in enumerate(self.encoder.layer):
+            hidden = layer(hidden, plan, *images.layers[index], cache=cache, index=index)
         return hidden
 
     def _plan(
@@ -472,6 +460,10 @@ class TextDecoder(nn.Module):
     Args:
         config: sizes.
         encoder_width: width Dv of what cross-attention sees.
+
+    Attributes:
+        cuda_graphs: decode with CUDA graphs where that is possible (generation/cuda_graphs.py).
+        graph_buffers: what that keeps for the next batches, by kind of batch.
     """
 
     def __init__(self, config: MedConfig, encoder_width: int):
@@ -479,13 +471,18 @@ class TextDecoder(nn.Module):
         self.bert = TextTransformer(config, encoder_width)
         self.cls = LMHead(config, self.bert.embeddings.word_embeddings)
         init_bert(self.cls, config.initializer_range)
+        self.cuda_graphs = False
+        self.graph_buffers: dict[Hashable, Any] = {}
 
     def train(self, mode: bool = True) -> TextDecoder:
+        """Also give up the buffers of CUDA graphs, whose memory training needs."""
         if mode:
-            from vlkit.models.static_decoding import release  # which imports this module
-
-            release(self)
+            self.graph_buffers = {}
         return super().train(mode)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Graphs can be neither copied nor sent to another process.
+        return {**self.__dict__, "graph_buffers": {}}
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] -> [..., V]."""
@@ -496,7 +493,7 @@ class TextDecoder(nn.Module):
         texts: TextBatch,
         images: ImageKV | None = None,
         image_index: Sequence[int] | np.ndarray | None = None,
-        cache: SelfCache | None = None,
+        cache: KVCache | None = None,
     ) -> Tensor:
         """Causal hidden states [T, D]; see :meth:`TextTransformer.forward`."""
         return self.bert(texts, images, image_index, causal=True, cache=cache)
@@ -505,7 +502,7 @@ class TextDecoder(nn.Module):
         self,
         ids: Tensor,
         images: ImageKV | None,
-        cache: SelfCache,
+        cache: KVCache,
         image_index: np.ndarray | None = None,
         last_only: bool = True,
     ) -> Tensor:

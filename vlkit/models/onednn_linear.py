@@ -160,7 +160,7 @@ def gelu(layer: nn.Module, x: Tensor) -> Tensor:
     return F.gelu(layer(x)) if dtype is None else cast(Linear, layer)._product(x, [layer], dtype, "gelu")
 
 
-def together(x: Tensor, *layers: nn.Module) -> list[Tensor]:
+def fused_projections(x: Tensor, *layers: nn.Module) -> list[Tensor]:
     """What each of ``layers`` gives for ``x``, in one product where that is faster; all have the same sizes."""
     dtype = _dtype_to_join(layers, x)
     if dtype is None:

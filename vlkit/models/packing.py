@@ -142,6 +142,23 @@ class Segments:
         return None if self.uniform else self.valid[:, None, None, :]
 
 
+class MaskedSegments(Segments):
+    """Texts whose tokens attend to what a mask allows.
+
+    Args:
+        lengths: rows of each text.
+        visible: [N, 1 or M, M] bool, M the longest text: which tokens a token attends to, at least one each; [N, M, C]
+            with a cache of C places.
+    """
+
+    def __init__(self, lengths: Sequence[int], visible: Tensor):
+        super().__init__(lengths, visible.device)
+        self._visible = visible[:, None]
+
+    def key_mask(self) -> Tensor:
+        return self._visible
+
+
 @dataclass(frozen=True)
 class ImageGroup:
     """Images whose rows are attended together: ``images`` (None: all, in order), ``rows`` each, padded."""

@@ -23,7 +23,7 @@ from vlkit.capfilt.sources import InputOptions, find_inputs
 from vlkit.models.blip.capfilt import BlipCapFilt
 from vlkit.models.blip.caption import BlipCaption
 from vlkit.models.blip.image_text_matching import BlipImageTextMatching
-from vlkit.models.decoding import GenerationConfig
+from vlkit.models.generation import GenerationConfig
 from vlkit.processors.image import BlipImageEval
 from vlkit.runner.device import autocast
 from vlkit.tasks.capfilt import CapFiltTask

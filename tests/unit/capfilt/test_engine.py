@@ -21,7 +21,7 @@ from vlkit.capfilt.reading import Ready
 from vlkit.capfilt.shard_output import HashedFile
 from vlkit.datasets.web_shards import WebShards
 from vlkit.errors import VlkitError
-from vlkit.models.decoding import GenerationConfig
+from vlkit.models.generation import GenerationConfig
 
 SIZES = (7, 3, 0, 9, 1, 6, 12)  # lots of three: 10, 16 and 12 images in batches of five
 

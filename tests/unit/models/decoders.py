@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlkit.models.med import ImageKV, MedConfig, TextDecoder
+from vlkit.models.kv_cache import ImageKV
+from vlkit.models.med import MedConfig, TextDecoder
 from vlkit.models.packing import TextBatch
 
 BOS, EOS = 1, 2

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from tests.unit.models import small
 from vlkit.models import answer_tree
-from vlkit.models.answer_tree import AnswerTree, MaskedSegments, masked_states, smoothed_losses
+from vlkit.models.answer_tree import AnswerTree, smoothed_losses
+from vlkit.models.kv_cache import ImageKV
 from vlkit.models.losses import lm_loss, lm_targets
-from vlkit.models.med import ImageKV, TextDecoder
-from vlkit.models.packing import TextBatch
+from vlkit.models.med import TextDecoder
+from vlkit.models.packing import MaskedSegments, TextBatch
 
 DEC, SEP, VOCABULARY, WIDTH = 1, 2, 9, 16
 
@@ -94,5 +95,5 @@ def test_a_mask_that_hides_nothing_changes_nothing(decoder, questions):
     texts = TextBatch.from_lists([[DEC, 3, 4], [DEC, 5, 6], [DEC, 3, 3]])
     segments = MaskedSegments(texts.lengths, torch.ones(3, 3, 3, dtype=torch.bool).tril())
     with torch.no_grad():
-        found = masked_states(decoder.bert, texts.ids, texts.positions, segments, questions)
+        found = decoder.bert.masked_states(texts.ids, texts.positions, segments, questions)
         torch.testing.assert_close(found, decoder(texts, questions))

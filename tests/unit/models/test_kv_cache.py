@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlkit.models.kv_cache import SelfCache, place_rows
+from vlkit.models.kv_cache import KVCache, place_rows
 
 
 class PlainCache:
@@ -24,7 +24,7 @@ class PlainCache:
 @settings(deadline=None, max_examples=150)
 @given(data=st.data(), rows=st.integers(1, 5))
 def test_rows_hold_what_they_would_if_all_was_copied(data, rows):
-    cache, plain = SelfCache(2, rows, 12), PlainCache(rows)
+    cache, plain = KVCache(2, rows, 12), PlainCache(rows)
     for step in range(data.draw(st.integers(1, 8))):
         key = torch.arange(float(rows))[:, None, None, None] + 100 * step
         plain.append(key)
@@ -44,7 +44,7 @@ def test_rows_hold_what_they_would_if_all_was_copied(data, rows):
 
 
 def test_only_what_differs_is_copied():
-    cache = SelfCache(1, 3, 6)
+    cache = KVCache(1, 3, 6)
     for step in range(4):
         key = torch.full((3, 1, 1, 1), float(step)) + torch.arange(3.0)[:, None, None, None] / 10
         cache.append(0, key, key)

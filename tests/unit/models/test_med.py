@@ -11,14 +11,8 @@ from hypothesis import strategies as st
 
 from tests.unit.models import decoders
 from vlkit.errors import VlkitError
-from vlkit.models.med import (
-    ImageKV,
-    MedConfig,
-    SelfCache,
-    TextTransformer,
-    moved_order,
-    share_parameters,
-)
+from vlkit.models.kv_cache import ImageKV, KVCache, moved_order
+from vlkit.models.med import MedConfig, TextTransformer, share_parameters
 from vlkit.models.packing import TextBatch
 
 VOCAB = 11
@@ -192,7 +186,7 @@ def test_decoding_with_a_cache_in_any_portions_equals_the_full_forward(cuts, row
         states = decoder.bert.project_images(embeds)
         full = decoder(TextBatch.from_lists(ids.tolist()), states, index)
         full_logits = decoder.logits(full).unflatten(0, (rows, length))
-        cache = SelfCache(2, rows, length)
+        cache = KVCache(2, rows, length)
         begin = 0
         for cut in cuts:
             step = ids[:, begin : begin + cut]
@@ -207,15 +201,15 @@ def test_next_logits_of_the_last_token():
     ids = torch.tensor([[1, 4, 5], [1, 7, 8]])
     with torch.no_grad():
         states = decoder.bert.project_images(decoders.image_embeds(2))
-        every = decoder.next_logits(ids, states, SelfCache(2, 2, 3), last_only=False)
-        last = decoder.next_logits(ids, states, SelfCache(2, 2, 3))
+        every = decoder.next_logits(ids, states, KVCache(2, 2, 3), last_only=False)
+        last = decoder.next_logits(ids, states, KVCache(2, 2, 3))
     torch.testing.assert_close(last, every.unflatten(0, (2, 3))[:, -1])
 
 
 @settings(deadline=None, max_examples=30)
 @given(index=st.lists(st.integers(0, 3), min_size=1, max_size=6))
 def test_cache_rows_follow_an_index(index):
-    cache = SelfCache(1, 4, 5)
+    cache = KVCache(1, 4, 5)
     key = torch.arange(4.0)[:, None, None, None].expand(4, 2, 3, 2)
     cache.append(0, key, -key)
     cache.length = 3

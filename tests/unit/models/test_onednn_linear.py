@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn.utils import prune
 
 from vlkit.models import onednn_linear as linear
-from vlkit.models.onednn_linear import Linear, gelu, plain_linear, together
+from vlkit.models.onednn_linear import Linear, fused_projections, gelu, plain_linear
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 DTYPES = st.sampled_from(list(TOLERANCE))
@@ -66,7 +66,7 @@ def test_together_equals_each_alone(count, rows, dtype, bias):
     layers = [Linear(20, 12, bias=bias).to(dtype).eval() for _ in range(count)]
     x = torch.randn(rows, 20).to(dtype)
     with torch.no_grad():
-        found = together(x, *layers)
+        found = fused_projections(x, *layers)
         with plain_linear():
             expected = [layer(x) for layer in layers]
     for mine, other in zip(found, expected, strict=True):
@@ -94,9 +94,9 @@ def test_a_changed_weight_is_seen(layer):
 @torch.no_grad()
 def test_a_change_of_one_of_several_is_seen(layer):
     other, x = Linear(24, 16).eval(), torch.randn(3, 24)
-    together(x, layer, other)
+    fused_projections(x, layer, other)
     other.weight.add_(1)
-    torch.testing.assert_close(together(x, layer, other)[1], F.linear(x, other.weight, other.bias))
+    torch.testing.assert_close(fused_projections(x, layer, other)[1], F.linear(x, other.weight, other.bias))
 
 
 class Adapter(torch.nn.Module):
@@ -138,9 +138,9 @@ def test_layers_that_somebody_changed(layer, what):
     for _ in range(2):
         with plain_linear():
             expected = [changed(x), other(x), F.gelu(changed(x))]
-        for found, wanted in zip([*together(x, changed, other), gelu(changed, x)], expected, strict=True):
+        for found, wanted in zip([*fused_projections(x, changed, other), gelu(changed, x)], expected, strict=True):
             torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(together(x, other, changed)[1], expected[0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(fused_projections(x, other, changed)[1], expected[0], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(changed(x), expected[0], atol=1e-5, rtol=1e-5)
         inner = getattr(changed, "layer", changed)
         getattr(inner, "bias_orig", inner.bias).add_(1)  # the second round sees it
@@ -151,7 +151,7 @@ def test_hooks_are_called(layer):
     x, called = torch.randn(3, 24), []
     layer.register_forward_hook(lambda *_: called.append("after"))
     layer.register_forward_pre_hook(lambda *_: called.append("before"))
-    together(x, Linear(24, 16).eval(), layer)
+    fused_projections(x, Linear(24, 16).eval(), layer)
     gelu(layer, x)
     assert called == ["before", "after"] * 2
 

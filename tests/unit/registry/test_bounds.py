@@ -23,7 +23,7 @@ from vlkit.jobs.capfilt import CutEntries, ReportEntries
 from vlkit.jobs.shards import ShardsEntries
 from vlkit.models.blip.caption import BlipCaption
 from vlkit.models.blip.pretrain import BlipPretrain
-from vlkit.models.decoding import GenerationConfig
+from vlkit.models.generation import GenerationConfig
 from vlkit.models.med import MedConfig
 from vlkit.models.size import check_memory, encoder_numbers, machine_memory
 from vlkit.models.vit import VitConfig

@@ -14,8 +14,9 @@ from vlkit.models.arguments import check_flag, check_whole, checked_keywords, nu
 from vlkit.models.blip.base import BlipBase
 from vlkit.models.blip.samples import Samples, joined
 from vlkit.models.generation import Generated, GenerationConfig, generate
+from vlkit.models.kv_cache import ImageKV
 from vlkit.models.losses import lm_count, lm_loss, lm_targets
-from vlkit.models.med import ImageKV, MedConfig, TextDecoder
+from vlkit.models.med import MedConfig, TextDecoder
 from vlkit.models.packing import TextBatch
 from vlkit.models.vit import VitConfig
 from vlkit.processors.tokenizer import Tokenizer

@@ -30,7 +30,8 @@ from vlkit.models.blip.base import BlipBase
 from vlkit.models.blip.dialog_chat import DialogSession
 from vlkit.models.blip.dialog_texts import Candidates, DialogWriter, options_of
 from vlkit.models.blip.samples import Samples, wanted
-from vlkit.models.med import ImageKV, MedConfig, TextTransformer
+from vlkit.models.kv_cache import ImageKV
+from vlkit.models.med import MedConfig, TextTransformer
 from vlkit.models.packing import Segments, TextBatch
 from vlkit.models.vit import VitConfig
 from vlkit.registry import MODELS

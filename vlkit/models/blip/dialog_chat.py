@@ -10,7 +10,7 @@ import torch
 
 from vlkit.errors import VlkitError
 from vlkit.models.arguments import check_whole, checked_keywords, text_list
-from vlkit.models.med import ImageKV
+from vlkit.models.kv_cache import ImageKV
 
 if TYPE_CHECKING:
     from vlkit.models.blip.dialog import BlipDialog

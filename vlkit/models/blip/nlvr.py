@@ -22,16 +22,9 @@ from vlkit.models.arguments import as_mapping, checked_keywords, number_list
 from vlkit.models.attention import split_heads
 from vlkit.models.blip.base import BlipBase
 from vlkit.models.blip.samples import Samples, check_keys, wanted
-from vlkit.models.med import (
-    ImageKV,
-    MedConfig,
-    Projections,
-    TextPlan,
-    TextTransformer,
-    cross_attend,
-    init_bert,
-)
-from vlkit.models.onednn_linear import Linear, together
+from vlkit.models.kv_cache import ImageKV
+from vlkit.models.med import MedConfig, Projections, TextPlan, TextTransformer, cross_attend, init_bert
+from vlkit.models.onednn_linear import Linear, fused_projections
 from vlkit.models.packing import TextBatch
 from vlkit.models.picture_forms import Items, pictures
 from vlkit.models.vit import VitConfig
@@ -102,7 +95,7 @@ class TwinAttention(nn.Module):
         return tuple(
             split_heads(x, self.heads)
             for twin, images in zip((self.self0, self.self1), pairs)
-            for x in together(images, twin.key, twin.value)
+            for x in fused_projections(images, twin.key, twin.value)
         )
 
     def to_images(self, hidden: Tensor, plan: TextPlan, *states: Tensor) -> Tensor:

@@ -19,8 +19,9 @@ from vlkit.models.arguments import check_choice, check_flag, check_share, checke
 from vlkit.models.blip.caption import Captions, caption_images
 from vlkit.models.blip.contrastive import BlipContrastive, Features, QueueSize, Temperature, gather_features
 from vlkit.models.blip.samples import Samples
+from vlkit.models.kv_cache import ImageKV
 from vlkit.models.losses import hard_negatives, itm_loss, lm_count, lm_loss, lm_targets
-from vlkit.models.med import SHARED, ImageKV, MedConfig, TextDecoder, share_parameters
+from vlkit.models.med import SHARED, MedConfig, TextDecoder, share_parameters
 from vlkit.models.momentum import enqueue, rank
 from vlkit.models.packing import TextBatch
 from vlkit.models.vit import VitConfig

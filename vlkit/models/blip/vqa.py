@@ -18,15 +18,16 @@ from torch import Tensor
 
 from vlkit.contracts import GenerationConfig
 from vlkit.errors import VlkitError
-from vlkit.models.answer_tree import AnswerTree, MaskedSegments, masked_states
+from vlkit.models.answer_tree import AnswerTree
 from vlkit.models.arguments import check_choice, check_flag, check_keywords, check_whole, checked_keywords, text_list
 from vlkit.models.blip.base import BlipBase
 from vlkit.models.blip.caption import check_config, decode_captions, seeds_of
 from vlkit.models.blip.samples import Samples, joined
 from vlkit.models.blip.vqa_answers import Targets, read_answers
+from vlkit.models.kv_cache import ImageKV
 from vlkit.models.losses import lm_loss, lm_targets, sum_by_text
-from vlkit.models.med import ImageKV, MedConfig, TextDecoder, TextTransformer
-from vlkit.models.packing import Segments, TextBatch
+from vlkit.models.med import MedConfig, TextDecoder, TextTransformer
+from vlkit.models.packing import MaskedSegments, Segments, TextBatch
 from vlkit.models.vit import VitConfig
 from vlkit.registry import MODELS
 from vlkit.registry.bounds import Tokens, UnitInterval
@@ -137,7 +138,7 @@ class BlipVqa(BlipBase):
         count, longest = ids.shape
         segments = MaskedSegments((longest,) * count, mask.bool()[:, None])
         positions = torch.arange(longest, device=ids.device).repeat(count)
-        hidden = masked_states(self.text_encoder, ids.reshape(-1), positions, segments, images, image_index)
+        hidden = self.text_encoder.masked_states(ids.reshape(-1), positions, segments, images, image_index)
         return hidden.unflatten(0, (count, longest))
 
     @checked_keywords

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 
 from tests.unit.models import decoders
 from tests.unit.models.decoders import BOS, EOS
-from vlkit.models.decoding import GenerationConfig
-from vlkit.models.generation import generate
-from vlkit.models.sampling import draw_uniform, nucleus
+from vlkit.models.generation import GenerationConfig, generate
+from vlkit.models.generation.sampling import draw_uniform, nucleus
 
 
 def naive_nucleus(logits: list[float], config: GenerationConfig) -> dict[int, float]:

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from tests.unit.models import decoders
 from tests.unit.models.decoders import BOS, EOS
-from vlkit.models.decoding import Generated, GenerationConfig
-from vlkit.models.generation import generate
+from vlkit.models.generation import Generated, GenerationConfig, generate
 from vlkit.models.med import TextDecoder
 
 

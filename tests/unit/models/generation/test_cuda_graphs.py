@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import copy
 from unittest import mock
 
 import pytest
@@ -14,11 +14,10 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from tests.unit.models import decoders
 from tests.unit.models.decoders import BOS, EOS
-from vlkit.models import generation, static_decoding
-from vlkit.models.decoding import Generated, GenerationConfig
-from vlkit.models.generation import generate
-from vlkit.models.med import ImageKV, TextDecoder
-from vlkit.models.static_decoding import bucket_of, can_be_static
+from vlkit.models.generation import Generated, GenerationConfig, cuda_graphs, generate, use_cuda_graphs
+from vlkit.models.generation.cuda_graphs import is_suitable
+from vlkit.models.kv_cache import ImageKV
+from vlkit.models.med import TextDecoder
 
 VOCAB = 2600  # large enough that the best few are searched in parts, and the head of a distribution is not all
 
@@ -32,7 +31,7 @@ def both(model: TextDecoder, embeds, prompt, config: GenerationConfig, mask=None
 
     seeds = torch.arange(len(embeds)) * 7
     plain = generate(model, states(), prompt, EOS, config, seeds)
-    with mock.patch.object(generation, "_is_static", return_value=True):
+    with mock.patch.object(cuda_graphs, "enabled", return_value=True):
         return plain, generate(model, states(), prompt, EOS, config, seeds)
 
 
@@ -108,7 +107,7 @@ def test_beam_search_in_fixed_shapes(
     repetition_penalty=st.sampled_from([1.0, 1.5]),
     eos_bias=st.sampled_from([0.0, 6.0, 9.0]),
 )
-def test_walks_in_fixed_shapes(
+def test_sampling_in_fixed_shapes(
     seed, count, samples, greedy, top_p, top_k, temperature, min_length, repetition_penalty, eos_bias
 ):
     model = decoders.decoder(VOCAB, seed, eos_bias)
@@ -129,24 +128,23 @@ def test_walks_in_fixed_shapes(
 def steps(monkeypatch) -> list[int]:
     """Buckets of the steps that are taken."""
     taken = []
-    step = static_decoding.Buffers.step
+    step = cuda_graphs.GraphBatch.step
 
-    def noted(self, decoder, rules, images):
-        taken.append(images)
-        step(self, decoder, rules, images)
+    def noted(self, decoder):
+        taken.append(self.bucket)
+        step(self, decoder)
 
-    monkeypatch.setattr(static_decoding.Buffers, "step", noted)
+    monkeypatch.setattr(cuda_graphs.GraphBatch, "step", noted)
     return taken
 
 
-def test_finished_images_make_buckets_smaller(steps):
-    model, embeds = decoders.decoder(VOCAB, 5, 8.0), decoders.image_embeds(7, 5)
+def test_batches_are_decoded_in_buckets(steps):
+    model = decoders.decoder(VOCAB, 5, 8.0)
     config = GenerationConfig(num_beams=2, max_length=20, min_length=0)
-    plain, static = both(model, embeds, prompts(7, 1, True), config)
-    assert_equal(plain, static)
-    assert steps[0] == 8
-    assert steps == sorted(steps, reverse=True)
-    assert len(set(steps)) >= 3
+    for count, bucket in ((1, 1), (2, 2), (3, 4), (5, 8), (8, 8)):
+        steps.clear()
+        assert_equal(*both(model, decoders.image_embeds(count, 5), prompts(count, 1, True), config))
+        assert set(steps) == {bucket}
 
 
 def test_decoding_ends_a_step_after_all_images_are_finished(steps, monkeypatch):
@@ -174,8 +172,7 @@ def test_buffers_serve_the_next_batches(mask):
         assert_equal(*both(model, embeds, prompts(count, 1, True), config, seen))
         with torch.no_grad():
             model.cls.predictions.bias.add_(torch.randn(VOCAB))
-    kept = static_decoding._decoders[model]
-    assert [each.images for each in kept.values()] == [6]  # 6 replaced 5's
+    assert [each.bucket for each in model.graph_buffers.values()] == [8, 4]
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["all_seen", "masked"])
@@ -198,24 +195,21 @@ def test_training_gives_buffers_up():
     config = GenerationConfig(num_beams=2, max_length=4, min_length=0)
     assert_equal(*both(model, embeds, prompts(2, 1, True), config))
     whole.eval()
-    assert model in static_decoding._decoders
+    assert model.graph_buffers
     whole.train()
-    assert model not in static_decoding._decoders
+    assert not model.graph_buffers
     whole.train()
     whole.eval()
     assert_equal(*both(model, embeds, prompts(2, 1, True), config))
 
 
-def test_few_kinds_of_batches_are_kept_and_none_for_a_model_that_is_gone():
+def test_few_kinds_of_batches_are_kept_and_none_in_copies():
     model, embeds = decoders.decoder(VOCAB, 1), decoders.image_embeds(1)
-    for beams in (2, 3, 4):
+    for beams in (2, 3, 4, 3):
         both(model, embeds, prompts(1, 1, True), GenerationConfig(num_beams=beams, max_length=4, min_length=0))
-    assert [kind[0][4] for kind in static_decoding._decoders[model]] == [3, 4]
-    gc.collect()
-    before = len(static_decoding._decoders)
-    del model
-    gc.collect()
-    assert len(static_decoding._decoders) == before - 1
+    assert [batch.rows for batch in model.graph_buffers.values()] == [4, 3]
+    assert not copy.deepcopy(model).graph_buffers
+    assert len(model.graph_buffers) == 2
 
 
 def test_inside_and_outside_of_inference_mode():
@@ -235,8 +229,7 @@ def test_weights_that_move_need_new_steps():
 
     def steps():
         assert_equal(*both(model, embeds, prompts(2, 1, True), config))
-        (kept,) = static_decoding._decoders[model].values()
-        return kept._steps
+        return list(model.graph_buffers.values())[-1].captured
 
     first = steps()
     assert steps() is first
@@ -266,31 +259,30 @@ def test_under_autocast():
         assert mine == pytest.approx(other, abs=0.3)
 
 
-def test_buckets():
-    assert [bucket_of(n) for n in (1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 17, 24, 25, 33, 48, 49, 64)] == (
-        [1, 2, 3, 4, 6, 6, 8, 12, 12, 16, 24, 24, 32, 48, 48, 64, 64]
-    )
-
-
-@settings(deadline=None)
-@given(images=st.integers(1, 10**4))
-def test_a_bucket_is_large_enough_and_not_much_more(images):
-    assert images <= bucket_of(images) <= max(1.5 * images, images + 1)
-    assert bucket_of(bucket_of(images)) == bucket_of(images)
-
-
 def test_what_is_decoded_step_by_step():
     model, prompt = decoders.decoder(VOCAB), prompts(2, 4, False)
-    assert can_be_static(model, prompt, 3, 30)
-    assert not can_be_static(model, prompt, 40, 30)  # too many texts to attend to all of them
-    assert not can_be_static(model, prompt.repeat(200, 1), 3, 30)  # too many images to hold twice
-    assert not can_be_static(model.train(), prompt, 3, 30)  # dropout
+    config, many = GenerationConfig(num_beams=3), GenerationConfig(num_beams=40)
+    assert is_suitable(model, prompt, config)
+    assert not is_suitable(model, prompt, many)  # too many texts to attend to all of them
+    assert not is_suitable(model, prompt.repeat(200, 1), config)  # too many images to hold twice
+    assert not is_suitable(model.train(), prompt, config)  # dropout
 
     class Sharded(torch.nn.Parameter):
         pass
 
     model.eval().cls.predictions.bias.__class__ = Sharded
-    assert not can_be_static(model, prompt, 3, 30)
+    assert not is_suitable(model, prompt, config)
+
+
+def test_graphs_are_used_on_cuda_where_they_are_wanted():
+    model, config = decoders.decoder(VOCAB), GenerationConfig()
+    on_cuda = mock.Mock(is_cuda=True, shape=(2, 4))
+    assert not cuda_graphs.enabled(model, on_cuda, config)
+    use_cuda_graphs(torch.nn.Sequential(model))
+    assert cuda_graphs.enabled(model, on_cuda, config)
+    assert not cuda_graphs.enabled(model, prompts(2, 4, False), config)  # on a CPU
+    use_cuda_graphs(model, False)
+    assert not cuda_graphs.enabled(model, on_cuda, config)
 
 
 class Recording(TorchDispatchMode):
@@ -320,20 +312,20 @@ class Recording(TorchDispatchMode):
 
 
 class Recorded:
-    """Stands in for CapturedSteps: what a CUDA graph would do, and be unable to do."""
+    """Stands in for CapturedStep: what a CUDA graph would do, and be unable to do."""
 
     def __init__(self, device):
-        self.calls, self.graphs, self.replays = {}, {}, 0
+        self.calls, self.graph, self.replays = 0, None, 0
 
-    def run(self, key, step):
-        self.calls[key] = self.calls.get(key, 0) + 1
-        if self.calls[key] == 1:
+    def run(self, step):
+        self.calls += 1
+        if self.calls == 1:
             step()
-        elif key in self.graphs:
-            self.graphs[key].replay()
+        elif self.graph is not None:
+            self.graph.replay()
             self.replays += 1
         else:
-            with Recording() as self.graphs[key]:
+            with Recording() as self.graph:
                 step()
 
 
@@ -350,14 +342,14 @@ class Recorded:
 )
 def test_steps_can_be_captured_and_replayed(how, monkeypatch):
     """Also for later batches, of other images, prompts and sizes, and with weights that changed in place."""
-    monkeypatch.setattr(static_decoding, "CapturedSteps", Recorded)
+    monkeypatch.setattr(cuda_graphs, "CapturedStep", Recorded)
     model = decoders.decoder(VOCAB, 3, 7.0)
     config = GenerationConfig(max_length=14, min_length=5, **how)
-    for number, count in enumerate([6, 3, 5]):
+    for number, count in enumerate([6, 7, 5]):
         embeds = decoders.image_embeds(count, number)
         prompt = torch.tensor([[BOS, 3 + number + i] for i in range(count)])
         assert_equal(*both(model, embeds, prompt, config))
         with torch.no_grad():
             model.cls.predictions.bias[3:].add_(torch.randn(VOCAB - 3) * 0.1)
-    (kept,) = static_decoding._decoders[model].values()
-    assert kept._steps.replays > 15
+    (kept,) = model.graph_buffers.values()
+    assert kept.captured.replays > 15

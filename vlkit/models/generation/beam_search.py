@@ -1,10 +1,10 @@
-"""The bookkeeping of beam search, the same for steps that the host looks at and for those of a CUDA graph.
+"""Beam search.
 
-A hypothesis scores the sum of its log-probabilities over its length, and the length counts the prompt but not the final
-[SEP]. At each step the 2K best continuations are looked at; [SEP] closes a hypothesis only among the first K.
+The score of a hypothesis is the sum of its log-probabilities over its length, which counts the prompt but not the final
+[SEP]. Each step considers the 2K best continuations; [SEP] closes a hypothesis only among the first K.
 
-Diverse beam search (Vijayakumar et al., arXiv:1610.02424) is several searches for an image, one after the other in each
-step: a word costs the more the more beams of earlier groups have taken it in this step.
+Diverse beam search (Vijayakumar et al., arXiv:1610.02424) runs several searches for an image, one after the other in
+each step: a word costs more for each beam of an earlier group that has taken it in this step.
 
 Shapes: ``A`` images, ``G`` groups of an image, ``S = A * G`` searches, ``K`` beams of a search, ``L`` most tokens of a
 text, ``V`` vocabulary.
@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vlkit.models.decoding import Generated, GenerationConfig, Rules, State, largest, penalize_used
+from vlkit.contracts import GenerationConfig
+from vlkit.models.generation.steps import Generated, Method, State, largest, penalize_used
 
 # A beam that does not exist yet; added to log-probabilities, it keeps their order.
 _NO_BEAM = -1e9
@@ -25,14 +26,14 @@ _NO_BEAM = -1e9
 
 @dataclass
 class BeamState(State):
-    """Where S searches stand.
+    """State of S searches.
 
     Args:
         tokens: [S, K, L] of the open beams.
         open_scores: [S, K] sums of their log-probabilities.
         closed_scores: [S, K] of the best hypotheses that ended, best first; -inf where there is none.
-        closed_tokens: [S, K, L] theirs.
-        closed_length: [S, K] theirs.
+        closed_tokens: [S, K, L] their tokens.
+        closed_length: [S, K] their lengths.
         done: [S] no open beam can beat those that ended.
     """
 
@@ -43,22 +44,22 @@ class BeamState(State):
     done: Tensor
 
 
-class Beams(Rules[BeamState]):
-    """The rules of beam search.
+class BeamSearch(Method[BeamState]):
+    """Beam search, also in groups.
 
     Args:
-        config, eos, ask: see :class:`~vlkit.models.decoding.Rules`.
-        device: where the states live.
+        config, eos, host_sync: see :class:`~vlkit.models.generation.steps.Method`.
+        device: of the states.
     """
 
-    def __init__(self, config: GenerationConfig, eos: int, device: torch.device, ask: bool = True):
-        super().__init__(config, eos, ask)
+    def __init__(self, config: GenerationConfig, eos: int, device: torch.device, host_sync: bool = True):
+        super().__init__(config, eos, host_sync)
         self.groups, self.beams = config.num_beam_groups, config.num_beams // config.num_beam_groups
         lengths = torch.arange(config.max_length + 1, dtype=torch.float64)
         self._norms = (lengths**config.length_penalty).float().to(device)
 
     def start(self, prompt: Tensor) -> BeamState:
-        """Searches that begin with ``prompt`` [A, t], one beam each."""
+        """Begin searches with ``prompt`` [A, t], one beam each."""
         count, length = prompt.shape
         shape = (count * self.groups, self.beams)
         tokens = prompt.new_zeros((*shape, self.config.max_length))
@@ -77,14 +78,14 @@ class Beams(Rules[BeamState]):
     def advance(
         self, state: BeamState, logits: Tensor, length: Tensor, places: Tensor | None = None
     ) -> tuple[BeamState, Tensor]:
-        """See :meth:`~vlkit.models.decoding.Rules.advance`; ``places`` are [S, K], those of a search among its own."""
+        """See :meth:`~vlkit.models.generation.steps.Method.advance`."""
         top, beam, token = self._continuations(state, logits, length, places)
         ends = token == self.eos
         norm, k = self._norms.index_select(0, length), self.beams
         # Only an end among the first K closes a hypothesis; the next beams are the K best that do not end.
         closing = ends[:, :k] & ~state.done[:, None]
         closed = state
-        if not self._ask or bool(closing.any()):
+        if not self.host_sync or bool(closing.any()):
             closed = _close(state, (top[:, :k] / norm).masked_fill(~closing, -torch.inf), beam[:, :k], length)
         keep = self._open_first(ends)
         beam, token = beam.gather(1, keep), token.gather(1, keep)
@@ -96,12 +97,12 @@ class Beams(Rules[BeamState]):
             closed_scores=closed.closed_scores,
             closed_tokens=closed.closed_tokens,
             closed_length=closed.closed_length,
-            # A search ends when not even its best continuation, at today's length, beats the worst finished one.
+            # A search ends when its best continuation, at the current length, does not beat the worst closed one.
             done=state.done | (closed.closed_scores[:, -1] >= top[:, 0] / norm),
         ), parents
 
-    def close_open(self, state: BeamState, length: Tensor) -> BeamState:
-        """The open beams of searches that go on are offered as hypotheses."""
+    def finish(self, state: BeamState, length: Tensor) -> BeamState:
+        """Offer the open beams of unfinished searches as hypotheses."""
         scores = (state.open_scores / self._norms.index_select(0, length)).masked_fill(state.done[:, None], -torch.inf)
         beam = torch.arange(self.beams, device=scores.device).expand_as(scores)
         closed = _close(state, scores, beam, length)
@@ -111,7 +112,7 @@ class Beams(Rules[BeamState]):
     def _continuations(
         self, state: BeamState, logits: Tensor, length: Tensor, places: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Sums of log-probabilities of the 2K best continuations, the beam and the token of each, [S, 2K]."""
+        """Return the 2K best continuations, [S, 2K] each: sums of log-probabilities, beams, tokens."""
         logits = logits.unflatten(0, (-1, self.beams))
         if places is not None and self.config.repetition_penalty != 1.0:
             logits, places = _gather(logits, places), None
@@ -121,7 +122,7 @@ class Beams(Rules[BeamState]):
         return self._best(log_probs, state.open_scores, places)
 
     def _best(self, log_probs: Tensor, open_scores: Tensor, places: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        # A beam's score is the same for all of its tokens, so its own 2K best are enough.
+        # The score of a beam is the same for all its next tokens, so its own 2K best are enough.
         values, tokens = largest(log_probs, min(2 * self.beams, log_probs.shape[-1]))
         if places is not None:
             values, tokens = _gather(values, places), _gather(tokens, places)
@@ -129,8 +130,8 @@ class Beams(Rules[BeamState]):
         return top, flat // values.shape[-1], tokens.flatten(1).gather(1, flat)
 
     def _of_groups(self, log_probs: Tensor, state: BeamState, places: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """The same where words that earlier groups take in this step cost :attr:`GenerationConfig.diversity_penalty`
-        for each beam that takes them."""
+        """Return the same for groups: a word costs :attr:`GenerationConfig.diversity_penalty` for each beam of an
+        earlier group that takes it in this step."""
         by_group, scores = (x.unflatten(0, (-1, self.groups)) for x in (log_probs, state.open_scores))
         of_group = places.unflatten(0, (-1, self.groups)) if places is not None else None
         searching = (~state.done).view(-1, self.groups, 1).to(log_probs)
@@ -147,11 +148,11 @@ class Beams(Rules[BeamState]):
         return top, beam, token
 
     def _open_first(self, ends: Tensor) -> Tensor:
-        """Places [., K] of the K best continuations that do not end."""
+        """Return indices [., K] of the K best continuations that do not end."""
         return ends.long().argsort(dim=1, stable=True)[:, : self.beams]
 
     def _log_probs(self, state: BeamState, logits: Tensor, length: Tensor) -> Tensor:
-        """[S, K, V], penalties applied."""
+        """Return [S, K, V] log-probabilities after penalties."""
         log_probs = logits.float().log_softmax(-1)
         if self.config.repetition_penalty != 1.0:
             log_probs = penalize_used(log_probs, state.tokens, length, self.config.repetition_penalty)
@@ -161,11 +162,11 @@ class Beams(Rules[BeamState]):
         return log_probs
 
     def finished(self, state: BeamState) -> Tensor:
-        """[A] images whose searches are all done."""
+        """Return [A] images whose searches are all done."""
         return state.done.view(-1, self.groups).all(1)
 
-    def file(self, state: BeamState) -> Generated:
-        """The texts that images ended with, best first."""
+    def results(self, state: BeamState) -> Generated:
+        """See :meth:`~vlkit.models.generation.steps.Method.results`; best first."""
         scores, lengths, tokens = (
             x.unflatten(0, (-1, self.groups)).flatten(1, 2).cpu()
             for x in (state.closed_scores, state.closed_length, state.closed_tokens)
@@ -181,8 +182,8 @@ class Beams(Rules[BeamState]):
 
 
 def _close(state: BeamState, scores: Tensor, beam: Tensor, length: Tensor) -> BeamState:
-    """Offer hypotheses of ``length`` [1] with ``scores`` [S, K], the tokens of the open beams ``beam`` [S, K]; the K
-    best ever offered stay, earlier ones at equal scores."""
+    """Offer the open beams ``beam`` [S, K] as hypotheses of ``length`` [1] with ``scores`` [S, K]. The K best ever
+    offered stay; of equal scores the earlier."""
     k = scores.shape[1]
     merged, index = torch.cat([state.closed_scores, scores], 1).sort(dim=1, descending=True, stable=True)
     index = index[:, :k]
@@ -194,5 +195,5 @@ def _close(state: BeamState, scores: Tensor, beam: Tensor, length: Tensor) -> Be
 
 
 def _gather(x: Tensor, index: Tensor) -> Tensor:
-    """Rows ``index`` [S, K] of ``x`` [S, ?, width]."""
+    """Gather rows ``index`` [S, K] of ``x`` [S, ?, width]."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tests.unit.models import decoders
 from tests.unit.models.decoders import BOS, EOS
 from vlkit.errors import ConfigError, VlkitError
-from vlkit.models.decoding import GenerationConfig, largest, penalize_repetition, penalize_used
-from vlkit.models.generation import generate
+from vlkit.models.generation import GenerationConfig, generate
+from vlkit.models.generation.steps import largest, penalize_repetition, penalize_used
 
 
 @pytest.mark.parametrize(
