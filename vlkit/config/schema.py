@@ -106,6 +106,7 @@ class RunOptions:
             released weights of the model's card) or ``card:<model>/<type>`` (those of another card).
         sample_images: how many images the picture of samples shows; 0: no picture.
         compile: torch.compile what of the model gains by it; needs a C++ compiler.
+        cuda_graphs: decode texts with CUDA graphs on a GPU, where the batch allows it; the texts are the same.
         take_over: write to ``output_dir`` although another process holds it, which then stops. Only for one that surely
             does not run any more but cannot be seen from here: it is not recorded.
         parallel: how several processes share the model. ddp: a copy each; fsdp: weights, gradients and optimizer state
@@ -140,6 +141,7 @@ class RunOptions:
     init_from: FilledText | None = None
     sample_images: Annotated[int, Range(0, 10_000)] = 8
     compile: bool = False
+    cuda_graphs: bool = False
     parallel: Literal["ddp", "fsdp", "oss"] = "ddp"
 
     def __post_init__(self) -> None:

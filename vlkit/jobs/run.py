@@ -23,6 +23,7 @@ from vlkit.jobs.check import SAMPLES, Data, Prepared, add_data_notes, check_batc
 from vlkit.jobs.check_report import CheckReport
 from vlkit.jobs.checks import bad_row_problems, data_problems, disk_problems, image_size_problems, tokenizer_notes
 from vlkit.jobs.models import build_with_models, from_card, from_name, model_weights
+from vlkit.models.generation import use_cuda_graphs
 from vlkit.models.weights.initial import InitialWeights, from_path, from_run
 from vlkit.models.weights.load import build_with_weights
 from vlkit.runner import RunContext, Runner
@@ -171,6 +172,7 @@ class RunJob(Job):
         with problems.of(at("model")):
             try:
                 model = self.build_model(weights, pending)
+                use_cuda_graphs(model, self.parts.run.cuda_graphs)
             except CheckpointError as error:
                 problems.append(f"{place}: {error}")
         if model is not None:

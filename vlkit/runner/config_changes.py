@@ -23,6 +23,7 @@ NEUTRAL = (
     "device",
     "activation_checkpointing",
     "compile",
+    "cuda_graphs",
     "parallel",
     "monitor",
     "mode",

@@ -192,3 +192,13 @@ def test_an_evaluation_asks_for_no_other_weights_and_records_them(tmp_path):
     record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert (tmp_path / "out" / "samples.png").exists()
     assert record["metrics"]["val/web_itm"] == scores["val/web_itm"]
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_run_file_chooses_cuda_graphs(tmp_path, wanted):
+    saved(CAPTIONER, tmp_path / "captioner.pth", 0)
+    saved(FILTER, tmp_path / "filter.pth", 1)
+    files = [str(tmp_path / name) for name in ("captioner.pth", "filter.pth")]
+    run = write(tmp_path, with_weights(*files), task={"name": "capfilt"})
+    ready = EvaluateJob.load(run, [f"run.cuda_graphs={str(wanted).lower()}", "run.device=cpu"]).prepare()
+    assert ready.model.captioner.text_decoder.cuda_graphs == wanted
