@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -265,6 +266,22 @@ def test_other_wrong_arguments():
     for call, message in cases:
         with pytest.raises(VlkitError, match=re.escape(message)):
             call()
+
+
+@pytest.mark.parametrize("given", [None, 5, torch.zeros(3), b"ab"])
+@pytest.mark.parametrize("head", HEADS)
+def test_samples_that_are_no_mapping(head, given):
+    with pytest.raises(VlkitError, match="samples must be a mapping such as"):
+        loaded(head)[0](given)
+
+
+@pytest.mark.parametrize("label", [2**63, -(2**70), Fraction(1, 2), Fraction(1), float("nan"), "a"])
+@pytest.mark.parametrize("method", ["forward", "predict"])
+def test_labels_of_pairs(method, label):
+    x = image("blip_nlvr")
+    samples = {"images": x, "text_input": ["a", "b"], "label": [label, 0]}
+    with pytest.raises(VlkitError, match=r"^label"):
+        getattr(loaded("blip_nlvr")[0], method)(samples)
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from tests.parity.golden import Case
-from vlkit.metrics.caption import bleu, caption_scores, cider_d, rouge_l
-from vlkit.metrics.caption_java import java_caption_scores
+from vlkit.metrics.caption import bleu, caption_scores, cider_d, java_caption_scores, rouge_l
 from vlkit.metrics.ptb import ptb_tokenize
 
 TOLERANCE = 1e-9

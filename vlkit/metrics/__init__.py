@@ -1,1 +1,1 @@
-"""Scores as plain functions on arrays and strings; nothing here knows models, datasets or processes."""
+"""Metrics as pure functions of arrays and strings; independent of models, datasets and processes."""

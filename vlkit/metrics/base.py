@@ -1,8 +1,8 @@
-"""Check the input of metrics: nothing that cannot be scored is scored."""
+"""Checks of the input of metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ def numbers(
 
 
 def as_array(metric: str, what: str, values: Any) -> np.ndarray:
-    """Convert anything that is like an array.
+    """Convert an array-like value.
 
     Raises:
         DataError: ragged lists, masked arrays, or tensors of another device, of bfloat16 or with a gradient.
@@ -64,10 +64,10 @@ def as_array(metric: str, what: str, values: Any) -> np.ndarray:
 
 
 def check_ks(metric: str, ks: Any) -> list[int]:
-    """Return the cut-offs of a score, whole numbers from 1, if they are a list of these.
+    """Return the cut-offs of a score as integers.
 
     Raises:
-        DataError: they are not, or there are none.
+        DataError: they are not a list of whole numbers from 1, or there are none.
     """
     listed = list(ks) if isinstance(ks, (Sequence, np.ndarray)) and not isinstance(ks, (str, bytes)) else []
     if not listed or any(isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1 for k in listed):
@@ -76,10 +76,10 @@ def check_ks(metric: str, ks: Any) -> list[int]:
 
 
 def check_positive(metric: str, what: str, value: Any) -> float:
-    """Return ``value`` if it is a finite number above 0.
+    """Return ``value`` as a float.
 
     Raises:
-        DataError: it is not.
+        DataError: it is not a finite number above 0.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value < np.inf:
         raise DataError(f"{metric}: {what} must be a finite number above 0, got {shown(value)}.")
@@ -110,10 +110,10 @@ def whole_numbers(
 
 
 def check_text(metric: str, what: str, value: Any) -> str:
-    """Return ``value`` if it is a text; an empty one is.
+    """Return ``value``, a string, maybe empty.
 
     Raises:
-        DataError: it is not.
+        DataError: it is not a string.
     """
     if not isinstance(value, str):
         raise DataError(f"{metric}: {what} must be a text, got {shown(value)}.")
@@ -121,12 +121,12 @@ def check_text(metric: str, what: str, value: Any) -> str:
 
 
 def check_texts(metric: str, what: str, values: Any, empty: bool = False) -> Sequence[str]:
-    """Return ``values`` if they are a list of texts.
+    """Return ``values``, a list of strings.
 
     Args:
         metric: its name, for messages.
         what: what they are, a plural.
-        values: list or tuple; a single text is an error, since it would be taken letter by letter.
+        values: list or tuple; a single string is an error, since it would be read letter by letter.
         empty: whether there may be none.
 
     Raises:
@@ -142,8 +142,52 @@ def check_texts(metric: str, what: str, values: Any, empty: bool = False) -> Seq
     return values
 
 
+def paired_captions(candidates: Any, references: Any) -> tuple[list[str], list[list[str]]]:
+    """Return checked captions and their references, in the order of ``candidates``.
+
+    Args:
+        candidates: image id to caption, or a list of captions.
+        references: image id to a list of captions, or a list of such lists.
+
+    Raises:
+        DataError: no captions, different images, or a caption that is not a string.
+    """
+    if isinstance(candidates, Mapping) != isinstance(references, Mapping):
+        raise DataError(
+            f"candidates and references must both be mappings or both be lists, got {type(candidates).__name__} and "
+            f"{type(references).__name__}."
+        )
+    given, wanted = _by_id("candidates", candidates), _by_id("references", references)
+    if given.keys() != wanted.keys():
+        missing, extra = list(wanted.keys() - given.keys()), list(given.keys() - wanted.keys())
+        raise DataError(
+            f"candidates and references are of different images: {len(missing)} without candidate {missing[:3]}, "
+            f"{len(extra)} without references {extra[:3]}."
+        )
+    if not given:
+        raise DataError("there are no captions to score.")
+    for key, text in given.items():
+        group = wanted[key]
+        if not isinstance(text, str):
+            raise DataError(f"candidate of {key!r} must be a text, got {type(text).__name__}.")
+        if isinstance(group, str) or not isinstance(group, Sequence) or not group:
+            raise DataError(f"references of {key!r} must be a list of at least one text, got {shown(group)}.")
+        if not all(isinstance(reference, str) for reference in group):
+            wrong = next(reference for reference in group if not isinstance(reference, str))
+            raise DataError(f"references of {key!r} must be texts, got {shown(wrong)}.")
+    return list(given.values()), [list(wanted[key]) for key in given]
+
+
+def _by_id(name: str, captions: Any) -> dict[Hashable, Any]:
+    if isinstance(captions, Mapping):
+        return dict(captions)
+    if isinstance(captions, str) or not isinstance(captions, Sequence):
+        raise DataError(f"{name} must be a mapping from image id or a list, got {type(captions).__name__}.")
+    return dict(enumerate(captions))
+
+
 def shown(value: Any) -> str:
-    """``value`` and its type, at most 80 characters of it."""
+    """Return at most 80 characters of ``value``, and its type."""
     written = repr(value)
     return f"{written if len(written) <= 80 else written[:77] + '...'} ({type(value).__name__})"
 

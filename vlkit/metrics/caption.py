@@ -1,22 +1,36 @@
-"""BLEU, ROUGE-L and CIDEr-D of captions, equal to those of pycocoevalcap 1.2, which published figures use.
+"""Caption metrics equal to those of pycocoevalcap 1.2, which published figures use.
+
+BLEU, ROUGE-L and CIDEr-D are computed here. METEOR and SPICE run the Java programs of pycocoevalcap (extra
+``caption-java``).
 
 ``bleu``, ``rouge_l`` and ``cider_d`` take text that ``ptb_tokenize`` has prepared (tokens joined by one space);
-``caption_scores`` takes captions as people and models write them.
+``caption_scores`` and ``java_caption_scores`` take raw captions.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import json
+import logging
 import math
+import shutil
+import subprocess
+import tempfile
+import threading
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vlkit.errors import DataError
-from vlkit.metrics.base import check_positive, shown
+from vlkit.metrics.base import check_positive, check_texts, paired_captions
 from vlkit.metrics.ptb import ptb_tokenize
 
+logger = logging.getLogger(__name__)
+METEOR_JAR = "meteor/meteor-1.5.jar"
+SPICE_JAR = "spice/spice-1.0.jar"
+SPICE_MODELS = ("spice/lib/stanford-corenlp-3.6.0.jar", "spice/lib/stanford-corenlp-3.6.0-models.jar")
 MAX_N = 4
 Counts = list[Counter[tuple[str, ...]]]
 
@@ -25,7 +39,7 @@ def caption_scores(
     candidates: Mapping[Hashable, str] | Sequence[str],
     references: Mapping[Hashable, Sequence[str]] | Sequence[Sequence[str]],
 ) -> dict[str, float]:
-    """Scores of one caption an image against its references, after PTB tokenization.
+    """Score one caption of each image against its references, after PTB tokenization.
 
     Args:
         candidates: image id to caption, or captions in the order of ``references``.
@@ -33,7 +47,7 @@ def caption_scores(
 
     Returns:
         ``bleu_1`` to ``bleu_4`` and ``rouge_l``, 0 to 1, and ``cider``, 0 to 10. CIDEr weighs words by how few images
-        they occur in: it means something for a set of images only, and is 0 for one image.
+        they occur in, so it needs a set of images; it is 0 for a single one.
 
     Raises:
         DataError: no captions, other ids, or something that is not text.
@@ -48,7 +62,7 @@ def caption_scores(
 
 
 def bleu(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
-    """BLEU with 1 to 4 words, brevity measured against the reference of the closest length (of equals the shorter).
+    """Compute BLEU-1 to BLEU-4; brevity is relative to the reference of the closest length (of equals the shorter).
 
     Args:
         candidates: N tokenized captions.
@@ -86,7 +100,7 @@ def _bleu(correct: np.ndarray, guessed: np.ndarray, lengths: np.ndarray) -> np.n
 def rouge_l(
     candidates: Sequence[str], references: Sequence[Sequence[str]], beta: float = 1.2
 ) -> tuple[float, np.ndarray]:
-    """F-measure of the longest common subsequence; best precision and best recall over the references.
+    """Compute the F-measure of the longest common subsequence; best precision and best recall over the references.
 
     Args:
         candidates: N tokenized captions.
@@ -117,10 +131,10 @@ def rouge_l(
 
 
 def _common_subsequence(places: Mapping[str, int], length: int, other: Sequence[str]) -> int:
-    """Length of the longest common subsequence, a whole row of the usual table as the bits of one number.
+    """Return the length of the longest common subsequence; a row of the usual table is the bits of one integer.
 
     Args:
-        places: word to the bits of its places in the first sequence.
+        places: word to the bits of its positions in the first sequence.
         length: of the first sequence.
         other: the second sequence.
     """
@@ -134,8 +148,8 @@ def _common_subsequence(places: Mapping[str, int], length: int, other: Sequence[
 def cider_d(
     candidates: Sequence[str], references: Sequence[Sequence[str]], sigma: float = 6.0
 ) -> tuple[float, np.ndarray]:
-    """CIDEr-D: similarity of n-gram counts, n-grams of few images weighing more, n from 1 to 4. Source: Vedantam et
-    al., arXiv 1411.5726. Document frequencies are those of ``references``.
+    """Compute CIDEr-D: similarity of n-gram counts (n from 1 to 4), weighted by rarity. Source: Vedantam et al., arXiv
+    1411.5726. Document frequencies are those of ``references``.
 
     Args:
         candidates: N tokenized captions.
@@ -158,7 +172,7 @@ def cider_d(
         norms, pairs = _norms(counter, weights), sum(counter[1].values())
         total = 0.0
         for reference in group:
-            # pycocoevalcap counts the length in pairs of words, so that captions of no and of one word are equals
+            # pycocoevalcap counts the length in pairs of words, so captions of no and of one word are equal
             penalty = math.exp(-((pairs - sum(reference[1].values())) ** 2) / (2 * sigma**2))
             for own, other, norm, other_norm in zip(counter, reference, norms, _norms(reference, weights)):
                 shared = [gram for gram in own if gram in other]  # a list: sums must not depend on hashes
@@ -169,7 +183,7 @@ def cider_d(
 
 
 def _squared_rarity(counts: Sequence[Sequence[Counts]]) -> defaultdict[tuple[str, ...], float]:
-    """Square of log(number of images / images whose references have it) for each n-gram; one image if none has."""
+    """Return log(images / images whose references have it)² for each n-gram; an unseen one counts as in one image."""
     frequency: Counter[tuple[str, ...]] = Counter()
     for group in counts:
         frequency.update(set().union(*(counter for reference in group for counter in reference)))
@@ -179,7 +193,7 @@ def _squared_rarity(counts: Sequence[Sequence[Counts]]) -> defaultdict[tuple[str
 
 
 def _norms(counts: Counts, weights: Mapping[tuple[str, ...], float]) -> list[float]:
-    """Length of the weighted vector of n-grams, for each n."""
+    """Return the length of the weighted n-gram vector for each n."""
     return [math.sqrt(sum(c * c * weights[gram] for gram, c in counter.items())) for counter in counts]
 
 
@@ -188,45 +202,147 @@ def _count(words: Sequence[str]) -> Counts:
 
 
 def tokenize_captions(texts: Sequence[str], groups: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
-    """``ptb_tokenize`` for candidates and their references."""
+    """Tokenize candidates and their references."""
     return ptb_tokenize(texts), [ptb_tokenize(group) for group in groups]
 
 
-def paired_captions(candidates: Any, references: Any) -> tuple[list[str], list[list[str]]]:
-    """Checked candidates and references in one order: that of ``candidates``.
+class _Unavailable(Exception):
+    """A score cannot be computed; the message is the reason."""
+
+
+def java_caption_scores(
+    candidates: Mapping[Hashable, str] | Sequence[str],
+    references: Mapping[Hashable, Sequence[str]] | Sequence[Sequence[str]],
+    names: Sequence[str] = ("meteor", "spice"),
+    timeout: float = 1800.0,
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Compute the scores that need Java. If a program is not installed or takes too long, its score is skipped; nothing
+    is downloaded.
+
+    Args:
+        candidates: as for ``caption_scores``.
+        references: as for ``caption_scores``.
+        names: any of ``meteor`` and ``spice``.
+        timeout: seconds for each of them.
+
+    Returns:
+        The scores, 0 to 1, by name; and the reason for each name that could not be computed.
 
     Raises:
-        DataError: as ``caption_scores``.
+        DataError: captions that cannot be scored (as ``caption_scores``), ``names`` that are no list of texts, or a
+            ``timeout`` that is not above 0.
     """
-    if isinstance(candidates, Mapping) != isinstance(references, Mapping):
-        raise DataError(
-            f"candidates and references must both be mappings or both be lists, got {type(candidates).__name__} and "
-            f"{type(references).__name__}."
-        )
-    given, wanted = _by_id("candidates", candidates), _by_id("references", references)
-    if given.keys() != wanted.keys():
-        missing, extra = list(wanted.keys() - given.keys()), list(given.keys() - wanted.keys())
-        raise DataError(
-            f"candidates and references are of different images: {len(missing)} without candidate {missing[:3]}, "
-            f"{len(extra)} without references {extra[:3]}."
-        )
-    if not given:
-        raise DataError("there are no captions to score.")
-    for key, text in given.items():
-        group = wanted[key]
-        if not isinstance(text, str):
-            raise DataError(f"candidate of {key!r} must be a text, got {type(text).__name__}.")
-        if isinstance(group, str) or not isinstance(group, Sequence) or not group:
-            raise DataError(f"references of {key!r} must be a list of at least one text, got {shown(group)}.")
-        if not all(isinstance(reference, str) for reference in group):
-            wrong = next(reference for reference in group if not isinstance(reference, str))
-            raise DataError(f"references of {key!r} must be texts, got {shown(wrong)}.")
-    return list(given.values()), [list(wanted[key]) for key in given]
+    texts, groups = paired_captions(candidates, references)
+    tokens, reference_tokens = tokenize_captions(texts, groups)
+    names = check_texts("java_caption_scores", "names", names, empty=True)
+    timeout = check_positive("java_caption_scores", "timeout", timeout)
+    scores: dict[str, float] = {}
+    skipped: dict[str, str] = {}
+    for name in names:
+        program = _PROGRAMS.get(name)
+        if program is None:
+            skipped[name] = f"no such score; known: {', '.join(_PROGRAMS)}"
+            continue
+        try:
+            scores[name] = program(tokens, reference_tokens, timeout)
+        except _Unavailable as reason:
+            skipped[name] = str(reason)
+            logger.warning("%s is skipped: %s", name, reason)
+    return scores, skipped
 
 
-def _by_id(name: str, captions: Any) -> dict[Hashable, Any]:
-    if isinstance(captions, Mapping):
-        return dict(captions)
-    if isinstance(captions, str) or not isinstance(captions, Sequence):
-        raise DataError(f"{name} must be a mapping from image id or a list, got {type(captions).__name__}.")
-    return dict(enumerate(captions))
+def meteor(candidates: Sequence[str], references: Sequence[Sequence[str]], timeout: float) -> float:
+    """Compute METEOR 1.5 of tokenized captions, aggregated over the corpus."""
+    java, jar = _java_program(METEOR_JAR)
+    # -Dfile.encoding: the default is the encoding of the locale.
+    command = [java, "-Dfile.encoding=UTF-8", "-Xmx2G", "-jar", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]
+    process = subprocess.Popen(
+        command, cwd=jar.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        process.kill()
+
+    watchdog = threading.Timer(timeout, stop)
+    watchdog.start()
+    try:
+        return _meteor_dialog(process, candidates, references)
+    except (OSError, ValueError) as error:  # the pipe broke, or the answer is not a number
+        if late.is_set():
+            raise _Unavailable(f"METEOR took longer than {timeout:g} seconds") from error
+        raise _Unavailable(f"METEOR failed: {error}") from error
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.communicate()
+
+
+def _meteor_dialog(process: Any, candidates: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """Request a line of statistics for each caption, then the scores: of each caption and last of the corpus."""
+
+    def ask(*fields: str) -> None:
+        process.stdin.write(" ||| ".join(fields).encode() + b"\n")
+        process.stdin.flush()
+
+    statistics = []
+    for candidate, group in zip(candidates, references):
+        ask("SCORE", *group, candidate)
+        statistics.append(process.stdout.readline().decode().strip())
+        if not statistics[-1]:
+            raise ValueError("the program ended early")
+    ask("EVAL", *statistics)
+    return float([process.stdout.readline() for _ in range(len(candidates) + 1)][-1])
+
+
+def spice(candidates: Sequence[str], references: Sequence[Sequence[str]], timeout: float) -> float:
+    """Compute SPICE of tokenized captions, mean over the images. Its models are never downloaded."""
+    java, jar = _java_program(SPICE_JAR)
+    folder = _package()
+    missing = [Path(name).name for name in SPICE_MODELS if not (folder / name).is_file()]
+    if missing:
+        raise _Unavailable(
+            f"SPICE model missing: {', '.join(missing)} (nothing is downloaded, this works offline). Put the files of "
+            f"Stanford CoreNLP 3.6.0 into {folder / 'spice' / 'lib'}"
+        )
+    images = [
+        {"image_id": i, "test": text, "refs": list(group)}
+        for i, (text, group) in enumerate(zip(candidates, references))
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        given, result = Path(scratch) / "captions.json", Path(scratch) / "scores.json"
+        given.write_text(json.dumps(images))
+        command = [java, "-Xmx8G", "-jar", jar.name, str(given), "-out", str(result), "-silent"]
+        try:
+            subprocess.run(
+                command, cwd=jar.parent, timeout=timeout, check=True, stdin=subprocess.DEVNULL, capture_output=True
+            )
+            values = [image["scores"]["All"]["f"] for image in json.loads(result.read_text())]
+        except subprocess.TimeoutExpired as error:
+            raise _Unavailable(f"SPICE took longer than {timeout:g} seconds") from error
+        except (OSError, subprocess.CalledProcessError, ValueError, KeyError, TypeError) as error:
+            raise _Unavailable(f"SPICE failed: {type(error).__name__}: {error}") from error
+    return float(np.mean(values))
+
+
+_PROGRAMS: dict[str, Callable[..., float]] = {"meteor": meteor, "spice": spice}
+
+
+def _java_program(name: str) -> tuple[str, Path]:
+    """Return the paths of java and of pycocoevalcap's archive ``name``."""
+    java = shutil.which("java")
+    if java is None:
+        raise _Unavailable("java not found")
+    jar = _package() / name
+    if not jar.is_file():
+        raise _Unavailable(f"{jar} is missing: reinstall pycocoevalcap")
+    return java, jar
+
+
+def _package() -> Path:
+    """Return the folder of pycocoevalcap without importing it, since its modules access the network."""
+    spec = importlib.util.find_spec("pycocoevalcap")
+    if spec is None or not spec.submodule_search_locations:
+        raise _Unavailable("package not installed: pip install 'vlkit[caption-java]'")
+    return Path(next(iter(spec.submodule_search_locations)))

@@ -1,4 +1,4 @@
-"""Scores of binary and multi-class decisions."""
+"""Metrics of binary and multi-class decisions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vlkit.metrics.base import numbers, shown
 
 
 def auc(scores: ArrayLike, labels: ArrayLike) -> float:
-    """Area under the ROC curve: how often a positive scores above a negative, ties counting half.
+    """Return the area under the ROC curve: how often a positive scores above a negative, ties counting half.
 
     Args:
         scores: [N], higher means more likely positive.
@@ -32,15 +32,15 @@ def auc(scores: ArrayLike, labels: ArrayLike) -> float:
 
 
 def best_threshold(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
-    """The threshold from which on a score should count as positive: the one with the best balanced accuracy, half-way
-    between the two scores that it parts; the lowest of equally good ones.
+    """Return the threshold with the best balanced accuracy, half-way between the two scores that it separates; of equal
+    ones the lowest. Scores at or above it count as positive.
 
     Args:
         scores, labels: as for :func:`auc`.
 
     Returns:
-        The threshold, and the balanced accuracy: the mean of the shares of positives at or above it and of negatives
-        below it, 0.5 to 1.
+        The threshold, and the balanced accuracy: the mean of the fractions of positives at or above it and of
+        negatives below it, 0.5 to 1.
 
     Raises:
         DataError: as :func:`auc`.
@@ -55,10 +55,10 @@ def best_threshold(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float]:
 
 
 def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
-    """Share of ``predictions`` [N] that equal ``labels`` [N], 0 to 1.
+    """Return the fraction of ``predictions`` [N] that equal ``labels`` [N], 0 to 1.
 
     Args:
-        predictions, labels: both numbers (or booleans), or both texts.
+        predictions, labels: both numbers (or booleans), or both strings.
 
     Raises:
         DataError: they are empty, differ in shape, are numbers and texts (which are never equal) or not finite.
@@ -74,7 +74,7 @@ def accuracy(predictions: ArrayLike, labels: ArrayLike) -> float:
 
 
 def _checked(name: str, scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """Scores [N], and [N] whether each is a positive's."""
+    """Return scores [N], and [N] bool: whether each is positive."""
     values = numbers(name, "scores", scores, ndim=None, empty=True).astype(np.float64)
     truth = numbers(name, "labels", labels, ndim=None, empty=True)
     _check_pair("scores", values, truth)
@@ -88,7 +88,7 @@ def _checked(name: str, scores: ArrayLike, labels: ArrayLike) -> tuple[np.ndarra
 
 
 def _classes(what: str, values: ArrayLike) -> np.ndarray:
-    """Texts or finite numbers as an array of that kind."""
+    """Return strings or finite numbers as an array."""
     listed = values.tolist() if isinstance(values, np.ndarray) else values
     if isinstance(listed, (list, tuple)) and listed and all(isinstance(each, str) for each in listed):
         return np.asarray(listed)

@@ -1,7 +1,7 @@
-"""Scores of visual dialog as the VisDial challenge defines them, and what knowing the questions alone would give.
+"""Metrics of visual dialog as the VisDial challenge defines them, and a baseline that knows the questions alone.
 
-Equal scores count against the ranking: a wrong candidate of the same score stands before the answer, and a less
-relevant one before a more relevant. So no figure depends on the order of candidates, and constant scores earn nothing.
+Equal scores count against the ranking: a wrong candidate of equal score ranks before the answer, and a less relevant
+one before a more relevant one. So no figure depends on the order of candidates, and constant scores gain nothing.
 
 Shapes: ``K`` candidates of a round, ``N`` rounds.
 """
@@ -19,10 +19,10 @@ from vlkit.metrics.base import check_ks, check_text, check_texts, numbers, shown
 
 
 def ranks_of(scores: ArrayLike) -> np.ndarray:
-    """The rank of each candidate, 1 for the best, as the challenge's result files hold them.
+    """Return the rank of each candidate, 1 for the best, in the form of the challenge's result files.
 
     Args:
-        scores: [K], higher is better. A result file must hold each rank once, so equal scores rank as they stand.
+        scores: [K], higher is better. A result file must hold each rank once, so equal scores rank in the order given.
 
     Returns:
         [K] a permutation of 1 to K.
@@ -37,7 +37,7 @@ def ranks_of(scores: ArrayLike) -> np.ndarray:
 
 
 def answer_rank(scores: ArrayLike, answer: int) -> int:
-    """The rank of candidate ``answer``, from 1; behind all of equal score.
+    """Return the rank of candidate ``answer``, from 1; behind all of equal score.
 
     Raises:
         DataError: ``answer`` is not 0 to K-1, or a score is not finite.
@@ -48,14 +48,14 @@ def answer_rank(scores: ArrayLike, answer: int) -> int:
 
 
 def sparse_scores(ranks: ArrayLike, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """Scores against the one true answer of each round.
+    """Compute metrics against the one true answer of each round.
 
     Args:
         ranks: [N] of the answers, from 1; N at least 1.
         ks: cut-offs of recall.
 
     Returns:
-        ``mrr`` (mean of 1 / rank), ``r@k`` (share of ranks up to k) for every k, ``mean_rank``.
+        ``mrr`` (mean of 1 / rank), ``r@k`` (fraction of ranks up to k) for every k, ``mean_rank``.
 
     Raises:
         DataError: no ranks, ranks that are no whole numbers from 1, or a k below 1.
@@ -68,17 +68,17 @@ def sparse_scores(ranks: ArrayLike, ks: Sequence[int] = (1, 5, 10)) -> dict[str,
 
 
 def ndcg(scores: ArrayLike, relevance: ArrayLike) -> float | None:
-    """Normalized discounted cumulative gain of one round, over its first k candidates.
+    """Return the normalized discounted cumulative gain of one round, over its first k candidates.
 
-    k is the number of relevant candidates (relevance above 0), as in the challenge: the order of those that nobody
-    finds right does not matter.
+    k is the number of relevant candidates (relevance above 0), as in the challenge: the order of irrelevant ones does
+    not matter.
 
     Args:
         scores: [K], higher is better.
-        relevance: [K], 0 to 1: the share of annotators who find a candidate right.
+        relevance: [K], 0 to 1: the fraction of annotators who accept a candidate.
 
     Returns:
-        0 to 1; None where no candidate is relevant.
+        0 to 1; None if no candidate is relevant.
 
     Raises:
         DataError: numbers that are not finite, negative relevance, or not one for each candidate.
@@ -98,22 +98,22 @@ def ndcg(scores: ArrayLike, relevance: ArrayLike) -> float | None:
 
 
 def question_kind(question: str) -> str:
-    """The first two words of a question ("what color"), by which :func:`count_answers` tells kinds apart.
+    """Return the first two words of a question ("what color"), its kind in :func:`count_answers`.
 
     Raises:
-        DataError: it is no text.
+        DataError: it is not a string.
     """
     return " ".join(check_text("dialog", "a question", question).lower().split()[:2])
 
 
 def count_answers(rounds: Iterable[tuple[str, str]]) -> dict[str, Counter[str]]:
-    """How often each answer is given, by kind of question; under "" to any question.
+    """Count each answer by kind of question; under "" for all questions.
 
     Args:
         rounds: question and answer.
 
     Raises:
-        DataError: a round is no pair of texts.
+        DataError: a round is not a pair of strings.
     """
     if isinstance(rounds, (str, bytes)) or not isinstance(rounds, Iterable):
         raise DataError(f"dialog: rounds must be pairs of question and answer, got {shown(rounds)}.")
@@ -130,7 +130,7 @@ def count_answers(rounds: Iterable[tuple[str, str]]) -> dict[str, Counter[str]]:
 def prior_reciprocal_rank(
     counts: Mapping[str, Mapping[str, int]], question: str, candidates: Sequence[str], answer: int
 ) -> float:
-    """What to expect of 1 / rank when candidates are ranked by how often they answer such questions.
+    """Return the expected 1 / rank if candidates are ranked by how often they answer such questions.
 
     Args:
         counts: see :func:`count_answers`; of other rounds than this one.
@@ -139,8 +139,8 @@ def prior_reciprocal_rank(
         answer: the true one.
 
     Returns:
-        Mean over the orders in which equally frequent candidates may stand; answers to any question decide among
-        those equally frequent after this kind.
+        Mean over the possible orders of equally frequent candidates; frequency over all questions decides among those
+        that are equally frequent for this kind.
 
     Raises:
         DataError: ``candidates`` is not a list of texts, ``question`` is no text, ``counts`` is no mapping, or

@@ -1,4 +1,4 @@
-"""Recall of image-text retrieval as the field reports it (COCO, Flickr30k, MSRVTT): several texts an image or video.
+"""Recall of image-text retrieval (COCO, Flickr30k, MSRVTT), with several texts for each image or video.
 
 Shapes: ``I`` images, ``T`` texts, ``Q`` queries, ``C`` candidates.
 """
@@ -15,7 +15,7 @@ from vlkit.metrics.base import as_array, check_ks, numbers, whole_numbers
 
 
 def right_ranks(scores: ArrayLike, right: ArrayLike) -> np.ndarray:
-    """Rank, from 0, of the best right answer of each query.
+    """Return the rank, from 0, of the best right answer of each query.
 
     A wrong answer of equal score counts as better than the right one, so the figures do not depend on the order of
     images or texts, and constant scores give no recall.
@@ -41,7 +41,7 @@ def right_ranks(scores: ArrayLike, right: ArrayLike) -> np.ndarray:
 
 
 def recall(image_ranks: ArrayLike, text_ranks: ArrayLike, ks: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
-    """Share of queries with a right answer among the ``k`` best, in both directions.
+    """Return the fraction of queries with a right answer among the ``k`` best, in both directions.
 
     Args:
         image_ranks: [I] rank from 0 of the best of each image's texts, among all texts.
@@ -67,7 +67,7 @@ def recall(image_ranks: ArrayLike, text_ranks: ArrayLike, ks: Sequence[int] = (1
 
 
 def median_rank(ranks: ArrayLike) -> float:
-    """Median of ``ranks`` (from 0), counted from 1 as the field does (``MdR``).
+    """Return the median of ``ranks`` (from 0), counted from 1 as usual (``MdR``).
 
     Raises:
         DataError: no ranks, or ranks that are no whole numbers from 0.

@@ -1,7 +1,7 @@
-"""Accuracy of answers to visual questions, as the official evaluation of VQA counts it.
+"""Accuracy of answers to visual questions, equal to the official evaluation of VQA.
 
-Its rules are kept where they surprise, since published figures follow them: the prediction is normalized wholly, the
-people's answers only in their punctuation, and only where they disagree.
+Its odd rules are kept, since published figures follow them: the prediction is normalized completely, human answers only
+in their punctuation, and only if they are not all equal.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
 
 
 def _with_apostrophes() -> dict[str, str]:
-    """What becomes of a word that lacks one of its apostrophes ("cant", "couldnt've")."""
+    """Map words that lack one of their apostrophes ("cant", "couldnt've") to the full spelling."""
     table = {"somebody'd": "somebodyd"}  # as the official table has it
     for word in _CONTRACTIONS.split():
         for place, letter in enumerate(word):
@@ -43,11 +43,10 @@ _SPELLING = _with_apostrophes()
 
 
 def normalize_answer(text: str) -> str:
-    """``text`` without articles and most punctuation, numbers up to ten in digits, contractions with their
-    apostrophes.
+    """Remove articles and most punctuation, write numbers up to ten as digits and contractions with apostrophes.
 
     Raises:
-        DataError: it is no text.
+        DataError: ``text`` is not a string.
     """
     text = check_text("normalize_answer", "the answer", text).replace("\n", " ").replace("\t", " ").strip()
     words = [_NUMBERS.get(word, word) for word in normalize_punctuation(text).lower().split()]
@@ -55,10 +54,10 @@ def normalize_answer(text: str) -> str:
 
 
 def normalize_punctuation(text: str) -> str:
-    """``text`` with punctuation deleted, or turned into a space where it stands between letters.
+    """Delete punctuation, or replace it by a space between letters.
 
     Raises:
-        DataError: it is no text.
+        DataError: ``text`` is not a string.
     """
     check_text("normalize_punctuation", "the answer", text)
     decimal_comma = _DECIMAL_COMMA.search(text) is not None
@@ -70,30 +69,30 @@ def normalize_punctuation(text: str) -> str:
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """How far people agree with an answer: min(1, matches / 3), averaged over leaving out each of them.
+    """Return min(1, matches / 3), averaged over leaving out each human answer.
 
     Args:
-        prediction: as the model gave it.
-        answers: of the people, ten in VQA v2; at least one.
+        prediction: the model's answer.
+        answers: human answers, ten in VQA v2; at least one.
 
     Returns:
         0..1.
 
     Raises:
-        DataError: there are no answers, or something is not a text (``answers`` a single one, say).
+        DataError: there are no answers, or something is not a string (``answers`` a single one, say).
     """
     prediction = normalize_answer(check_text("vqa_accuracy", "the prediction", prediction))
     answers = check_texts("vqa_accuracy", "answers", answers)
     if len(set(answers)) > 1:
         answers = [normalize_punctuation(answer) for answer in answers]
     matches = sum(answer == prediction for answer in answers)
-    # Leaving out one who agrees, or one who does not.
+    # Leave out an answer that agrees, or one that does not.
     agreeing, other = min(1.0, (matches - 1) / 3), min(1.0, matches / 3)
     return (matches * agreeing + (len(answers) - matches) * other) / len(answers)
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """1 where the normalized ``prediction`` is one of the normalized ``answers``, else 0.
+    """Return 1 if the normalized ``prediction`` is one of the normalized ``answers``, else 0.
 
     Raises:
         DataError: as :func:`vqa_accuracy`.

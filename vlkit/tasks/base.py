@@ -1,7 +1,8 @@
-"""What every task is: how a batch becomes losses, and how a model becomes scores. The runner sees only this."""
+"""Base class of tasks: batches to losses, and a model to scores. The runner depends on this module alone."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,20 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from vlkit.contracts import GenerationConfig
+from vlkit.errors import DataError
+from vlkit.io.files import atomic_write
 
 Batch = dict[str, Any]
+Row = dict[str, Any]
+"""Results of one sample, picklable."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is, in every unit.
+    """Progress of a run in several units.
 
     Args:
         step: optimizer steps done before this one.
-        steps: optimizer steps of the whole run; of a run whose length is a time, an estimate from the time spent.
-        steps_per_epoch: optimizer steps of one pass over the training data (may be fractional).
+        steps: optimizer steps of the whole run; estimated if the run's length is a time.
+        steps_per_epoch: optimizer steps of one epoch (may be fractional).
         samples: samples seen before this step, by all processes.
-        micro: index of the micro-batch within this step, from 0: what belongs to a step once belongs to 0.
+        micro: index of the micro-batch within this step, from 0; work that is done once a step is done at 0.
         micros: micro-batches of a step.
     """
 
@@ -37,16 +42,16 @@ class Progress:
 
     @property
     def epoch(self) -> float:
-        """Passes over the data done before this step, with the fraction."""
+        """Epochs done before this step, with the fraction."""
         return self.step / self.steps_per_epoch
 
 
 @dataclass
 class StepOutput:
-    """What one micro-batch gives.
+    """Losses and metrics of one micro-batch.
 
     Args:
-        losses: name to scalar, each a mean over something; their sum is minimized.
+        losses: name to scalar, each a mean; their sum is minimized.
         metrics: name to scalar (detached tensor or number) for the log.
     """
 
@@ -60,18 +65,18 @@ def _gather_one_process(items: Sequence[Any]) -> list[Any]:
 
 @dataclass
 class EvalContext:
-    """What the runner lends a task while it evaluates.
+    """Environment of an evaluation, given by the runner.
 
     Args:
-        device: where the model is.
-        autocast: makes the context manager of the run's precision.
-        gather: joins the lists of all processes in rank order; every process gets the whole list. Items must be
-            picklable. Each sample is read by exactly one process.
-        rank: this process; result files are written by rank 0.
-        output_dir: where result files go, or None: write none.
+        device: of the model.
+        autocast: creates the context manager of the run's precision.
+        gather: concatenates the lists of all processes in rank order, for every process. Items must be picklable. Each
+            sample is read by exactly one process.
+        rank: of this process; rank 0 writes result files.
+        output_dir: directory of result files; None: write none.
         name: name of the evaluation set ("val").
         step: optimizer steps done.
-        dataset: the evaluation set, for what belongs to all of it (a list of answers); its samples come in batches.
+        dataset: the evaluation set, for attributes of the whole set (a list of answers); its samples come in batches.
     """
 
     device: torch.device
@@ -83,44 +88,66 @@ class EvalContext:
     step: int = 0
     dataset: Any = None
 
+    def gather_rows(self, own: Sequence[Row]) -> list[Row]:
+        """Return the rows of all processes, sorted by ``index``.
+
+        Raises:
+            DataError: there are none.
+        """
+        rows = sorted(self.gather(own), key=lambda row: row["index"])
+        if not rows:
+            raise DataError(f"evaluation set {self.name!r}: none of its samples could be used.")
+        return rows
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes result files."""
+        return self.rank == 0 and self.output_dir is not None
+
+    def write_json(self, kind: str, results: Any, **options: Any) -> None:
+        """Write ``<kind>_<set>.json`` if this process writes result files; ``options`` go to ``json.dump``."""
+        if self.rank == 0 and self.output_dir is not None:
+            with atomic_write(self.output_dir / f"{kind}_{self.name}.json", "w") as file:
+                json.dump(results, file, **options)
+
 
 class Task:
-    """A protocol of training and evaluation. Subclasses say what a batch means; they hold no state of a run.
+    """A training and evaluation protocol. Subclasses hold no state of a run.
 
     Attributes:
-        evaluation_keys: constructor arguments that change evaluation and decoding alone. A run may be continued with
-            other values of these; every other argument is taken to change what is trained.
+        evaluation_keys: constructor arguments that change evaluation and decoding alone. A run may be resumed with
+            other values of these; every other argument is assumed to change training.
     """
 
     evaluation_keys: ClassVar[Collection[str]] = ()
 
     def prepare(self, model: nn.Module, batch: Batch, device: torch.device) -> Batch:
-        """Model inputs from a collated batch: tokenize, move to ``device``. Runs before autocast. The batch itself is
-        not changed."""
+        """Return the model's inputs of a collated batch: tokenize, move to ``device``. Runs outside of autocast.
+        Must not change the batch."""
         raise TypeError(f"{type(self).__name__} does not define prepare()")
 
     def counts(self, inputs: Batch) -> dict[str, float]:
-        """Number of items behind each mean loss (target tokens, say), known before the forward pass. The runner weighs
-        by it, so that such a loss does not depend on how its global batch is divided among micro-batches and processes.
-        A loss not named here counts samples."""
+        """Return the number of items that each mean loss is over (target tokens, say), known before the forward pass.
+        The runner weights by it, so that the loss does not depend on how the global batch is split into micro-batches
+        and processes. A loss without an entry counts samples."""
         return {}
 
     def train_step(self, model: nn.Module, inputs: Batch, progress: Progress) -> StepOutput:
-        """Losses of one micro-batch. ``model`` may be wrapped (DDP): call it, do not reach inside."""
+        """Return the losses of one micro-batch. ``model`` may be wrapped (DDP): only call it."""
         raise TypeError(f"{type(self).__name__} does not define train_step()")
 
     def evaluate(self, model: nn.Module, loader: Iterable[Batch], context: EvalContext) -> dict[str, float]:
-        """Scores on an evaluation set; called under ``torch.inference_mode()`` with the model in eval mode. ``loader``
-        yields this process's share of the batches; every process must return the same scores."""
+        """Return the scores of an evaluation set. Called under ``torch.inference_mode()`` with the model in eval mode.
+        ``loader`` yields this process's share of the batches; every process must return the same scores."""
         raise TypeError(f"{type(self).__name__} does not define evaluate()")
 
     def describe(self, model: nn.Module, batch: Batch, context: EvalContext) -> list[str]:
-        """One text per sample of ``batch`` for the picture of samples: what the model says of it."""
+        """Return one text for each sample of ``batch`` for the sample grid: the model's output."""
         return []
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """A copy of ``batch`` whose tensors are on ``device``."""
+    """Return a copy of ``batch`` with its tensors on ``device``."""
     moved = {}
     for key, value in batch.items():
         moved[key] = value.to(device, non_blocking=True) if torch.is_tensor(value) else value

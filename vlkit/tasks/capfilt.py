@@ -1,9 +1,12 @@
-"""CapFilt (paper, section 3.3): synthetic texts of images, scores of them and of the web's, and which are kept."""
+"""CapFilt (paper, section 3.3): generate texts of images, score them and the web texts, and decide which to keep.
+
+A row of an image holds ``index``, ``image_id``, ``texts`` (:class:`ScoredText`), and for each text ``kept`` and maybe
+``correct``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,36 +16,32 @@ from torch import Tensor
 
 from vlkit.capfilt.decision import Decision
 from vlkit.contracts import GenerationConfig, ScoredText
-from vlkit.errors import ConfigError, DataError
-from vlkit.io.files import atomic_write
+from vlkit.errors import ConfigError
 from vlkit.io.json_writer import finite_or_none
 from vlkit.metrics.classification import auc, best_threshold
 from vlkit.processors.text import pre_caption
 from vlkit.registry import TASKS
 from vlkit.registry.bounds import PositiveInt
-from vlkit.tasks.base import Batch, EvalContext, Task
-
-Row = dict[str, Any]
-"""An image: ``index``, ``image_id``, ``texts`` (:class:`ScoredText`), ``kept`` of each, maybe ``correct`` of each."""
+from vlkit.tasks.base import Batch, EvalContext, Row, Task
 
 
 @TASKS.register("capfilt")
 class CapFiltTask(Task):
-    """Annotates images with ``blip_capfilt``: what the engine does with shards, and its scores on an evaluation set.
+    """Annotate images with ``blip_capfilt``, for the engine and as an evaluation.
 
-    Scores: ``images_kept``, ``web_kept``, ``synthetic_kept`` (shares); means of ``web_itm``, ``web_itc``,
-    ``synthetic_itm``, ``synthetic_itc``, ``synthetic_log_prob``; ``duplicates`` (share of texts that an earlier one of
-    their image equals) and ``distinct`` (share of different texts among all synthetic ones). On scenes of the embedded
-    world, whose checker tells correct texts: ``purity_before`` (correct ones among the web's) and ``purity_after``
-    (among those that are kept), the same of either source (``web_correct``, ``web_correct_kept``, ...), ``auc`` and
-    ``itc_auc`` of the scores against correctness, and ``best_threshold``: the ITM probability with the best
-    ``balanced_accuracy``. Set ``decision.threshold`` to it. The texts go to ``capfilt_<set>.json``.
+    Scores: ``images_kept``, ``web_kept``, ``synthetic_kept`` (fractions); means of ``web_itm``, ``web_itc``,
+    ``synthetic_itm``, ``synthetic_itc``, ``synthetic_log_prob``; ``duplicates`` (fraction of texts equal to an earlier
+    one of their image) and ``distinct`` (fraction of unique texts among all synthetic ones). On scenes of the toy
+    dataset, whose checker knows which texts are correct: ``purity_before`` (correct ones among the web texts) and
+    ``purity_after`` (among those kept), the same by source (``web_correct``, ``web_correct_kept``, ...), ``auc`` and
+    ``itc_auc`` of the scores against correctness, and ``best_threshold``, the ITM probability with the best
+    ``balanced_accuracy``, for ``decision.threshold``. The texts are written to ``capfilt_<set>.json``.
 
     Args:
-        generation: how texts are written; None: nucleus sampling of one with p 0.9, 5 to 20 tokens. Paper: 4.3.
-        decision: which texts are kept; None: all that probably match (0.5).
-        max_words: words of a web text that the filter reads, after the preprocessing of captions; None: it reads texts
-            as they are.
+        generation: decoding of synthetic texts; None: one by nucleus sampling with p 0.9, 5 to 20 tokens. Paper: 4.3.
+        decision: which texts are kept; None: those that match with a probability of 0.5 or more.
+        max_words: words of a web text that the filter reads, after the preprocessing of captions; None: texts as they
+            are.
     """
 
     evaluation_keys = ("generation", "decision", "max_words")
@@ -61,15 +60,15 @@ class CapFiltTask(Task):
     def annotate(
         self, model: Any, samples: dict[str, Any], web: Sequence[str | Sequence[str] | None], seeds: Tensor
     ) -> list[list[ScoredText]]:
-        """The texts of B images with their scores; see :meth:`BlipCapFilt.annotate`.
+        """Return the texts of B images with their scores; see :meth:`BlipCapFilt.annotate`.
 
-        A web text of which preprocessing leaves nothing is there with an ITM probability of 0.
+        A web text that is empty after preprocessing gets an ITM probability of 0.
 
         Args:
             model: ``blip_capfilt``.
             samples: ``image``, maybe ``filter_image``.
-            web: texts of each image, or its only one; None: it has none.
-            seeds: [B] of what is drawn for each image.
+            web: a text or a list of texts for each image; None: no text.
+            seeds: [B] for sampling.
         """
         read = [
             self.read(given) if isinstance(given, str) else [self.read(each) for each in given or ()] for given in web
@@ -81,18 +80,17 @@ class CapFiltTask(Task):
         rows: list[Row] = []
         for batch in loader:
             rows += self._rows(model, batch, batch["index"], context)
-        rows = sorted(context.gather(rows), key=lambda row: row["index"])
-        if not rows:
-            raise DataError(f"evaluation set {context.name!r}: none of its samples could be used.")
-        if context.rank == 0 and context.output_dir is not None:
-            _write(rows, context)
+        rows = context.gather_rows(rows)
+        if context.writes:
+            images = [{"image_id": row["image_id"], "texts": _plain_texts(row)} for row in rows]
+            context.write_json("capfilt", finite_or_none(images), ensure_ascii=False, indent=0, allow_nan=False)
         scores = self._scores(rows)
         if all("correct" in row for row in rows):
             scores |= _purity(rows)
         return scores
 
     def describe(self, model: Any, batch: Batch, context: EvalContext) -> list[str]:
-        """Each text after a + or - (kept or not) and its ITM probability."""
+        """Return each text after + (kept) or - and its ITM probability."""
         rows = self._rows(model, batch, range(len(batch["image"])), context)
         return [
             " | ".join(f"{'+' if kept else '-'}{each.itm:.2f} {each.text}" for each, kept in zip(*_of(row)))
@@ -100,7 +98,7 @@ class CapFiltTask(Task):
         ]
 
     def read(self, text: str) -> str:
-        """A web text as the filter reads it; it may be empty then."""
+        """Preprocess a web text for the filter; the result may be empty."""
         return text if self.max_words is None else pre_caption(text, self.max_words)
 
     def _rows(self, model: Any, batch: Batch, index: Iterable[int], context: EvalContext) -> list[Row]:
@@ -141,7 +139,7 @@ def _listed(texts: str | Sequence[str] | None) -> list[str]:
 
 
 def _with_web(web: list[str], read: list[str], texts: list[ScoredText]) -> list[ScoredText]:
-    """``texts`` whose web texts are as the web gave them, not as the filter read them."""
+    """Replace the web texts in ``texts`` by the original ones."""
     scored = iter(texts)
     found = [
         dataclasses.replace(next(scored), text=given) if seen.strip() else ScoredText(given, "web", 0.0)
@@ -162,7 +160,7 @@ def _correct(texts: Sequence[ScoredText], scene: Any) -> list[bool]:
 
 
 def _purity(rows: list[Row]) -> dict[str, float]:
-    """What correct texts among all and among kept ones tell of captioner, filter and decision."""
+    """Return the fractions of correct texts before and after filtering, and how well the scores predict correctness."""
     flat = [each for row in rows for each in zip(row["texts"], row["kept"], row["correct"])]
     scores: dict[str, float] = {}
 
@@ -187,13 +185,8 @@ def _purity(rows: list[Row]) -> dict[str, float]:
     return scores
 
 
-def _write(rows: list[Row], context: EvalContext) -> None:
-    assert context.output_dir is not None
-    images = []
-    for row in rows:
-        texts = [{**dataclasses.asdict(each), "kept": kept} for each, kept in zip(*_of(row))]
-        for text, correct in zip(texts, row.get("correct", ())):
-            text["correct"] = correct
-        images.append({"image_id": row["image_id"], "texts": texts})
-    with atomic_write(context.output_dir / f"capfilt_{context.name}.json", "w") as file:
-        json.dump(finite_or_none(images), file, ensure_ascii=False, indent=0, allow_nan=False)
+def _plain_texts(row: Row) -> list[dict[str, Any]]:
+    texts = [{**dataclasses.asdict(each), "kept": kept} for each, kept in zip(*_of(row))]
+    for text, correct in zip(texts, row.get("correct", ())):
+        text["correct"] = correct
+    return texts

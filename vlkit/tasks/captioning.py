@@ -1,8 +1,7 @@
-"""Captioning (paper, section 5.2): trains with the LM loss, evaluates what the model writes."""
+"""Captioning (paper, section 5.2): train with the LM loss, score generated captions."""
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable
@@ -11,29 +10,27 @@ from typing import Any
 import torch
 
 from vlkit.contracts import GenerationConfig
-from vlkit.errors import DataError
-from vlkit.io.files import atomic_write
 from vlkit.metrics.base import numbers
-from vlkit.metrics.caption import caption_scores
+from vlkit.metrics.caption import caption_scores, java_caption_scores
 from vlkit.registry import TASKS
-from vlkit.tasks.base import Batch, EvalContext, Progress, StepOutput, Task, best_captions, image_text_inputs
+from vlkit.tasks.base import Batch, EvalContext, Progress, Row, StepOutput, Task, best_captions, image_text_inputs
 
 logger = logging.getLogger(__name__)
 
 
 @TASKS.register("captioning")
 class Captioning(Task):
-    """Trains ``blip_caption`` and evaluates any model that captions.
+    """Train ``blip_caption``; evaluate any model that captions.
 
-    Scores: ``bleu_1`` to ``bleu_4``, ``rouge_l``, ``cider`` against the samples' ``references``, ``score`` (the mean of
-    the model's own), ``length`` (words); where samples have a ``domain`` (nocaps), the former also for each of them
-    (``in_domain_cider``); with ``java`` also ``meteor`` and ``spice``, where they can run; on scenes of
-    the toy dataset what their checker says (``strict_precision``, ``object_recall`` and others). The captions go to
-    ``captions_<set>.json`` in COCO's result format.
+    Scores: ``bleu_1`` to ``bleu_4``, ``rouge_l`` and ``cider`` against the samples' ``references``, also for each
+    ``domain`` if samples have one (nocaps, ``in_domain_cider``); ``meteor`` and ``spice`` with ``java``, if they can
+    run; ``score``, the mean of the model's own; ``length`` in words; on scenes of the toy dataset the checker's
+    scores (``strict_precision``, ``object_recall`` and others). The captions are written to ``captions_<set>.json`` in
+    COCO's result format.
 
     Args:
-        generation: how captions are decoded; None: the paper's 3 beams, 5 to 20 tokens.
-        java: also METEOR and SPICE (extra ``caption-java``); what is missing is skipped with the reason.
+        generation: decoding of captions; None: the paper's 3 beams, 5 to 20 tokens.
+        java: compute METEOR and SPICE too (extra ``caption-java``); a missing program is logged.
     """
 
     evaluation_keys = ("generation", "java")
@@ -52,29 +49,27 @@ class Captioning(Task):
         return StepOutput(losses={"loss_lm": model(inputs).loss_lm})
 
     def evaluate(self, model: Any, loader: Iterable[Batch], context: EvalContext) -> dict[str, float]:
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         for batch in loader:
             with context.autocast():
-                # What is drawn for a sample does not depend on its batch or process.
-                drawn = {"seeds": torch.tensor(batch["index"])} if self.generation.sample else {}
-                captions = model.caption({"image": batch["image"].to(context.device)}, self.generation, **drawn)
+                # Seeds by index: the samples do not depend on batch or process.
+                seeds = {"seeds": torch.tensor(batch["index"])} if self.generation.sample else {}
+                captions = model.caption({"image": batch["image"].to(context.device)}, self.generation, **seeds)
             for i, index in enumerate(batch["index"]):
                 row = {"index": index, "caption": captions.texts[i][0], "score": captions.scores[i][0]}
                 row["image_id"] = batch["image_id"][i]
                 row |= {key: batch[key][i] for key in ("references", "scene", "domain") if key in batch}
                 rows.append(row)
-        rows = sorted(context.gather(rows), key=lambda row: row["index"])
-        if not rows:
-            raise DataError(f"evaluation set {context.name!r}: none of its samples could be used.")
+        rows = context.gather_rows(rows)
         numbers("captioning", "scores", [row["score"] for row in rows])
-        if context.rank == 0 and context.output_dir is not None:
-            self._write(rows, context)
+        results = [{"image_id": row["image_id"], "caption": row["caption"]} for row in rows]
+        context.write_json("captions", results, ensure_ascii=False, indent=0)
         return self._scores(rows)
 
     def describe(self, model: Any, batch: Batch, context: EvalContext) -> list[str]:
         return best_captions(model, batch, self.generation, context)
 
-    def _scores(self, rows: list[dict[str, Any]]) -> dict[str, float]:
+    def _scores(self, rows: list[Row]) -> dict[str, float]:
         candidates = [row["caption"] for row in rows]
         scores = {
             "score": sum(row["score"] for row in rows) / len(rows),
@@ -85,8 +80,6 @@ class Captioning(Task):
             texts, references = [row["caption"] for row in judged], [row["references"] for row in judged]
             scores |= caption_scores(texts, references) | _by_domain(judged)
             if self.java:
-                from vlkit.metrics.caption_java import java_caption_scores
-
                 found, skipped = java_caption_scores(texts, references)
                 scores |= found
                 for name, reason in skipped.items():
@@ -97,15 +90,9 @@ class Captioning(Task):
             scores |= caption_quality(candidates, [row["scene"] for row in rows])
         return scores
 
-    def _write(self, rows: list[dict[str, Any]], context: EvalContext) -> None:
-        assert context.output_dir is not None
-        results = [{"image_id": row["image_id"], "caption": row["caption"]} for row in rows]
-        with atomic_write(context.output_dir / f"captions_{context.name}.json", "w") as file:
-            json.dump(results, file, ensure_ascii=False, indent=0)
 
-
-def _by_domain(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Scores of the images of each domain by themselves: ``<domain>_<score>``."""
+def _by_domain(rows: list[Row]) -> dict[str, float]:
+    """Return the scores of each domain: ``<domain>_<score>``."""
     scores: dict[str, float] = {}
     for domain in sorted({row["domain"] for row in rows if "domain" in row}):
         own = [row for row in rows if row.get("domain") == domain]

@@ -1,4 +1,4 @@
-"""Pre-training with contrast, matching and language modeling (paper, section 3.2), and what it has learned."""
+"""Pre-training with ITC, ITM and LM losses (paper, section 3.2), and its evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from vlkit.contracts import GenerationConfig
-from vlkit.errors import DataError
 from vlkit.io.tensor_spool import TensorSpool
 from vlkit.metrics.classification import accuracy, auc
 from vlkit.metrics.retrieval import recall
@@ -20,6 +19,7 @@ from vlkit.tasks.base import (
     Batch,
     EvalContext,
     Progress,
+    Row,
     StepOutput,
     Task,
     alpha_ramp,
@@ -33,18 +33,18 @@ _TOKENS_IN_MEMORY = 2**32  # bytes of image tokens of each process; further ones
 
 @TASKS.register("pretrain")
 class Pretrain(Task):
-    """Trains ``blip_pretrain``.
+    """Train and evaluate ``blip_pretrain``.
 
     Scores on an evaluation set, whose pairs should be one text an image: ``itc_tr@k``, ``itc_ir@k`` (recall by
     similarity), ``itm_tr@k``, ``itm_ir@k`` (after re-ranking, with ``rerank_top_k``), ``itm_accuracy`` and ``itm_auc``
-    against the next pair's text, ``itm_accuracy_<name>`` and ``itm_auc_<name>`` where samples bring false texts
+    against the next pair's text, ``itm_accuracy_<name>`` and ``itm_auc_<name>`` if samples have false texts
     (``negatives: {<name>: text}``), ``loss_lm``, ``temperature``.
 
     Args:
-        alpha: share of the momentum teacher in the contrast's targets, 0..1.
-        alpha_ramp_epochs: passes over the data in which ``alpha`` rises from 0.
+        alpha: weight of the momentum model's soft targets in the ITC loss, 0 to 1.
+        alpha_ramp_epochs: epochs in which ``alpha`` rises from 0.
         rerank_top_k: candidates that matching re-ranks in evaluation, in each direction; 0: none.
-        generation: how the picture's captions are decoded.
+        generation: decoding of the captions of the sample grid.
     """
 
     evaluation_keys = ("rerank_top_k", "generation")
@@ -97,11 +97,9 @@ class Pretrain(Task):
     def describe(self, model: Any, batch: Batch, context: EvalContext) -> list[str]:
         return best_captions(model, batch, self.generation, context)
 
-    def _rows(
-        self, model: Any, loader: Iterable[Batch], tokens: TensorSpool, context: EvalContext
-    ) -> list[dict[str, Any]]:
-        """What every pair of the set contributes to the scores, in the order of the dataset; fills ``tokens``."""
-        own: list[dict[str, Any]] = []
+    def _rows(self, model: Any, loader: Iterable[Batch], tokens: TensorSpool, context: EvalContext) -> list[Row]:
+        """Return the contribution of each pair to the scores, in the order of the dataset; fills ``tokens``."""
+        own: list[Row] = []
         last: list[tuple[int, Tensor]] = []
         for batch in loader:
             with context.autocast():
@@ -110,14 +108,12 @@ class Pretrain(Task):
             last.append((batch["index"][-1], embeds[-1].clone()))
             if self.rerank_top_k:
                 tokens.add(batch["index"], embeds)
-        rows = sorted(context.gather(own), key=lambda row: row["index"])
-        if not rows:
-            raise DataError(f"evaluation set {context.name!r}: none of its samples could be used.")
+        rows = context.gather_rows(own)
         self._match_across_batches(model, last, rows, context)
         return rows
 
-    def _read(self, model: Any, batch: Batch, device: torch.device) -> tuple[Tensor, list[dict[str, Any]]]:
-        """Image tokens [B, P, Dv], and what each pair contributes to the scores, as plain data."""
+    def _read(self, model: Any, batch: Batch, device: torch.device) -> tuple[Tensor, list[Row]]:
+        """Return image tokens [B, P, Dv], and each pair's contribution to the scores, as plain data."""
         inputs = self.prepare(model, batch, device)
         texts, size = inputs["texts"], len(batch["text_input"])
         embeds = model.image_embeds(inputs)
@@ -138,7 +134,7 @@ class Pretrain(Task):
         return embeds, rows
 
     def _match_negatives(self, model: Any, states: Any, negatives: list[dict[str, str]], rows: list[Any]) -> None:
-        """Add to ``rows`` how well the false texts that came with each image match it."""
+        """Add the matching scores of each image's false texts to ``rows``."""
         named = [(i, name, text) for i, texts in enumerate(negatives) for name, text in texts.items()]
         if not named:
             return
@@ -148,10 +144,10 @@ class Pretrain(Task):
             rows[i].setdefault("negatives", {})[name] = margin
 
     def _match_across_batches(
-        self, model: Any, last: list[tuple[int, Tensor]], rows: list[dict[str, Any]], context: EvalContext
+        self, model: Any, last: list[tuple[int, Tensor]], rows: list[Row], context: EvalContext
     ) -> None:
-        """Complete ``random`` of ``rows`` for the images that end a batch: their next pair is in another batch, perhaps
-        of another process, and the first pair follows the last. So no score depends on how the set was cut."""
+        """Add ``random`` to the rows of images that end a batch: the next pair is in another batch, perhaps of another
+        process, and the first pair follows the last. So no score depends on how the set is batched."""
         place = {row["index"]: at for at, row in enumerate(rows)}
         found = []
         for at, embeds in ((place[index], embeds) for index, embeds in last):
@@ -163,7 +159,7 @@ class Pretrain(Task):
             if len(rows) > 1:
                 rows[at]["random"] = probability
 
-    def _matching_scores(self, rows: list[dict[str, Any]]) -> dict[str, float]:
+    def _matching_scores(self, rows: list[Row]) -> dict[str, float]:
         pairs = {"": [(row["matched"], row["random"]) for row in rows if "random" in row]}
         for row in rows:
             for name, margin in row.get("negatives", {}).items():
@@ -178,8 +174,8 @@ class Pretrain(Task):
         return scores
 
 
-def _pool(rows: list[dict[str, Any]], device: torch.device) -> Pool:
-    """The pairs as a set to be searched."""
+def _pool(rows: list[Row], device: torch.device) -> Pool:
+    """Return the pairs as a retrieval pool."""
     image_feats, text_feats = (
         torch.from_numpy(np.stack([row[name] for row in rows])).to(device) for name in ("image_feats", "text_feats")
     )
@@ -188,6 +184,6 @@ def _pool(rows: list[dict[str, Any]], device: torch.device) -> Pool:
 
 
 def _match(model: Any, texts: Any, states: Any, image_index: np.ndarray) -> list[float]:
-    """Margin of "matches" over "does not" of each text with its image, in logits: probabilities would tie at 1."""
+    """Return the logit difference of "matches" and "does not match" of each pair; probabilities would tie at 1."""
     logits = model.match(texts, states, image_index).float()
     return (logits[:, 1] - logits[:, 0]).tolist()

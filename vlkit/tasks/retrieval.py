@@ -5,11 +5,9 @@ Shapes: ``I`` images (or videos), ``T`` texts, ``P`` image tokens, ``Dv`` image 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,6 @@ import torch
 from torch import Tensor
 
 from vlkit.errors import ConfigError, DataError
-from vlkit.io.files import atomic_write
 from vlkit.io.tensor_spool import TensorSpool
 from vlkit.metrics.retrieval import median_rank, recall
 from vlkit.processors.text import pre_caption
@@ -88,8 +85,8 @@ class Retrieval(Task):
 
     def evaluate(self, model: Any, loader: Iterable[Batch], context: EvalContext) -> dict[str, float]:
         pool, found = self.rank(model, loader, context)
-        if context.rank == 0 and context.output_dir is not None:
-            _write(context.output_dir / f"retrieval_{context.name}.json", pool, found)
+        if context.writes:
+            context.write_json("retrieval", _results(pool, found), ensure_ascii=False, indent=0)
         scores: dict[str, float] = {}
         for prefix, ranks in (("itc_", found.itc_ranks), ("", found.ranks)):
             scores |= {f"{prefix}{key}": value for key, value in recall(*ranks).items()}
@@ -258,8 +255,8 @@ def _with_index(loader: Iterable[Batch]) -> Iterator[Batch]:
         count += size
 
 
-def _write(path: Path, pool: Pool, found: Retrieved) -> None:
-    """Write the rank from 1 and the best answers of each query."""
+def _results(pool: Pool, found: Retrieved) -> dict[str, Any]:
+    """Return the rank from 1 and the best answers of each query."""
     ids = pool.image_ids
     images, texts = [], []
     for row, best in enumerate(_best(found.to_texts)):
@@ -269,8 +266,7 @@ def _write(path: Path, pool: Pool, found: Retrieved) -> None:
         answers = [[ids[image], score] for image, score in best]
         query = {"text": pool.texts[row], "image_id": ids[pool.image_of_text[row]]}
         texts.append({**query, "rank": int(found.ranks[1][row]) + 1, "images": answers})
-    with atomic_write(path, "w") as file:
-        json.dump({"images": images, "texts": texts}, file, ensure_ascii=False, indent=0)
+    return {"images": images, "texts": texts}
 
 
 def _best(ranking: Ranking) -> Iterator[list[tuple[int, float]]]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 
 from vlkit.errors import DataError
-from vlkit.io.files import atomic_write
 from vlkit.metrics.dialog import (
     answer_rank,
     count_answers,
@@ -27,15 +25,15 @@ Rounds = list[dict[str, Any]]
 
 @TASKS.register("visdial")
 class VisDial(Task):
-    """Trains ``blip_dialog`` and ranks the candidates of each round, given the true answers of earlier rounds.
+    """Train ``blip_dialog``; rank the candidates of each round, given the true answers of earlier rounds.
 
     Scores: ``mrr``, ``r@1``, ``r@5``, ``r@10``, ``mean_rank`` over all rounds with a known answer; ``ndcg`` (0 to 1)
-    over those with ``gt_relevance``; ``mrr_prior``, what ranking answers by frequency would give: how often each is
-    the answer to questions that begin with the same two words, counted in the other half of the set (dialogs of even
-    and of odd place). A model that does not beat it has no use for the image.
+    over those with ``gt_relevance``; ``mrr_prior``, the MRR of ranking candidates by answer frequency: how often each
+    answers questions with the same first two words in the other half of the set (dialogs with even and with odd
+    index). A model that is not better does not use the image.
 
-    The ranking goes to ``ranks_<set>.json`` in the format that the VisDial challenge takes. A set without answers (the
-    challenge's test set) gets this file and ``rounds``, the number of rounds ranked.
+    The ranks are written to ``ranks_<set>.json`` in the format of the VisDial challenge. A set without answers (the
+    challenge's test set) gives this file and ``rounds``, the number of ranked rounds.
 
     Args:
         tokens_at_once: bound on the memory of evaluation, in tokens of one pass.
@@ -73,18 +71,22 @@ class VisDial(Task):
         rows = sorted(context.gather(own), key=lambda row: row["index"])
         if not any(row["rounds"] for row in rows):
             raise DataError(f"evaluation set {context.name!r}: no round has answer_options to rank.")
-        if context.rank == 0 and context.output_dir is not None:
-            _write(rows, context)
+        results = [
+            {"image_id": row["image_id"], "round_id": turn["round_id"], "ranks": turn["ranks"].tolist()}
+            for row in rows
+            for turn in row["rounds"]
+        ]
+        context.write_json("ranks", results)
         return _scores(rows)
 
     def describe(self, model: Any, batch: Batch, context: EvalContext) -> list[str]:
         texts = []
         for dialog, scores in zip(batch["dialog"], self._score(model, batch, context)):
-            told = []
+            rounds = []
             for turn, margins in zip(dialog, scores):
                 answer = turn["answer_options"][int(margins.argmax())] if len(margins) else turn["answer"]
-                told.append(f"{turn['question'].rstrip('?')}? {answer}")
-            texts.append(". ".join(told))
+                rounds.append(f"{turn['question'].rstrip('?')}? {answer}")
+            texts.append(". ".join(rounds))
         return texts
 
     def _score(self, model: Any, batch: Batch, context: EvalContext) -> list[list[torch.Tensor]]:
@@ -94,7 +96,7 @@ class VisDial(Task):
 
 
 def _judge(dialog: Rounds, scores: list[torch.Tensor]) -> Rounds:
-    """What each round with candidates adds to the scores, as plain data."""
+    """Return the ranks and scores of each round with candidates, as plain data."""
     judged = []
     for place, (turn, margins) in enumerate(zip(dialog, scores), 1):
         if not len(margins):
@@ -110,7 +112,7 @@ def _judge(dialog: Rounds, scores: list[torch.Tensor]) -> Rounds:
 
 
 def _answered(dialog: Rounds) -> list[tuple[str, list[str], int]]:
-    """Question, candidates and answer's place of each round with a known answer."""
+    """Return question, candidates and the answer's index of each round with a known answer."""
     return [
         (turn["question"], turn["answer_options"], turn["gt_index"])
         for turn in dialog
@@ -119,7 +121,7 @@ def _answered(dialog: Rounds) -> list[tuple[str, list[str], int]]:
 
 
 def _priors(asked: list[tuple[int, list[tuple[str, list[str], int]]]], context: EvalContext) -> list[list[float]]:
-    """For each dialog of this process and each round of it what the other half's answers would give."""
+    """Return the reciprocal rank of each round under the answer frequencies of the other half, by dialog."""
     said = [(half, q, options[answer]) for half, rounds in asked for q, options, answer in rounds]
     everything = context.gather(said)
     counts = [count_answers((q, a) for half, q, a in everything if half == which) for which in (0, 1)]
@@ -138,14 +140,3 @@ def _scores(rows: list[dict[str, Any]]) -> dict[str, float]:
     if dense:
         scores["ndcg"] = sum(dense) / len(dense)
     return scores
-
-
-def _write(rows: list[dict[str, Any]], context: EvalContext) -> None:
-    assert context.output_dir is not None
-    results = [
-        {"image_id": row["image_id"], "round_id": turn["round_id"], "ranks": turn["ranks"].tolist()}
-        for row in rows
-        for turn in row["rounds"]
-    ]
-    with atomic_write(context.output_dir / f"ranks_{context.name}.json", "w") as file:
-        json.dump(results, file)

@@ -1,8 +1,7 @@
-"""Visual question answering (paper, section 5.3): trains on weighted answers, evaluates by ranking or writing them."""
+"""Visual question answering (paper, section 5.3): train on weighted answers, evaluate by ranking or generation."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -11,34 +10,33 @@ import torch
 
 from vlkit.contracts import GenerationConfig
 from vlkit.datasets.texts import read_answer_list
-from vlkit.errors import ConfigError, DataError, did_you_mean
-from vlkit.io.files import atomic_write
+from vlkit.errors import ConfigError, did_you_mean
 from vlkit.metrics.base import numbers
 from vlkit.metrics.vqa import exact_match, vqa_accuracy
 from vlkit.registry import TASKS
 from vlkit.registry.bounds import PositiveInt
-from vlkit.tasks.base import Batch, EvalContext, Progress, StepOutput, Task, to_device
+from vlkit.tasks.base import Batch, EvalContext, Progress, Row, StepOutput, Task, to_device
 
 _INFERENCE = ("rank", "generate")
-_OF_QUESTIONS = ("text_input", "answers", "weights", "references", "question_id", "kind")
-_PEOPLE = 10  # who answered each question of VQA
+_QUESTION_KEYS = ("text_input", "answers", "weights", "references", "question_id", "kind")
+_ANNOTATORS = 10  # of each question of VQA
 
 
 @TASKS.register("vqa")
 class Vqa(Task):
-    """Trains and evaluates ``blip_vqa``.
+    """Train and evaluate ``blip_vqa``.
 
-    Scores: ``accuracy``, the official one of VQA where a sample brings ten answers of people (under ``references``,
-    else ``answers``), otherwise whether the answer is one of those given; ``accuracy_<kind>`` where samples tell the
-    ``kind`` of their question; ``score``, the mean of the model's own. The answers go to ``answers_<set>.json`` in the
-    format of the evaluation server (``question_id``, ``answer``); of sets without answers that is all.
+    Scores: ``accuracy``, the official one of VQA if a sample has ten human answers (``references``, else ``answers``),
+    otherwise whether the answer is one of those given; ``accuracy_<kind>`` if samples have a ``kind``; ``score``, the
+    mean of the model's own. The answers are written to ``answers_<set>.json`` in the format of the evaluation server
+    (``question_id``, ``answer``), also for sets without answers.
 
     Args:
-        inference: "rank" chooses from a list of answers, "generate" writes freely.
+        inference: "rank" chooses from a list of answers, "generate" decodes freely.
         num_ans_candidates: answers that ranking keeps for each question by their first token.
-        answer_list: what ranking chooses from: a file (see :func:`~vlkit.datasets.texts.read_answer_list`), or
-            the answers; None: the evaluation set's own ``answer_list``.
-        generation: how answers are written; None: 3 beams, up to 10 tokens, the first ([DEC]) counted.
+        answer_list: answers to rank: a file (see :func:`~vlkit.datasets.answer_list.read_answer_list`), or a list;
+            None: the evaluation set's own ``answer_list``.
+        generation: decoding of answers; None: 3 beams, up to 10 tokens, the first ([DEC]) included.
 
     Raises:
         ConfigError: an argument is wrong.
@@ -74,24 +72,20 @@ class Vqa(Task):
         return StepOutput(losses={"loss_vqa": model(inputs).loss_vqa})
 
     def evaluate(self, model: Any, loader: Iterable[Batch], context: EvalContext) -> dict[str, float]:
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         for batch in map(_by_question, loader):
             answers, scores = self._answer(model, batch, context)
-            people = _first_of(batch, "references", "answers") or [()] * len(answers)
+            human_answers = _first_of(batch, "references", "answers") or [()] * len(answers)
             ids = _first_of(batch, "question_id", "sample_id", "index")
             for i, index in enumerate(batch["index"]):
                 row = {"index": index, "answer": answers[i], "score": scores[i], "question_id": _plain(ids[i])}
-                if people[i]:
-                    row["accuracy"] = _accuracy(answers[i], people[i])
+                if human_answers[i]:
+                    row["accuracy"] = _accuracy(answers[i], human_answers[i])
                 rows.append(row | ({"kind": batch["kind"][i]} if "kind" in batch else {}))
-        rows = sorted(context.gather(rows), key=lambda row: row["index"])
-        if not rows:
-            raise DataError(f"evaluation set {context.name!r}: none of its samples could be used.")
+        rows = context.gather_rows(rows)
         numbers("vqa", "scores", [row["score"] for row in rows])
-        if context.rank == 0 and context.output_dir is not None:
-            results = [{"question_id": row["question_id"], "answer": row["answer"]} for row in rows]
-            with atomic_write(context.output_dir / f"answers_{context.name}.json", "w") as file:
-                json.dump(results, file, ensure_ascii=False, indent=0)
+        results = [{"question_id": row["question_id"], "answer": row["answer"]} for row in rows]
+        context.write_json("answers", results, ensure_ascii=False, indent=0)
         return _scores(rows)
 
     def describe(self, model: Any, batch: Batch, context: EvalContext) -> list[str]:
@@ -107,7 +101,7 @@ class Vqa(Task):
         return to_device(inputs | {"texts": model.tokenize(batch["text_input"])}, device)
 
     def _answer(self, model: Any, batch: Batch, context: EvalContext) -> tuple[list[str], list[float]]:
-        """The best answer to each question, and its score."""
+        """Return the best answer to each question, and its score."""
         inputs = self._questions(model, batch, context.device)
         with context.autocast():
             if self.inference == "rank":
@@ -128,14 +122,14 @@ class Vqa(Task):
 
 
 def _by_question(batch: Batch) -> Batch:
-    """The batch with one entry a question in each list: a video comes with all of its questions."""
+    """Return the batch with one entry for each question; a video may come with several questions."""
     asked = batch["text_input"]
     if all(isinstance(question, str) for question in asked):
         return batch
     counts = [len(questions) for questions in asked]
-    flat = {key: [entry for entries in batch[key] for entry in entries] for key in _OF_QUESTIONS if key in batch}
-    of_samples = {"index", "sample_id", "image_id"} & batch.keys()
-    repeated = {key: [entry for entry, count in zip(batch[key], counts) for _ in range(count)] for key in of_samples}
+    flat = {key: [entry for entries in batch[key] for entry in entries] for key in _QUESTION_KEYS if key in batch}
+    sample_keys = {"index", "sample_id", "image_id"} & batch.keys()
+    repeated = {key: [entry for entry, count in zip(batch[key], counts) for _ in range(count)] for key in sample_keys}
     return {**batch, **flat, **repeated, "image_index": np.repeat(np.arange(len(counts)), counts)}
 
 
@@ -143,11 +137,13 @@ def _first_of(batch: Batch, *keys: str) -> Any:
     return next((batch[key] for key in keys if key in batch), None)
 
 
-def _accuracy(answer: str, people: Sequence[str]) -> float:
-    return vqa_accuracy(answer, people) if len(people) == _PEOPLE else exact_match(answer, people)
+def _accuracy(answer: str, human_answers: Sequence[str]) -> float:
+    return (
+        vqa_accuracy(answer, human_answers) if len(human_answers) == _ANNOTATORS else exact_match(answer, human_answers)
+    )
 
 
-def _scores(rows: list[dict[str, Any]]) -> dict[str, float]:
+def _scores(rows: list[Row]) -> dict[str, float]:
     scores = {"score": sum(row["score"] for row in rows) / len(rows)}
     groups: dict[str, list[float]] = {}
     for row in rows:
@@ -159,5 +155,5 @@ def _scores(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _plain(identity: Any) -> Any:
-    """A number out of a tensor, which JSON does not take."""
+    """Convert a tensor to a number for JSON."""
     return identity.item() if torch.is_tensor(identity) else identity

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from vlkit.errors import DataError
-from vlkit.metrics import caption_java
-from vlkit.metrics.caption_java import METEOR_JAR, SPICE_JAR, SPICE_MODELS, java_caption_scores
+from vlkit.metrics import caption
+from vlkit.metrics.caption import METEOR_JAR, SPICE_JAR, SPICE_MODELS, java_caption_scores
 
 TEXTS, REFERENCES = ["a dog.", "a cat"], [["a dog"], ["the cat", "cats"]]
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for Java is a shell script")
@@ -21,7 +21,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in (METEOR_JAR, SPICE_JAR, *SPICE_MODELS):
         (tmp_path / "package" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "package" / name).touch()
-    monkeypatch.setattr(caption_java, "_package", lambda: tmp_path / "package")
+    monkeypatch.setattr(caption, "_package", lambda: tmp_path / "package")
     return tmp_path / "package"
 
 
@@ -29,17 +29,17 @@ def _play_java(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     java = tmp_path / "java"
     java.write_text(f"#!/bin/sh\n{script}\n")
     java.chmod(0o755)
-    monkeypatch.setattr(caption_java.shutil, "which", lambda name: str(java))
+    monkeypatch.setattr(caption.shutil, "which", lambda name: str(java))
 
 
 def test_without_java(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(caption_java.shutil, "which", lambda name: None)
+    monkeypatch.setattr(caption.shutil, "which", lambda name: None)
     assert java_caption_scores(TEXTS, REFERENCES) == ({}, {"meteor": "java not found", "spice": "java not found"})
 
 
 def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     _play_java("exit 1", tmp_path, monkeypatch)
-    monkeypatch.setattr(caption_java.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(caption.importlib.util, "find_spec", lambda name: None)
     scores, skipped = java_caption_scores(TEXTS, REFERENCES, names=["meteor"])
     assert not scores
     assert skipped == {"meteor": "package not installed: pip install 'vlkit[caption-java]'"}

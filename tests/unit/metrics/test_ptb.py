@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlkit.metrics.ptb import ptb_tokenize, ptb_tokens
-from vlkit.metrics.ptb_tables import PUNCTUATION
+from vlkit.metrics.ptb import PUNCTUATION, ptb_tokenize, ptb_tokens
 
 ASSETS = Path(__file__).parents[2] / "assets"
 PAIRS = json.loads((ASSETS / "ptb_pairs.json").read_text(encoding="utf-8"))

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from vlkit.errors import DataError
-from vlkit.metrics.caption import bleu, caption_scores, cider_d, rouge_l
-from vlkit.metrics.caption_java import java_caption_scores
+from vlkit.metrics.caption import bleu, caption_scores, cider_d, java_caption_scores, rouge_l
 from vlkit.metrics.classification import accuracy, auc, best_threshold
 from vlkit.metrics.dialog import (
     answer_rank,

@@ -1,4 +1,4 @@
-"""What all heads of BLIP share: an image encoder, a tokenizer, and sample dictionaries as input.
+"""Base class of all heads: image encoder, tokenizer, and reading of sample dictionaries.
 
 Shapes: ``B`` images or videos, ``F`` frames, ``N`` texts, ``P`` image tokens, ``Dv`` image width, ``E`` projection.
 """
@@ -24,29 +24,29 @@ from vlkit.models.size import check_memory, encoder_numbers
 from vlkit.models.vit import VisionTransformer, VitConfig, build_image_encoder
 from vlkit.processors.tokenizer import Tokenizer, build_tokenizer
 
-_AT_ONCE = 64
-"""Frames that the image encoder takes at once: a batch of videos is many images."""
+_FRAMES_AT_ONCE = 64
+"""Frames encoded at once: a batch of videos is many images."""
 
 
 class BlipBase(nn.Module):
     """Image encoder and tokenizer.
 
-    Models take sample dictionaries: ``image`` [B, 3, S, S] (or ``video`` [B, F, 3, S, S] where a head takes videos) and
-    ``text_input``, a list of B strings, or ``texts``, the same already tokenized (:class:`TextBatch`). Public calls
-    read pictures in any form that :mod:`vlkit.models.inputs` knows; what is no float tensor goes through the image
-    processor of the model (:meth:`use_processor`).
+    Models take sample dictionaries: ``image`` [B, 3, S, S] (or ``video`` [B, F, 3, S, S]) and ``text_input``, a list of
+    B strings, or ``texts``, the same tokenized (:class:`TextBatch`). Public calls read pictures in any form that
+    :mod:`vlkit.models.inputs` knows; all but float tensors go through the model's image processor
+    (:meth:`use_processor`).
 
     Args:
         vit: sizes of the image encoder.
         med: sizes of the text transformer.
         tokenizer: name of a bundled vocabulary, or a path.
-        max_words: longest text in tokens, [CLS] and [SEP] included; longer ones are cut.
+        max_words: longest text in tokens, [CLS] and [SEP] included; longer ones are truncated.
 
     Attributes:
         picture_groups: keys of samples that hold pictures; those of one group belong together.
-        sample_keys: the other keys of samples that calls read; a subclass that reads more adds them.
-        unread_keys: keys of pictures that samples may hold besides, though no call reads them.
-        video_frames: F, how many frames of a video file are read.
+        sample_keys: the other keys of samples that calls read; subclasses add theirs.
+        unread_keys: keys of pictures that samples may hold but no call reads.
+        video_frames: number of frames F that are read from a video file.
     """
 
     picture_groups: ClassVar[tuple[tuple[str, ...], ...]] = (("image",), ("video",))
@@ -79,19 +79,19 @@ class BlipBase(nn.Module):
     def use_processor(
         self, image_processor: Callable[[Any], Tensor], open_url: Callable[[str], bytes] | None = None
     ) -> None:
-        """Set what pictures that are no float tensors go through; models that a card describes have the card's.
+        """Set the processor of pictures that are not float tensors; models built from a card have the card's.
 
         Args:
-            image_processor: maps a picture to a tensor [3, S, S]. Its ``image_size``, where it has one, is set to the
+            image_processor: maps a picture to a tensor [3, S, S]. Its ``image_size``, if it has one, is set to the
                 model's in a copy.
-            open_url: gives the bytes behind an http address; None: addresses are refused.
+            open_url: downloads the bytes of an http address; None: addresses are refused.
         """
         reader = PictureReader(image_processor, self.video_frames, open_url)
         self.pictures = reader.fitted(self.vit_config.image_size)
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Device of the parameters."""
         return next(self.parameters()).device
 
     @property
@@ -100,40 +100,40 @@ class BlipBase(nn.Module):
         return self.visual_encoder.width
 
     def tokenize(self, texts: Sequence[str] | str) -> TextBatch:
-        """Packed token ids of ``texts``, on the model's device."""
+        """Return packed token ids of ``texts``, on the model's device."""
         return self.pack(texts, self.max_words)
 
     def pack(self, texts: Sequence[str] | str, max_length: int) -> TextBatch:
-        """Packed token ids of ``texts``, each cut to ``max_length`` tokens, on the model's device."""
+        """Return packed token ids of ``texts``, truncated to ``max_length`` tokens, on the model's device."""
         ids = self.tokenizer.encode(text_list("text_input", texts, empty=True), max_length=max_length)
         return TextBatch.from_lists(ids, self.device)
 
     def texts_of(self, samples: Samples) -> TextBatch:
-        """``texts`` of the samples, or their ``text_input`` tokenized."""
+        """Return ``texts`` of the samples, or their tokenized ``text_input``."""
         given = given_texts(samples, type(self).__name__)
         check_keys(samples, self)
         return given if isinstance(given, TextBatch) else self.tokenize(text_list("text_input", given))
 
     def batches(self, samples: Samples, batch_size: int | None = None, texts: Texts = "none") -> Batches:
-        """``samples`` in parts, their pictures read; see :class:`~vlkit.models.blip.samples.Batches`."""
+        """Split ``samples`` into batches and read their pictures; see :class:`~vlkit.models.blip.samples.Batches`."""
         return Batches(self, samples, batch_size, texts)
 
     def picture_items(self, samples: Samples) -> dict[str, Items]:
-        """The samples' pictures by key, not yet opened.
+        """Return the samples' pictures by key, not yet opened.
 
         Raises:
-            VlkitError: there are none, or they are not of a kind that is read.
+            VlkitError: there are none, or they are of an unknown kind.
         """
         if "video" in as_mapping("samples", samples, "{'image': ...}"):
             return {"video": videos(samples["video"], "video")}
         return {"image": pictures(wanted(samples, "image", type(self).__name__), "image")}
 
     def images_of(self, samples: Samples) -> Tensor:
-        """``image`` [B, 3, S, S] of the samples, on the model's device and of its type."""
+        """Return ``image`` [B, 3, S, S] of the samples, on the model's device and of its dtype."""
         return self.placed(self.pictures.images(wanted(samples, "image", type(self).__name__)), "image")
 
     def placed(self, images: Tensor, name: str) -> Tensor:
-        """``images`` on the model's device and of its type; the same tensor where both fit.
+        """Move ``images`` to the model's device and dtype; the same tensor is returned if both fit.
 
         Raises:
             VlkitError: they hold NaN or infinity (checked in evaluation mode).
@@ -143,23 +143,23 @@ class BlipBase(nn.Module):
         kind = next(self.visual_encoder.parameters()).dtype
         device = self.device.type
         if torch.is_autocast_enabled(device) and images.dtype == torch.get_autocast_dtype(device):
-            kind = images.dtype  # what autocast would make of it
+            kind = images.dtype  # autocast would convert to it
         return images.to(self.device, kind)
 
     def image_embeds(self, samples: Samples) -> Tensor:
-        """Tokens [B, P, Dv] of the samples' ``image`` [B, 3, S, S]; or [B, F*P, Dv] of their ``video``
-        [B, F, 3, S, S], the tokens of one frame after those of the other. Paper: 5.6."""
+        """Return tokens [B, P, Dv] of the samples' ``image`` [B, 3, S, S]; or [B, F*P, Dv] of their ``video``
+        [B, F, 3, S, S], frame after frame. Paper: 5.6."""
         found = self.picture_items(samples)
         check_keys(samples, self)
         if "video" not in found:
             return self.visual_encoder(self.placed(self.pictures.read(found["image"], "image"), "image"))
         video = self.pictures.read(found["video"], "video")
-        chunks = video.flatten(0, 1).split(_AT_ONCE)
+        chunks = video.flatten(0, 1).split(_FRAMES_AT_ONCE)
         tokens = torch.cat([self.visual_encoder(self.placed(chunk, "video")) for chunk in chunks])
         return tokens.unflatten(0, video.shape[:2]).flatten(1, 2)
 
     def checkpoint_blocks(self) -> list[nn.Module]:
-        """The blocks that activation checkpointing may recompute; momentum encoders keep no activations."""
+        """Return the blocks that activation checkpointing may recompute; momentum encoders keep no activations."""
         trained = {id(p) for p in self.parameters() if p.requires_grad}
         blocks: list[nn.Module] = []
         for module in self.modules():
@@ -170,18 +170,18 @@ class BlipBase(nn.Module):
         return [block for block in blocks if any(id(p) in trained for p in block.parameters())]
 
     def image_blocks(self) -> list[nn.Module]:
-        """The blocks of the image encoders, momentum encoders included: the same code on the same shapes in every step,
-        used through ``forward`` alone, no weight in two of them. Compilation and sharding go by them."""
+        """Return the blocks of the image encoders, momentum encoders included, for compilation and sharding: they run
+        the same code on the same shapes in every step, through ``forward`` alone, and share no weights."""
         return [block for m in self.modules() if isinstance(m, VisionTransformer) for block in m.blocks]
 
 
 def frames_of(samples: Samples) -> int:
-    """F, the frames of each ``video`` of the samples; 1 where they are images."""
+    """Return F, the frames of each ``video`` of the samples; 1 for images."""
     return samples["video"].shape[1] if "video" in samples else 1
 
 
 def pooled_feats(projection: nn.Module, image_embeds: Tensor, frames: int = 1) -> Tensor:
-    """Projected features of images, or of videos as the mean over their frames, normalized.
+    """Return normalized projected features of images, or of videos as the mean over their frames.
 
     Args:
         projection: maps [..., Dv] to [..., E].

@@ -1,7 +1,7 @@
-"""CapFilt (paper, section 3.3): a captioner writes texts of images, a filter judges them and the texts of the web.
+"""CapFilt (paper, section 3.3): a captioner generates texts of images, a filter scores them and the web texts.
 
-An image is encoded once where captioner and filter see alike, and its keys and values are projected once for all of
-its texts.
+An image is encoded once if captioner and filter have equal image encoders, and its keys and values are projected once
+for all of its texts.
 
 Shapes: ``B`` images, ``N`` texts, ``P`` image tokens, ``Dv`` image width.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vlkit.contracts import GenerationConfig, ScoredText
 from vlkit.errors import VlkitError
-from vlkit.models.arguments import checked_keywords, one_or_more, text_list
+from vlkit.models.arguments import check_whole, checked_keywords, one_or_more, text_list
 from vlkit.models.blip.caption import Captions, check_config, decode_captions, seeds_of
 from vlkit.models.blip.samples import Samples, refuse_unknown, wanted
 from vlkit.models.kv_cache import ImageKV
@@ -32,22 +32,21 @@ FILTERS = ("blip_image_text_matching", "blip_retrieval", "blip_pretrain")
 
 @MODELS.register("blip_capfilt")
 class BlipCapFilt(nn.Module):
-    """A captioner and a filter at work on the same images.
+    """Annotate images with a captioner and a filter.
 
     Args:
-        captioner: writes texts (``blip_caption``, ``blip_pretrain``).
-        filter: judges texts (``blip_image_text_matching``, ``blip_retrieval``, ``blip_pretrain``); None: the captioner
-            does it, as in the paper's comparison of shared with decoupled parameters (table 4).
+        captioner: generates texts (``blip_caption``, ``blip_pretrain``).
+        filter: scores texts (``blip_image_text_matching``, ``blip_retrieval``, ``blip_pretrain``); None: the captioner,
+            as in the paper's comparison of shared and decoupled parameters (table 4).
         pairs_at_once: bound on the memory of one pass of the filter, in pairs of image and text.
 
     Raises:
-        VlkitError: one of the models cannot do its part, or ``pairs_at_once`` is below 1.
+        VlkitError: a model lacks a method, or ``pairs_at_once`` is below 1.
     """
 
     def __init__(self, captioner: nn.Module, filter: nn.Module | None = None, pairs_at_once: PositiveInt = 1024):
         super().__init__()
-        if pairs_at_once < 1:
-            raise VlkitError(f"pairs_at_once is {pairs_at_once}; it must be at least 1.")
+        check_whole("pairs_at_once", pairs_at_once, 1)
         self.captioner: Any = captioner
         self.filter: Any = captioner if filter is None else filter
         self.pairs_at_once = pairs_at_once
@@ -56,20 +55,20 @@ class BlipCapFilt(nn.Module):
         _check("filter", self.filter, ("image_embeds", "text_encoder", "tokenize", "match"), FILTERS)
 
     def train(self, mode: bool = True) -> BlipCapFilt:
-        self._one_encoder = None  # training may have parted the encoders
+        self._one_encoder = None  # training may have changed the encoders
         super().train(mode)
         return self
 
     @property
     def visual_encoder(self) -> nn.Module:
-        """The captioner's."""
+        """Image encoder of the captioner."""
         return self.captioner.visual_encoder
 
     @property
     def one_encoder(self) -> bool:
-        """Whether captioner and filter see images alike: one image encoder, or two that are equal."""
+        """Whether captioner and filter have one image encoder, or two equal ones."""
         if self._one_encoder is None:
-            self._one_encoder = _see_alike(self.captioner, self.filter)
+            self._one_encoder = _equal_encoders(self.captioner, self.filter)
         return self._one_encoder
 
     @checked_keywords
@@ -81,15 +80,15 @@ class BlipCapFilt(nn.Module):
         generation: GenerationConfig | None = None,
         seeds: Tensor | None = None,
     ) -> list[list[ScoredText]]:
-        """The texts of B images with their scores: those of the web first, then the synthetic ones.
+        """Return the scored texts of B images: web texts first, then synthetic ones.
 
         Equal texts of an image are scored once. An empty synthetic text is not scored.
 
         Args:
             samples: ``image``, B pictures or a preprocessed tensor [B, 3, S, S], which both models read; and
-                ``filter_image`` [B, 3, S', S'] where the filter reads other pixels.
-            web: texts of each image, or its only one. Empty ones are left out; None: it has none.
-            generation: how the captioner writes; None: the paper's beam search of captioning.
+                ``filter_image`` [B, 3, S', S'] if the filter needs another size.
+            web: a text or a list of texts for each image, or None; empty texts are skipped.
+            generation: decoding of captions; None: the paper's beam search of captioning.
             seeds: [B] for sampling; see :func:`vlkit.models.generation.generate`.
         """
         texts = [_web_texts(each, f"web[{place}]") for place, each in enumerate(one_or_more("web", web))]
@@ -105,7 +104,7 @@ class BlipCapFilt(nn.Module):
         return pairs.scored(captions, *self._scores(pairs, states, judged))
 
     def encode(self, samples: Samples) -> tuple[Tensor, Tensor]:
-        """Image tokens [B, P, Dv] for the captioner and for the filter; one tensor where they are the same."""
+        """Return image tokens [B, P, Dv] for the captioner and for the filter, maybe the same tensor."""
         image = {"image": wanted(samples, "image", "BlipCapFilt")}
         refuse_unknown(samples, "BlipCapFilt", ("image", "filter_image"))
         embeds = self.captioner.image_embeds(image)
@@ -116,18 +115,18 @@ class BlipCapFilt(nn.Module):
     def _write(
         self, embeds: Tensor, judged: Tensor, generation: GenerationConfig, seeds: Tensor | None
     ) -> tuple[Captions, ImageKV]:
-        """Synthetic texts, and the keys and values that the filter reads."""
+        """Return synthetic texts, and the keys and values for the filter."""
         writer = self.captioner
         states = writer.text_decoder.bert.project_images(embeds)
         kept = None
         if judged is embeds and _same_cross_attention(writer.text_decoder.bert, self.filter.text_encoder):
-            # Decoding overwrites what it reads; a copy costs a fraction of projecting anew.
+            # Decoding overwrites its states; a copy costs a fraction of a second projection.
             kept = ImageKV([tuple(tensor.clone() for tensor in layer) for layer in states.layers])
         captions = decode_captions(writer.text_decoder, states, writer.tokenizer, writer.prompt, generation, seeds)
         return captions, kept or self.filter.text_encoder.project_images(judged)
 
     def _scores(self, pairs: _Pairs, states: ImageKV, judged: Tensor) -> tuple[list[float], list[Any]]:
-        """Probability of a match and cosine similarity (or None) of each pair."""
+        """Return the probability of a match and the cosine similarity (or None) of each pair."""
         if not pairs.count:
             return [], []
         packed = self.filter.tokenize(pairs.texts)
@@ -149,14 +148,14 @@ class BlipCapFilt(nn.Module):
 
 
 class _Pairs:
-    """The different texts of each image, one image after the other.
+    """Unique texts of each image, one image after the other.
 
     Args:
         web, synthetic: texts of each image.
 
     Attributes:
-        texts: the different texts of all images: each is read once, and encoded once without an image.
-        image, text: [N] image and place in ``texts`` of each pair.
+        texts: the unique texts of all images; each is tokenized once, and encoded once without an image.
+        image, text: [N] image and index in ``texts`` of each pair.
     """
 
     def __init__(self, web: Sequence[Sequence[str]], synthetic: Sequence[Sequence[str]]):
@@ -164,10 +163,10 @@ class _Pairs:
         self._place: list[dict[str, int]] = []
         known: dict[str, int] = {}
         texts: list[int] = []
-        for own, drawn in zip(web, synthetic):
-            different = dict.fromkeys(text for text in (*own, *drawn) if text)
-            self._place.append({text: len(texts) + number for number, text in enumerate(different)})
-            texts += [known.setdefault(text, len(known)) for text in different]
+        for own, generated in zip(web, synthetic):
+            unique = dict.fromkeys(text for text in (*own, *generated) if text)
+            self._place.append({text: len(texts) + number for number, text in enumerate(unique)})
+            texts += [known.setdefault(text, len(known)) for text in unique]
         self.texts, self.text = list(known), np.array(texts, np.int64)
         counts = [len(place) for place in self._place]
         self.starts = np.cumsum([0, *counts])
@@ -179,7 +178,7 @@ class _Pairs:
         return len(self.text)
 
     def parts(self, most: int) -> Iterator[tuple[np.ndarray, slice]]:
-        """Pairs of whole images, at most ``most`` unless one image has more; and which images."""
+        """Yield the pairs of runs of images, at most ``most`` unless one image has more, and the images."""
         first, count = 0, len(self.starts) - 1
         while first < count:
             last = int(np.searchsorted(self.starts, self.starts[first] + most, side="right")) - 1
@@ -189,7 +188,7 @@ class _Pairs:
             first = last
 
     def scored(self, captions: Captions, itm: Sequence[float], itc: Sequence[float | None]) -> list[list[ScoredText]]:
-        """The texts of each image in the order of :meth:`BlipCapFilt.annotate`."""
+        """Return the texts of each image in the order of :meth:`BlipCapFilt.annotate`."""
         found = []
         for own, place, texts, log_probs in zip(self.web, self._place, captions.texts, captions.scores):
             rows = [ScoredText(text, "web", itm[place[text]], itc[place[text]]) for text in own]
@@ -201,11 +200,11 @@ class _Pairs:
 
 
 def _web_texts(given: str | Sequence[str] | None, name: str) -> list[str]:
-    """Those of one image that are not empty."""
+    """Return the web texts of one image that are not empty."""
     return [] if given is None else [str(text) for text in text_list(name, given, empty=True) if text.strip()]
 
 
-def _see_alike(one: Any, other: Any) -> bool:
+def _equal_encoders(one: Any, other: Any) -> bool:
     """Whether the image encoders of two models give the same tokens."""
     mine, theirs = one.visual_encoder, other.visual_encoder
     if mine is theirs:
@@ -217,7 +216,7 @@ def _see_alike(one: Any, other: Any) -> bool:
 
 
 def _sizes(model: Any) -> Any:
-    """What of an image encoder's configuration matters once it is trained."""
+    """Return an image encoder's configuration without the settings of training."""
     config = getattr(model, "vit_config", None)
     return config and dataclasses.replace(config, drop_path_rate=0.0, init_std=1.0)
 
@@ -227,7 +226,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 def _same_cross_attention(decoder: Any, encoder: Any) -> bool:
-    """Whether two text transformers make the same keys and values, being one model that shares them."""
+    """Whether two text transformers share their cross-attention, so that they compute the same keys and values."""
     layers = list(zip(decoder.encoder.layer, encoder.encoder.layer))
     return all(mine.crossattention is theirs.crossattention for mine, theirs in layers)
 

@@ -26,7 +26,7 @@ from vlkit.registry.bounds import Tokens, UnitInterval
 
 @dataclass
 class CaptionOutput:
-    """What a training forward gives: ``loss_lm``, a scalar mean over predicted tokens."""
+    """Output of a training step: ``loss_lm``, a scalar mean over predicted tokens."""
 
     loss_lm: Tensor
 
@@ -53,15 +53,15 @@ class Captions:
 
 @MODELS.register("blip_caption")
 class BlipCaption(BlipBase):
-    """Captions an image.
+    """Generate captions of images.
 
     Args:
         vit: sizes of the image encoder.
         med: sizes of the text decoder.
         tokenizer: name of a bundled vocabulary, or a path.
-        prompt: every caption begins with it; the loss does not cover it. It is put in front of texts that lack it.
+        prompt: first words of every caption, prepended to texts without it; the loss does not cover it.
         max_words: longest text in tokens, prompt included.
-        label_smoothing: of the LM loss, 0..1.
+        label_smoothing: of the LM loss, 0 to 1.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class BlipCaption(BlipBase):
         self.text_decoder = TextDecoder(self.med_config, self.image_width)
 
     def tokenize(self, texts: Sequence[str] | str) -> TextBatch:
-        """Packed token ids of ``texts``, prompt in front, [DEC] first."""
+        """Return packed token ids of ``texts`` with the prompt, [DEC] first."""
         given = text_list("text_input", texts, empty=True)
         texts = [text if self._has_prompt(text) else self.prompt + text for text in given]
         return super().tokenize(texts).with_first(self.tokenizer.dec_id)
@@ -97,12 +97,12 @@ class BlipCaption(BlipBase):
         return text.startswith(head) and not inside_word
 
     def target_count(self, texts: TextBatch) -> int:
-        """Number of tokens that the loss of ``texts`` is a mean over."""
+        """Return the number of tokens that the loss of ``texts`` is a mean over."""
         return lm_count(texts, self.prompt_length)
 
     @checked_keywords
     def forward(self, samples: Samples) -> CaptionOutput:
-        """LM loss of ``samples`` (``image`` and ``text_input`` or ``texts``)."""
+        """Return the LM loss of ``samples`` (``image`` and ``text_input`` or ``texts``)."""
         read = self.batches(samples, texts="paired").whole()
         texts = self.texts_of(read)
         states = self.text_decoder.bert.project_images(self.image_embeds(read))
@@ -119,13 +119,13 @@ class BlipCaption(BlipBase):
         seeds: Tensor | None = None,
         batch_size: int | None = None,
     ) -> Captions:
-        """Captions with scores and token ids.
+        """Generate captions with scores and token ids.
 
         Args:
             samples: with ``image``: pictures, or a preprocessed tensor [B, 3, S, S]; or with ``video``.
             config: how to decode; None: beam search of the paper (3 beams, 10 to 30 tokens).
             seeds: [B] for sampling; see :func:`vlkit.models.generation.generate`.
-            batch_size: pictures read and decoded at once; None: a tensor is one batch, a list is taken 32 at a time.
+            batch_size: pictures decoded at once; None: a tensor is one batch, a list is taken 32 at a time.
         """
         return caption_images(self, samples, config, seeds, batch_size)
 
@@ -143,11 +143,11 @@ class BlipCaption(BlipBase):
         temperature: float = 1.0,
         batch_size: int | None = None,
     ) -> list[str]:
-        """Captions as a flat list of ``B * num_captions`` strings; lengths are in tokens, prompt included.
+        """Generate a flat list of ``B * num_captions`` captions: LAVIS's call. Lengths are in tokens, prompt included.
 
-        The same call as in LAVIS. See :class:`~vlkit.models.generation.GenerationConfig` for the arguments and
-        :meth:`caption` for ``batch_size`` and for scores. What is sampled follows PyTorch's random state: after
-        ``torch.manual_seed`` the captions are the same for every ``batch_size``.
+        See :class:`~vlkit.models.generation.GenerationConfig` for the arguments and :meth:`caption` for ``batch_size``
+        and for scores. Sampling uses PyTorch's random state: after ``torch.manual_seed`` the captions are the same for
+        every ``batch_size``.
         """
         check_flag("use_nucleus_sampling", use_nucleus_sampling)
         for name, value in (("num_beams", num_beams), ("num_captions", num_captions)):
@@ -173,20 +173,20 @@ def caption_images(
     seeds: Tensor | None,
     batch_size: int | None,
 ) -> Captions:
-    """Captions of ``samples`` by a model with a decoder and a prompt; see :meth:`BlipCaption.caption`."""
+    """Caption ``samples`` with a model that has a decoder and a prompt; see :meth:`BlipCaption.caption`."""
     config = check_config(config) or GenerationConfig()
     batches = model.batches(samples, batch_size)
-    drawn = seeds_of(seeds, batches.count, config)
+    seeds = seeds_of(seeds, batches.count, config)
     found = []
     for part, batch in zip(batches.slices(), batches):
         states = model.text_decoder.bert.project_images(model.image_embeds(batch))
-        some = None if drawn is None else drawn[part]
+        some = None if seeds is None else seeds[part]
         found.append(decode_captions(model.text_decoder, states, model.tokenizer, model.prompt, config, some))
     return joined(found)
 
 
 def check_config(config: Any) -> GenerationConfig | None:
-    """``config``, which must be a :class:`GenerationConfig` or None.
+    """Return ``config``, a :class:`GenerationConfig` or None.
 
     Raises:
         VlkitError: it is neither.
@@ -200,7 +200,7 @@ def check_config(config: Any) -> GenerationConfig | None:
 
 
 def seeds_of(seeds: Any, count: int, config: GenerationConfig) -> Tensor | None:
-    """[B] seeds for sampling, drawn for all images at once, so that they do not depend on batches.
+    """Return [B] seeds for sampling, created for all images at once, so that they do not depend on batches.
 
     Raises:
         VlkitError: ``seeds`` are not one whole number for each of ``count`` images.
@@ -221,7 +221,7 @@ def decode_captions(
     config: GenerationConfig,
     seeds: Tensor | None = None,
 ) -> Captions:
-    """Generate and turn ids into text without the prompt. ``states`` are consumed."""
+    """Generate token ids and decode them to texts without the prompt. ``states`` are consumed."""
     ids = [tokenizer.dec_id, *tokenizer.encode(prompt)[0][1:-1]]
     device = states.layers[0][0].device
     found: Generated = generate(decoder, states, torch.tensor([ids], device=device), tokenizer.sep_id, config, seeds)

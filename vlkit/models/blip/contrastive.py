@@ -31,9 +31,9 @@ from vlkit.models.vit import VitConfig
 from vlkit.registry.bounds import Range
 
 QueueSize = Annotated[int, Range(0, 10_000_000)]
-"""Number of earlier pairs that contrast sees as negatives."""
+"""Number of earlier pairs in the queues."""
 Temperature = Annotated[float, Range(1e-4, 100)]
-"""What similarities are divided by."""
+"""Divisor of similarities."""
 
 
 class Features(NamedTuple):
@@ -44,7 +44,7 @@ class Features(NamedTuple):
 
 
 class BlipAligned(BlipBase):
-    """Image and text encoder, their projections to one space, and the matching head.
+    """Image and text encoder, their projections to a common space, and the matching head.
 
     Args:
         vit: sizes of the image encoder.
@@ -52,7 +52,7 @@ class BlipAligned(BlipBase):
         tokenizer: name of a bundled vocabulary, or a path.
         max_words: longest text in tokens.
         embed_dim: width E of projected features; None: no projections.
-        matching: whether there is a matching head.
+        matching: build the matching head.
     """
 
     def __init__(
@@ -69,21 +69,21 @@ class BlipAligned(BlipBase):
         self.text_encoder = TextTransformer(self.med_config, self.image_width)
         self.vision_proj = nn.Linear(self.image_width, embed_dim) if embed_dim is not None else None
         self.text_proj = nn.Linear(width, embed_dim) if embed_dim is not None else None
-        self.match_token = self.tokenizer.enc_id  # what the matching head reads
+        self.match_token = self.tokenizer.enc_id  # input of the matching head
         if matching:
             self.itm_head = nn.Linear(width, 2)
 
     def image_feats(self, image_embeds: Tensor, frames: int = 1) -> Tensor:
-        """[B, P, Dv] -> [B, E], unit length, float32; of videos [B, F*P, Dv] the mean over ``frames`` frames."""
+        """Map [B, P, Dv] to [B, E], unit length, float32; of videos [B, F*P, Dv] the mean over ``frames`` frames."""
         return pooled_feats(self.needed(self.vision_proj), image_embeds, frames)
 
     def text_feats(self, texts: TextBatch) -> Tensor:
-        """N texts -> [N, E], unit length, float32."""
+        """Return features [N, E] of N texts, unit length, float32."""
         projection = self.needed(self.text_proj)
         return F.normalize(projection(self.text_encoder(texts, first_only=True)).float(), dim=-1)
 
     def needed(self, projection: nn.Module | None) -> nn.Module:
-        """``projection``; raises where the model has none."""
+        """Return ``projection``; raise a VlkitError if the model has none."""
         if projection is None:
             raise VlkitError(
                 f"this {type(self).__name__} has no projections (embed_dim is null), so it has no projected features. "
@@ -96,7 +96,7 @@ class BlipAligned(BlipBase):
         return text_feats_in_passes(self, texts)
 
     def begin_match(self, texts: TextBatch) -> TextPrefix:
-        """What :meth:`match` needs of ``texts`` whatever the image: for texts that meet several images."""
+        """Compute the part of :meth:`match` that depends on no image, for texts that are compared with several."""
         return self.text_encoder.begin(texts.with_first(self.match_token))
 
     def match(
@@ -105,24 +105,26 @@ class BlipAligned(BlipBase):
         states: ImageKV,
         image_index: Sequence[int] | np.ndarray | None = None,
     ) -> Tensor:
-        """ITM logits [N, 2] (class 1 matches) of each text with the image that ``image_index`` names for it."""
+        """Return ITM logits [N, 2] (class 1 matches) of each text with the image ``image_index`` of it."""
         if isinstance(texts, TextBatch):
             texts = texts.with_first(self.match_token)
         return self.itm_head(self.text_encoder(texts, states, image_index, first_only=True))
 
     def pair_scorer(self, texts: Sequence[str]) -> PairScorer:
-        """Return what scores many pairs of images and ``texts`` in passes of bounded memory."""
+        """Return a scorer of many pairs of images and ``texts``, in passes of bounded memory."""
         return PairScorer(self, texts)
 
 
 class BlipContrastive(BlipAligned):
-    """What pre-training and retrieval share. A subclass ends its constructor with :meth:`start_momentum`.
+    """Momentum encoders, queues and ITC loss of pre-training and retrieval.
+
+    The constructor of a subclass ends with :meth:`start_momentum`.
 
     Args:
         vit, med, tokenizer, max_words, embed_dim: as for :class:`BlipAligned`.
-        momentum: of the momentum encoders, per step, 0..1.
-        temperature_range: lowest and highest value that the learned temperature may take.
-        gather: contrast with the pairs of all processes; False: with this process's and the queue.
+        momentum: of the momentum encoders, per step, 0 to 1.
+        temperature_range: bounds of the learned temperature.
+        gather: ITC with the pairs of all processes; False: with this process's pairs and the queue.
     """
 
     temp: nn.Parameter
@@ -145,7 +147,7 @@ class BlipContrastive(BlipAligned):
         self.draw_negative: Callable[[Tensor], Tensor] = draw_index
 
     def start_momentum(self, embed_dim: int, queue_size: int, temperature: float) -> None:
-        """Momentum encoders as copies, queues of random features, and the temperature."""
+        """Create momentum encoders as copies, queues of random features, and the temperature."""
         low, high = self.temperature_range
         if not low <= temperature <= high:
             raise ConfigError(f"temperature is {temperature}; it must be within temperature_range, {low} to {high}.")
@@ -160,17 +162,18 @@ class BlipContrastive(BlipAligned):
 
     @torch.no_grad()
     def move_momentum(self) -> None:
-        """Move the momentum encoders towards the trained ones, once per optimizer step."""
+        """Update the momentum encoders, once per optimizer step."""
         update_momentum(self._momentum_pairs(), self.momentum)
 
     def pairs_of(self, samples: Samples) -> tuple[Tensor, TextBatch]:
-        """``image`` [B, 3, S, S] and the B texts of the samples."""
+        """Return ``image`` [B, 3, S, S] and the B texts of the samples."""
         read = self.batches(samples, texts="paired").whole()
         return self.images_of(read), self.texts_of(read)
 
     def encode(self, image: Tensor, texts: TextBatch, update: bool) -> tuple[Tensor, Features, Features]:
-        """Image tokens [B, P, Dv], features, and the momentum encoders' features. Clamps the temperature; with
-        ``update`` the momentum encoders move first."""
+        """Return image tokens [B, P, Dv], features, and the momentum encoders' features.
+
+        Clamps the temperature, and with ``update`` updates the momentum encoders first."""
         image_embeds = self.visual_encoder(image)
         online = Features(self.image_feats(image_embeds), self.text_feats(texts))
         with torch.no_grad():
@@ -182,18 +185,18 @@ class BlipContrastive(BlipAligned):
     def contrast(
         self, online: Features, slow: Features, everyone: Features, alpha: float, targets: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """ITC loss, and the logits [B, A] image to text and text to image.
+        """Return the ITC loss, and the logits [B, A] image to text and text to image.
 
         Args:
             online: of this process.
             slow: the momentum encoders', of this process.
-            everyone: the momentum encoders', of the pairs to contrast with; the queues come behind them.
-            alpha: share of the momentum teacher in the targets, 0..1.
+            everyone: the momentum encoders', of the pairs to contrast with; the queues follow them.
+            alpha: weight of the momentum encoders' soft targets, 0 to 1.
             targets: see :func:`~vlkit.models.losses.soft_contrast`.
         """
 
         def similar(features: Tensor, others: Tensor, queue: Tensor) -> Tensor:
-            # Apart, because a queue is wide: to join the two would copy it.
+            # Two products: concatenating the features with a queue would copy it.
             return torch.cat([features @ others.T, features @ queue.to(features.dtype)], 1)
 
         def compute(image: Tensor, text: Tensor, temp: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -208,12 +211,12 @@ class BlipContrastive(BlipAligned):
             return (losses[0] + losses[1]) / 2, sims[0], sims[1]
 
         with torch.autocast(online.image.device.type, enabled=False):
-            # At once: the batch joins the queues before the backward pass.
+            # Now, since the batch is enqueued before the backward pass.
             loss, sim_i2t, sim_t2i = differentiate_now(compute, online.image, online.text, self.temp)
         return loss, sim_i2t, sim_t2i
 
     def queue_age(self, batch: int) -> float:
-        """Steps that the oldest entry of the queues has waited, when every process brings ``batch`` pairs a step."""
+        """Return the age of the oldest queue entry in steps, for ``batch`` pairs per process and step."""
         return self.image_queue.shape[1] / (batch * world_size())
 
     def _momentum_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
@@ -226,12 +229,12 @@ class BlipContrastive(BlipAligned):
             text_embeds = self.text_encoder_m(texts, first_only=True)
             image_feats = F.normalize(self.vision_proj_m(image_embeds).float(), dim=-1)
             text_feats = F.normalize(self.text_proj_m(text_embeds).float(), dim=-1)
-        # Copies, made outside: what the contrast computes from them is kept for its backward pass.
+        # Copies made outside of inference mode, since the backward pass of the ITC loss needs them.
         return Features(image_feats.clone(), text_feats.clone())
 
 
 def gather_features(features: Features) -> Features:
-    """Those of all processes, in rank order, without gradient, in one message."""
+    """Gather the features of all processes, in rank order, without gradient, in one message."""
     if world_size() == 1:
         return Features(features.image.detach(), features.text.detach())
     width = features.image.shape[1]

@@ -1,13 +1,12 @@
-"""Visual dialog (paper, section 5.5 and figure 5c): which of many answers fits the image, the caption and the history.
+"""Visual dialog (paper, section 5.5 and figure 5c): rank answers by how well they fit image, caption and history.
 
-The caption is read by the text encoder alone; its states stand behind the image tokens, and the dialog encoder (the
-image-grounded text encoder) reads both through cross-attention. What the paper leaves open is decided here: both
-encoders are one, as in MED, so that a pre-trained checkpoint fills all of it; and where caption states and image tokens
-differ in width (ViT-L), a linear layer ``caption_proj`` brings the former to the width of the latter, which keeps the
-pre-trained cross-attention as it is.
+The caption is read by the text encoder alone; its states are appended to the image tokens, and the dialog encoder (the
+image-grounded text encoder) attends to both. The paper leaves two points open. Here both encoders are one, as in MED,
+so that a pre-trained checkpoint fills all of it. If caption states and image tokens differ in width (ViT-L), a linear
+layer ``caption_proj`` maps the former to the width of the latter, so that the pre-trained cross-attention fits.
 
 Keys and values of image and caption are projected once for all candidates of all rounds. History and question are the
-same for all candidates of a round, but every token of them sees the candidate, so they are read again with each.
+same for all candidates of a round, but each of their tokens sees the candidate, so they are encoded with each.
 
 Shapes: ``B`` images (one dialog each), ``K`` candidates of a round, ``N`` texts, ``P`` image tokens, ``C`` tokens of
 the longest caption, ``Dv`` image width.
@@ -15,9 +14,9 @@ the longest caption, ``Dv`` image width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,10 +24,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlkit.errors import VlkitError
-from vlkit.models.arguments import check_whole, checked_keywords, text_list
+from vlkit.models.arguments import as_mapping, check_whole, checked_keywords, text_list
 from vlkit.models.blip.base import BlipBase
-from vlkit.models.blip.dialog_chat import DialogSession
-from vlkit.models.blip.dialog_texts import Candidates, DialogWriter, options_of
+from vlkit.models.blip.dialog_texts import (
+    Candidates,
+    Dialog,
+    DialogWriter,
+    answer_and_negatives,
+    dialogs_of,
+    options_of,
+)
 from vlkit.models.blip.samples import Samples, wanted
 from vlkit.models.kv_cache import ImageKV
 from vlkit.models.med import MedConfig, TextTransformer
@@ -37,12 +42,10 @@ from vlkit.models.vit import VitConfig
 from vlkit.registry import MODELS
 from vlkit.registry.bounds import PositiveInt, Tokens
 
-Dialog = Sequence[Mapping[str, Any]]
-
 
 @dataclass
 class DialogOutput:
-    """What a training forward gives.
+    """Output of a training step.
 
     Args:
         loss_itm: matching, mean over N texts.
@@ -62,19 +65,19 @@ class DialogOutput:
 
 @MODELS.register("blip_dialog")
 class BlipDialog(BlipBase):
-    """Ranks candidate answers in a dialog about an image.
+    """Rank candidate answers in a dialog about an image.
 
     Samples hold ``image`` [B, 3, S, S], ``text_input`` (B captions) and ``dialog``: B lists of rounds, each a mapping
-    with ``question``, ``answer``, ``answer_options`` and ``gt_index`` (the last three where they are known).
+    with ``question``, and ``answer``, ``answer_options`` and ``gt_index`` if they are known.
 
     Args:
         vit: sizes of the image encoder.
         med: sizes of the text transformer.
         tokenizer: name of a bundled vocabulary, or a path.
         max_words: longest text of history, question and candidate in tokens; the oldest rounds are dropped first.
-        max_answer_words: longest answer in tokens; room for it is always kept.
+        max_answer_words: longest answer in tokens; this many are always reserved.
         max_caption_words: longest caption in tokens, [CLS] and [SEP] included.
-        num_negatives: wrong candidates of each round that a training step sees, at least 1; drawn at random.
+        num_negatives: wrong candidates of each round in a training step, at least 1, sampled at random.
     """
 
     sample_keys = (*BlipBase.sample_keys, "dialog", "dialog_texts", "image_index", "labels")
@@ -100,13 +103,13 @@ class BlipDialog(BlipBase):
         self.itm_head = nn.Linear(width, 2)
 
     def tokenize(self, texts: Sequence[str] | str) -> TextBatch:
-        """Packed token ids of captions, on the model's device."""
+        """Return packed token ids of captions, on the model's device."""
         return self.pack(texts, self.max_caption_words)
 
     def training_inputs(self, samples: Samples) -> dict[str, Any]:
-        """``samples`` with texts in place of strings; :meth:`forward` does it for samples that lack it.
+        """Tokenize ``samples``; :meth:`forward` does so if it has not been done.
 
-        Draws ``num_negatives`` wrong candidates for each round with a known answer (fewer where fewer exist).
+        Samples ``num_negatives`` wrong candidates for each round with a known answer (fewer if there are fewer).
 
         Returns:
             ``image``, ``texts`` (captions), ``dialog_texts``, ``image_index`` [N] and ``labels`` [N].
@@ -115,10 +118,10 @@ class BlipDialog(BlipBase):
             VlkitError: no round has an answer and another candidate.
         """
         read = self.batches(samples, texts="paired").whole()
-        dialogs = self._dialogs(samples, len(read["texts"]))
+        dialogs = dialogs_of(samples, len(read["texts"]), type(self).__name__)
         texts, index, labels = [], [], []
         for image, dialog in enumerate(dialogs):
-            chosen = [self._answer_and_negatives(turn) for turn in dialog]
+            chosen = [answer_and_negatives(turn, self.num_negatives) for turn in dialog]
             for written in self.writer.write_dialog(dialog, image, chosen):
                 texts += written.texts
                 index += [image] * len(written.texts)
@@ -138,15 +141,16 @@ class BlipDialog(BlipBase):
 
     @checked_keywords
     def forward(self, samples: Samples) -> DialogOutput:
-        """ITM loss of ``samples``."""
-        inputs = samples if "dialog_texts" in samples else self.training_inputs(samples)
-        states = self.project(self.image_embeds(inputs), inputs["texts"])
-        logits = self.match(inputs["dialog_texts"], states, inputs["image_index"])
-        loss = F.cross_entropy(logits.float(), inputs["labels"])
-        return DialogOutput(loss, logits.detach(), inputs["labels"])
+        """Return the ITM loss of ``samples``, as given or from :meth:`training_inputs`."""
+        tokenized = "dialog_texts" in as_mapping("samples", samples, "{'image': ..., 'text_input': ..., 'dialog': ...}")
+        inputs = samples if tokenized else self.training_inputs(samples)
+        captions, index, labels = (wanted(inputs, key, "BlipDialog") for key in ("texts", "image_index", "labels"))
+        states = self.project(self.image_embeds(inputs), captions)
+        logits = self.match(inputs["dialog_texts"], states, index)
+        return DialogOutput(F.cross_entropy(logits.float(), labels), logits.detach(), labels)
 
     def project(self, image_embeds: Tensor, captions: TextBatch) -> ImageKV:
-        """Keys and values of ``image_embeds`` [B, P, Dv] with the states of their captions behind, [B, P + C, Dv].
+        """Return keys and values of ``image_embeds`` [B, P, Dv], followed by their captions' states: [B, P + C, Dv].
 
         Raises:
             VlkitError: not one caption an image.
@@ -164,21 +168,21 @@ class BlipDialog(BlipBase):
         return self.text_encoder.project_images(torch.cat([image_embeds, words], 1), mask)
 
     def match(self, texts: TextBatch, states: ImageKV, image_index: Sequence[int] | np.ndarray) -> Tensor:
-        """ITM logits [N, 2] (class 1 fits) of texts with [ENC] in front, each with its image."""
+        """Return ITM logits [N, 2] (class 1 fits) of texts that begin with [ENC], each with its image."""
         return self.itm_head(self.text_encoder(texts, states, image_index, first_only=True))
 
     def margins(self, texts: list[list[int]], states: ImageKV, image_index: np.ndarray, tokens_at_once: int) -> Tensor:
-        """[N] margins of "fits" over "does not" in logits, on the CPU; see :meth:`score`.
+        """Return [N] logit differences of "fits" and "does not fit", on the CPU; see :meth:`score`.
 
         Args:
-            texts: token ids with [ENC] in front.
+            texts: token ids that begin with [ENC].
             states: of the images and captions.
             image_index: [N] image of each text.
             tokens_at_once: bound on the memory of one pass, in tokens.
         """
         lengths = np.asarray([len(text) for text in texts])
         margins = torch.empty(len(texts))
-        # Texts of like length go together, since self-attention pads to the longest.
+        # Texts of similar length share a pass, since self-attention pads to the longest.
         for part in _runs(np.argsort(lengths, kind="stable"), lengths, tokens_at_once):
             packed = TextBatch.from_lists([texts[i] for i in part], self.device)
             logits = self.match(packed, states, image_index[part]).float()
@@ -188,20 +192,20 @@ class BlipDialog(BlipBase):
     @checked_keywords
     @torch.inference_mode()
     def score(self, samples: Samples, tokens_at_once: int = 16384, batch_size: int | None = None) -> list[list[Tensor]]:
-        """How well each candidate of each round answers; the history are the true answers.
+        """Score each candidate of each round, given the true answers of earlier rounds.
 
         Args:
-            samples: as for training; ``gt_index`` is not used where ``answer`` is given.
+            samples: as for training; ``gt_index`` is not used if ``answer`` is given.
             tokens_at_once: bound on the memory of one pass, in tokens.
             batch_size: images read and encoded at once; None: a tensor is one batch, a list is taken 32 at a time.
 
         Returns:
-            For each dialog and round [K] margins of "fits" over "does not" in logits (their sigmoid is the
+            For each dialog and round [K] logit differences of "fits" and "does not fit" (their sigmoid is the
             probability), on the CPU; empty for a round without candidates.
         """
         check_whole("tokens_at_once", tokens_at_once, 1)
         batches = self.batches(samples, batch_size, "paired")
-        dialogs = self._dialogs(samples, batches.count)
+        dialogs = dialogs_of(samples, batches.count, type(self).__name__)
         scores: list[list[Tensor]] = []
         for part, some in zip(batches.slices(), batches):
             scores += self._score(self.image_embeds(some), self.texts_of(some), dialogs[part], tokens_at_once)
@@ -224,12 +228,12 @@ class BlipDialog(BlipBase):
     @checked_keywords
     @torch.inference_mode()
     def chat(self, image: Any, caption: str, answers: Sequence[str] | str | None = None) -> DialogSession:
-        """A dialog about one image, which remembers what was said.
+        """Start a dialog about one image that keeps its history.
 
         Args:
             image: a picture, or a preprocessed tensor [3, S, S] or [1, 3, S, S].
-            caption: describes it, as dialogs of the training data do; may be empty.
-            answers: candidates for questions that bring none.
+            caption: of the image, as in the training data; may be empty.
+            answers: candidates for questions without their own.
 
         Raises:
             VlkitError: not one picture, or a text that is no string.
@@ -244,7 +248,7 @@ class BlipDialog(BlipBase):
         return DialogSession(self, states, options)
 
     def _groups(self, dialogs: Sequence[Dialog], tokens_at_once: int) -> Iterator[tuple[list[int], list[Candidates]]]:
-        """Consecutive dialogs whose texts stay below the bound together (one may exceed it alone), and their rounds."""
+        """Yield runs of dialogs and their rounds, at most ``tokens_at_once`` tokens unless a single dialog has more."""
         group: list[int] = []
         rounds: list[Candidates] = []
         tokens = 0
@@ -259,35 +263,65 @@ class BlipDialog(BlipBase):
         if group:
             yield group, rounds
 
-    def _dialogs(self, samples: Samples, images: int) -> Sequence[Dialog]:
-        """The ``dialog`` of each image; that of a single image may stand alone."""
-        name = type(self).__name__
-        dialogs = wanted(samples, "dialog", name)
-        if not isinstance(dialogs, Sequence) or isinstance(dialogs, str):
-            raise VlkitError(f"dialog is {dialogs!r:.80}; give a list of rounds for each image.")
-        if images == 1 and dialogs and isinstance(dialogs[0], Mapping):
-            dialogs = [dialogs]
-        if len(dialogs) != images:
-            raise VlkitError(f"{name} needs one dialog an image; given: {images} captions, {len(dialogs)} dialogs.")
-        for place, rounds in enumerate(dialogs):
-            if not isinstance(rounds, Sequence) or isinstance(rounds, str):
-                raise VlkitError(f"dialog[{place}] is {rounds!r:.80}; give a list of rounds, which are mappings.")
-        return dialogs
-
-    def _answer_and_negatives(self, turn: Mapping[str, Any]) -> list[int]:
-        """The answer's place, then those of wrong candidates; nothing where the answer is not known."""
-        options, answer = options_of(turn), turn.get("gt_index")
-        if answer is None:
-            return []
-        others = [i for i, text in enumerate(options) if text != options[answer]]
-        drawn = torch.randperm(len(others))[: self.num_negatives].tolist()
-        return [answer, *(others[i] for i in drawn)] if others else []
-
 
 def _runs(order: np.ndarray, lengths: np.ndarray, tokens_at_once: int) -> Iterator[np.ndarray]:
-    """``order`` (shortest first) in pieces that, padded to their longest, stay below the bound."""
+    """Split ``order`` (shortest first) into pieces of at most ``tokens_at_once`` tokens, padded to their longest."""
     begin = 0
     for end in range(1, len(order) + 1):
         if end == len(order) or (end + 1 - begin) * lengths[order[end]] > tokens_at_once:
             yield order[begin:end]
             begin = end
+
+
+class RankedAnswer(NamedTuple):
+    """A candidate answer and the probability, 0 to 1, that it fits."""
+
+    answer: str
+    score: float
+
+
+class DialogSession:
+    """A dialog about one image that keeps its history; created by :meth:`BlipDialog.chat`.
+
+    Args:
+        model: answers the questions.
+        states: keys and values of the image and its caption.
+        answers: candidates for questions without their own.
+
+    Attributes:
+        history: questions and chosen answers, oldest first; may be edited.
+    """
+
+    def __init__(self, model: BlipDialog, states: ImageKV, answers: Sequence[str] | None = None):
+        self.model, self.states = model, states
+        self.answers = list(answers or ())
+        self.history: list[tuple[str, str]] = []
+
+    @checked_keywords
+    @torch.inference_mode()
+    def ask(
+        self, question: str, candidates: Sequence[str] | str | None = None, tokens_at_once: int = 16384
+    ) -> list[RankedAnswer]:
+        """Rank candidate answers, best first, and append the best one to the history.
+
+        Args:
+            question: may refer to earlier rounds.
+            candidates: possible answers; None: those of the session.
+            tokens_at_once: see :meth:`BlipDialog.score`.
+
+        Raises:
+            VlkitError: there are no candidates.
+        """
+        if not isinstance(question, str):
+            raise VlkitError(f"question is {question!r:.80}; it must be a string.")
+        check_whole("tokens_at_once", tokens_at_once, 1)
+        options = list(self.answers) if candidates is None else text_list("candidates", candidates, empty=True)
+        if not options:
+            raise VlkitError("there is no answer to choose from: give candidates to ask(), or answers to chat().")
+        texts = self.model.writer.write(self.history, question, options)
+        margins = self.model.margins(texts, self.states, np.zeros(len(texts), np.int64), tokens_at_once)
+        order = torch.argsort(margins, descending=True, stable=True).tolist()
+        scores = margins.sigmoid().tolist()
+        ranked = [RankedAnswer(options[i], scores[i]) for i in order]
+        self.history.append((question, ranked[0].answer))
+        return ranked

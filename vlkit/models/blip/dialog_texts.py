@@ -1,30 +1,34 @@
-"""What the dialog encoder reads: history, question and candidate answer in one text.
+"""Visual dialog data: check samples and write history, question and candidate answer as one text.
 
-``[ENC] q1? a1 [SEP] q2? a2 [SEP] ... q? candidate [SEP]``: a question ends in a question mark, a round in [SEP].
+``[ENC] q1? a1 [SEP] q2? a2 [SEP] ... q? candidate [SEP]``: a question ends with a question mark, a round with [SEP].
 """
 
 from __future__ import annotations
 
-import dataclasses
 import numbers
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from vlkit.errors import VlkitError
 from vlkit.models.arguments import text_list
+from vlkit.models.blip.samples import Samples, wanted
 from vlkit.processors.tokenizer import Tokenizer
 
 Ids = list[int]
+Dialog = Sequence[Mapping[str, Any]]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Candidates:
     """The texts of one round.
 
     Args:
-        image: which dialog of the batch it belongs to.
-        texts: token ids of each candidate with all that stands in front of it.
-        matched: which candidate is the answer; None: unknown.
+        image: index of its dialog in the batch.
+        texts: token ids of each candidate with history and question.
+        matched: index of the right answer; None: unknown.
     """
 
     image: int
@@ -33,19 +37,18 @@ class Candidates:
 
 
 class DialogWriter:
-    """Puts dialogs into token ids.
+    """Write dialogs as token ids.
 
-    A history that is too long loses its oldest rounds, whole ones. Room is kept for the longest candidate allowed, so
-    that all candidates of a round see the same history, whatever the others are. A question alone that is too long
-    loses its end.
+    If the history is too long, its oldest rounds are dropped. Tokens are reserved for the longest candidate allowed, so
+    that all candidates of a round see the same history. If the question alone is too long, its end is dropped.
 
     Args:
         tokenizer: of the model.
         max_words: longest text, in tokens.
-        max_answer_words: longest answer or candidate, in tokens; longer ones are cut.
+        max_answer_words: longest answer or candidate, in tokens; longer ones are truncated.
 
     Raises:
-        VlkitError: no room for a question.
+        VlkitError: the lengths leave no token for a question.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_words: int, max_answer_words: int):
@@ -55,39 +58,40 @@ class DialogWriter:
                 "answer of at least one token, and [SEP]. Raise max_words, or lower max_answer_words."
             )
         self.tokenizer, self.max_answer_words = tokenizer, max_answer_words
-        self.room = max_words - 2 - max_answer_words
+        self.front_length = max_words - 2 - max_answer_words
 
     def write(self, history: Sequence[tuple[str, str]], question: str, candidates: Sequence[str]) -> list[Ids]:
-        """Token ids of each candidate behind ``history`` (questions and answers, oldest first) and ``question``."""
-        turns = [self._turn(*self._encode([asked_for(asked), answer])) for asked, answer in history]
-        asked, *answers = self._encode([asked_for(question), *candidates])
+        """Return token ids of each candidate after ``history`` (questions, answers; oldest first) and ``question``."""
+        turns = [self._turn(*self._encode([with_question_mark(past), answer])) for past, answer in history]
+        asked, *answers = self._encode([with_question_mark(question), *candidates])
         return self._join(turns, asked, answers)
 
     def write_dialog(
         self, dialog: Sequence[Mapping[str, Any]], image: int, chosen: Sequence[Sequence[int]]
     ) -> list[Candidates]:
-        """One :class:`Candidates` for each round.
+        """Write one :class:`Candidates` for each round.
 
         Args:
             dialog: rounds, oldest first, as datasets give them.
-            image: place of the dialog in its batch.
-            chosen: for each round which of its options to write; none writes nothing.
+            image: index of the dialog in its batch.
+            chosen: for each round the indices of the options to write; may be empty.
         """
         answers = [answer_of(turn) for turn in dialog]
-        encoded = self._encode([t for turn, a in zip(dialog, answers) for t in (asked_for(turn["question"]), a)])
+        texts = [[with_question_mark(turn["question"]), answer] for turn, answer in zip(dialog, answers)]
+        encoded = self._encode([text for pair in texts for text in pair])
         turns = [self._turn(q, a) for q, a in zip(encoded[::2], encoded[1::2])]
         written = []
         for place, (turn, options) in enumerate(zip(dialog, chosen)):
             allowed = options_of(turn)
-            texts = self._encode([allowed[i] for i in options]) if options else []
+            candidates = self._encode([allowed[i] for i in options]) if options else []
             matched = options.index(turn["gt_index"]) if turn.get("gt_index") in options else None
-            written.append(Candidates(image, self._join(turns[:place], encoded[2 * place], texts), matched))
+            written.append(Candidates(image, self._join(turns[:place], encoded[2 * place], candidates), matched))
         return written
 
     def _join(self, turns: Sequence[Ids], question: Ids, candidates: Sequence[Ids]) -> list[Ids]:
-        front = question[: self.room]
+        front = question[: self.front_length]
         for turn in reversed(turns):
-            if len(turn) + len(front) > self.room:
+            if len(turn) + len(front) > self.front_length:
                 break
             front = turn + front
         front = [self.tokenizer.enc_id, *front]
@@ -100,13 +104,42 @@ class DialogWriter:
         return self.tokenizer.encode(list(texts), special=False)
 
 
-def asked_for(question: str) -> str:
-    """``question`` with its question mark, which files of VisDial leave out."""
+def dialogs_of(samples: Samples, images: int, model: str) -> Sequence[Dialog]:
+    """Return the ``dialog`` of each image; that of a single image need not be in a list.
+
+    Raises:
+        VlkitError: they are no lists of rounds, or not one for each of ``images`` images.
+    """
+    dialogs = wanted(samples, "dialog", model)
+    if not isinstance(dialogs, Sequence) or isinstance(dialogs, (str, bytes)):
+        raise VlkitError(f"dialog is {dialogs!r:.80}; give a list of rounds for each image.")
+    if images == 1 and dialogs and isinstance(dialogs[0], Mapping):
+        dialogs = [dialogs]
+    if len(dialogs) != images:
+        raise VlkitError(f"{model} needs one dialog an image; given: {images} captions, {len(dialogs)} dialogs.")
+    for place, rounds in enumerate(dialogs):
+        if not isinstance(rounds, Sequence) or isinstance(rounds, (str, bytes)):
+            raise VlkitError(f"dialog[{place}] is {rounds!r:.80}; give a list of rounds, which are mappings.")
+    return dialogs
+
+
+def answer_and_negatives(turn: Mapping[str, Any], count: int) -> list[int]:
+    """Return the index of the answer and of ``count`` random wrong candidates; nothing if the answer is unknown."""
+    options, answer = options_of(turn), turn.get("gt_index")
+    if answer is None:
+        return []
+    others = [i for i, text in enumerate(options) if text != options[answer]]
+    sampled = torch.randperm(len(others))[:count].tolist()
+    return [answer, *(others[i] for i in sampled)] if others else []
+
+
+def with_question_mark(question: str) -> str:
+    """Append the question mark, which VisDial's files leave out."""
     return f"{question.rstrip(' ?')}?"
 
 
 def answer_of(turn: Mapping[str, Any]) -> str:
-    """The true answer of a round; empty where it is not known (the last round of a test set)."""
+    """Return the true answer of a round; empty if unknown (the last round of a test set)."""
     if turn.get("answer") is not None:
         return turn["answer"]
     options, index = _texts(turn), turn.get("gt_index")
@@ -114,7 +147,7 @@ def answer_of(turn: Mapping[str, Any]) -> str:
 
 
 def options_of(turn: Mapping[str, Any]) -> Sequence[str]:
-    """The candidate answers of a round; none where they are not given.
+    """Return the candidate answers of a round, or none.
 
     Raises:
         VlkitError: a round without a question, or whose ``gt_index`` is not among its candidates.
@@ -122,7 +155,7 @@ def options_of(turn: Mapping[str, Any]) -> Sequence[str]:
     if not isinstance(turn, Mapping) or not isinstance(turn.get("question"), str):
         raise VlkitError(
             f"a round of a dialog is {turn!r:.80}; it must be a mapping with 'question', and 'answer', "
-            "'answer_options' and 'gt_index' where they are known."
+            "'answer_options' and 'gt_index' if they are known."
         )
     options = _texts(turn)
     index: Any = turn.get("gt_index")

@@ -1,8 +1,7 @@
-"""Features of images and texts: tokens, pooled, and projected to the space that both share (paper, section 3.1).
+"""Features of images and texts: tokens, pooled, and projected to their common space (paper, section 3.1).
 
-``extract_features`` is LAVIS's call and gives all tokens. ``embed_images`` and ``embed_texts`` give one vector for each
-image or text, for search. ``image_feats`` and ``text_feats``, which every head with projections has, are their last
-step: from tokens, and from packed token ids.
+``extract_features`` is LAVIS's call and returns all tokens. ``embed_images`` and ``embed_texts`` return one vector for
+each image or text, for search.
 
 Shapes: ``B`` images or videos, ``N`` texts, ``L`` longest text, ``P`` image tokens, ``F`` frames, ``S`` pixels,
 ``Dv`` image width, ``D`` text width, ``E`` projection.
@@ -29,20 +28,20 @@ from vlkit.registry import MODELS
 from vlkit.registry.bounds import Tokens, Width
 
 MODES = ("multimodal", "image", "text")
-_IMAGES = 64  # of a tensor, encoded at once
+_TENSOR_BATCH = 64  # images of a tensor that are encoded at once
 
 
 @dataclass
 class BlipFeatures:
-    """What :meth:`BlipFeatureExtractor.extract_features` gives; None for what its mode does not compute.
+    """Result of :meth:`BlipFeatureExtractor.extract_features`; None for features that its mode does not compute.
 
     Args:
         image_embeds: [B, P, Dv] image tokens, [CLS] first.
         image_embeds_proj: [B, P, E] the same, projected, unit length.
-        text_embeds: [N, L, D] text tokens, [CLS] first, 0 behind the end of a text.
-        text_embeds_proj: [N, L, E] the same, projected, unit length, 0 behind the end of a text.
-        multimodal_embeds: [N, L, D] text tokens that have seen their image, [ENC] first, 0 behind the end of a text.
-        text_mask: [N, L] bool, True where there is a token.
+        text_embeds: [N, L, D] text tokens, [CLS] first, 0 after the end of a text.
+        text_embeds_proj: [N, L, E] the same, projected, unit length, 0 after the end of a text.
+        multimodal_embeds: [N, L, D] text tokens that attended to their image, [ENC] first, 0 after the end of a text.
+        text_mask: [N, L] bool, True for tokens, False for padding.
     """
 
     image_embeds: Tensor | None = None
@@ -55,14 +54,14 @@ class BlipFeatures:
 
 @MODELS.register("blip_feature_extractor")
 class BlipFeatureExtractor(BlipAligned):
-    """Encodes images, texts, and texts that see an image.
+    """Encode images, texts, and texts that attend to an image.
 
     Args:
         vit: sizes of the image encoder.
         med: sizes of the text transformer.
         tokenizer: name of a bundled vocabulary, or a path.
         embed_dim: width E of projected features; None: no projections, as in files of the original's ``BLIP_Base``.
-        max_words: longest text in tokens; None: as many as the text transformer takes.
+        max_words: longest text in tokens; None: the text transformer's limit.
     """
 
     def __init__(
@@ -115,11 +114,11 @@ class BlipFeatureExtractor(BlipAligned):
     def extract_features(
         self, samples: Samples, mode: str = "multimodal", batch_size: int | None = None
     ) -> BlipFeatures:
-        """Features of all tokens; the same call as in LAVIS.
+        """Return features of all tokens: LAVIS's call.
 
         Args:
             samples: ``image`` (or ``video``) and ``text_input``; for "image" and "text" only what is encoded.
-            mode: "multimodal" (text i sees image i; a string is read with all images), "image" or "text".
+            mode: "multimodal" (text i attends to image i; a single string to all images), "image" or "text".
             batch_size: images (or texts) encoded at once; None: tensors and texts are one batch, a list of pictures is
                 taken 32 at a time.
         """
@@ -128,11 +127,11 @@ class BlipFeatureExtractor(BlipAligned):
     @checked_keywords
     @torch.no_grad()
     def embed_images(self, image: Any, project: bool = True, batch_size: int | None = None) -> Tensor:
-        """One vector for each image, or for each video as the mean over its frames.
+        """Return one vector for each image, or for each video as the mean over its frames.
 
         Args:
             image: pictures, or a preprocessed tensor [B, 3, S, S]; or preprocessed videos [B, F, 3, S, S].
-            project: to the space shared with texts; otherwise what [CLS] holds.
+            project: to the common space; otherwise the state of [CLS].
             batch_size: images or videos encoded at once; None: 64 of a tensor, 32 of a list.
 
         Returns:
@@ -142,7 +141,7 @@ class BlipFeatureExtractor(BlipAligned):
         tensor = torch.is_tensor(image) and image.is_floating_point()
         key = "video" if tensor and image.ndim == 5 else "image"
         found = []
-        size = batch_size if batch_size is not None else _IMAGES if tensor else LIST_BATCH
+        size = batch_size if batch_size is not None else _TENSOR_BATCH if tensor else LIST_BATCH
         for samples in self.batches({key: image}, size):
             embeds, frames = self.image_embeds(samples), frames_of(samples)
             if project:
@@ -154,11 +153,11 @@ class BlipFeatureExtractor(BlipAligned):
     @checked_keywords
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str] | str, project: bool = True, batch_size: int = 256) -> Tensor:
-        """One vector for each text.
+        """Return one vector for each text.
 
         Args:
             texts: N texts, or one.
-            project: to the space shared with images; otherwise what [CLS] holds.
+            project: to the common space; otherwise the state of [CLS].
             batch_size: texts encoded at once.
 
         Returns:
@@ -176,7 +175,7 @@ class BlipFeatureExtractor(BlipAligned):
 
 
 def _padded(x: Tensor, segments: Segments) -> Tensor:
-    """[T, D] packed -> [N, L, D], 0 behind the end of a text."""
+    """[T, D] packed -> [N, L, D], 0 after the end of a text."""
     padded = segments.pad(x)
     return padded if segments.uniform else padded.masked_fill(~segments.valid[:, :, None], 0)
 
@@ -186,7 +185,7 @@ def _parts(texts: TextBatch, size: int) -> list[TextBatch]:
 
 
 def _joined(parts: Sequence[BlipFeatures]) -> BlipFeatures:
-    """The features of all parts, texts padded with 0 to the longest of all."""
+    """Concatenate features, texts padded with 0 to the longest of all."""
     if len(parts) == 1:
         return parts[0]
     found: dict[str, Tensor] = {}
@@ -202,6 +201,6 @@ def _joined(parts: Sequence[BlipFeatures]) -> BlipFeatures:
 
 
 def _longer(x: Tensor, length: int) -> Tensor:
-    """[N, L, ...] with zeros behind, up to ``length``."""
+    """Pad [N, L, ...] with zeros to ``length``."""
     missing = length - x.shape[1]
     return torch.cat([x, x.new_zeros(len(x), missing, *x.shape[2:])], 1) if missing else x

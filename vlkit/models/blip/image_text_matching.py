@@ -1,4 +1,4 @@
-"""Image-text matching (paper, section 3.2): does a text tell what an image shows, and how similar are the two.
+"""Image-text matching (paper, section 3.2): classify whether a text matches an image, and their similarity.
 
 Shapes: ``B`` images, ``N`` texts, ``E`` projection.
 """
@@ -24,7 +24,7 @@ FIRST_TOKENS = ("enc", "cls")
 
 @MODELS.register("blip_image_text_matching")
 class BlipImageTextMatching(BlipAligned):
-    """Scores pairs of image and text.
+    """Score image-text pairs.
 
     Args:
         vit: sizes of the image encoder.
@@ -32,8 +32,8 @@ class BlipImageTextMatching(BlipAligned):
         tokenizer: name of a bundled vocabulary, or a path.
         embed_dim: width E of projected features.
         max_words: longest text in tokens.
-        first_token: what the matching head reads: "enc", [ENC] as in training; or "cls", as the original's class of
-            this name, whose logits are therefore not those that were trained.
+        first_token: input of the matching head: "enc", [ENC] as in training; or "cls", as in the original's class of
+            this name, whose logits therefore differ from the trained ones.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class BlipImageTextMatching(BlipAligned):
 
     @checked_keywords
     def forward(self, samples: Samples, match_head: str = "itm", batch_size: int | None = None) -> Tensor:
-        """LAVIS's call: what one of the two heads says of ``samples`` (``image``, ``text_input``).
+        """Score ``samples`` (``image``, ``text_input``) with one of the two heads: LAVIS's call.
 
         Args:
             samples: B images (or videos) and N texts; for "itm" a string is compared with all images.
             match_head: "itm" compares text i with image i (with N a multiple of B: with the image of its group) by
                 cross-attention; "itc" compares every image with every text by their features.
-            batch_size: images read and encoded at once; None: a tensor is one batch, a list is taken 32 at a time.
+            batch_size: images encoded at once; None: a tensor is one batch, a list is taken 32 at a time.
 
         Returns:
             "itm": logits [N, 2], class 1 matches. "itc": cosine similarities [B, N].
@@ -77,12 +77,12 @@ class BlipImageTextMatching(BlipAligned):
     def score(
         self, samples: Samples, match_head: str = "itm", pairs_at_once: int = 1024, batch_size: int | None = None
     ) -> Tensor:
-        """Every image with every text; an image's keys and values are made once for all texts.
+        """Score every image with every text; an image's keys and values are projected once for all texts.
 
         Args:
             samples: ``image`` (or ``video``), B of them, and ``text_input``, N texts for any N.
             match_head: "itm" or "itc".
-            pairs_at_once: bound on the memory of one pass, in pairs of image and text.
+            pairs_at_once: bound on the memory of one pass, in image-text pairs.
             batch_size: as for :meth:`forward`.
 
         Returns:
@@ -97,14 +97,14 @@ class BlipImageTextMatching(BlipAligned):
         # Self-attention pads to the longest text of a pass.
         order = np.argsort(texts.lengths, kind="stable")
         texts = texts.select(order)
-        begun = self.begin_match(texts) if batches.count > 1 and len(texts) <= pairs_at_once else texts
+        prefixes = self.begin_match(texts) if batches.count > 1 and len(texts) <= pairs_at_once else texts
         parts = np.split(np.arange(len(texts)), range(pairs_at_once, len(texts), pairs_at_once))
         rows = []
         for some in batches:
             for embeds in self.image_embeds(some).split(max(pairs_at_once // len(texts), 1)):
                 states, count = self.text_encoder.project_images(embeds), len(embeds)
                 logits = [
-                    self.match(begun.select(np.tile(part, count)), states, np.repeat(np.arange(count), len(part)))
+                    self.match(prefixes.select(np.tile(part, count)), states, np.repeat(np.arange(count), len(part)))
                     for part in parts
                 ]
                 rows.append(torch.cat([x.float().softmax(-1)[:, 1].unflatten(0, (count, -1)) for x in logits], 1))

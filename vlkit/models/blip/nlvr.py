@@ -1,7 +1,7 @@
 """Natural-language visual reasoning, NLVR2 (paper, section 5.4): is a sentence true of a pair of images?
 
-Every layer attends to the two images through a cross-attention of its own for each; the two results are averaged in
-lower layers and joined by a linear layer in upper ones.
+Every layer attends to the two images with two cross-attentions; their results are averaged in lower layers and merged
+by a linear layer in upper ones.
 
 Shapes: ``B`` pairs, ``N`` texts, ``T`` tokens of all texts, ``P`` image tokens, ``Dv`` their width, ``D`` text width.
 """
@@ -34,7 +34,7 @@ from vlkit.registry.bounds import Range, Tokens
 
 @dataclass
 class NlvrOutput:
-    """What a training forward gives.
+    """Output of a training step.
 
     Args:
         loss_nlvr: cross entropy, mean over B pairs.
@@ -51,11 +51,11 @@ class NlvrOutput:
 
 
 class TwinOutput(nn.Module):
-    """What two attentions found becomes one: an average, or a linear layer over both; residual, norm.
+    """Merge the outputs of two attentions by their average or by a linear layer; residual, norm.
 
     Args:
         config: sizes.
-        merge: a linear layer.
+        merge: use a linear layer.
     """
 
     def __init__(self, config: MedConfig, merge: bool):
@@ -91,7 +91,7 @@ class TwinAttention(nn.Module):
         self.output = TwinOutput(config, merge)
 
     def project(self, pairs: Tensor) -> tuple[Tensor, ...]:
-        """Keys and values of the left images, then of the right ones, each [B, H, P, d]; ``pairs`` [2, B, P, Dv]."""
+        """Return keys and values [B, H, P, d] of the left images, then of the right ones; ``pairs``: [2, B, P, Dv]."""
         return tuple(
             split_heads(x, self.heads)
             for twin, images in zip((self.self0, self.self1), pairs)
@@ -99,7 +99,7 @@ class TwinAttention(nn.Module):
         )
 
     def to_images(self, hidden: Tensor, plan: TextPlan, *states: Tensor) -> Tensor:
-        """Cross-attention of packed rows [T, D] to both images of their pairs."""
+        """Attend from packed rows [T, D] to both images of their pairs."""
         dropout = self.drop if self.training else 0.0
         left = cross_attend(self.self0.query(hidden), plan, (states[0], states[1]), self.heads, dropout)
         right = cross_attend(self.self1.query(hidden), plan, (states[2], states[3]), self.heads, dropout)
@@ -125,7 +125,7 @@ class PairTransformer(TextTransformer):
 
 @MODELS.register("blip_nlvr")
 class BlipNlvr(BlipBase):
-    """Judges sentences about pairs of images.
+    """Classify sentences about pairs of images.
 
     Samples hold the pairs as ``images`` [B, 2, 3, S, S], or as ``image0`` and ``image1`` [B, 3, S, S] each. Pictures of
     other kinds are given as lists: B pairs in ``images``, or B pictures each in ``image0`` and ``image1``.
@@ -134,9 +134,9 @@ class BlipNlvr(BlipBase):
         vit: sizes of the image encoder.
         med: sizes of the text transformer.
         tokenizer: name of a bundled vocabulary, or a path.
-        merge_from: index of the first layer that joins what it found in the two images by a linear layer; layers
-            below take the average.
-        max_words: longest text in tokens; None: as long as positions go.
+        merge_from: index of the first layer that merges the two cross-attentions by a linear layer; lower layers
+            average them.
+        max_words: longest text in tokens; None: the text transformer's limit.
     """
 
     picture_groups = (("image0", "image1"), ("images",))
@@ -157,7 +157,7 @@ class BlipNlvr(BlipBase):
         self.cls_head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
 
     def picture_items(self, samples: Samples) -> dict[str, Items]:
-        """``image0`` and ``image1``, the left and the right pictures of all pairs, not yet opened."""
+        """Return ``image0`` and ``image1``, the left and the right pictures of all pairs, not yet opened."""
         name = type(self).__name__
         if "image0" in as_mapping("samples", samples, "{'image0': ..., 'image1': ...}") or "image1" in samples:
             return {key: pictures(wanted(samples, key, name), key) for key in ("image0", "image1")}
@@ -171,7 +171,7 @@ class BlipNlvr(BlipBase):
         return {f"image{side}": pictures([pair[side] for pair in pairs], f"images[:, {side}]") for side in (0, 1)}
 
     def pair_embeds(self, samples: Samples) -> Tensor:
-        """Tokens [2, B, P, Dv] of the left and the right images, encoded in one batch."""
+        """Return tokens [2, B, P, Dv] of the left and the right images, encoded in one batch."""
         found = self.picture_items(samples)
         check_keys(samples, self)
         left, right = (self.placed(self.pictures.read(items, key), key) for key, items in found.items())
@@ -183,18 +183,18 @@ class BlipNlvr(BlipBase):
         return self.visual_encoder(torch.cat([left, right])).unflatten(0, (2, -1))
 
     def judge(self, texts: TextBatch, states: ImageKV, image_index: Sequence[int] | np.ndarray | None = None) -> Tensor:
-        """Logits [N, 2] (class 1: true) of each text with the pair that ``image_index`` names for it."""
+        """Return logits [N, 2] (class 1: true) of each text with the pair ``image_index`` of it."""
         texts = texts.with_first(self.tokenizer.enc_id)
         return self.cls_head(self.text_encoder(texts, states, image_index, first_only=True))
 
     def logits(self, samples: Samples) -> Tensor:
-        """Logits [B, 2] of ``samples``."""
+        """Return logits [B, 2] of ``samples``."""
         read = self.batches(samples, texts="paired").whole()
         return self.judge(self.texts_of(read), self.text_encoder.project_images(self.pair_embeds(read)))
 
     @checked_keywords
     def forward(self, samples: Samples) -> NlvrOutput:
-        """Loss of ``samples``: pairs, ``text_input`` or ``texts``, and ``label``, B numbers (1: true, 0: false)."""
+        """Return the loss of ``samples``: pairs, ``text_input`` or ``texts``, and ``label``, 1 (true) or 0 for each."""
         logits = self.logits(samples)
         labels = self._labels(samples, len(logits)).to(logits.device)
         return NlvrOutput(F.cross_entropy(logits.float(), labels), logits.detach())
@@ -202,23 +202,27 @@ class BlipNlvr(BlipBase):
     @checked_keywords
     @torch.inference_mode()
     def predict(self, samples: Samples, batch_size: int | None = None) -> dict[str, Tensor]:
-        """``predictions``, logits [B, 2], and ``targets``, the samples' ``label`` where they have it (as in LAVIS).
+        """Return ``predictions``, logits [B, 2], and ``targets``, the samples' ``label`` if given: LAVIS's call.
 
         Args:
-            samples: pairs, and ``text_input`` or ``texts``; a single string is judged for all pairs.
-            batch_size: pairs read and encoded at once; None: tensors are one batch, lists are taken 32 at a time.
+            samples: pairs, and ``text_input`` or ``texts``; a single string is compared with all pairs.
+            batch_size: pairs encoded at once; None: tensors are one batch, lists are taken 32 at a time.
         """
         batches = self.batches(samples, batch_size, "paired")
         targets = {"targets": self._labels(samples, batches.count)} if "label" in samples else {}
         return {"predictions": torch.cat([self.logits(some) for some in batches]), **targets}
 
     def _labels(self, samples: Samples, count: int) -> Tensor:
-        """[B] int64."""
-        given = wanted(samples, "label", type(self).__name__)
-        labels = given.reshape(-1) if torch.is_tensor(given) else torch.tensor(number_list("label", given))
-        if len(labels) != count or not bool(((labels == 0) | (labels == 1)).all()):
-            raise VlkitError(f"label must be 0 or 1 for each of {count} pairs; given: {labels.tolist()!r:.80}.")
-        return labels.long()
+        """Return [B] int64."""
+        labels = number_list("label", wanted(samples, "label", type(self).__name__))
+        if len(labels) != count or not all(map(_is_label, labels)):
+            raise VlkitError(f"label must be 0 or 1 for each of {count} pairs; given: {labels!r:.80}.")
+        return torch.tensor([int(label) for label in labels])
+
+
+def _is_label(value: object) -> bool:
+    """Whether ``value`` is 0 or 1 as an integer or a float."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and value in (0, 1)
 
 
 def _is_pair(item: object) -> bool:

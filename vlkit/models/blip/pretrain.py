@@ -1,7 +1,7 @@
-"""Pre-training (paper, section 3.2): contrast, matching and language modeling on one model.
+"""Pre-training (paper, section 3.2): ITC, ITM and LM losses on one model.
 
-Every image is projected once per layer: the matched text, the negative text and the texts that drew this image as their
-negative read the same keys and values, and so does the decoder where it shares the cross-attention.
+Every image is projected once per layer. The matched text, the negative text and the texts that have this image as their
+negative use the same keys and values, and so does the decoder if it shares the cross-attention.
 
 Shapes: ``B`` pairs of this process, ``W`` processes, ``Q`` queue, ``P`` image tokens, ``E`` projection.
 """
@@ -34,12 +34,12 @@ class PretrainOutput:
     """Losses of one batch.
 
     Args:
-        loss_itc: contrast, mean over pairs and both directions.
-        loss_itm: matching, mean over 3B pairs.
+        loss_itc: image-text contrast, mean over pairs and both directions.
+        loss_itm: image-text matching, mean over 3B pairs.
         loss_lm: language modeling, mean over predicted tokens.
         itm_logits: [3B, 2]: matched pairs, then (negative image, text), then (image, negative text); class 1 matches.
-        temperature: scalar, of the contrast.
-        queue_age: steps that the oldest entry of the queue has waited.
+        temperature: scalar, of the ITC loss.
+        queue_age: age of the oldest queue entry in steps.
     """
 
     loss_itc: Tensor
@@ -64,19 +64,19 @@ class BlipPretrain(BlipContrastive):
         med: sizes of the text transformer.
         tokenizer: name of a bundled vocabulary, or a path.
         embed_dim: width E of projected features.
-        queue_size: features of earlier pairs Q that contrast sees as negatives.
-        momentum: of the momentum encoders, per step, 0..1.
-        temperature: initial value of the learned temperature of contrast.
-        temperature_range: lowest and highest value that it may take.
+        queue_size: number Q of features of earlier pairs, negatives of the ITC loss.
+        momentum: of the momentum encoders, per step, 0 to 1.
+        temperature: initial value of the learned temperature.
+        temperature_range: bounds of the temperature.
         max_words: longest text in tokens.
-        label_smoothing: of the LM loss, 0..1.
-        gather: contrast with the pairs of all processes, so that a run does not depend on their number. False: only
-            with this process's and the queue, as the original.
-        share: what text encoder and decoder have in common: "all_but_self_attention", "all_but_cross_attention", "all"
+        label_smoothing: of the LM loss, 0 to 1.
+        gather: ITC with the pairs of all processes, so that a run does not depend on their number; False: with this
+            process's pairs and the queue, as in the original.
+        share: layers that text encoder and decoder share: "all_but_self_attention", "all_but_cross_attention", "all"
             or "none" (Paper: table 3). All but "none" share embeddings and feed-forward layers.
     """
 
-    prompt = ""  # captions begin with none
+    prompt = ""
     queue_ptr: Tensor
 
     def __init__(
@@ -97,24 +97,24 @@ class BlipPretrain(BlipContrastive):
         check_choice("share", share, tuple(SHARED))
         super().__init__(vit, med, tokenizer, max_words, embed_dim, momentum, temperature_range, gather)
         self.label_smoothing, self.share = label_smoothing, share
-        # The decoder is made last: what it shares with the encoder is its own.
+        # The decoder is built last, so the shared layers are initialized as its own.
         self.text_decoder = TextDecoder(self.med_config, self.image_width)
         share_parameters(self.text_encoder, self.text_decoder.bert, share)
         self.start_momentum(embed_dim, queue_size, temperature)
         self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
 
     def target_count(self, texts: TextBatch) -> int:
-        """Number of tokens that the LM loss of ``texts`` is a mean over."""
+        """Return the number of tokens that the LM loss of ``texts`` is a mean over."""
         return lm_count(texts)
 
     @checked_keywords
     def forward(self, samples: Samples, alpha: float = 0.0, update: bool = True) -> PretrainOutput:
-        """Losses of ``samples`` (``image`` and ``text_input`` or ``texts``).
+        """Return the losses of ``samples`` (``image`` and ``text_input`` or ``texts``).
 
         Args:
             samples: B pairs.
-            alpha: share of the momentum teacher in the contrast's targets, 0..1; a task ramps it up.
-            update: move the momentum encoders; once per optimizer step.
+            alpha: weight of the momentum model's soft targets in the ITC loss, 0 to 1; ramped up by the task.
+            update: update the momentum encoders; once per optimizer step.
         """
         check_share("alpha", alpha)
         check_flag("update", update)
@@ -136,7 +136,7 @@ class BlipPretrain(BlipContrastive):
         )
 
     def _contrast(self, online: Features, slow: Features, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
-        """ITC loss, and the logits [B, B] within this process in both directions, for hard negatives."""
+        """Return the ITC loss, and the logits [B, B] within this process in both directions, for hard negatives."""
         everyone, size = gather_features(slow), len(online.image)
         first = rank() * size if self.gather else 0
         own = slice(first, first + size)
@@ -177,5 +177,5 @@ class BlipPretrain(BlipContrastive):
         seeds: Tensor | None = None,
         batch_size: int | None = None,
     ) -> Captions:
-        """Captions of the pre-trained decoder, which knows no prompt; see :meth:`BlipCaption.caption`."""
+        """Generate captions without a prompt; see :meth:`BlipCaption.caption`."""
         return caption_images(self, samples, config, seeds, batch_size)

@@ -1,6 +1,6 @@
-"""Image-text retrieval (paper, section 5.1): contrast and matching, where several texts may be of one image.
+"""Image-text retrieval (paper, section 5.1): ITC and ITM losses, where an image may have several texts.
 
-Every image is projected once per layer: matched and negative texts read the same keys and values.
+Every image is projected once per layer: matched and negative texts use the same keys and values.
 
 Shapes: ``B`` pairs of this process, ``W`` processes, ``C`` candidates for negatives, ``Q`` queue, ``P`` image tokens,
 ``E`` projection.
@@ -47,12 +47,12 @@ class RetrievalOutput:
     """Losses of one batch.
 
     Args:
-        loss_itc: contrast, mean over pairs and both directions.
-        loss_itm: matching, mean over 3B pairs; 0 for a batch of one image alone, which has no negatives.
+        loss_itc: image-text contrast, mean over pairs and both directions.
+        loss_itm: image-text matching, mean over 3B pairs; 0 for a batch of a single image, which has no negatives.
         itm_logits: [3B, 2]: matched pairs, then (negative image, text), then (image, negative text); class 1 matches.
-            Only the matched pairs [B, 2] where there are no negatives.
-        temperature: scalar, of the contrast.
-        queue_age: steps that the oldest entry of the queue has waited.
+            Only the matched pairs [B, 2] if there are no negatives.
+        temperature: scalar, of the ITC loss.
+        queue_age: age of the oldest queue entry in steps.
     """
 
     loss_itc: Tensor
@@ -69,22 +69,22 @@ class RetrievalOutput:
 
 @MODELS.register("blip_retrieval")
 class BlipRetrieval(BlipContrastive):
-    """BLIP for retrieval.
+    """Train and score image-text retrieval.
 
     Args:
         vit: sizes of the image encoder.
         med: sizes of the text transformer.
         tokenizer: name of a bundled vocabulary, or a path.
         embed_dim: width E of projected features.
-        queue_size: features of earlier pairs Q that contrast sees; those of the same image are matches.
-        momentum: of the momentum encoders, per step, 0..1.
-        temperature: initial value of the learned temperature of contrast.
-        temperature_range: lowest and highest value that it may take.
+        queue_size: number Q of features of earlier pairs for the ITC loss; those of the same image are matches.
+        momentum: of the momentum encoders, per step, 0 to 1.
+        temperature: initial value of the learned temperature.
+        temperature_range: bounds of the temperature.
         max_words: longest text in tokens.
-        negative_all_rank: draw hard negatives from the pairs of all processes (with gradients to their images), not
-            only from this one's. All batches must have one size then.
-        gather: contrast with the pairs of all processes, so that a run does not depend on their number. False: only
-            with this process's and the queue, as the original.
+        negative_all_rank: sample hard negatives from the pairs of all processes (with gradients to their images), not
+            only from this one's. All batches must have the same size then.
+        gather: ITC with the pairs of all processes, so that a run does not depend on their number; False: with this
+            process's pairs and the queue, as in the original.
     """
 
     sample_keys = (*BlipContrastive.sample_keys, "image_id")
@@ -113,12 +113,12 @@ class BlipRetrieval(BlipContrastive):
 
     @checked_keywords
     def forward(self, samples: Samples, alpha: float = 0.0, update: bool = True) -> RetrievalOutput:
-        """Losses of ``samples`` (``image``, ``text_input`` or ``texts``, and ``image_id``: equal where the image is).
+        """Return the losses of ``samples``: ``image``, ``text_input`` or ``texts``, ``image_id`` (equal for one image).
 
         Args:
             samples: B pairs.
-            alpha: share of the momentum teacher in the contrast's targets, 0..1; a task ramps it up.
-            update: move the momentum encoders; once per optimizer step.
+            alpha: weight of the momentum model's soft targets in the ITC loss, 0 to 1; ramped up by the task.
+            update: update the momentum encoders; once per optimizer step.
         """
         check_share("alpha", alpha)
         check_flag("update", update)
@@ -133,7 +133,7 @@ class BlipRetrieval(BlipContrastive):
         loss_itc = self._contrast(online, slow, ids, all_ids, alpha)
         logits = self._match_with_negatives(image_embeds, texts, online, ids, all_ids)
         size = len(texts)
-        # A batch of one image would teach that everything matches.
+        # Training on matched pairs alone would teach that everything matches.
         loss_itm = itm_loss(logits, size) if len(logits) > size else logits.float().sum() * 0
         age = self.queue_age(size)
         return RetrievalOutput(loss_itc, loss_itm, logits.detach(), self.temp.detach().clone(), age)
@@ -208,7 +208,7 @@ class BlipRetrieval(BlipContrastive):
             logits[images, columns] = values.float().cpu().numpy()
 
     def _contrast(self, online: Features, slow: Features, ids: Tensor, all_ids: Tensor, alpha: float) -> Tensor:
-        """ITC loss, whose targets are spread over the candidates of the same image; the batch joins the queues."""
+        """Return the ITC loss, its targets spread over the candidates of the same image, and enqueue the batch."""
         everyone = gather_features(slow)
         known = torch.cat([all_ids if self.gather else ids, self.idx_queue[0]])
         same = (ids[:, None] == known).float()
@@ -221,8 +221,8 @@ class BlipRetrieval(BlipContrastive):
     def _match_with_negatives(
         self, image_embeds: Tensor, texts: TextBatch, online: Features, ids: Tensor, all_ids: Tensor
     ) -> Tensor:
-        """ITM logits [3B, 2], or [B, 2] where all candidates are of one image. Negatives are likelier the more similar
-        they are to the online features."""
+        """Return ITM logits [3B, 2], or [B, 2] if all candidates are of one image. Negatives are sampled by
+        similarity to the online features."""
         size, first = len(texts), 0
         candidates, features = texts, Features(online.image.detach(), online.text.detach())
         if self.negative_all_rank and world_size() > 1:
@@ -243,7 +243,7 @@ class BlipRetrieval(BlipContrastive):
             negative_image, negative_text = hard_negatives([sim_t2i, sim_i2t], same, draw=self.draw_negative)
             text_index = np.concatenate([own, own, negative_text])
             image_index = np.concatenate([own, negative_image, own])
-        # Of all processes' images only those that are looked at are projected.
+        # Project only those images of all processes that are used.
         used, image_index = np.unique(image_index, return_inverse=True)
         if len(used) < len(image_embeds):
             image_embeds = image_embeds.index_select(0, torch.from_numpy(used).to(ids.device))
@@ -290,11 +290,11 @@ def _references(samples: Mapping[str, Any], count: int) -> list[str]:
 
 
 def image_numbers(ids: Tensor | Iterable[int | str]) -> Tensor:
-    """[B] int64 that are equal where image ids are: numbers stay as they are, a text becomes the first 63 bits of its
-    hash, the same in every run and process (checkpoints keep them in the queue).
+    """Convert image ids to [B] int64: numbers are unchanged, a string becomes the first 63 bits of its hash, the same
+    in every run and process (the queue in checkpoints holds them).
 
     Raises:
-        VlkitError: an id is neither a text nor a whole number from 0.
+        VlkitError: an id is neither a string nor a whole number from 0.
     """
     given = ids.reshape(-1).tolist() if isinstance(ids, Tensor) else one_or_more("image_id", ids)
     return torch.tensor([_number(image_id) for image_id in given], dtype=torch.long)

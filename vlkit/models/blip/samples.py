@@ -1,4 +1,4 @@
-"""Sample dictionaries as callers give them: which keys they may hold, and their pictures and texts in batches.
+"""Read sample dictionaries: check their keys, and batch their pictures and texts.
 
 Shapes: ``B`` images or videos, ``N`` texts.
 """
@@ -7,31 +7,46 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from vlkit.errors import VlkitError, did_you_mean
 from vlkit.models.arguments import as_mapping, check_whole, text_list
+from vlkit.models.inputs import PictureReader
 from vlkit.models.packing import TextBatch
 from vlkit.models.picture_forms import Items
-
-if TYPE_CHECKING:
-    from vlkit.models.blip.base import BlipBase
 
 Samples = Mapping[str, Any]
 Texts = Literal["none", "paired", "grouped", "every"]
 T = TypeVar("T")
 
+
+class SampleReader(Protocol):
+    """What reading samples needs of a model; see :class:`~vlkit.models.blip.base.BlipBase`."""
+
+    @property
+    def picture_groups(self) -> tuple[tuple[str, ...], ...]: ...
+    @property
+    def sample_keys(self) -> tuple[str, ...]: ...
+    @property
+    def unread_keys(self) -> tuple[str, ...]: ...
+
+    pictures: PictureReader
+
+    def picture_items(self, samples: Samples) -> dict[str, Items]: ...
+    def tokenize(self, texts: Sequence[str] | str) -> TextBatch: ...
+
+
 LIST_BATCH = 32
-"""Pictures of a list that are read and encoded at once, where the caller names no ``batch_size``."""
+"""Pictures of a list that are read and encoded at once, if the caller gives no ``batch_size``."""
 
 PICTURES = ("image", "video", "image0", "image1", "images")
 _TRAINING = ("answers", "weights", "answer", "weight", "n_answers", "targets", "labels", "dialog_texts", "filter_image")
 _READ = ("text_input", "texts", "image_index", "label", "dialog", "image_id", *_TRAINING)
 _LAVIS_FIELDS = ("instance_id", "text_output", "epoch", "iters", "num_iters_per_epoch")
-# What batches of datasets, ours and LAVIS's, hold besides; no call reads it, so that a batch is a sample as it is.
+# Further keys of batches of datasets, ours and LAVIS's. No call reads them, but a batch is accepted as samples.
 _FIELDS = (
     "index",
     "sample_id",
@@ -48,10 +63,10 @@ KNOWN = (*PICTURES, *_READ, *_FIELDS)
 
 
 def wanted(samples: Samples, key: str, model: str) -> Any:
-    """``samples[key]``.
+    """Return ``samples[key]``.
 
     Raises:
-        VlkitError: there is none; the message names what is there.
+        VlkitError: the key is missing; the message lists the keys.
     """
     as_mapping("samples", samples, f"{{{key!r}: ...}}")
     if key not in samples:
@@ -65,10 +80,10 @@ def wanted(samples: Samples, key: str, model: str) -> Any:
 
 
 def given_texts(samples: Samples, model: str) -> Any:
-    """``texts`` of the samples, else their ``text_input``.
+    """Return ``texts`` of the samples, else their ``text_input``.
 
     Raises:
-        VlkitError: there is neither.
+        VlkitError: both are missing.
     """
     if "texts" in as_mapping("samples", samples, "{'text_input': ...}"):
         return samples["texts"]
@@ -76,10 +91,10 @@ def given_texts(samples: Samples, model: str) -> Any:
 
 
 def refuse_unknown(samples: Samples, model: str, reads: Sequence[str]) -> None:
-    """Raise where ``samples`` hold a key that is neither among those that ``model`` reads nor known of any dataset.
+    """Raise if ``samples`` hold a key that neither ``model`` reads nor any dataset gives.
 
     Raises:
-        VlkitError: one is unknown; the message names close ones.
+        VlkitError: a key is unknown; the message gives the closest known one.
     """
     for key in samples:
         if key not in KNOWN and key not in reads:
@@ -87,8 +102,8 @@ def refuse_unknown(samples: Samples, model: str, reads: Sequence[str]) -> None:
             raise VlkitError(f"{model} knows no sample key {key!r}.{hint} It reads {', '.join(reads)}.")
 
 
-def check_keys(samples: Samples, model: BlipBase) -> None:
-    """Raise where ``samples`` hold a key that no call and no dataset knows, or pictures that ``model`` does not read.
+def check_keys(samples: Samples, model: SampleReader) -> None:
+    """Raise if ``samples`` hold a key that no call and no dataset knows, or pictures that ``model`` does not read.
 
     Raises:
         VlkitError: a key is unknown, or two keys give the pictures.
@@ -104,15 +119,15 @@ def check_keys(samples: Samples, model: BlipBase) -> None:
 
 
 class Batches:
-    """Samples in parts of consecutive images, with their texts. Pictures are read when their part's turn comes.
+    """Split samples into batches of consecutive images, with their texts. Pictures are read when iteration gets there.
 
     Args:
-        model: whose keys and picture reader count.
+        model: gives the known keys and the picture reader.
         samples: as the caller gave them.
-        size: images of a part; None: float tensors are one part, all else is read in parts of :data:`LIST_BATCH`.
-            Samples with ``image_index`` are always one part.
-        texts: "none" are read; "paired": one an image, and a single string belongs to all images; "grouped": the same
-            number for each image, one image after the other; "every": all of them with each image.
+        size: images of a batch; None: float tensors are one batch, all else is read :data:`LIST_BATCH` at a time.
+            Samples with ``image_index`` are always one batch.
+        texts: "none": not read; "paired": one for each image, and a single string is repeated for all images;
+            "grouped": the same number for each image, one image after the other; "every": all of them with each image.
 
     Attributes:
         count: B.
@@ -121,7 +136,7 @@ class Batches:
         VlkitError: a key is unknown or missing, there are no pictures, or texts and pictures do not fit in number.
     """
 
-    def __init__(self, model: BlipBase, samples: Samples, size: int | None = None, texts: Texts = "none"):
+    def __init__(self, model: SampleReader, samples: Samples, size: int | None = None, texts: Texts = "none"):
         if size is not None:
             check_whole("batch_size", size, 1)
         self.model, self.mode, self.samples = model, texts, samples
@@ -138,7 +153,7 @@ class Batches:
             self.size = self.count if tensors else LIST_BATCH
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """The samples of each part: pictures as tensors, texts as ``texts``."""
+        """Yield the samples of each batch: pictures as tensors, texts as ``texts``."""
         for part in self.slices():
             found = {key: value for key, value in self.samples.items() if key not in PICTURES} | self._opened(part)
             if self.texts is not None:
@@ -146,18 +161,18 @@ class Batches:
             yield found
 
     def slices(self) -> Iterator[slice]:
-        """Which images each part holds."""
+        """Yield the images of each batch."""
         for start in range(0, self.count, self.size):
             yield slice(start, min(start + self.size, self.count))
 
     def all_texts(self) -> TextBatch:
-        """The texts of all parts."""
+        """Return the texts of all batches."""
         if self.texts is None:
             raise ValueError("texts are read with the modes 'paired', 'grouped' and 'every'")
         return self.texts
 
     def whole(self) -> dict[str, Any]:
-        """All samples in one part."""
+        """Return all samples as one batch."""
         self.size = self.count
         return next(iter(self))
 
@@ -214,7 +229,7 @@ def _count(given: Mapping[str, Items], model: str) -> int:
 
 
 def joined(parts: Sequence[T]) -> T:
-    """The results of all parts as one: a dataclass whose fields are lists with one entry an image."""
+    """Concatenate the results of all batches: a dataclass whose fields are lists with one entry an image."""
     fields = [field.name for field in dataclasses.fields(parts[0])]  # type: ignore[arg-type]
     lists = {name: [row for part in parts for row in getattr(part, name)] for name in fields}
     return type(parts[0])(**lists)

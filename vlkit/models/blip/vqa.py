@@ -1,5 +1,5 @@
-"""Visual question answering (paper, section 5.3 and figure 5a): a question encoder that sees the image, and an answer
-decoder that reads the states of the question.
+"""Visual question answering (paper, section 5.3 and figure 5a): a question encoder that attends to the image, and an
+answer decoder that attends to the question's states.
 
 Shapes: ``B`` questions, ``N`` answers of all questions, ``M`` tokens of the longest question, ``A`` answers to choose
 from, ``D`` text width.
@@ -19,11 +19,20 @@ from torch import Tensor
 from vlkit.contracts import GenerationConfig
 from vlkit.errors import VlkitError
 from vlkit.models.answer_tree import AnswerTree
-from vlkit.models.arguments import check_choice, check_flag, check_keywords, check_whole, checked_keywords, text_list
+from vlkit.models.arguments import (
+    as_mapping,
+    check_choice,
+    check_flag,
+    check_keywords,
+    check_whole,
+    checked_keywords,
+    number_list,
+    one_or_more,
+    text_list,
+)
 from vlkit.models.blip.base import BlipBase
 from vlkit.models.blip.caption import check_config, decode_captions, seeds_of
-from vlkit.models.blip.samples import Samples, joined
-from vlkit.models.blip.vqa_answers import Targets, read_answers
+from vlkit.models.blip.samples import Samples, joined, wanted
 from vlkit.models.kv_cache import ImageKV
 from vlkit.models.losses import lm_loss, lm_targets, sum_by_text
 from vlkit.models.med import MedConfig, TextDecoder, TextTransformer
@@ -34,12 +43,11 @@ from vlkit.registry.bounds import Tokens, UnitInterval
 
 INFERENCE = ("rank", "generate")
 _ANSWERS = ("answers", "weights", "answer", "weight", "n_answers", "targets")
-_GENERATION = tuple(field.name for field in fields(GenerationConfig))
 
 
 @dataclass
 class VqaOutput:
-    """What a training forward gives.
+    """Output of a training step.
 
     Args:
         loss_vqa: scalar, sum over answers of weight times loss, mean over questions.
@@ -68,16 +76,31 @@ class Answers:
     scores: list[list[float]]
 
 
+@dataclass
+class Targets:
+    """Target answers of B questions.
+
+    Args:
+        texts: N answers, [DEC] first.
+        weights: [N].
+        counts: answers of each question; they are in the order of the questions.
+    """
+
+    texts: TextBatch
+    weights: Tensor
+    counts: Sequence[int]
+
+
 @MODELS.register("blip_vqa")
 class BlipVqa(BlipBase):
-    """Answers questions about images.
+    """Answer questions about images.
 
     Args:
         vit: sizes of the image encoder.
         med: sizes of the question encoder and of the answer decoder.
         tokenizer: name of a bundled vocabulary, or a path.
         max_words: longest question in tokens.
-        label_smoothing: of the answers' LM loss, 0..1; ranking uses the same.
+        label_smoothing: of the answers' LM loss, 0 to 1; ranking uses the same.
     """
 
     video_frames = 16  # Paper: 5.6
@@ -98,30 +121,30 @@ class BlipVqa(BlipBase):
         self._tree: tuple[tuple[str, ...], AnswerTree] | None = None
 
     def tokenize(self, texts: Sequence[str] | str) -> TextBatch:
-        """Packed token ids of questions, [ENC] first."""
+        """Return packed token ids of questions, [ENC] first."""
         return super().tokenize(texts).with_first(self.tokenizer.enc_id)
 
     def tokenize_answers(self, texts: Sequence[str] | str) -> TextBatch:
-        """Packed token ids of answers, [DEC] first."""
+        """Return packed token ids of answers, [DEC] first."""
         return self.pack(texts, self.med_config.max_position_embeddings).with_first(self.tokenizer.dec_id)
 
     def targets_of(self, samples: Samples) -> Targets:
-        """The answers to learn: ``answers`` and ``weights`` (a list for each question), LAVIS's flat ``answer``,
-        ``weight`` and ``n_answers``, or ``targets``, which is returned."""
-        if "targets" in samples:
+        """Return the target answers: from ``answers`` and ``weights`` (a list for each question), from LAVIS's flat
+        ``answer``, ``weight`` and ``n_answers``, or ``targets`` as they are."""
+        if "targets" in as_mapping("samples", samples, "{'image': ..., 'text_input': ..., 'answers': ...}"):
             return samples["targets"]
         texts, weights, counts = read_answers(samples)
         weight = torch.tensor(weights, dtype=torch.float32, device=self.device)
         return Targets(self.tokenize_answers(texts), weight, counts)
 
     def read_questions(self, samples: Samples, attend_to_padding: bool = False) -> ImageKV:
-        """Keys and values for the answer decoder of the questions, which have seen their images.
+        """Encode questions with their images and return the keys and values that the answer decoder attends to.
 
         Args:
-            samples: ``image`` or ``video``, and ``text_input`` or ``texts``; ``image_index`` where it is not one
-                question an image: for each question the number of its image (or video).
-            attend_to_padding: questions are padded to the longest of the batch and the padding is seen, as the
-                original generates; an answer then depends on the other questions.
+            samples: ``image`` or ``video``, and ``text_input`` or ``texts``; ``image_index`` if there is not one
+                question an image: for each question the index of its image (or video).
+            attend_to_padding: pad the questions to the longest of the batch and attend to the padding, as the original
+                does when it generates; an answer then depends on the other questions.
         """
         texts = self.texts_of(samples)
         images = self.text_encoder.project_images(self.image_embeds(samples))
@@ -133,7 +156,7 @@ class BlipVqa(BlipBase):
         return read(segments.pad(hidden), None if segments.uniform else segments.valid)
 
     def _padded_states(self, texts: TextBatch, images: ImageKV, image_index: np.ndarray | None) -> Tensor:
-        """[B, M, D]: the states of padding too, which sees the question and is not seen by it."""
+        """Return [B, M, D]. Padding attends to the question, the question does not attend to padding."""
         ids, mask = texts.padded(self.tokenizer.pad_id)
         count, longest = ids.shape
         segments = MaskedSegments((longest,) * count, mask.bool()[:, None])
@@ -143,7 +166,7 @@ class BlipVqa(BlipBase):
 
     @checked_keywords
     def forward(self, samples: Samples) -> VqaOutput:
-        """Loss of ``samples``: ``image``, ``text_input`` (questions) or ``texts``, and answers as for
+        """Return the loss of ``samples``: ``image``, ``text_input`` (questions) or ``texts``, and answers as for
         :meth:`targets_of`."""
         targets = self.targets_of(samples)
         questions = self.read_questions(self.batches(samples, texts="paired").whole())
@@ -168,17 +191,17 @@ class BlipVqa(BlipBase):
         num_ans_candidates: int = 128,
         batch_size: int | None = None,
     ) -> Answers:
-        """The answers of a list, ordered for each question.
+        """Rank the answers of a list for each question.
 
-        The answers whose first token is the likeliest are kept (equal ones in the order of the list), and ordered by
-        their label-smoothed loss.
+        The answers with the likeliest first tokens are kept (equal ones in the order of the list) and sorted by their
+        label-smoothed loss.
 
         Args:
-            samples: ``image`` (or ``video``), and ``text_input`` or ``texts``; one question, a string, may be asked of
-                all images.
+            samples: ``image`` (or ``video``), and ``text_input`` or ``texts``; a single string is the question for all
+                images.
             answer_list: A texts.
             num_ans_candidates: answers kept for each question.
-            batch_size: questions read at once; None: a tensor is one batch, a list of pictures is taken 32 at a time.
+            batch_size: questions encoded at once; None: a tensor is one batch, a list is taken 32 at a time.
         """
         answers = text_list("answer_list", answer_list)
         check_whole("num_ans_candidates", num_ans_candidates, 1)
@@ -195,11 +218,10 @@ class BlipVqa(BlipBase):
         losses = tree.losses(self.text_decoder, questions, kept, self.label_smoothing)
         losses, order = losses.sort(dim=1, stable=True)
         best = np.take_along_axis(kept, order.cpu().numpy(), axis=1)
-        texts = [[answer_list[i] for i in row] for row in best.tolist()]
-        return Answers(texts, (-losses).tolist())
+        return Answers([[answer_list[i] for i in row] for row in best.tolist()], (-losses).tolist())
 
     def _likeliest(self, tree: AnswerTree, questions: ImageKV, count: int) -> np.ndarray:
-        """[B, count] answers by the probability of their first token."""
+        """Return [B, count] indices of answers, sorted by the probability of their first token."""
         start = TextBatch.from_lists([[self.tokenizer.dec_id]] * questions.count, self.device)
         log_probs = self.text_decoder.logits(self.text_decoder(start, questions)).float().log_softmax(-1)
         first = torch.from_numpy(tree.first).to(log_probs.device)
@@ -207,7 +229,7 @@ class BlipVqa(BlipBase):
         return order[:, :count].cpu().numpy()
 
     def _answer_tree(self, answers: tuple[str, ...]) -> AnswerTree:
-        """The tree of a list; that of the last list is kept."""
+        """Return the prefix tree of a list; that of the last list is cached."""
         if self._tree is None or self._tree[0] != answers:
             texts = self.tokenize_answers(answers)
             ids = np.split(texts.ids.cpu().numpy(), np.cumsum(texts.lengths)[:-1])
@@ -223,7 +245,7 @@ class BlipVqa(BlipBase):
         attend_to_padding: bool = False,
         batch_size: int | None = None,
     ) -> Answers:
-        """Answers written freely.
+        """Generate answers.
 
         Args:
             samples: ``image``, and ``text_input`` or ``texts``.
@@ -238,8 +260,8 @@ class BlipVqa(BlipBase):
         found = []
         for part, some in zip(batches.slices(), batches):
             questions = self.read_questions(some, attend_to_padding)
-            drawn = None if seeds is None else seeds[part]
-            captions = decode_captions(self.text_decoder, questions, self.tokenizer, "", config, drawn)
+            own = None if seeds is None else seeds[part]
+            captions = decode_captions(self.text_decoder, questions, self.tokenizer, "", config, own)
             found.append(Answers(captions.texts, captions.scores))
         return joined(found)
 
@@ -256,21 +278,21 @@ class BlipVqa(BlipBase):
         batch_size: int | None = None,
         **generation: Any,
     ) -> list[str]:
-        """One answer a question; the same call as in LAVIS. See :meth:`rank` and :meth:`generate` for scores and more
+        """Return one answer for each question: LAVIS's call. See :meth:`rank` and :meth:`generate` for scores and more
         answers.
 
         Args:
             samples: ``image``, and ``text_input``: a question, or B of them.
             num_beams: beams, for "generate".
-            inference_method: "rank" chooses from ``answer_list``, "generate" writes freely; None: "rank" if there is
+            inference_method: "rank" chooses from ``answer_list``, "generate" decodes freely; None: "rank" if there is
                 such a list.
-            max_len: most tokens of a generated answer, [DEC] counted.
-            min_len: fewest.
+            max_len: largest number of tokens of a generated answer, [DEC] included.
+            min_len: smallest number.
             num_ans_candidates: answers that "rank" keeps by their first token.
-            answer_list: what "rank" chooses from.
+            answer_list: answers that "rank" chooses from.
             attend_to_padding: see :meth:`read_questions`; for "generate".
             batch_size: as for :meth:`rank`.
-            **generation: more fields of :class:`~vlkit.models.generation.GenerationConfig`, for "generate".
+            **generation: further fields of :class:`~vlkit.models.generation.GenerationConfig`, for "generate".
         """
         if inference_method is None:
             inference_method = "generate" if answer_list is None else "rank"
@@ -290,9 +312,42 @@ class BlipVqa(BlipBase):
         self, num_beams: int, max_len: int, min_len: int, num_ans_candidates: int, generation: dict[str, Any]
     ) -> None:
         own = [name for name in inspect.signature(self.predict_answers).parameters if name != "generation"]
-        more = [name for name in _GENERATION if name not in ("max_length", "min_length")]
-        check_keywords("predict_answers", generation, list(dict.fromkeys([*own, *more])))
+        further = [field.name for field in fields(GenerationConfig) if field.name not in ("max_length", "min_length")]
+        check_keywords("predict_answers", generation, list(dict.fromkeys([*own, *further])))
         for name, value in (("num_beams", num_beams), ("num_ans_candidates", num_ans_candidates)):
             check_whole(name, value, 1)
         check_whole("max_len", max_len, 2)  # [DEC] is one of them
         check_whole("min_len", min_len, 0, max_len)
+
+
+def read_answers(samples: Samples) -> tuple[list[str], list[float], list[int]]:
+    """Return N texts, their weights, and the number of texts of each question.
+
+    Args:
+        samples: ``answers`` and ``weights`` (a list for each question), or LAVIS's flat ``answer``, ``weight`` and
+            ``n_answers``.
+
+    Raises:
+        VlkitError: a key is missing, a value is no text or no number, or their numbers do not fit.
+    """
+    if "answer" in samples:
+        model = "BlipVqa with 'answer'"
+        texts = text_list("answer", samples["answer"], empty=True)
+        counts = number_list("n_answers", wanted(samples, "n_answers", model), whole=True, low=0)
+        weights = number_list("weight", wanted(samples, "weight", model))
+    else:
+        given = one_or_more("answers", wanted(samples, "answers", "BlipVqa"))
+        answers = [text_list(f"answers[{i}]", each, empty=True) for i, each in enumerate(given)]
+        texts, counts = [text for each in answers for text in each], [len(each) for each in answers]
+        equal = [[1.0 / len(each)] * len(each) for each in answers if each]
+        weights = [
+            weight
+            for each in one_or_more("weights", samples.get("weights", equal), "number")
+            for weight in number_list("weights", each)
+        ]
+    if not texts or len(texts) != len(weights) or sum(counts) != len(texts):
+        raise VlkitError(
+            f"BlipVqa was given {len(texts)} answers, {len(weights)} weights, and {sum(counts)} answers counted "
+            f"over {len(counts)} questions; it needs at least one answer and a weight for each."
+        )
+    return texts, weights, counts

@@ -276,3 +276,9 @@ def test_pictures_are_read_by_each_model_with_its_own_processor():
         model.annotate({"image": tensors, "filter_img": tensors}, WEB, NUCLEUS[1], SEEDS)
     with pytest.raises(VlkitError, match=r"annotate\(\) takes no argument 'seed'\. Did you mean 'seeds'"):
         model.annotate({"image": tensors}, WEB, NUCLEUS[1], seed=SEEDS)
+
+
+@pytest.mark.parametrize("given", ["2", None, 2.5, [1]])
+def test_pairs_at_once_must_be_a_number(given):
+    with pytest.raises(VlkitError, match=r"pairs_at_once is .* it must be a whole number, at least 1"):
+        BlipCapFilt(captioner(), judge(), pairs_at_once=given)
