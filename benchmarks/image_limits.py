@@ -19,7 +19,8 @@ from pathlib import Path
 from PIL import Image
 
 from tests.unit.processors.bombs import run_length_bmp, scan_bomb
-from vlkit.processors.encoded import MAX_PIXELS, MAX_SCANS, SCANS_OF_ALL
+from vlkit.processors.encoded import MAX_PIXELS, SCANS_OF_ALL
+from vlkit.processors.image_headers import MAX_SCANS
 from vlkit.processors.open_image import open_image
 from vlkit.processors.resize import square
 

@@ -7,7 +7,7 @@ import pytest
 from tests.parity.golden import Case
 from vlkit.processors.image import MEAN, STD, Normalize
 from vlkit.processors.video import original_norm
-from vlkit.processors.video_sampling import frame_indices
+from vlkit.processors.video_decoding import frame_indices
 
 
 def test_indices():

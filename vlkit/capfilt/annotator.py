@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vlkit.capfilt.reading import Ready
 from vlkit.capfilt.seeds import seed_of
 from vlkit.errors import VlkitError
-from vlkit.processors.vocabulary_fit import FitWatch
+from vlkit.processors.tokenizer import FitWatch
 
 logger = logging.getLogger(__name__)
 _SCORES = {"captioner's log-probabilities": ("log_prob",), "filter's scores": ("itm", "itc")}

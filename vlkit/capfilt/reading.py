@@ -14,7 +14,7 @@ from vlkit.capfilt.inputs import InputShard, Item, Refused
 from vlkit.datasets.faults import short
 from vlkit.errors import BadSample
 from vlkit.processors.encoded import TooLarge, open_encoded
-from vlkit.processors.pillow_state import pillow_without_limits
+from vlkit.processors.open_image import pillow_without_limits
 
 if TYPE_CHECKING:
     from torch import Tensor

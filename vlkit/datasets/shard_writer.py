@@ -20,8 +20,7 @@ from vlkit.io.disk_errors import FileError, named
 from vlkit.io.files import atomic_write
 from vlkit.io.json_reader import parse_json
 from vlkit.io.json_writer import finite_or_none, json_text
-from vlkit.processors.encoded import encoded_format
-from vlkit.processors.open_image import ImageSource, open_image, read_bytes
+from vlkit.processors.open_image import ImageSource, encoded_format, open_image, read_bytes
 
 logger = logging.getLogger(__name__)
 RECORD = "shards.json"

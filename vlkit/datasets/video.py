@@ -18,7 +18,7 @@ from vlkit.datasets.string_table import PackedStrings
 from vlkit.datasets.texts import Text, read_answer_list
 from vlkit.errors import BadSample, DataError
 from vlkit.processors.open_image import open_image
-from vlkit.processors.video_sampling import sampling_problems
+from vlkit.processors.video_decoding import sampling_problems
 from vlkit.registry import DATASETS
 from vlkit.registry.bounds import Column, FilledText, Frames, PositiveInt
 
@@ -138,7 +138,7 @@ class VideoText(_Videos):
         video_root: where the names of videos start from; None: the folder of the annotation file.
         split: "train", "val" or "test": how samples are made. It chooses no rows.
         frames: of each video. Paper: 8.
-        sampling: "even" or "original"; see :func:`~vlkit.processors.video_sampling.frame_indices`.
+        sampling: "even" or "original"; see :func:`~vlkit.processors.video_decoding.frame_indices`.
         video_key, caption_key: names of the columns; None: ``video``, ``caption`` or a common other name. Positions
             from 0 on for rows that are lists, and for CSV files without a header.
         video_pattern: makes the video's file name of what its column holds: ``video{}.mp4``.
@@ -211,7 +211,7 @@ class VideoQuestion(_Videos):
         video_root: where the names of videos start from; None: the folder of the annotation file.
         split: "train", "val" or "test": how samples are made. It chooses no rows.
         frames: of each video. Paper: 16.
-        sampling: "even" or "original"; see :func:`~vlkit.processors.video_sampling.frame_indices`.
+        sampling: "even" or "original"; see :func:`~vlkit.processors.video_decoding.frame_indices`.
         video_key, question_key, answer_key, question_id_key: names of the columns, as for :class:`VideoText`.
         video_pattern: makes the video's file name of what its column holds: ``video{}.mp4``.
         answer_list: file of the answers that a model chooses from; see

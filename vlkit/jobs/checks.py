@@ -17,8 +17,7 @@ from vlkit.datasets.base import Sample, VLDataset, substitutes
 from vlkit.datasets.texts import Text, is_emptied
 from vlkit.errors import BadSample, DataError
 from vlkit.jobs.check_report import human
-from vlkit.processors.tokenizer import Tokenizer
-from vlkit.processors.vocabulary_fit import unknown_note
+from vlkit.processors.tokenizer import Tokenizer, unknown_note
 
 logger = logging.getLogger(__name__)
 Origin = Callable[[str], str]

@@ -14,10 +14,18 @@ from typing import Any
 from PIL import Image
 
 from vlkit.errors import BadSample
-from vlkit.processors.exif import claimed_bytes, exif_orientation, xmp_orientation
 from vlkit.processors.file_kinds import FORMATS, kind_of
-from vlkit.processors.jpeg_markers import MAX_SCANS, MAX_SEGMENTS, JpegHeader, count_scans, read_jpeg
-from vlkit.processors.pillow_state import pillow_without_limits
+from vlkit.processors.image_headers import (
+    MAX_SCANS,
+    MAX_SEGMENTS,
+    JpegHeader,
+    claimed_bytes,
+    count_scans,
+    exif_orientation,
+    read_jpeg,
+    webp_size,
+    xmp_orientation,
+)
 
 MAX_PIXELS = 250_000_000
 """A gigabyte as Pillow keeps it. Photographs of 240 megapixels are the largest that a camera for sale takes."""
@@ -54,7 +62,7 @@ class Opened:
 
 def open_encoded(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Opened:
     """Read the header of an image file, and refuse what is beyond the limits. Call it, and decode, inside of
-    :func:`~vlkit.processors.pillow_state.pillow_without_limits`.
+    :func:`~vlkit.processors.open_image.pillow_without_limits`.
 
     Raises:
         TooLarge: it is beyond a limit.
@@ -131,20 +139,6 @@ def unknown(data: bytes, name: str) -> str:
         return f"not an image file: it starts with {data[:16]!r}, as no format that is read ({', '.join(FORMATS)})"
     advice = " Convert it." if kind.endswith("image") else ""
     return f"not an image file of a format that is read, but {kind}. Formats: {', '.join(FORMATS)}.{advice}"
-
-
-def webp_size(data: bytes) -> tuple[int, int] | None:
-    """Read the width and height of a WebP file in pixels. Pillow allocates and fills the canvas, of up to 4 gigapixels,
-    when it opens the file. None for other formats."""
-    if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
-        return None
-    kind, header = data[12:16], data[20:30].ljust(10, b"\0")
-    if kind == b"VP8X":
-        return 1 + int.from_bytes(header[4:7], "little"), 1 + int.from_bytes(header[7:10], "little")
-    if kind == b"VP8L":
-        bits = int.from_bytes(header[1:5], "little")
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    return int.from_bytes(header[6:8], "little") & 0x3FFF, int.from_bytes(header[8:10], "little") & 0x3FFF
 
 
 class _Metered(io.BytesIO):
@@ -264,12 +258,3 @@ def _orientation(image: Image.Image) -> int:
     if found is None and xmp:
         found = xmp_orientation(xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp)
     return found or 1
-
-
-def encoded_format(data: bytes) -> str:
-    """Pillow's name of the format of an image file; "" where it is none that is read."""
-    try:
-        with pillow_without_limits():
-            return open_encoded(data, "").image.format or ""
-    except Exception:  # Pillow raises nearly everything on a broken file; decoding it says why
-        return ""

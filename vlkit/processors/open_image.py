@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -11,7 +15,6 @@ from PIL import Image
 from vlkit.errors import BadSample
 from vlkit.processors.encoded import MAX_PIXELS, TooLarge, open_encoded, unknown
 from vlkit.processors.file_kinds import file_size, kind_of
-from vlkit.processors.pillow_state import pillow_without_limits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +33,11 @@ _UPRIGHT = {
 }
 _STRIP = 1_000_000  # pixels that are converted at once: more take twice the time, and much memory
 _HEAD, _LARGE = 4096, 64_000_000  # bytes
+
+_lock = threading.Lock()
+_inside = 0
+_limit: int | None = None
+_filters: warnings.catch_warnings | None = None
 
 
 def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -139,6 +147,42 @@ def _guarded(source: bytes | Image.Image, name: str, max_pixels: int) -> Image.I
         raise BadSample(name, "too large for the memory") from error
     except Exception as error:  # decoders raise nearly everything: OSError, SyntaxError, struct.error, IndexError
         raise BadSample(name, f"cannot be decoded: {error or type(error).__name__}") from error
+
+
+@contextmanager
+def pillow_without_limits() -> Iterator[None]:
+    """No warning and no limit of Pillow's inside: odd metadata and large sizes are judged by vlkit.
+
+    Threads may overlap: the first one that enters saves what is global, the last one that leaves restores it.
+    """
+    global _inside, _limit, _filters
+    with _lock:
+        _inside += 1
+        if _inside == 1:
+            _filters = warnings.catch_warnings()
+            _filters.__enter__()
+            warnings.simplefilter("ignore")
+            _limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                if Image.MAX_IMAGE_PIXELS is None:  # otherwise somebody set it meanwhile
+                    Image.MAX_IMAGE_PIXELS = _limit
+                if _filters is not None:
+                    _filters.__exit__(None, None, None)
+                _filters = None
+
+
+def encoded_format(data: bytes) -> str:
+    """Pillow's name of the format of an image file; "" where it is none that is read."""
+    try:
+        with pillow_without_limits():
+            return open_encoded(data, "").image.format or ""
+    except Exception:  # Pillow raises nearly everything on a broken file; decoding it says why
+        return ""
 
 
 def _orientation(image: Image.Image) -> int:

@@ -15,8 +15,7 @@ from PIL import Image
 
 from vlkit.errors import BadSample, ConfigError, did_you_mean
 from vlkit.processors.encoded import MAX_PIXELS, jpeg_header
-from vlkit.processors.open_image import ImageSource, describe, open_image, read_bytes
-from vlkit.processors.pillow_state import pillow_without_limits
+from vlkit.processors.open_image import ImageSource, describe, open_image, pillow_without_limits, read_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor

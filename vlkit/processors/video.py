@@ -17,8 +17,8 @@ from vlkit.processors.encoded import MAX_PIXELS
 from vlkit.processors.image import MEAN, STD, Normalize, check_pixels
 from vlkit.processors.open_image import ImageSource, describe
 from vlkit.processors.resize import METHODS, square
+from vlkit.processors.video_decoding import check_sampling, frame_indices
 from vlkit.processors.video_reader import read_video
-from vlkit.processors.video_sampling import check_sampling, frame_indices
 from vlkit.registry import PROCESSORS
 from vlkit.registry.bounds import Frames, Pixels, Side, Statistic
 
@@ -36,7 +36,7 @@ def sample_frames(
     Args:
         source: a video file; a folder of images, in the order of their names (2 before 10); a list of images; or a
             uint8 array [F, H, W, 3].
-        frames, sampling: see :func:`~vlkit.processors.video_sampling.frame_indices`.
+        frames, sampling: see :func:`~vlkit.processors.video_decoding.frame_indices`.
         size: pixels a side to which the decoder scales frames of a video file; None: as they are.
 
     Returns:
@@ -107,7 +107,7 @@ class BlipVideoEval:
         resize: "pil" is exact, "fast" stays within 2 gray levels of it; "decoder" has a video's decoder scale the
             frames, as the original does.
         sampling: "even" takes the middles of equal parts, "original" follows the original; see
-            :func:`~vlkit.processors.video_sampling.frame_indices`.
+            :func:`~vlkit.processors.video_decoding.frame_indices`.
         norm_original: do not divide by 255 where all pixels of a clip are 0 or 1, as the original.
         max_pixels: image files and frames of video files of more are refused.
 

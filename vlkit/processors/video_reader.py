@@ -23,8 +23,7 @@ import numpy as np
 
 from vlkit.errors import BadSample, MissingDependency
 from vlkit.processors.file_kinds import file_size
-from vlkit.processors.video_decoding import DECODERS
-from vlkit.processors.video_sampling import check_sampling
+from vlkit.processors.video_decoding import DECODERS, check_sampling
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ class VideoReader:
 
         Args:
             path: of the file.
-            frames, sampling: see :func:`~vlkit.processors.video_sampling.frame_indices`.
+            frames, sampling: see :func:`~vlkit.processors.video_decoding.frame_indices`.
             size: pixels a side that the decoder scales to, as the original does; None: as they are.
 
         Returns:

@@ -11,8 +11,15 @@ from PIL import Image
 
 from tests.unit.processors.pictures import encoded, noise, scene
 from vlkit.processors.image import BlipImageTrain, Normalize
-from vlkit.processors.randaugment import auto_contrast, brightness, contrast, equalize, solarize
-from vlkit.processors.tables import apply_tables, value_counts
+from vlkit.processors.randaugment import (
+    apply_tables,
+    auto_contrast,
+    brightness,
+    contrast,
+    equalize,
+    solarize,
+    value_counts,
+)
 from vlkit.processors.warp import rotation, warp_affine
 
 FILL = (128, 20, 255)

@@ -31,8 +31,9 @@ from tests.unit.processors.bombs import (
 )
 from tests.unit.processors.pictures import encoded, png, scene
 from vlkit.errors import BadSample, ConfigError
-from vlkit.processors.encoded import MAX_PIXELS, TooLarge, webp_size
+from vlkit.processors.encoded import MAX_PIXELS, TooLarge
 from vlkit.processors.image import BlipImageEval, BlipImageTrain
+from vlkit.processors.image_headers import webp_size
 from vlkit.processors.open_image import open_image
 from vlkit.processors.resize import open_tensor
 from vlkit.processors.video import BlipVideoEval

@@ -12,7 +12,7 @@ from vlkit.datasets.shapes.pairs import Statement, make_statement
 from vlkit.datasets.shapes.questions import ANSWERS, OPTIONS, Dialog, Question, make_dialog, questions
 from vlkit.datasets.shapes.scene import Scene, sample_scene
 from vlkit.datasets.shapes.videos import Video, ask_video, make_video, video_captions
-from vlkit.processors.video_sampling import frame_indices
+from vlkit.processors.video_decoding import frame_indices
 from vlkit.registry import DATASETS
 from vlkit.registry.bounds import Frames, Range
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlkit.errors import ConfigError
-from vlkit.processors.video_sampling import frame_indices
+from vlkit.processors.video_decoding import frame_indices
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.unit.processors.bombs import scan_bomb
 from tests.unit.processors.pictures import encoded, noise, scene
-from vlkit.processors.jpeg_markers import MAX_SCANS, MAX_SEGMENTS, count_scans, read_jpeg
+from vlkit.processors.image_headers import MAX_SCANS, MAX_SEGMENTS, count_scans, read_jpeg
 
 SCENE = scene()
 

@@ -1,15 +1,15 @@
-"""What the markers of a JPEG file say, read before anything is decoded.
+"""Headers of image files, read before anything is decoded: JPEG markers, EXIF and XMP orientation, WebP size.
 
 A progressive JPEG may repeat scans: each costs a pass over the picture and a few bytes. The markers also carry
-metadata (EXIF, thumbnails, color profiles) that no pixel depends on; they are left out of what decoders get.
+metadata (EXIF, thumbnails, color profiles) that no pixel depends on; decoders get the file without them. Pillow reads
+all tags of an EXIF block at once; tags that overlap make a block of 64 kB fill hundreds of megabytes, so only the
+orientation is read here.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-
-from vlkit.processors.exif import exif_orientation, xmp_orientation
 
 MAX_SCANS = 100
 MAX_SEGMENTS = 10_000
@@ -21,6 +21,9 @@ _PROGRESSIVE = {0xC2, 0xC6, 0xCA, 0xCE}
 _STANDALONE = {0x01, *range(0xD0, 0xD9)}
 _EOI, _SOS, _APP1, _COMMENT = 0xD9, 0xDA, 0xE1, 0xFE
 _METADATA = {*range(0xE1, 0xF0), _COMMENT} - {0xEE}  # 0xEE is Adobe's, which says what the channels are
+_ORIENTATION = 0x0112
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}  # of a value
+_XMP = re.compile(rb"tiff:Orientation(?:=\"|>)([1-8])")
 
 
 @dataclass(frozen=True)
@@ -134,3 +137,64 @@ def _count_scans(data: bytes, at: int) -> tuple[int, int]:
         segments += 1
         scans += match[1][0] == _SOS
     return scans, segments
+
+
+def exif_orientation(block: bytes) -> int | None:
+    """1 (upright) to 8, from an EXIF block (with or without ``Exif\\0\\0`` in front); None: it does not say."""
+    if block.startswith(b"Exif\0"):
+        block = block[6:]
+    if block[:4] not in (b"II*\0", b"MM\0*"):
+        return None
+    order = "little" if block[:2] == b"II" else "big"
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(block[at : at + size], order)  # type: ignore[arg-type]
+
+    first = number(4, 4)
+    for entry in range(number(first, 2)):
+        at = first + 2 + 12 * entry
+        if at + 12 > len(block):
+            return None
+        if number(at, 2) == _ORIENTATION:
+            kind, count = number(at + 2, 2), number(at + 4, 4)
+            value = number(at + 8, 2 if kind == 3 else 4)
+            return value if kind in (3, 4) and count == 1 and 1 <= value <= 8 else None
+    return None
+
+
+def xmp_orientation(packet: bytes) -> int | None:
+    """The same from an XMP packet."""
+    found = _XMP.search(packet)
+    return int(found[1]) if found else None
+
+
+def claimed_bytes(block: bytes) -> int:
+    """What the tags of an EXIF block (or of a TIFF file) say they hold, overlaps counted each time."""
+    order = "little" if block[:2] == b"II" else "big"
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(block[at : at + size], order)  # type: ignore[arg-type]
+
+    first, claimed = number(4, 4), 0
+    for entry in range(number(first, 2)):
+        at = first + 2 + 12 * entry
+        if at + 12 > len(block):
+            break
+        size = _SIZES.get(number(at + 2, 2), 0) * number(at + 4, 4)
+        if size <= len(block):  # others are cut off, and skipped
+            claimed += size
+    return claimed
+
+
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """Read the width and height of a WebP file in pixels. Pillow allocates and fills the canvas, of up to 4 gigapixels,
+    when it opens the file. None for other formats."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return None
+    kind, header = data[12:16], data[20:30].ljust(10, b"\0")
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(header[4:7], "little"), 1 + int.from_bytes(header[7:10], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(header[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    return int.from_bytes(header[6:8], "little") & 0x3FFF, int.from_bytes(header[8:10], "little") & 0x3FFF

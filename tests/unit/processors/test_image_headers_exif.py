@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.unit.processors.bombs import exif_bomb
-from vlkit.processors.exif import claimed_bytes, exif_orientation, xmp_orientation
+from vlkit.processors.image_headers import claimed_bytes, exif_orientation, xmp_orientation
 
 
 def block(orientation: int, endian: str) -> bytes:

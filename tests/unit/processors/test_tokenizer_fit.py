@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from vlkit.processors.tokenizer import build_tokenizer
-from vlkit.processors.vocabulary_fit import unknown_note, unknown_share
+from vlkit.processors.tokenizer import build_tokenizer, unknown_note, unknown_share
 
 CAPTIONS = ["a boy holds an umbrella", "a boy on a red skateboard"]
 
