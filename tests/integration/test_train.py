@@ -234,7 +234,7 @@ def test_the_size_of_a_checkpoint_is_told_before_it_is_written(pretrained):
 
 def test_estimated_activations_grow_with_the_batch_and_shrink_with_recomputation(folder):
     def activations(*overrides: str) -> int:
-        return TrainJob.load(file, overrides).check().memory.activations
+        return TrainJob.load(file, overrides).check_report().memory.activations
 
     file = write(folder / "run.yaml", pretrain_run(precision="bf16"))
     four, forty = activations(), activations("run.batch_size=40")

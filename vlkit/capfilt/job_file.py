@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from vlkit.capfilt.inputs import InputOptions
 from vlkit.capfilt.refusals import MOST
-from vlkit.config.load import Config, read_tree
+from vlkit.config.load import Config
 from vlkit.config.parts import ComponentSpec, ModelPart, model_part, task_part
 from vlkit.config.sections import Sections
 from vlkit.errors import ConfigError
@@ -90,17 +90,6 @@ class JobFile:
             "input": asdict(self.input),
             "run": run,
         }
-
-
-def is_job(path: str | Path) -> bool:
-    """Whether the file is of a CapFilt job rather than of a run.
-
-    Raises:
-        ConfigError: it is missing or not YAML.
-    """
-    data = read_tree(path)[1].data
-    task = data.get("task")
-    return "input" in data or ("datasets" not in data and isinstance(task, dict) and task.get("name") == "capfilt")
 
 
 def check_job(config: Config) -> JobFile:

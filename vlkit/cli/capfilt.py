@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlkit.cli.terminal import is_main, log_lines, say
-from vlkit.cli.train import add_run_file, overrides_of, refuse_other_kind
+from vlkit.cli.train import add_run_file, check_kind, overrides_of
 
 if TYPE_CHECKING:
     from vlkit.capfilt.decision import Decision
@@ -36,7 +36,7 @@ class CapFilt:
         from vlkit.errors import ConfigError
 
         with log_lines():
-            refuse_other_kind(args.file, "job")
+            check_kind(args.file, "job")
             job = Job.open(args.file, overrides_of(args))
             if args.slurm is not None and args.workers is not None:
                 raise ConfigError("--slurm and --workers are given; with --slurm write workers_per_node=N in it.")

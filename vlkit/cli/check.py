@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING
 
 from vlkit.cli.terminal import log_lines, say
-from vlkit.cli.train import add_run_file, overrides_of
+from vlkit.cli.train import add_run_file, file_kind, overrides_of
 
-if TYPE_CHECKING:
-    from vlkit.jobs.check_report import CheckReport
+Lines = list[tuple[str, str]]
+"""Title and text of each line of a report."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,26 +29,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print a short report, or raise all problems."""
-    from vlkit.capfilt.job_file import is_job
     from vlkit.errors import ConfigError
-    from vlkit.pipeline import is_pipeline
 
     with log_lines():
-        pipeline = is_pipeline(args.file)
-        if args.variant and not pipeline:
+        kind = file_kind(args.file)
+        if args.variant and kind != "pipeline":
             raise ConfigError(f"--variant {args.variant}: only pipelines have variants, and {args.file} is none.")
-        if pipeline:
+        if kind == "pipeline":
             reports = _pipeline(args)
         else:
-            reports = {"": _capfilt(args) if is_job(args.file) else _run_file(args)}
+            reports = {"": _capfilt(args) if kind == "job" else _run_file(args)}
     for name, report in reports.items():
         say(f"{args.file}{f', stage {name}' if name else ''}: nothing wrong was found")
-        for title, text in report.lines() if report else []:
+        for title, text in report:
             say(f"  {title:12}{text}")
     return 0
 
 
-def _run_file(args: argparse.Namespace) -> CheckReport:
+def _run_file(args: argparse.Namespace) -> Lines:
     from vlkit.config.load import load_config
     from vlkit.jobs.train import EvaluateJob, TrainJob
 
@@ -57,10 +54,10 @@ def _run_file(args: argparse.Namespace) -> CheckReport:
     datasets = config.data.get("datasets")
     training = "optim" in config.data or not isinstance(datasets, dict) or "train" in datasets
     job = TrainJob(config) if training and args.checkpoint is None else EvaluateJob(config, args.checkpoint)
-    return job.check(every_image=args.images == "all", world_size=int(os.environ.get("WORLD_SIZE", "1")))
+    return job.check_report(every_image=args.images == "all", world_size=int(os.environ.get("WORLD_SIZE", "1"))).lines()
 
 
-def _capfilt(args: argparse.Namespace) -> CheckReport | None:
+def _capfilt(args: argparse.Namespace) -> Lines:
     from vlkit.capfilt.job import Job
     from vlkit.errors import ConfigError
 
@@ -69,17 +66,17 @@ def _capfilt(args: argparse.Namespace) -> CheckReport | None:
     if args.images == "all":
         raise ConfigError("--images all: a job decodes every image itself, and counts those that cannot be used.")
     Job.open(args.file, overrides_of(args)).prepare()
-    return None
+    return []
 
 
-def _pipeline(args: argparse.Namespace) -> dict[str, CheckReport | None]:
+def _pipeline(args: argparse.Namespace) -> dict[str, Lines]:
     from vlkit.errors import ConfigError
     from vlkit.pipeline import load_pipeline
 
     if args.checkpoint:
         raise ConfigError(f"--checkpoint: {args.file} is a pipeline; its stages say where their weights come from.")
     file = load_pipeline(args.file, args.overrides, args.variant, args.output)
-    reports: dict[str, CheckReport | None] = {}
+    reports: dict[str, Lines] = {}
     problems: list[str] = []
     for stage in {stage.name: stage for stage in reversed(file.stages)}.values():  # of the first seed
         try:

@@ -9,7 +9,7 @@ import argparse
 from typing import Any
 
 from vlkit.cli.terminal import log_lines, say, table
-from vlkit.cli.train import refuse_other_kind
+from vlkit.cli.train import check_kind
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
     end_with_parent()
     with log_lines():
-        refuse_other_kind(args.file, "pipeline")
+        check_kind(args.file, "pipeline")
         file = load_pipeline(args.file, args.overrides, args.variant, args.output)
         jobs = file.jobs if args.jobs is None else args.jobs
         if not 1 <= jobs <= MOST_PROCESSES:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
+from typing import Any
 
 from vlkit.cli.terminal import log_lines, say, scores_table
+from vlkit.config.load import read_tree
+from vlkit.errors import ConfigError, closest
 
 
 def add_run_file(parser: argparse.ArgumentParser, help: str = "run file") -> None:
@@ -21,24 +25,40 @@ def overrides_of(args: argparse.Namespace, output_key: str = "run.output_dir") -
     return [*args.overrides, *output]
 
 
-def refuse_other_kind(file: str, kind: str = "run") -> None:
+def file_kind(path: str | Path) -> str:
+    """Return what the file configures: "run", "job" (of CapFilt) or "pipeline". Misspelled sections count as well.
+
+    Raises:
+        ConfigError: it does not exist or is not YAML.
+    """
+    data = read_tree(path)[1].data
+    lists = [key for key, value in data.items() if isinstance(value, list) and any(map(_like_stage, value))]
+    if "stages" in data or ("model" not in data and closest("stages", lists)):
+        return "pipeline"
+    task = data.get("task")
+    filters = "datasets" not in data and isinstance(task, dict) and task.get("name") == "capfilt"
+    return "job" if "input" in data or filters else "run"
+
+
+def _like_stage(entry: Any) -> bool:
+    return isinstance(entry, dict) and ("config" in entry or "command" in entry)
+
+
+def check_kind(path: str, kind: str) -> None:
     """Refuse a file that is for another command.
 
     Args:
-        file: path.
+        path: of the file.
         kind: what the command takes: "run", "job" or "pipeline".
 
     Raises:
         ConfigError: it is another one.
     """
-    from vlkit.capfilt.job_file import is_job
-    from vlkit.errors import ConfigError
-    from vlkit.pipeline import is_pipeline
-
-    if kind != "pipeline" and is_pipeline(file):
-        raise ConfigError(f"{file} is a pipeline, which 'vlkit run' runs.")
-    if kind != "job" and is_job(file):
-        raise ConfigError(f"{file} is a job of CapFilt, which 'vlkit capfilt' does.")
+    found = file_kind(path)
+    if found == "pipeline" != kind:
+        raise ConfigError(f"{path} is a pipeline, which 'vlkit run' runs.")
+    if found == "job" != kind:
+        raise ConfigError(f"{path} is a job of CapFilt, which 'vlkit capfilt' does.")
 
 
 class Train:
@@ -55,7 +75,7 @@ class Train:
         from vlkit.jobs.train import TrainJob
 
         with log_lines():
-            refuse_other_kind(args.file)
+            check_kind(args.file, "run")
             job = TrainJob.load(args.file, overrides_of(args))
             result, folder = job.run(), job.output_dir
             if result["status"] == "interrupted":
@@ -91,7 +111,7 @@ class Evaluate:
         from vlkit.jobs.train import EvaluateJob
 
         with log_lines():
-            refuse_other_kind(args.file)
+            check_kind(args.file, "run")
             job = EvaluateJob.load(args.file, overrides_of(args))
             job.checkpoint = args.checkpoint
             say(scores_table(job.run()["metrics"]))

@@ -15,7 +15,6 @@ from vlkit.config.load import Config, load_config
 from vlkit.errors import ConfigError, VlkitError, redacted_data
 from vlkit.io.checksums import sha256
 from vlkit.io.disk_errors import describe
-from vlkit.jobs.check_report import CheckReport
 from vlkit.runner.config_changes import differences, plain
 
 Result = dict[str, Any]
@@ -123,7 +122,7 @@ class Job(ABC):
             ConfigError: everything that is wrong.
         """
 
-    def check(self, pending: Pending = NOTHING, every_image: bool = False) -> CheckReport | None:
+    def check(self, pending: Pending = NOTHING, every_image: bool = False) -> list[tuple[str, str]]:
         """Prepare, and try a first batch where the kind of job has one.
 
         Args:
@@ -131,13 +130,13 @@ class Job(ABC):
             every_image: decode all images and videos instead of a few.
 
         Returns:
-            What to report; None: nothing.
+            The report: title and text of each line.
 
         Raises:
             ConfigError: everything that is wrong.
         """
         self.prepare(pending, fresh=True)
-        return None
+        return []
 
     @abstractmethod
     def run(self) -> Result:

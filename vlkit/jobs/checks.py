@@ -16,7 +16,6 @@ from torch import nn
 from vlkit.datasets.base import Sample, VLDataset, substitutes
 from vlkit.datasets.texts import Text, is_emptied
 from vlkit.errors import BadSample, DataError
-from vlkit.jobs.check_report import human
 from vlkit.processors.tokenizer import Tokenizer, unknown_note
 
 logger = logging.getLogger(__name__)
@@ -219,6 +218,15 @@ def free_bytes(folder: Path) -> int:
     """Return the free bytes of the disk that ``folder`` is, or would be, on."""
     existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
     return shutil.disk_usage(existing).free
+
+
+def human(count: float) -> str:
+    """Format a number of bytes: ``1.5 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
 
 
 def overlap_notes(train: Mapping[str, VLDataset], evals: Mapping[str, VLDataset]) -> list[str]:

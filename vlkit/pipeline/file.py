@@ -10,7 +10,7 @@ from typing import Any
 from vlkit.config.build import build
 from vlkit.config.load import Config, expanded, load_nested, read_tree
 from vlkit.config.yamlfile import Node, Place
-from vlkit.errors import ConfigError, closest, did_you_mean
+from vlkit.errors import ConfigError, did_you_mean
 from vlkit.pipeline.report import Table, table_problems
 from vlkit.pipeline.schema import PipelineEntries, StageEntry
 from vlkit.pipeline.stage import COMMANDS, Stage
@@ -50,21 +50,6 @@ class PipelineFile:
         if key not in known:
             raise ConfigError(f"there is no stage {key!r}.{did_you_mean(key, known)} Stages: {', '.join(known)}.")
         return self.stages[known.index(key)]
-
-
-def is_pipeline(path: str | Path) -> bool:
-    """Whether the file is a pipeline rather than a run: it has ``stages``, or a misspelled list of them.
-
-    Raises:
-        ConfigError: it does not exist or is not YAML.
-    """
-    data = read_tree(path)[1].data
-    lists = [key for key, value in data.items() if isinstance(value, list) and any(map(_like_stage, value))]
-    return "stages" in data or ("model" not in data and bool(closest("stages", lists)))
-
-
-def _like_stage(entry: Any) -> bool:
-    return isinstance(entry, dict) and ("config" in entry or "command" in entry)
 
 
 def load_pipeline(

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from vlkit.capfilt.job import Job
+from vlkit.cli.train import file_kind
 from vlkit.config.load import load_config
 from vlkit.jobs.train import EvaluateJob, TrainJob
-from vlkit.pipeline import is_pipeline, load_pipeline
+from vlkit.pipeline import load_pipeline
 
 ROOT = Path(__file__).parents[3] / "projects"
 FILES = sorted(file for file in ROOT.rglob("*.yaml") if not file.name.startswith("_"))
@@ -18,7 +19,7 @@ FILES = sorted(file for file in ROOT.rglob("*.yaml") if not file.name.startswith
 
 @pytest.mark.parametrize("file", FILES, ids=[str(file.relative_to(ROOT)) for file in FILES])
 def test_it_can_be_built(file):
-    if is_pipeline(file):
+    if file_kind(file) == "pipeline":
         assert load_pipeline(file).stages
         return
     config = load_config(file)

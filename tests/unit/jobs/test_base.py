@@ -74,7 +74,7 @@ def test_a_job_is_loaded_checked_and_compared(tmp_path):
     file.write_text("{size: 3, speed: 1}")
     job = Counting.load(file, ["size=4"])
     assert job.run()["metrics"] == {"size": 4}
-    assert job.check() is None
+    assert job.check() == []
     assert (job.device, job.eval_sets, job.input_fingerprints()) == ("auto", None, {})
     assert job.changes({"size": 4, "speed": 9}, finished=True) == ""
     assert job.changes({"size": 5}, finished=False) == "size was 5, is 4"

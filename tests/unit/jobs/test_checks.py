@@ -12,13 +12,13 @@ from torch import nn
 
 from tests.assets.toy import ToyDataset
 from vlkit.errors import DataError
-from vlkit.jobs.check_report import human
 from vlkit.jobs.checks import (
     checkpoint_bytes,
     data_problems,
     disk_problems,
     encoder_size,
     first_sample,
+    human,
     image_size_problems,
 )
 
