@@ -14,7 +14,7 @@ from tests.unit.capfilt.small import write_shards
 from vlkit.cli import main
 from vlkit.errors import CheckpointError
 from vlkit.io.checkpoint_files import MODEL, OPTIMIZER, _warned
-from vlkit.models.weights.load import read_checkpoint
+from vlkit.models.weights.files import read_checkpoint
 
 NOTICED = "does not agree with its checksum"
 

@@ -19,9 +19,9 @@ from vlkit.models.blip.image_text_matching import BlipImageTextMatching
 from vlkit.models.blip.retrieval import BlipRetrieval
 from vlkit.models.blip.vqa import BlipVqa
 from vlkit.models.packing import TextBatch
-from vlkit.models.weights.load import build_with_weights, load_weights, read_checkpoint, to_hugging_face
-from vlkit.models.weights.names import HUGGING_FACE_CLASSES
-from vlkit.models.weights.precision import PRECISIONS
+from vlkit.models.weights.files import PRECISIONS, read_checkpoint
+from vlkit.models.weights.load import build_with_weights, load_weights
+from vlkit.models.weights.names import HUGGING_FACE_CLASSES, to_hugging_face
 
 SMALL = {
     "blip_caption": lambda: BlipCaption(vit(), med(), tokenizer="shapes"),

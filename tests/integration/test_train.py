@@ -19,7 +19,7 @@ from tests.assets.run_files import caption_run, fails, pretrain_run, snapshot, s
 from tests.assets.waiting import LONG, wait_until
 from vlkit.cli import main
 from vlkit.jobs.train import EvaluateJob, TrainJob
-from vlkit.models.weights.load import read_checkpoint
+from vlkit.models.weights.files import read_checkpoint
 
 
 @pytest.fixture(autouse=True)

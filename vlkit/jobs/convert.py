@@ -16,9 +16,10 @@ from vlkit.errors import CheckpointError, VlkitError
 from vlkit.io.files import atomic_dir, atomic_write
 from vlkit.io.tensor_files import save_tensors
 from vlkit.models.blip.base import BlipBase
-from vlkit.models.weights.files import read_checkpoint
+from vlkit.models.weights.files import check_precision, read_checkpoint, stored
 from vlkit.models.weights.initial import from_path
-from vlkit.models.weights.load import LoadReport, fit_weights
+from vlkit.models.weights.load import fit_weights
+from vlkit.models.weights.match import LoadReport
 from vlkit.models.weights.names import (
     HUGGING_FACE_CLASSES,
     QUEUES,
@@ -27,7 +28,6 @@ from vlkit.models.weights.names import (
     model_of,
     to_hugging_face,
 )
-from vlkit.models.weights.precision import check_precision, stored
 
 FORMATS = ("blip", "lavis", "hf", "vlkit")
 _DEPTHS = {768: 12, 1024: 24}  # ViT-B, ViT-L
@@ -49,7 +49,7 @@ def convert(
         model: the model to write, as "name" or "name/type" with the type of a card; it may be a part of the
             model in the file. None: the model in the file. Weights of other sizes than the released ones need a
             card, or a run's output folder as ``source``.
-        precision: one of :data:`vlkit.models.weights.precision.PRECISIONS`; "int8" is for "vlkit" alone.
+        precision: one of :data:`vlkit.models.weights.files.PRECISIONS`; "int8" is for "vlkit" alone.
 
     Returns:
         Which tensors of ``source`` were used.

@@ -63,6 +63,13 @@ class MedConfig:
                 f"med: num_attention_heads ({self.num_attention_heads}) must divide hidden_size ({self.hidden_size})."
             )
 
+    def weight_count(self, encoder_width: int) -> int:
+        """Estimate the number of weights with cross-attention to tokens of ``encoder_width``."""
+        width = self.hidden_size
+        layer = 6 * width**2 + 2 * width * (encoder_width + self.intermediate_size)
+        tokens = (self.vocab_size or 0) + self.max_position_embeddings
+        return self.num_hidden_layers * layer + tokens * width
+
 
 @dataclass
 class TextPlan:

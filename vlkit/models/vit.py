@@ -67,6 +67,14 @@ class VitConfig:
         if problems:
             raise ConfigError(problems)
 
+    def weight_count(self) -> int:
+        """Estimate the number of weights; 0 for a ``backbone``."""
+        if self.backbone is not None:
+            return 0
+        block = (4 + 2 * self.mlp_ratio) * self.embed_dim**2
+        patches = (self.image_size // self.patch_size) ** 2
+        return int(self.depth * block) + self.embed_dim * (patches + 3 * self.patch_size**2)
+
 
 class SelfAttention(nn.Module):
     """Self-attention under timm's names, through the library's own choice of kernel."""

@@ -130,7 +130,7 @@ def number_spans(hint: Any) -> list[tuple[type, Range | None]]:
 
 
 def check_fields(instance: Any, what: str = "") -> None:
-    """Check the numbers of a dataclass against the bounds in its annotations.
+    """Check the numbers of a dataclass against the bounds in its annotations, and make them ``int`` and ``float``.
 
     Call it first in ``__post_init__``: values from Python are then refused as those from YAML are.
 
@@ -147,6 +147,9 @@ def check_fields(instance: Any, what: str = "") -> None:
         value = getattr(instance, name)
         if not _fits(value, hint):
             problems.append(f"{what + ': ' if what else ''}{name} is {value!r}; {_needed(value, hint)}.")
+        elif isinstance(value, numbers.Real) and type(value) not in (bool, int, float):  # NumPy's, fractions
+            plain = int(value) if isinstance(value, numbers.Integral) else float(value)
+            object.__setattr__(instance, name, plain)  # the dataclass may be frozen
     if problems:
         raise ConfigError(problems)
 

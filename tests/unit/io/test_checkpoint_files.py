@@ -15,7 +15,7 @@ from tests.assets.damage import DAMAGES, OLD_DAMAGES, as_version_1, edit, flip, 
 from tests.assets.toy import ToyTask, toy_runner
 from vlkit.errors import CheckpointError
 from vlkit.io.checkpoint_files import MODEL, OPTIMIZER, STATE, TRAINER, choose, read_trainer, seal, verify
-from vlkit.models.weights.load import read_checkpoint
+from vlkit.models.weights.files import read_checkpoint
 from vlkit.runner.checkpoint import Checkpoints
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from decimal import Decimal
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -48,13 +51,14 @@ def test_flags_choices_and_shares():
     check_flag("flag", False)
     check_choice("mode", "image", ("image", "text"))
     for share in (0, 1, 0.5, np.float32(0.5)):
-        check_share("alpha", share)
+        assert type(check_share("alpha", share)) is float
+    assert check_share("alpha", Fraction(1, 4)) == 0.25
     for value in ("False", 1, None):
         with pytest.raises(VlkitError, match="it must be True or False"):
             check_flag("flag", value)
     with pytest.raises(VlkitError, match=r"mode is 'imag'; it must be 'image' or 'text'\. Did you mean 'image'"):
         check_choice("mode", "imag", ("image", "text"))
-    for value in (-0.1, 1.1, float("nan"), "0.5", True, None):
+    for value in (-0.1, 1.1, float("nan"), "0.5", True, None, 10**400, Fraction(10**400), Decimal("0.5")):
         with pytest.raises(VlkitError, match="it must be a number from 0 to 1"):
             check_share("alpha", value)
 
@@ -86,6 +90,12 @@ def test_lists_of_numbers():
     assert number_list("weights", 1.5) == [1.5]
     assert number_list("weights", torch.tensor([[1, 2]]), whole=True) == [1, 2]
     assert number_list("weights", torch.tensor(2), whole=True) == [2]
+    for given in (Fraction(3, 2), np.float32(1.5), [Fraction(3, 2)]):
+        (found,) = number_list("weights", given)
+        assert type(found) is float
+        assert found == 1.5
+    with pytest.raises(VlkitError, match=r"weights\[0\] is .*must be a finite number"):
+        number_list("weights", Fraction(10**400))
     for given, message in (
         ("a", "must be a finite number"),
         ([1, float("inf")], r"weights\[1\] is inf"),

@@ -12,8 +12,7 @@ from PIL import Image
 
 from tests.parity.golden import ASSETS
 from vlkit.errors import VlkitError
-from vlkit.models.inputs import PictureReader
-from vlkit.models.picture_forms import pictures, videos
+from vlkit.models.inputs import PictureReader, pictures, videos
 from vlkit.processors.image import BlipImageEval
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from fractions import Fraction
 from typing import Annotated, Any, get_args
 
 import numpy as np
@@ -21,11 +22,11 @@ from vlkit.config.signature import signature
 from vlkit.errors import ConfigError, VlkitError
 from vlkit.jobs.capfilt import CutEntries, ReportEntries
 from vlkit.jobs.shards import ShardsEntries
+from vlkit.models.arguments import check_memory, machine_memory
 from vlkit.models.blip.caption import BlipCaption
 from vlkit.models.blip.pretrain import BlipPretrain
 from vlkit.models.generation import GenerationConfig
 from vlkit.models.med import MedConfig
-from vlkit.models.size import check_memory, encoder_numbers, machine_memory
 from vlkit.models.vit import VitConfig
 from vlkit.pipeline.schema import PipelineEntries
 from vlkit.registry import DATASETS, MODELS, PROCESSORS, TASKS
@@ -221,8 +222,19 @@ def test_a_model_that_no_machine_holds_is_refused_before_it_is_built():
 
 def test_the_estimate_is_near_the_true_number():
     model = BlipCaption(small.vit(), small.med(), "shapes")
-    estimate = encoder_numbers(model.vit_config, model.med_config)
+    estimate = model.vit_config.weight_count() + model.med_config.weight_count(model.vit_config.embed_dim)
     assert 0.5 < estimate / sum(p.numel() for p in model.parameters()) < 1.5
-    assert 200e6 < encoder_numbers(VitConfig(), MedConfig(vocab_size=30524)) < 260e6  # BLIP base has 224 million
+    base = VitConfig().weight_count() + MedConfig(vocab_size=30524).weight_count(768)
+    assert 200e6 < base < 260e6  # BLIP base has 224 million
     memory = machine_memory()
     assert memory is None or memory > 2**28
+
+
+@pytest.mark.parametrize("value", [Fraction(3, 2), np.float32(1.5), np.float64(1.5)])
+def test_numbers_of_other_types_become_floats(value):
+    config = GenerationConfig(repetition_penalty=value, temperature=value)
+    assert type(config.repetition_penalty) is type(config.temperature) is float
+    assert config.repetition_penalty == 1.5
+    assert type(GenerationConfig(num_beams=np.int64(4)).num_beams) is int
+    with pytest.raises(ConfigError, match="temperature is Fraction"):
+        GenerationConfig(temperature=Fraction(10**400))

@@ -14,13 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vlkit.errors import VlkitError
-from vlkit.models.arguments import as_mapping, text_list
+from vlkit.models.arguments import as_mapping, check_memory, text_list
 from vlkit.models.blip.samples import Batches, Samples, Texts, check_keys, given_texts, wanted
-from vlkit.models.inputs import PictureReader
+from vlkit.models.inputs import Items, PictureReader, pictures, videos
 from vlkit.models.med import Layer, MedConfig
 from vlkit.models.packing import TextBatch
-from vlkit.models.picture_forms import Items, pictures, videos
-from vlkit.models.size import check_memory, encoder_numbers
 from vlkit.models.vit import VisionTransformer, VitConfig, build_image_encoder
 from vlkit.processors.tokenizer import Tokenizer, build_tokenizer
 
@@ -71,7 +69,9 @@ class BlipBase(nn.Module):
             raise VlkitError(
                 f"max_words is {max_words}, but med.max_position_embeddings is {med.max_position_embeddings}."
             )
-        check_memory(encoder_numbers(vit, med), type(self).__name__, "the sizes of vit and med")
+        source_width = vit.embed_dim if vit.backbone is None else 0
+        weights = vit.weight_count() + med.weight_count(source_width)
+        check_memory(weights, type(self).__name__, "the sizes of vit and med")
         self.vit_config, self.med_config = vit, med
         self.visual_encoder = build_image_encoder(vit)
         self.pictures = PictureReader(frames=self.video_frames)

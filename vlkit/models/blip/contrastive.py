@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlkit.errors import ConfigError, VlkitError
+from vlkit.models.arguments import check_memory
 from vlkit.models.blip.base import BlipBase, pooled_feats
 from vlkit.models.blip.samples import Samples
 from vlkit.models.blip.text_prefix import PairScorer, text_feats_in_passes
@@ -26,7 +27,6 @@ from vlkit.models.losses import differentiate_now, draw_index, soft_contrast
 from vlkit.models.med import MedConfig, TextPrefix, TextTransformer
 from vlkit.models.momentum import gather_batch, momentum_copy, random_queue, update_momentum, world_size
 from vlkit.models.packing import TextBatch
-from vlkit.models.size import check_memory
 from vlkit.models.vit import VitConfig
 from vlkit.registry.bounds import Range
 

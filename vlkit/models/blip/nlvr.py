@@ -22,11 +22,11 @@ from vlkit.models.arguments import as_mapping, checked_keywords, number_list
 from vlkit.models.attention import split_heads
 from vlkit.models.blip.base import BlipBase
 from vlkit.models.blip.samples import Samples, check_keys, wanted
+from vlkit.models.inputs import Items, pictures
 from vlkit.models.kv_cache import ImageKV
 from vlkit.models.med import MedConfig, Projections, TextPlan, TextTransformer, cross_attend, init_bert
 from vlkit.models.onednn_linear import Linear, fused_projections
 from vlkit.models.packing import TextBatch
-from vlkit.models.picture_forms import Items, pictures
 from vlkit.models.vit import VitConfig
 from vlkit.registry import MODELS
 from vlkit.registry.bounds import Range, Tokens

@@ -116,7 +116,7 @@ class BlipPretrain(BlipContrastive):
             alpha: weight of the momentum model's soft targets in the ITC loss, 0 to 1; ramped up by the task.
             update: update the momentum encoders; once per optimizer step.
         """
-        check_share("alpha", alpha)
+        alpha = check_share("alpha", alpha)
         check_flag("update", update)
         image, texts = self.pairs_of(samples)
         image_embeds, online, slow = self.encode(image, texts, update)

@@ -14,9 +14,8 @@ import torch
 
 from vlkit.errors import VlkitError, did_you_mean
 from vlkit.models.arguments import as_mapping, check_whole, text_list
-from vlkit.models.inputs import PictureReader
+from vlkit.models.inputs import Items, PictureReader
 from vlkit.models.packing import TextBatch
-from vlkit.models.picture_forms import Items
 
 Samples = Mapping[str, Any]
 Texts = Literal["none", "paired", "grouped", "every"]

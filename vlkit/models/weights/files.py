@@ -1,4 +1,9 @@
-"""Checkpoint files and folders, ours and foreign, as tensors by name. Nothing in a file is ever executed."""
+"""Read checkpoint files and folders, ours and foreign, as tensors by name. Nothing in a file is executed.
+
+Files that are passed around may hold weights in fewer bits: half precision, or int8 with a scale for each row. An int8
+tensor ``name`` has a partner ``name.scale`` with one factor for each index of its first dimension; the value is their
+product. Only matrices and filters are stored so: vectors stay in half precision.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlkit.errors import CheckpointError, did_you_mean
+from vlkit.errors import CheckpointError, VlkitError, did_you_mean
 from vlkit.io.checkpoint_files import MODEL, choose, is_checkpoint, verify_weights
 from vlkit.io.files import local_path
 from vlkit.io.tensor_files import read_tensors
-from vlkit.models.weights.precision import restored
 
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+_HALF = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float16}
+_SCALE = ".scale"
+_LARGEST = 127
 _FOREIGN = ("pytorch_model.bin",)
 _WRAPPERS = ("model", "state_dict")
 _AGAIN = "Download or copy it again"
@@ -31,9 +39,9 @@ _OTHERS = (
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
-    """The weights in a file or folder, on the CPU, mapped from the file where its format allows.
+    """Read the weights in a file or folder to the CPU, mapped from the file where its format allows.
 
-    Mapped tensors are only valid while the file is not overwritten: copy what is kept.
+    Mapped tensors are valid only until the file is overwritten: copy what is kept.
 
     Args:
         path: a file of ``torch.save`` (a state dict, or one under ``model`` or ``state_dict``), a safetensors
@@ -68,7 +76,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
 
 def weights_file(path: str | Path) -> Path:
-    """The file that :func:`read_checkpoint` reads for ``path``.
+    """Find the file that :func:`read_checkpoint` reads for ``path``.
 
     Raises:
         CheckpointError: there is none.
@@ -93,7 +101,7 @@ def weights_file(path: str | Path) -> Path:
 
 
 def _of_run(folder: Path) -> Path:
-    """The best checkpoint of a run's output folder, else its newest."""
+    """Find the best checkpoint of a run's output folder, else its newest."""
     inside = folder / "checkpoints"
     try:
         found = choose(inside if inside.is_dir() else folder)
@@ -145,7 +153,7 @@ def _load_safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def _unwrap(data: Any, file: Path) -> dict[str, Tensor]:
-    """The state dict inside of what was saved, without the prefix of DistributedDataParallel."""
+    """Return the state dict in what was saved, without the prefix of DistributedDataParallel."""
     for key in _WRAPPERS:
         if isinstance(data, Mapping) and isinstance(data.get(key), Mapping):
             data = data[key]
@@ -160,3 +168,80 @@ def _unwrap(data: Any, file: Path) -> dict[str, Tensor]:
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     return tensors
+
+
+def check_precision(precision: str) -> None:
+    """Raise for a name that is not one of :data:`PRECISIONS`.
+
+    Raises:
+        VlkitError: no such precision.
+    """
+    if precision not in PRECISIONS:
+        hint = did_you_mean(precision, PRECISIONS)
+        raise VlkitError(f"no precision is named {precision!r}.{hint} Allowed: {', '.join(PRECISIONS)}.")
+
+
+def stored(state: Mapping[str, Tensor], precision: str) -> dict[str, Tensor]:
+    """Convert ``state`` to a precision; names that share a tensor still do.
+
+    Args:
+        state: tensors by name; integers stay as they are.
+        precision: one of :data:`PRECISIONS`.
+
+    Raises:
+        VlkitError: no such precision, or a value lies outside of it.
+    """
+    check_precision(precision)
+    kept: dict[int, tuple[Tensor, ...]] = {}
+    smaller: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if id(value) not in kept:
+            as_whole = precision == "int8" and _has_rows(value)
+            kept[id(value)] = _whole(value) if as_whole else (_half(name, value, precision),)
+        smaller.update(zip((name, name + _SCALE), kept[id(value)]))
+    return smaller
+
+
+def restored(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Convert int8 tensors that :func:`stored` wrote to float32; others stay as they are.
+
+    Raises:
+        CheckpointError: a scale is missing.
+    """
+    made: dict[int, Tensor] = {}
+    full: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if value.dtype != torch.int8:
+            full[name] = value
+            continue
+        if name + _SCALE not in state:
+            raise CheckpointError(f"{name} is stored as whole numbers, but {name + _SCALE} is missing.")
+        if id(value) not in made:
+            made[id(value)] = value.float() * state[name + _SCALE].float().view(-1, *[1] * (value.ndim - 1))
+        full[name] = made[id(value)]
+    return {name: value for name, value in full.items() if not _is_scale(name, state)}
+
+
+def _has_rows(value: Tensor) -> bool:
+    return value.is_floating_point() and value.ndim >= 2 and len(value) > 1
+
+
+def _half(name: str, value: Tensor, precision: str) -> Tensor:
+    if not value.is_floating_point():
+        return value
+    smaller = value.to(_HALF[precision])
+    if not torch.equal(smaller.isfinite(), value.isfinite()):
+        raise VlkitError(f"{name} has values beyond what {precision} can hold. Choose bf16 or fp32.")
+    return smaller
+
+
+def _whole(value: Tensor) -> tuple[Tensor, Tensor]:
+    rows = value.detach().float()
+    largest = rows.abs().flatten(1).amax(1)
+    scale = torch.where(largest > 0, largest / _LARGEST, 1.0)
+    return (rows / scale.view(-1, *[1] * (rows.ndim - 1))).round().to(torch.int8), scale
+
+
+def _is_scale(name: str, state: Mapping[str, Tensor]) -> bool:
+    whole = state.get(name.removesuffix(_SCALE))
+    return name.endswith(_SCALE) and whole is not None and whole.dtype == torch.int8

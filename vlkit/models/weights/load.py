@@ -1,9 +1,8 @@
-"""Weights into models: foreign names in, ours out, and a report of what did not come from the file."""
+"""Load weights into models."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,30 +14,11 @@ from torch.overrides import TorchFunctionMode
 
 from vlkit.errors import CheckpointError
 from vlkit.io.files import mismatch
-from vlkit.io.tensor_files import damaged_values, describe_non_finite
-from vlkit.models.vit import resize_pos_embed
 from vlkit.models.weights.files import read_checkpoint, weights_file
-from vlkit.models.weights.names import (
-    ADAPTERS,
-    Adapter,
-    find_adapter,
-    from_hugging_face,
-    to_hugging_face,
-    twins,
-)
-from vlkit.models.weights.report import LoadReport, explain, shape_of
+from vlkit.models.weights.match import LoadReport, fit_tensors
+from vlkit.models.weights.names import Adapter
 
-__all__ = [
-    "ADAPTERS",
-    "Adapter",
-    "LoadReport",
-    "build_with_weights",
-    "fit_weights",
-    "from_hugging_face",
-    "load_weights",
-    "read_checkpoint",
-    "to_hugging_face",
-]
+# Functions that set initial values.
 _OF_VALUES = (Tensor.normal_, Tensor.uniform_, functional.normalize)
 
 
@@ -57,7 +37,8 @@ def load_weights(
     Args:
         model: to fill.
         source: what :func:`read_checkpoint` takes, or tensors by name.
-        adapter: name of an entry of :data:`ADAPTERS`, or one of your own; None: recognized by the names.
+        adapter: name of an entry of :data:`~vlkit.models.weights.names.ADAPTERS`, or an adapter; None: detected by the
+            names.
         sha256: expected checksum of the file, in hexadecimal.
         strict: raise unless every name and shape is accounted for. Otherwise what fits is loaded.
 
@@ -76,7 +57,7 @@ def build_with_weights(
     adapter: str | Adapter | None = None,
     sha256: str | None = None,
 ) -> tuple[nn.Module, LoadReport]:
-    """A new model with weights, without drawing random ones first where the file gives them all.
+    """Build a model with weights; random initialization is skipped where the file holds all of them.
 
     Args:
         build: makes the model on the CPU.
@@ -108,7 +89,7 @@ def _open(source: str | Path | Mapping[str, Tensor], sha256: str | None) -> tupl
 def fit_weights(
     model: nn.Module, source: str | Path | Mapping[str, Tensor], adapter: str | Adapter | None = None
 ) -> tuple[dict[str, Tensor], LoadReport]:
-    """What a checkpoint gives for each name of ``model``, which may be on the meta device and is not changed.
+    """Return what a checkpoint provides for each name of ``model``, which may be on the meta device and is not changed.
 
     Args:
         model, source, adapter: as for :func:`load_weights`.
@@ -116,115 +97,20 @@ def fit_weights(
     Raises:
         CheckpointError: as :func:`load_weights`, when strict.
     """
-    return _fitted(model, *_open(source, None), adapter, strict=True)
+    return fit_tensors(model, *_open(source, None), adapter, strict=True)
 
 
 def _load(
     model: nn.Module, state: Mapping[str, Tensor], label: str, adapter: str | Adapter | None, strict: bool
 ) -> LoadReport:
-    values, report = _fitted(model, state, label, adapter, strict)
+    values, report = fit_tensors(model, state, label, adapter, strict)
     _fill(model, model.state_dict(keep_vars=True), values)
     return report
 
 
-def _fitted(
-    model: nn.Module, state: Mapping[str, Tensor], label: str, adapter: str | Adapter | None, strict: bool
-) -> tuple[dict[str, Tensor], LoadReport]:
-    chosen = find_adapter(adapter, state)
-    own: dict[str, Tensor] = model.state_dict(keep_vars=True)
-    values, misfits, report = _match(own, chosen.translate(state), chosen, label)
-    lacking = [name for name in report.missing if name not in misfits and not chosen.may_start_fresh(name)]
-    if (strict and (misfits or report.unexpected or lacking)) or not report.loaded:
-        raise CheckpointError(explain(model, own, state, label, misfits, lacking, report.unexpected))
-    if wrong := damaged_values(values, own):
-        raise CheckpointError(
-            f"{label} holds weights that are not finite: {describe_non_finite(wrong)}. A training that diverged wrote "
-            "them, or the file is damaged. Give an earlier checkpoint, or another file."
-        )
-    return values, report
-
-
-def _match(
-    own: Mapping[str, Tensor], given: Mapping[str, Tensor], adapter: Adapter, label: str
-) -> tuple[dict[str, Tensor], dict[str, str], LoadReport]:
-    """Values by name of the model, and for each name whose value does not fit, how."""
-    values: dict[str, Tensor] = {}
-    misfits: dict[str, str] = {}
-    report = LoadReport(label)
-    modules = {name.partition(".")[0] for name in own}
-    for given_name, value in given.items():
-        names = [name for name in (given_name, *twins(given_name)) if name in own]
-        if not names:
-            known = report.ignored if adapter.may_ignore(given_name, modules) else report.unexpected
-            known.append(given_name)
-        for name in names:
-            fitted = _fit(name, value, own[name])
-            if fitted is not None:
-                values[name] = fitted
-                report.resized.extend([name] if fitted is not value else [])
-            elif not adapter.may_start_fresh(name):
-                misfits[name] = f"{name} is {shape_of(value)} there and {shape_of(own[name])} here"
-    report.loaded = len(values)
-    _share(own, values, label)
-    _complete(own, values, report)
-    return values, misfits, report
-
-
-def _complete(own: Mapping[str, Tensor], values: dict[str, Tensor], report: LoadReport) -> None:
-    """What follows from the values that the file gave; the rest is missing."""
-    for name in own:
-        encoder = name.replace("_m.", ".", 1) if name.partition(".")[0].endswith("_m") else name
-        if name.endswith(".position_ids"):  # 0, 1, 2, ...; newer files do not store them
-            values[name] = torch.arange(own[name].shape[-1])[None]
-        elif name not in values and encoder in values:
-            values[name] = values[encoder]
-            report.filled.append(name)
-        elif name not in values:
-            report.missing.append(name)
-    for name in ("queue_ptr", "ptr_queue"):
-        if name in values and "image_queue" not in values:  # a fresh queue, maybe a shorter one
-            values[name] = values[name] % own["image_queue"].shape[1]
-
-
-def _fit(name: str, value: Tensor, target: Tensor) -> Tensor | None:
-    """``value`` in the shape of ``target``, or None."""
-    if value.is_floating_point() != target.is_floating_point():
-        return None
-    if value.shape == target.shape or name.endswith(".position_ids"):
-        return value
-    is_grid = name.endswith("pos_embed") and value.ndim == target.ndim == 3
-    if is_grid and value.shape[-1] == target.shape[-1] and _square(value) and _square(target):
-        return resize_pos_embed(value, target.shape[1])
-    return None
-
-
-def _square(pos_embed: Tensor) -> bool:
-    """Whether the tokens behind [CLS] are a square of patches."""
-    patches = pos_embed.shape[1] - 1
-    return math.isqrt(patches) ** 2 == patches
-
-
-def _share(own: Mapping[str, Tensor], values: dict[str, Tensor], label: str) -> None:
-    """Names of one tensor get one value."""
-    groups: dict[int, list[str]] = {}
-    for name, tensor in own.items():
-        groups.setdefault(id(tensor), []).append(name)
-    for names in groups.values():
-        given = [name for name in names if name in values]
-        for name in given[1:]:
-            one, other = values[given[0]], values[name]
-            if one.data_ptr() != other.data_ptr() and not torch.equal(one, other):
-                raise CheckpointError(
-                    f"{label}: {given[0]} and {name} differ in it, but are one tensor in this model. "
-                    f"The file is of a model that does not share them."
-                )
-        if given:
-            values.update(dict.fromkeys(names, values[given[0]]))
-
-
 @torch.no_grad()
 def _fill(model: nn.Module, own: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    """Copies: what is mapped from a file would break when the file is overwritten."""
+    """Copy ``values`` into the model: memory mapped from a file would break when the file is overwritten."""
     made: dict[int, Tensor] = {}
     for name, value in values.items():
         target = own[name]
@@ -241,9 +127,9 @@ def _fill(model: nn.Module, own: Mapping[str, Tensor], values: Mapping[str, Tens
                     store[name] = made[id(tensor)]  # type: ignore[assignment]
 
 
-class _Undrawn(TorchFunctionMode):
-    """Leaves out what initial values are drawn by: on the meta device there are none, and torch would import its
-    compiler for it, which takes seconds."""
+class _NoInitialization(TorchFunctionMode):
+    """Skip functions that draw initial values: the meta device has none, and torch would import its compiler for it,
+    which takes seconds."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -255,15 +141,15 @@ class _Undrawn(TorchFunctionMode):
 
 
 def _on_meta(build: Callable[[], nn.Module]) -> nn.Module | None:
-    """The model with shapes and no values, or None when its constructor needs values."""
+    """Build the model with shapes and no values; None when its constructor needs values."""
     try:
-        with torch.device("meta"), _Undrawn():
+        with torch.device("meta"), _NoInitialization():
             return build()
     except (RuntimeError, NotImplementedError):
         return None
 
 
 def _holds_meta(model: nn.Module) -> bool:
-    """Whether a value is still to come: of a parameter, a buffer or a plain attribute."""
+    """Return whether a parameter, a buffer or a plain attribute has no value yet."""
     held = [t for m in model.modules() for t in (*m._parameters.values(), *m._buffers.values(), *vars(m).values())]
     return any(isinstance(tensor, Tensor) and tensor.is_meta for tensor in held)

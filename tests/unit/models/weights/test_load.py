@@ -19,7 +19,8 @@ from vlkit.models.blip.pretrain import BlipPretrain
 from vlkit.models.blip.retrieval import BlipRetrieval
 from vlkit.models.blip.vqa import BlipVqa
 from vlkit.models.vit import resize_pos_embed
-from vlkit.models.weights.load import Adapter, build_with_weights, load_weights
+from vlkit.models.weights.load import build_with_weights, load_weights
+from vlkit.models.weights.names import Adapter
 
 
 def scrambled(model: nn.Module) -> nn.Module:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tests.unit.models.small import captioner
 from vlkit.errors import CheckpointError, VlkitError
+from vlkit.models.weights.files import restored, stored
 from vlkit.models.weights.load import build_with_weights
-from vlkit.models.weights.precision import restored, stored
 from vlkit.runner.checkpoint import save_tensors
 
 
