@@ -275,11 +275,11 @@ def test_samples_that_are_no_mapping(head, given):
         loaded(head)[0](given)
 
 
-@pytest.mark.parametrize("label", [2**63, -(2**70), Fraction(1, 2), Fraction(1), float("nan"), "a"])
+@pytest.mark.parametrize("label", [2**63, -(2**70), Fraction(1, 2), float("nan"), "a"])
 @pytest.mark.parametrize("method", ["forward", "predict"])
 def test_labels_of_pairs(method, label):
     x = image("blip_nlvr")
-    samples = {"images": x, "text_input": ["a", "b"], "label": [label, 0]}
+    samples = {"images": torch.stack([x, x], 1), "text_input": ["a", "b"], "label": [label, 0]}
     with pytest.raises(VlkitError, match=r"^label"):
         getattr(loaded("blip_nlvr")[0], method)(samples)
 
