@@ -21,12 +21,12 @@ from typing import Any
 import torch
 
 from benchmarks.compare import Row
-from vlkit.capfilt.batches import Batch, Plan, batches, lots_of
+from vlkit.capfilt.annotator import Batch, Plan, batches, lots_of
+from vlkit.capfilt.input_reader import Decoder, Reader
+from vlkit.capfilt.input_shards import read_shard
 from vlkit.capfilt.job import Job
-from vlkit.capfilt.place import Place
-from vlkit.capfilt.reading import Decoder, Reader
 from vlkit.capfilt.shard_output import DONE, DROPPED, KEPT, LEDGER, SUMMARY, TABLES, file_name
-from vlkit.capfilt.sources import read_shard
+from vlkit.capfilt.storage import Storage
 from vlkit.capfilt.tables import COLUMNS, read_table, rounded, write_table
 from vlkit.config.load import load_config
 from vlkit.config.yamlfile import dump_yaml
@@ -256,7 +256,7 @@ class _Bench:
     def engine(self, output: str) -> tuple[float, float]:
         """Do the job, or what others leave of it; when that began and ended."""
         job = self._job(output)
-        with Place(job.output_dir) as place:
+        with Storage(job.output_dir) as place:
             worker = job.worker(self.ready, place, lambda: False)
             begin = time.monotonic()
             worker.run()

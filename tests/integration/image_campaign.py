@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from tests.integration.image_mutants import KINDS, mutant, originals
+from vlkit.capfilt.input_reader import Decoder, Ready
 from vlkit.capfilt.inputs import Item
-from vlkit.capfilt.reading import Decoder, Ready
 from vlkit.datasets.media import check_media, image_media
 from vlkit.datasets.shard_writer import add_member, encoded_picture
 from vlkit.datasets.web_shards import WebShards

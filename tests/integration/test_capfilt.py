@@ -17,7 +17,7 @@ from tests.assets.run_files import SIZES, fails, snapshot, start_cli, write
 from tests.assets.waiting import LONG, wait_until
 from tests.unit.capfilt.small import picture, result, write_shards, write_tar
 from vlkit.capfilt.job import Job
-from vlkit.capfilt.run import run_job
+from vlkit.capfilt.launch import run_job
 from vlkit.cli import main
 from vlkit.config.parts import model_part
 from vlkit.datasets.web_shards import WebShards

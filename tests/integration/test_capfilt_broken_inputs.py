@@ -18,9 +18,9 @@ import torch
 from tests.assets.run_files import SIZES, snapshot, write
 from tests.assets.tars import Member, block, header, picture, write_tar
 from vlkit.capfilt import shard_output
+from vlkit.capfilt.backends import LocalStore
 from vlkit.capfilt.job import Job
-from vlkit.capfilt.run import run_job
-from vlkit.capfilt.stores import LocalStore
+from vlkit.capfilt.launch import run_job
 from vlkit.config.parts import model_part
 from vlkit.datasets.web_shards import WebShards
 from vlkit.errors import DataError, VlkitError

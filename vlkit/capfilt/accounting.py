@@ -1,4 +1,4 @@
-"""Every input counted once: what came of it, or why nothing did. Sums that do not fit are an error, never written."""
+"""Count every input once: written, or refused with a reason. Totals that do not add up raise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who works on what: a claim is a small file that its owner refreshes while it lives."""
+"""Claims of workers on lots: small files that their owner refreshes while it lives."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Sequence
 
-from vlkit.capfilt.place import Place
+from vlkit.capfilt.storage import Storage
 from vlkit.errors import VlkitError
 from vlkit.io.json_writer import json_text
 from vlkit.io.process_identity import is_dead, owner_name
@@ -30,7 +30,7 @@ class Claims:
             process has died, and need not wait for the lease.
     """
 
-    def __init__(self, place: Place, lease: float, owner: str | None = None):
+    def __init__(self, place: Storage, lease: float, owner: str | None = None):
         if not lease > 0:
             raise VlkitError(f"run.lease is {lease}: a positive number of seconds is needed, 600 for example.")
         self.place, self.lease, self.owner = place, lease, owner or owner_name()

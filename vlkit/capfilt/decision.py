@@ -1,4 +1,4 @@
-"""Which texts of an image are kept, by the scores of the filter."""
+"""Decide which texts of an image are kept, from the scores of the filter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A CapFilt job: from its file to workers, after everything that can be looked at beforehand was found to be right."""
+"""A CapFilt job: checks a job file and runs its workers."""
 
 from __future__ import annotations
 
@@ -12,18 +12,15 @@ from typing import Any
 from PIL import Image
 
 from vlkit.capfilt.annotator import ModelAnnotator
-from vlkit.capfilt.engine import Worker, summary_of
-from vlkit.capfilt.fetching import local_path
-from vlkit.capfilt.folders import described
-from vlkit.capfilt.hand_out import done_shards
-from vlkit.capfilt.inputs import InputOptions, InputShard, Item
+from vlkit.capfilt.engine import Worker, done_shards, summary_of
+from vlkit.capfilt.input_reader import Ready
+from vlkit.capfilt.input_shards import described, find_all, read_shard
+from vlkit.capfilt.inputs import InputOptions, InputShard, Item, local_path
 from vlkit.capfilt.job_file import JobFile, check_job
-from vlkit.capfilt.place import Place
-from vlkit.capfilt.reading import Ready
+from vlkit.capfilt.output import NOT_READ, RECORD
 from vlkit.capfilt.refusals import forget_all, nothing_came
 from vlkit.capfilt.shard_output import SUMMARY
-from vlkit.capfilt.sources import find_all, read_shard
-from vlkit.capfilt.stored import NOT_READ, RECORD
+from vlkit.capfilt.storage import Storage
 from vlkit.config.build import accepts
 from vlkit.config.load import Config, expanded, load_config
 from vlkit.config.parts import ComponentSpec
@@ -165,7 +162,7 @@ class Job:
         not_read = {NOT_READ: described(found.not_read)} if found.not_read else {}
         record = {**file.essential(), "weights": weights, "inputs": inputs, **not_read}
         record = redacted_data(plain(record))
-        place = Place(self.output_dir)
+        place = Storage(self.output_dir)
         replaced = False
         with problems.of(self._at("run.output_dir")):
             replaced = self._compare(place, record)
@@ -175,7 +172,7 @@ class Job:
         )
         return CheckResult(shards, record, summary_of(place) if finished else None)
 
-    def worker(self, ready: Prepared, place: Place, stop: Callable[[], bool]) -> Worker:
+    def worker(self, ready: Prepared, place: Storage, stop: Callable[[], bool]) -> Worker:
         """One process that works on the job; writes what job it is, unless that is written.
 
         Args:
@@ -223,11 +220,11 @@ class Job:
         return {role: each.fingerprint() for role, each in found.items()}
 
     def _check_folder(self) -> None:
-        place = Place(self.output_dir)
+        place = Storage(self.output_dir)
         if place.local is not None and (why := why_unwritable(place.local)):
             raise ConfigError(f"{place} cannot be made: {why}. Choose another run.output_dir.")
 
-    def _compare(self, place: Place, record: dict[str, Any]) -> bool:
+    def _compare(self, place: Storage, record: dict[str, Any]) -> bool:
         """Whether the folder holds another job that may be replaced, because nothing came of it."""
         if not place.exists(RECORD):
             if place.list("done"):

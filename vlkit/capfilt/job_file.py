@@ -1,4 +1,4 @@
-"""The file of a CapFilt job: its sections, checked together."""
+"""The sections of a CapFilt job file, validated together."""
 
 from __future__ import annotations
 

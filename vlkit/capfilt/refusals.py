@@ -1,4 +1,4 @@
-"""Ends a job of which nothing comes, and does its shards again once the cause is gone."""
+"""Stop a job whose first shards give nothing, and repeat those shards once the cause is removed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Collection
 
 from vlkit.capfilt.accounting import Counts, total
 from vlkit.capfilt.claims import FOLDER as CLAIMS
-from vlkit.capfilt.place import Place
+from vlkit.capfilt.output import StoredShard
 from vlkit.capfilt.shard_output import DONE, SUFFIXES, SUMMARY, file_name
-from vlkit.capfilt.stored import StoredShard
+from vlkit.capfilt.storage import Storage
 from vlkit.errors import VlkitError
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class RefusalLimit:
         most: largest share of the rows that may be refused; None: any.
     """
 
-    def __init__(self, place: Place, shards: Collection[str], most: float | None):
+    def __init__(self, place: Storage, shards: Collection[str], most: float | None):
         self._place, self._shards, self._most = place, frozenset(shards), most
         self._known: dict[str, Counts] = {}
 
@@ -95,7 +95,7 @@ class RefusalLimit:
         return f"For example {'; '.join(lines)}. " if lines else ""
 
 
-def nothing_came(place: Place) -> bool:
+def nothing_came(place: Storage) -> bool:
     """Whether shards are done, but gave no image, and nobody works on others: another job may start here."""
     done = _done(place)
     if not done or place.list(CLAIMS):
@@ -103,14 +103,14 @@ def nothing_came(place: Place) -> bool:
     return not any(StoredShard.of(place, name).counts.annotated for name in sorted(done))
 
 
-def forget_all(place: Place) -> None:
+def forget_all(place: Storage) -> None:
     """Remove all shards, and the summary."""
     place.remove(SUMMARY)
     for name in _done(place):
         forget(place, name)
 
 
-def forget(place: Place, name: str) -> None:
+def forget(place: Storage, name: str) -> None:
     """Remove the record and the files of a shard."""
     files = StoredShard.of(place, name).files
     place.remove(file_name(DONE, name))
@@ -118,5 +118,5 @@ def forget(place: Place, name: str) -> None:
         place.remove(file)
 
 
-def _done(place: Place) -> set[str]:
+def _done(place: Storage) -> set[str]:
     return {name.removesuffix(SUFFIXES[DONE]) for name in place.list(DONE)}

@@ -1,4 +1,4 @@
-"""The files that one input shard becomes: tars of images with their texts, a table, a ledger, and last a manifest."""
+"""Write the files of one input shard: tars of images with texts, a table, a ledger, and last a manifest."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from typing import Any, Protocol
 
 from vlkit.capfilt import decision
 from vlkit.capfilt.accounting import Counts
-from vlkit.capfilt.field_columns import FieldColumns, free_name
 from vlkit.capfilt.inputs import Item, Refused
-from vlkit.capfilt.place import Place
-from vlkit.capfilt.tables import COLUMNS, rounded, write_table
+from vlkit.capfilt.storage import Storage
+from vlkit.capfilt.tables import COLUMNS, FieldColumns, free_name, rounded, write_table
 from vlkit.io.files import full_disk, is_full_disk
 from vlkit.io.json_writer import finite_or_none, json_text
 
@@ -68,7 +67,7 @@ def hash_of(image: bytes) -> str:
     return hashlib.sha256(image).hexdigest()[:_HASH]
 
 
-def write_summary(place: Place, counts: Counts) -> dict[str, Any]:
+def write_summary(place: Storage, counts: Counts) -> dict[str, Any]:
     """Write the counts over everything; equal whoever writes them."""
     counts.check(counts.read, counts.web)
     summary = counts.as_dict()
@@ -90,7 +89,7 @@ class ShardOutput:
     """
 
     def __init__(
-        self, shard: str, place: Place, decision: Decides, store_dropped: bool = True, store_images: bool = True
+        self, shard: str, place: Storage, decision: Decides, store_dropped: bool = True, store_images: bool = True
     ):
         self.shard, self.place, self.decision = shard, place, decision
         self.counts = Counts(shards=1)

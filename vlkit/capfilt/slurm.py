@@ -1,4 +1,4 @@
-"""Workers on a Slurm cluster, through submitit: an array of jobs of one node each, so that each starts when it can."""
+"""Workers on a Slurm cluster, through submitit: one array task for each node, so that each starts when it can."""
 
 from __future__ import annotations
 

@@ -1,12 +1,14 @@
-"""The table of a shard, in parquet: one row for each text, with its scores and the fields of its image."""
+"""The Parquet table of a shard: one row for each text, with its scores and the fields of its image."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
+
+from vlkit.io.json_writer import json_text
 
 COLUMNS = {
     "key": "string",
@@ -62,3 +64,97 @@ def read_table(file: str | Path | IO[bytes]) -> dict[str, list[Any]]:
 
     columns = parquet.read_table(file, columns=list(COLUMNS)).to_pydict()
     return columns | {name: [rounded(score) for score in columns[name]] for name in SCORES}
+
+
+PREFIX = "input_"
+"""In front of the name of a field that one of our own columns or keys has."""
+MORE = "more_fields"
+"""Column of the fields for which there is no column of their own, as a JSON mapping."""
+MOST_FIELDS = 256
+"""Fields of a shard that get a column each."""
+_LARGEST_INTEGER = 2**63
+_EXACT = 2**53  # integers up to here are exact in a float
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """``name``, with :data:`PREFIX` in front if it is one of ``taken``.
+
+    Names that only look like it get the prefix too, so that different names stay different: where ``key`` is taken,
+    ``key`` becomes ``input_key`` and ``input_key`` becomes ``input_input_key``.
+    """
+    bare = name
+    while bare.startswith(PREFIX):
+        bare = bare.removeprefix(PREFIX)
+    return PREFIX + name if bare in taken else name
+
+
+class FieldColumns:
+    """Collects the fields of a shard's images and makes columns of them. Equal calls give equal columns.
+
+    Args:
+        taken: names of our own columns.
+    """
+
+    def __init__(self, taken: Collection[str]):
+        self._taken = {*taken, MORE, ""}
+        self._names: dict[str, str] = {}  # field -> column
+        self._images: list[Mapping[str, Any]] = []
+        self._rows: list[int] = []  # image of each row
+
+    def add(self, fields: Mapping[str, Any], rows: int) -> None:
+        """The fields of an image, which has ``rows`` rows in the table."""
+        found: dict[str, Any] = {}
+        rest: dict[str, Any] = {}
+        for name, value in fields.items():
+            if column := self._column(name):
+                found[column] = value
+            else:
+                rest[name] = value
+        self.add_columns(found | ({MORE: rest} if rest else {}), rows)
+
+    def add_columns(self, columns: Mapping[str, Any], rows: int) -> None:
+        """What columns of an earlier table hold for an image."""
+        if rows:
+            self._rows += [len(self._images)] * rows
+            self._images.append(columns)
+
+    def columns(self) -> dict[str, tuple[str, list[Any]]]:
+        """Type (of pyarrow) and values of each column, in the order of their first appearance."""
+        names = dict.fromkeys(name for image in self._images for name in image)
+        return {name: self._typed([image.get(name) for image in self._images]) for name in names}
+
+    def _column(self, name: str) -> str:
+        """The column of a field; "": there are too many."""
+        if name not in self._names:
+            if len(self._names) == MOST_FIELDS:
+                return ""
+            column = _text(name)
+            # Readers select "text.a" together with "text".
+            first, dot, rest = column.partition(".")
+            column = free_name(first, self._taken) + dot + rest
+            while column in self._names.values():
+                column += "_"
+            self._names[name] = column
+        return self._names[name]
+
+    def _typed(self, values: Sequence[Any]) -> tuple[str, list[Any]]:
+        """One type for the values of all images: their own if they share one, else JSON."""
+        kinds = {type(value) for value in values if value is not None}
+        whole = [value for value in values if type(value) is int]
+        if kinds <= {str}:
+            kind = "string"
+            found: list[Any] = [value if value is None else _text(value) for value in values]
+        elif kinds == {bool}:
+            kind, found = "bool_", list(values)
+        elif kinds == {int} and all(-_LARGEST_INTEGER <= value < _LARGEST_INTEGER for value in whole):
+            kind, found = "int64", list(values)
+        elif kinds <= {int, float} and float in kinds and all(abs(value) <= _EXACT for value in whole):
+            kind, found = "float64", [value if value is None else float(value) for value in values]
+        else:
+            kind, found = "string", [value if value is None else json_text(value) for value in values]
+        return kind, [found[image] for image in self._rows]
+
+
+def _text(value: str) -> str:
+    """Text that UTF-8 can hold: without halves of surrogate pairs."""
+    return value.encode("utf-8", "replace").decode()

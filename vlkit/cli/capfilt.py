@@ -68,12 +68,12 @@ class Apply:
     @staticmethod
     def run(args: argparse.Namespace) -> int:
         """Filter, and print the counts."""
-        from vlkit.capfilt.apply import apply
-        from vlkit.capfilt.place import Place
-        from vlkit.capfilt.stored import StoredOutput
+        from vlkit.capfilt.output import StoredOutput
+        from vlkit.capfilt.refilter import apply
+        from vlkit.capfilt.storage import Storage
 
         with log_lines():
-            with Place(args.source) as place:
+            with Storage(args.source) as place:
                 decision = _decision(StoredOutput.open(place).decision, args)
             result = apply(args.source, args.output, decision, args.workers)
             say(f"kept: {decision}")
@@ -112,7 +112,7 @@ class Report:
 
 
 def _run(job: Job, args: argparse.Namespace) -> int:
-    from vlkit.capfilt.run import run_job
+    from vlkit.capfilt.launch import run_job
 
     result = run_job(job, args.workers, say, _arguments(args))
     if result["status"] == "interrupted":
@@ -126,12 +126,12 @@ def _run(job: Job, args: argparse.Namespace) -> int:
 
 
 def _slurm(job: Job, args: argparse.Namespace) -> int:
-    from vlkit.capfilt.place import Place
     from vlkit.capfilt.slurm import parse_slurm, submit, wait
+    from vlkit.capfilt.storage import Storage
 
     options = parse_slurm(args.slurm)
     job.check()
-    local = Place(job.output_dir).local
+    local = Storage(job.output_dir).local
     log_folder = Path(local, "log") if local is not None else None
     jobs = submit(options, _arguments(args), log_folder)
     return wait(jobs) if options.get("local") else 0  # on a cluster it may take days

@@ -11,7 +11,7 @@ from typing import Any
 
 from vlkit.config.interpolation import check_interpolations
 from vlkit.config.overrides import apply_overrides, lay, merge
-from vlkit.config.yamlfile import MAX_BYTES, Node, Place, dump_yaml, parse_yaml
+from vlkit.config.yamlfile import MAX_BYTES, Node, SourceLocation, dump_yaml, parse_yaml
 from vlkit.errors import ConfigError, VlkitError, did_you_mean
 from vlkit.io.files import local_path
 
@@ -28,7 +28,7 @@ class Config:
         places: key path ("datasets.train.0.size") to the place where it was written.
     """
 
-    def __init__(self, data: dict[str, Any], path: Path | None = None, places: dict[str, Place] | None = None):
+    def __init__(self, data: dict[str, Any], path: Path | None = None, places: dict[str, SourceLocation] | None = None):
         self.data, self.path = data, path
         self._places = places or {}
 
@@ -50,7 +50,7 @@ class Config:
     def __contains__(self, key_path: object) -> bool:
         return key_path in self._places
 
-    def _place(self, key_path: str) -> Place | None:
+    def _place(self, key_path: str) -> SourceLocation | None:
         while key_path:
             if key_path in self._places:
                 return self._places[key_path]
@@ -83,7 +83,7 @@ def read_tree(path: str | Path) -> tuple[Node, Config]:
     """
     file = expanded(path)
     root = _load_file(file, (), {})
-    places: dict[str, Place] = {}
+    places: dict[str, SourceLocation] = {}
     return root, Config(_plain(root, "", places), file, places)
 
 
@@ -218,7 +218,7 @@ def _with_bases(root: Node, path: Path, chain: tuple[Path, ...], loaded: dict[Pa
 
 def _finish(root: Node, path: Path, overrides: Sequence[str], context: Mapping[str, Any] | None = None) -> Config:
     root = apply_overrides(root, overrides)
-    places: dict[str, Place] = {}
+    places: dict[str, SourceLocation] = {}
     data = _plain(root, "", places)
     return Config(_resolve(Config(data, path, places), context or {}), path, places)
 
@@ -234,7 +234,7 @@ def _bases(root: Node, path: Path) -> list[str]:
     return [entry.value for entry in entries]
 
 
-def _plain(node: Node, path: str, places: dict[str, Place]) -> Any:
+def _plain(node: Node, path: str, places: dict[str, SourceLocation]) -> Any:
     if path:
         places[path] = node.place
     prefix = f"{path}." if path else ""

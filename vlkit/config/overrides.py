@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vlkit.config.yamlfile import MAX_DEPTH, Node, Place, parse_yaml
+from vlkit.config.yamlfile import MAX_DEPTH, Node, SourceLocation, parse_yaml
 from vlkit.errors import ConfigError, did_you_mean
 
-COMMAND_LINE = Place(None)
+COMMAND_LINE = SourceLocation(None)
 
 
 def merge(base: Node, top: Node) -> Node:

@@ -44,7 +44,7 @@ _QUOTED = re.compile(r" ?'(?!<)[^']{4,}'|" + r' ?"[^"]{4,}"')
 
 
 @dataclass(frozen=True)
-class Place:
+class SourceLocation:
     """Where something was written: ``file`` is None for the command line; ``line`` counts from 1."""
 
     file: Path | None
@@ -56,7 +56,7 @@ class Node:
     """A value with its place; the values of mappings and lists are nodes again."""
 
     value: Any
-    place: Place
+    place: SourceLocation
 
 
 class _Loader(yaml.SafeLoader):
@@ -116,7 +116,7 @@ def parse_yaml(content: str | bytes, name: str, file: Path | None = None) -> Nod
         try:
             root = loader.get_single_node()
             if root is None:
-                return Node({}, Place(file, 1))
+                return Node({}, SourceLocation(file, 1))
             _check_expanded(root, name)
             return _Tree(loader, name, file).node(root)
         finally:
@@ -202,7 +202,7 @@ class _Tree:
         self.loader, self.name, self.file = loader, name, file
 
     def node(self, raw: yaml.Node, line: int | None = None) -> Node:
-        place = Place(self.file, raw.start_mark.line + 1 if line is None else line)
+        place = SourceLocation(self.file, raw.start_mark.line + 1 if line is None else line)
         if isinstance(raw, yaml.ScalarNode):
             value = self._scalar(raw)
             if not isinstance(value, (type(None), bool, int, float, str)):

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from vlkit.capfilt import job as capfilt_job
-from vlkit.capfilt.apply import apply
 from vlkit.capfilt.decision import Decision
+from vlkit.capfilt.input_shards import find_inputs
 from vlkit.capfilt.job_file import NEUTRAL
-from vlkit.capfilt.place import Place
+from vlkit.capfilt.launch import run_job
+from vlkit.capfilt.output import StoredOutput
+from vlkit.capfilt.refilter import apply
 from vlkit.capfilt.report import write_report
-from vlkit.capfilt.run import run_job
 from vlkit.capfilt.shard_output import DONE
-from vlkit.capfilt.sources import find_inputs
-from vlkit.capfilt.stored import StoredOutput
+from vlkit.capfilt.storage import Storage
 from vlkit.config.build import build
 from vlkit.config.load import Config
 from vlkit.errors import ConfigError, VlkitError
@@ -129,7 +129,7 @@ class _OutputJob(Job):
         if "source" in pending:
             return
         try:
-            with Place(self.entries.source) as place:
+            with Storage(self.entries.source) as place:
                 StoredOutput.open(place)
         except VlkitError as error:
             raise ConfigError(f"{self.config.origin('source')}: {error}") from error

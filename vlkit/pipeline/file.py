@@ -9,7 +9,7 @@ from typing import Any
 
 from vlkit.config.build import build
 from vlkit.config.load import Config, expanded, load_nested, read_tree
-from vlkit.config.yamlfile import Node, Place
+from vlkit.config.yamlfile import Node, SourceLocation
 from vlkit.errors import ConfigError, did_you_mean
 from vlkit.pipeline.report import Table, table_problems
 from vlkit.pipeline.schema import PipelineEntries, StageEntry
@@ -144,9 +144,9 @@ class _Loader:
         entry = self.entries.stages[index]
         kind, key = COMMANDS[entry.command], _key(entry, seed)
         written = self.root.value["stages"].value[index].value["config"]
-        values = [*self.values[entry.name], (kind.output_key, Node(str(folder / key), Place(None)))]
+        values = [*self.values[entry.name], (kind.output_key, Node(str(folder / key), SourceLocation(None)))]
         if seed is not None and kind.seed_key is not None and not entry.sets_seed:
-            values.insert(0, (kind.seed_key, Node(seed, Place(None))))
+            values.insert(0, (kind.seed_key, Node(seed, SourceLocation(None))))
         # With seeds, a stage uses earlier stages of its seed, or those that are run once.
         usable = [
             each for each in self.entries.stages[:index] if each.once or seed is not None or not self.entries.seeds

@@ -13,8 +13,8 @@ from PIL import Image
 
 from vlkit.capfilt.decision import Decision
 from vlkit.capfilt.inputs import Item, Refused
-from vlkit.capfilt.place import Place
 from vlkit.capfilt.shard_output import ShardOutput
+from vlkit.capfilt.storage import Storage
 from vlkit.datasets.shapes.captions import caption, web_caption
 from vlkit.datasets.shapes.render import render
 from vlkit.datasets.shapes.scene import sample_scene, stream
@@ -81,7 +81,7 @@ def write_output(
         store_images: as ``run.output`` of a job.
     """
     decision = decision or Decision()
-    with Place(folder) as place:
+    with Storage(folder) as place:
         names = [f"part-{number:03}" for number in range(len(shards) + missing)]
         record = {
             "model": {"name": "blip_capfilt"},
@@ -96,7 +96,7 @@ def write_output(
 
 
 def write_shard(
-    place: Place,
+    place: Storage,
     name: str,
     entries: Sequence[Entry],
     decision: Decision,

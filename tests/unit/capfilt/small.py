@@ -18,8 +18,8 @@ from tests.unit.models import small
 from vlkit.capfilt.annotator import ModelAnnotator
 from vlkit.capfilt.decision import Decision
 from vlkit.capfilt.engine import Worker
-from vlkit.capfilt.place import Place
-from vlkit.capfilt.sources import InputOptions, find_inputs
+from vlkit.capfilt.input_shards import InputOptions, find_inputs
+from vlkit.capfilt.storage import Storage
 from vlkit.models.blip.capfilt import BlipCapFilt
 from vlkit.models.blip.caption import BlipCaption
 from vlkit.models.blip.image_text_matching import BlipImageTextMatching
@@ -93,7 +93,7 @@ def worker(
     """A worker on all shards of a folder; batches of 5 images, lots of 3 shards."""
     inputs = InputOptions(str(shards), max_pixels=options.pop("max_pixels", 10_000))
     options = {"batch_size": 5, "shards_at_once": 3, "readers": 2, "lease": 600.0, **options}
-    return Worker(find_inputs(inputs), inputs, Place(output), annotate, stop=stop, **options)
+    return Worker(find_inputs(inputs), inputs, Storage(output), annotate, stop=stop, **options)
 
 
 def result(output: Path) -> dict[str, str]:

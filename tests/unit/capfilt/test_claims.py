@@ -17,7 +17,7 @@ import pytest
 
 from tests.assets.waiting import LONG, wait_until
 from vlkit.capfilt.claims import Claims
-from vlkit.capfilt.place import Place
+from vlkit.capfilt.storage import Storage
 from vlkit.errors import VlkitError
 
 LOTS = [f"lot-{number}" for number in range(12)]
@@ -26,7 +26,7 @@ LEASE = 600.0  # seconds, of which none passes but by let_pass()
 
 @pytest.fixture
 def place(tmp_path):
-    with Place(tmp_path) as place:
+    with Storage(tmp_path) as place:
         yield place
 
 
@@ -45,7 +45,7 @@ def test_taken_and_given_back(place):
     assert place.list("claims") == []
 
 
-def let_pass(place: Place, seconds: float) -> None:
+def let_pass(place: Storage, seconds: float) -> None:
     """As if so much time went by: all claims get older."""
     for name in place.list("claims"):
         if place.local is not None:
@@ -55,7 +55,7 @@ def let_pass(place: Place, seconds: float) -> None:
             place._store.fs.store[f"{place._store.folder}/claims/{name}"].modified -= timedelta(seconds=seconds)
 
 
-def refreshed(place: Place, lot: str) -> int:
+def refreshed(place: Storage, lot: str) -> int:
     """How often the owner of a claim has refreshed it."""
     return json.loads((place.local / f"claims/{lot}.json").read_bytes())["refreshed"]
 
@@ -63,7 +63,7 @@ def refreshed(place: Place, lot: str) -> int:
 @pytest.mark.parametrize("url", ["folder", "memory://claims/out"])
 def test_a_living_owner_keeps_its_claim_longer_than_the_lease(tmp_path, url):
     url = url if "://" in url else tmp_path / url
-    with Place(url) as place, Claims(place, LEASE) as first, Claims(place, LEASE) as second:
+    with Storage(url) as place, Claims(place, LEASE) as first, Claims(place, LEASE) as second:
         assert first.take("a")
         for _ in range(3):
             assert not second.take("a")
@@ -105,8 +105,8 @@ def test_half_a_claim_counts_by_its_age(place):
 
 def test_the_claim_of_a_dead_process_is_free_at_once(place, caplog):
     code = (
-        "import os; from vlkit.capfilt.place import Place; from vlkit.capfilt.claims import Claims;"
-        f"c = Claims(Place({str(place)!r}), 600); assert c.take('a'); os.kill(os.getpid(), 9)"
+        "import os; from vlkit.capfilt.storage import Storage; from vlkit.capfilt.claims import Claims;"
+        f"c = Claims(Storage({str(place)!r}), 600); assert c.take('a'); os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
     caplog.set_level("INFO", "vlkit")
@@ -128,7 +128,7 @@ def test_what_nobody_has_comes_first(place):
 
 def test_on_an_object_store_workers_begin_with_different_lots():
     firsts = set()
-    with Place("memory://order/out") as far:
+    with Storage("memory://order/out") as far:
         for number in range(30):
             with Claims(far, 60, f"worker {number}") as claims:
                 order = claims.order(LOTS)
@@ -138,7 +138,7 @@ def test_on_an_object_store_workers_begin_with_different_lots():
 
 
 def test_of_two_that_write_at_once_on_an_object_store_the_last_has_it(monkeypatch):
-    with Place("memory://at_once/out") as far, Claims(far, 60, "first") as first, Claims(far, 60, "last") as last:
+    with Storage("memory://at_once/out") as far, Claims(far, 60, "first") as first, Claims(far, 60, "last") as last:
         create = far.create
 
         def beaten(name, data):
@@ -203,7 +203,7 @@ def test_a_wrong_lease_is_refused(place, lease):
 
 def race(folder, lease, begin, won):
     """Takes what it can get, and notes it; keeps all until everybody has tried."""
-    place = Place(folder)
+    place = Storage(folder)
     claims = Claims(place, lease)
     begin.wait()
     for lot in LOTS:

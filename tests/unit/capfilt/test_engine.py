@@ -16,9 +16,9 @@ from tests.assets.waiting import LONG, wait_until
 from tests.unit.capfilt.small import annotator, members, picture, result, worker, write_shards, write_tar
 from vlkit.capfilt.claims import Claims
 from vlkit.capfilt.decision import Decision
-from vlkit.capfilt.place import Place
-from vlkit.capfilt.reading import Ready
+from vlkit.capfilt.input_reader import Ready
 from vlkit.capfilt.shard_output import HashedFile
+from vlkit.capfilt.storage import Storage
 from vlkit.datasets.web_shards import WebShards
 from vlkit.errors import VlkitError
 from vlkit.models.generation import GenerationConfig
@@ -113,7 +113,7 @@ def test_several_workers_share_the_work(shards, annotate, whole, tmp_path):
 
 def test_a_worker_waits_for_what_others_have_and_takes_it_when_they_give_it_back(shards, annotate, whole, tmp_path):
     looks: list[None] = []
-    with Claims(Place(tmp_path), lease=600.0) as others:
+    with Claims(Storage(tmp_path), lease=600.0) as others:
         assert others.take("00000")
         late = worker(shards, tmp_path, annotate, lambda: looks.append(None))
         thread = threading.Thread(target=late.run)
@@ -129,7 +129,7 @@ def test_a_worker_waits_for_what_others_have_and_takes_it_when_they_give_it_back
 
 def test_a_worker_that_waits_can_be_stopped(shards, annotate, tmp_path):
     looks = iter(range(10))  # more than before it waits
-    with Claims(Place(tmp_path), lease=600.0) as others:
+    with Claims(Storage(tmp_path), lease=600.0) as others:
         assert all(others.take(lot) for lot in ("00000", "00003", "00006"))
         assert worker(shards, tmp_path, annotate, lambda: next(looks, None) is None).run() is None
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.assets.tars import write_tar
+from vlkit.capfilt.input_tar import read_tar
 from vlkit.capfilt.inputs import InputOptions, Item
-from vlkit.capfilt.tar_reading import read_tar
 from vlkit.datasets.tar_index import scan
 
 NAMES = st.builds(

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.assets.tars import picture
+from vlkit.capfilt.input_shards import find_inputs, read_shard
 from vlkit.capfilt.inputs import InputOptions, Item, Refused
-from vlkit.capfilt.sources import find_inputs, read_shard
 from vlkit.errors import DataError
 
 

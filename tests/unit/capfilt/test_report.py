@@ -17,13 +17,13 @@ from PIL import Image
 from tests.unit.capfilt.outputs import Text, hostile_entry, png, shape_entries, write_output
 from vlkit.capfilt.decision import Decision
 from vlkit.capfilt.inputs import Item, Refused
-from vlkit.capfilt.place import Place
+from vlkit.capfilt.output import StoredOutput
 from vlkit.capfilt.report import write_report
 from vlkit.capfilt.report.drawing import Area, Drawing, Label, Line
 from vlkit.capfilt.report.examples import encoded, thumbnail
 from vlkit.capfilt.report.repeats import Repeats
 from vlkit.capfilt.report.survey import BINS, binned
-from vlkit.capfilt.stored import StoredOutput
+from vlkit.capfilt.storage import Storage
 from vlkit.cli import main
 from vlkit.datasets.shapes.checker import check
 from vlkit.errors import ConfigError, DataError
@@ -241,9 +241,9 @@ def test_a_report_can_lie_elsewhere_and_be_read_from_an_object_store(tmp_path, c
 
 
 def test_parts_of_a_table_hold_whole_images(tmp_path, monkeypatch):
-    monkeypatch.setattr("vlkit.capfilt.stored._BATCH_ROWS", 4)
+    monkeypatch.setattr("vlkit.capfilt.output._BATCH_ROWS", 4)
     entries = [image(str(n), [0.5] * (1 + n % 6)) for n in range(20)]
-    with Place(write_output(tmp_path, [entries])) as place:
+    with Storage(write_output(tmp_path, [entries])) as place:
         parts = [part["index"].to_pylist() for part in StoredOutput.open(place).shards[0].table(("index",))]
     assert len(parts) > 5
     assert list(itertools.chain(*parts)) == [n for n in range(20) for _ in range(1 + n % 6)]

@@ -13,8 +13,8 @@ import pytest
 from tests.unit.capfilt.small import result
 from vlkit.capfilt.decision import Decision
 from vlkit.capfilt.inputs import Item, Refused
-from vlkit.capfilt.place import Place
 from vlkit.capfilt.shard_output import ShardOutput, tar_member
+from vlkit.capfilt.storage import Storage
 from vlkit.capfilt.tables import read_table
 from vlkit.models.blip.capfilt import ScoredText
 
@@ -22,8 +22,8 @@ GOOD = Item("a/é", b"image of a", "jpg", ("web a",), {"url": "http://a", "capti
 BAD = Item("b", b"image of b", "png", ())
 
 
-def written(folder: Path, store_dropped: bool = True) -> Place:
-    place = Place(folder)
+def written(folder: Path, store_dropped: bool = True) -> Storage:
+    place = Storage(folder)
     output = ShardOutput("s", place, Decision(threshold=0.7), store_dropped)
     texts = [
         ScoredText("web a", "web", 0.7000000001, 0.25, None),
@@ -41,7 +41,7 @@ def written(folder: Path, store_dropped: bool = True) -> Place:
     return place
 
 
-def members(place: Place, name: str) -> dict[str, bytes]:
+def members(place: Storage, name: str) -> dict[str, bytes]:
     with tarfile.open(fileobj=io.BytesIO(place.read_bytes(name))) as tar:
         infos = tar.getmembers()
         assert all((i.mtime, i.uid, i.gid, i.uname, i.gname, i.mode) == (0, 0, 0, "", "", 0o644) for i in infos)
@@ -108,7 +108,7 @@ def test_dropped_images_are_not_stored_if_that_is_not_wanted(tmp_path):
 
 
 def test_nothing_appears_if_the_counts_do_not_add_up(tmp_path):
-    place = Place(tmp_path)
+    place = Storage(tmp_path)
     output = ShardOutput("s", place, Decision())
     output.add(BAD, [])
     with pytest.raises(RuntimeError, match="do not add up"):

@@ -8,9 +8,9 @@ import pytest
 
 from tests.assets.waiting import LONG, wait_until
 from vlkit.capfilt.accounting import Counts
-from vlkit.capfilt.batches import Batch
+from vlkit.capfilt.annotator import Batch
+from vlkit.capfilt.input_reader import End, Ready, Rejected
 from vlkit.capfilt.inputs import Item, Refused
-from vlkit.capfilt.reading import End, Ready, Rejected
 from vlkit.capfilt.writing import LotOutput, Writer
 from vlkit.errors import VlkitError
 

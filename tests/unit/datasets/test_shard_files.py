@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vlkit.capfilt.finding import _far_files
+from vlkit.capfilt.input_shards import _far_files
 from vlkit.datasets.shard_files import MAX_SHARDS, expand, expand_braces
 from vlkit.errors import DataError
 

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from vlkit.capfilt.decision import SOURCES, Decision
+from vlkit.capfilt.output import DROPPED, KEPT, StoredImage, StoredShard
 from vlkit.capfilt.report.survey import image_starts
-from vlkit.capfilt.stored import DROPPED, KEPT, StoredImage, StoredShard
 from vlkit.errors import BadSample, DataError
 from vlkit.processors.open_image import open_image
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from vlkit.capfilt.output import NOT_READ, StoredOutput
 from vlkit.capfilt.report.charts import curves, histogram
 from vlkit.capfilt.report.drawing import Drawing
 from vlkit.capfilt.report.examples import Example
 from vlkit.capfilt.report.repeats import Repeated
 from vlkit.capfilt.report.survey import BINS, MOST_WORDS, SourceSurvey, Survey
-from vlkit.capfilt.stored import NOT_READ, StoredOutput
 
 _SHOWN_BINS = 40
 _LISTED = np.linspace(0, 1, 21)  # thresholds in the JSON file

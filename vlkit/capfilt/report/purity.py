@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vlkit.capfilt.decision import SOURCES
-from vlkit.capfilt.stored import DROPPED, KEPT, StoredImage, StoredShard
+from vlkit.capfilt.output import DROPPED, KEPT, StoredImage, StoredShard
 from vlkit.datasets.shapes.checker import check
 from vlkit.datasets.shapes.scene import Scene
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vlkit.capfilt.decision import SOURCES
-from vlkit.capfilt.place import Place
+from vlkit.capfilt.output import StoredOutput
 from vlkit.capfilt.report import page
 from vlkit.capfilt.report.drawing import Drawing
 from vlkit.capfilt.report.examples import ExamplePicker
@@ -18,7 +18,7 @@ from vlkit.capfilt.report.picture import draw_report
 from vlkit.capfilt.report.purity import purity
 from vlkit.capfilt.report.repeats import Repeats
 from vlkit.capfilt.report.survey import COLUMNS, Survey, image_starts
-from vlkit.capfilt.stored import StoredOutput
+from vlkit.capfilt.storage import Storage
 from vlkit.errors import ConfigError, DataError
 from vlkit.io.json_writer import json_text
 
@@ -47,7 +47,7 @@ def write_report(source: str | Path, output: str | Path | None = None, examples:
     """
     if examples < 0:
         raise ConfigError(f"examples: {examples} given; 0 or more allowed.")
-    with Place(source) as place, Place(f"{place}/{FOLDER}" if output is None else output) as target:
+    with Storage(source) as place, Storage(f"{place}/{FOLDER}" if output is None else output) as target:
         found = look(StoredOutput.open(place), examples)
         figures, drawn, picture = numbers(found), charts(found), io.BytesIO()
         two = list(drawn.values())[:2]

@@ -1,4 +1,4 @@
-"""The images and texts that the rows of a list name."""
+"""Resolve the images and texts that the rows of a list name."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vlkit.capfilt.fetching import kept_copy, local_path, reason, tried
-from vlkit.capfilt.inputs import InputOptions, InputShard, Item, Refused
-from vlkit.capfilt.lists import Damage, Place, Row, read_list
-from vlkit.capfilt.names import fault
-from vlkit.capfilt.row_keys import Ambiguous, RowKeys
-from vlkit.capfilt.stores import Store, store_of
-from vlkit.capfilt.texts import Fault, captions
+from vlkit.capfilt.backends import Store, store_of
+from vlkit.capfilt.input_lists import Damage, Row, RowOffset, read_list
+from vlkit.capfilt.input_texts import Ambiguous, Fault, RowKeys, captions
+from vlkit.capfilt.inputs import InputOptions, InputShard, Item, Refused, fault, kept_copy, local_path, reason, tried
 from vlkit.datasets.faults import short
 from vlkit.datasets.shard_files import IMAGES, split_name
 from vlkit.errors import VlkitError
@@ -47,7 +44,7 @@ def read_rows(shard: InputShard, options: InputOptions) -> Iterator[Item | Refus
         rows = read_list(
             kept_copy(shard.path).file,
             suffix_of(shard.path),
-            Place(shard.first, shard.offset),
+            RowOffset(shard.first, shard.offset),
             shard.count,
             options.max_text_bytes,
         )

@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.assets.tars import write_tar
-from vlkit.capfilt.inputs import InputOptions, InputShard
-from vlkit.capfilt.names import shard_names
-from vlkit.capfilt.sources import find_inputs
+from vlkit.capfilt.input_shards import find_inputs
+from vlkit.capfilt.inputs import InputOptions, InputShard, shard_names
 from vlkit.config.build import build
 from vlkit.datasets.web_shards import find_shards
 from vlkit.errors import ConfigError, DataError, VlkitError

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlkit.capfilt.batches import Plan, batches, lots_of
+from vlkit.capfilt.annotator import Plan, batches, lots_of
+from vlkit.capfilt.input_reader import End, Event, Ready, Rejected
 from vlkit.capfilt.inputs import InputShard, Item, Refused
-from vlkit.capfilt.reading import End, Event, Ready, Rejected
 
 SHARDS = st.lists(st.lists(st.booleans(), max_size=9), min_size=1, max_size=5)
 

@@ -1,4 +1,4 @@
-"""Lists of images with texts, row by row: JSON lines, a list in JSON, Parquet. Never more than some rows in memory.
+"""Read lists of images with texts row by row: JSON lines, a JSON list, Parquet. Memory holds some rows at a time.
 
 Rows are counted from 0; blank lines are none.
 """
@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from vlkit.capfilt.texts import Fault, parsed
+from vlkit.capfilt.input_texts import Fault, parsed
 from vlkit.io.json_writer import finite_or_none
 from vlkit.io.text_encoding import encoding_of, kind_of
 
@@ -27,14 +27,14 @@ class Damage(Exception):
     """What is wrong with the rest of a list."""
 
 
-class Place(NamedTuple):
+class RowOffset(NamedTuple):
     """Where a row starts: its number, and for JSON the bytes before it."""
 
     row: int
     offset: int = 0
 
 
-def cut(file: Path, suffix: str, rows: int, limit: int) -> list[Place]:
+def cut(file: Path, suffix: str, rows: int, limit: int) -> list[RowOffset]:
     """Where a list is to be cut into shards of ``rows`` rows; none: it has no rows.
 
     Args:
@@ -49,13 +49,13 @@ def cut(file: Path, suffix: str, rows: int, limit: int) -> list[Place]:
     """
     if suffix == ".parquet":
         with open(file, "rb") as stream:
-            return [Place(first) for first in range(0, _parquet(stream).metadata.num_rows, rows)]
-    found: list[Place] = []
+            return [RowOffset(first) for first in range(0, _parquet(stream).metadata.num_rows, rows)]
+    found: list[RowOffset] = []
     with open(file, "rb") as stream:
         try:
             for number, (offset, _) in enumerate(_raw(stream, suffix, None, limit)):
                 if number % rows == 0:
-                    found.append(Place(number, offset))
+                    found.append(RowOffset(number, offset))
         except Damage:  # which is told by whoever reads the last shard
             if not found:
                 raise
@@ -63,7 +63,7 @@ def cut(file: Path, suffix: str, rows: int, limit: int) -> list[Place]:
 
 
 def read_list(
-    file: Path, suffix: str, first: Place, count: int | None, limit: int
+    file: Path, suffix: str, first: RowOffset, count: int | None, limit: int
 ) -> Iterator[tuple[int, Row | Fault]]:
     """Numbers and rows of a list, from ``first`` on.
 
@@ -87,7 +87,7 @@ def read_list(
         raise Damage(f"{first.row + count - number} rows are missing")
 
 
-def _json_rows(file: Path, suffix: str, first: Place, limit: int) -> Iterator[Row | Fault]:
+def _json_rows(file: Path, suffix: str, first: RowOffset, limit: int) -> Iterator[Row | Fault]:
     with open(file, "rb") as stream:
         for _, data in _raw(stream, suffix, first.offset, limit):
             if data is None:

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 from tests.unit.capfilt.outputs import Text, png
 from vlkit.capfilt.decision import Decision
-from vlkit.capfilt.field_columns import MORE, MOST_FIELDS, FieldColumns, free_name
 from vlkit.capfilt.inputs import Item
-from vlkit.capfilt.place import Place
 from vlkit.capfilt.shard_output import ShardOutput
-from vlkit.capfilt.tables import COLUMNS, read_table, write_table
+from vlkit.capfilt.storage import Storage
+from vlkit.capfilt.tables import COLUMNS, MORE, MOST_FIELDS, FieldColumns, free_name, read_table, write_table
 
 
 def columns_of(*images: dict[str, Any]) -> dict[str, tuple[str, list[Any]]]:
@@ -73,7 +72,7 @@ def test_fields_beyond_the_most_share_a_column():
 
 
 def test_the_table_and_the_json_of_an_image_have_the_fields(tmp_path):
-    place = Place(tmp_path)
+    place = Storage(tmp_path)
     output = ShardOutput("s", place, Decision())
     fields = {"url": "http://a", "key": "7", "caption": "theirs", "texts": [1], "similarity": float("nan"), "width": 4}
     output.add(Item("a", png(), "png", ("x",), fields), [Text("x", "web", 0.9)])
@@ -88,7 +87,7 @@ def test_the_table_and_the_json_of_an_image_have_the_fields(tmp_path):
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
 def test_scores_that_are_no_numbers_are_null_everywhere_and_keep_nothing(tmp_path, score):
-    place = Place(tmp_path)
+    place = Storage(tmp_path)
     output = ShardOutput("s", place, Decision(threshold=None))
     output.add(Item("a", png(), "png", ("x",)), [Text("x", "web", score, score, score)])
     assert output.finish(1, 1).kept == 0

@@ -1,4 +1,4 @@
-"""Reads shards ahead of the models: threads decode images, and the order of the input stays."""
+"""Read shards ahead of the models: threads decode images, and the order of the input is kept."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from vlkit.processors.open_image import pillow_without_limits
 
 if TYPE_CHECKING:
     from torch import Tensor
+
 
 Images = dict[str, "Tensor"]
 _CHUNK_ITEMS, _CHUNK_BYTES = 16, 8_000_000  # what a thread decodes at once

@@ -16,9 +16,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.assets.tars import block, header, picture, write_tar
-from vlkit.capfilt import fetching, tar_reading
+from vlkit.capfilt import input_tar as tar_reading
+from vlkit.capfilt import inputs as fetching
+from vlkit.capfilt.input_shards import read_shard
 from vlkit.capfilt.inputs import REASONS, InputOptions, InputShard, Item, Refused
-from vlkit.capfilt.sources import read_shard
 from vlkit.datasets.web_shards import WebShards
 
 PNG = picture(7)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from vlkit.capfilt.seeds import seed_of
+from vlkit.capfilt.inputs import seed_of
 
 
 def test_it_is_the_documented_hash():

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from iopath.common.file_io import NativePathHandler, PathHandler
 
 from tests.assets.waiting import wait_until
-from vlkit.capfilt import stores
-from vlkit.capfilt.place import UNFINISHED, Place
+from vlkit.capfilt import backends as stores
+from vlkit.capfilt.storage import UNFINISHED, Storage
 from vlkit.errors import VlkitError
 from vlkit.io import files as io
 
@@ -66,7 +66,7 @@ def place(request, tmp_path, monkeypatch):
     monkeypatch.setattr(io, "_manager", None)
     io.path_manager().register_handler(Elsewhere(tmp_path))
     url = {"folder": str(tmp_path / "out"), "file": (tmp_path / "out").as_uri()}
-    with Place(url.get(request.param, f"{request.param}://{tmp_path.name}/out")) as place:
+    with Storage(url.get(request.param, f"{request.param}://{tmp_path.name}/out")) as place:
         yield place
 
 
@@ -136,9 +136,9 @@ def test_a_missing_file_is_named(place):
 
 
 def test_only_folders_of_this_machine_are_local(tmp_path):
-    assert Place(tmp_path / "a b").local == tmp_path / "a b"
-    assert Place((tmp_path / "a b").as_uri()).local == tmp_path / "a b"
-    assert Place("memory://bucket/out").local is None
+    assert Storage(tmp_path / "a b").local == tmp_path / "a b"
+    assert Storage((tmp_path / "a b").as_uri()).local == tmp_path / "a b"
+    assert Storage("memory://bucket/out").local is None
 
 
 @given(st.text(alphabet="./\\ab\n\0é", max_size=8))
@@ -147,14 +147,14 @@ def test_no_name_leads_out(name):
     inside = Path("/out")
     if not name or inside not in Path(os.path.normpath(inside / name)).parents:
         with pytest.raises(VlkitError, match="stay inside the output folder"):
-            Place(inside).exists(name)
+            Storage(inside).exists(name)
     elif name.isprintable() and "\\" not in name and not {"", ".", ".."} & set(name.split("/")):
-        assert not Place(inside).exists(name)
+        assert not Storage(inside).exists(name)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "/etc/passwd", "kept/../../x", "kept//x", "..\\x", "a\nb"])
 def test_names_that_are_refused(tmp_path, name):
-    place = Place(tmp_path)
+    place = Storage(tmp_path)
     for act in (place.open, place.read_bytes, place.exists, place.list, place.remove, place.age):
         with pytest.raises(VlkitError, match="cannot be the name of an output file"):
             act(name)
@@ -175,13 +175,13 @@ def test_a_url_that_cannot_be_used_is_explained(url, told):
     known_implementations["broken"] = {"class": "no_such_package.FileSystem", "err": "no"}
     try:
         with pytest.raises(VlkitError, match=told):
-            Place(url)
+            Storage(url)
     finally:
         del known_implementations["broken"]
 
 
 def test_a_failing_storage_is_explained(tmp_path, monkeypatch):
-    place = Place("memory://failing/out")
+    place = Storage("memory://failing/out")
 
     def fail(*arguments, **options):
         raise RuntimeError("503 slow down")
@@ -192,7 +192,7 @@ def test_a_failing_storage_is_explained(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_is_explained_and_the_old_file_stays(tmp_path, monkeypatch):
-    place = Place(tmp_path)
+    place = Storage(tmp_path)
     place.write_bytes("kept/a", b"old")
 
     def fail(*arguments):
@@ -207,7 +207,7 @@ def test_a_full_disk_is_explained_and_the_old_file_stays(tmp_path, monkeypatch):
 def test_a_file_in_the_way_of_the_folder_is_explained(tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(VlkitError, match=r"out/\.unfinished: cannot be written \(Not a directory\)"):
-        Place(tmp_path / "out").write_bytes("kept/a", b"")
+        Storage(tmp_path / "out").write_bytes("kept/a", b"")
 
 
 def test_a_file_of_another_disk_is_copied(tmp_path, monkeypatch):
@@ -220,7 +220,7 @@ def test_a_file_of_another_disk_is_copied(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", other_disk)
     (tmp_path / "part").write_bytes(b"content")
-    Place(tmp_path / "out").put("kept/a", tmp_path / "part")
+    Storage(tmp_path / "out").put("kept/a", tmp_path / "part")
     assert (tmp_path / "out/kept/a").read_bytes() == b"content"
     assert os.listdir(tmp_path / "out/kept") == ["a"]
     assert not (tmp_path / "part").exists()
@@ -231,14 +231,14 @@ def test_without_hard_links_still_only_the_first_creates(tmp_path, monkeypatch):
         raise PermissionError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", no_links)
-    place = Place(tmp_path)
+    place = Storage(tmp_path)
     assert place.create("claims/1", b"first")
     assert not place.create("claims/1", b"second")
     assert place.read_bytes("claims/1") == b"first"
 
 
 def test_threads_create_once(tmp_path):
-    place, names = Place(tmp_path), [f"claims/{number}" for number in range(20)]
+    place, names = Storage(tmp_path), [f"claims/{number}" for number in range(20)]
 
     def created(content):
         return [(name, content) for name in names if place.create(name, content)]
@@ -249,7 +249,7 @@ def test_threads_create_once(tmp_path):
 
 
 def test_what_dead_processes_left_is_swept(tmp_path):
-    code = f"from vlkit.capfilt.place import Place; print(Place({str(tmp_path)!r}).scratch)"
+    code = f"from vlkit.capfilt.storage import Storage; print(Storage({str(tmp_path)!r}).scratch)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     dead = Path(printed.stdout.strip())
     (dead / "half.tar").write_bytes(b"half")
@@ -258,7 +258,7 @@ def test_what_dead_processes_left_is_swept(tmp_path):
     for folder, age in ((elsewhere, 3600), (forgotten, 3 * 86400)):
         folder.mkdir()
         os.utime(folder, (time.time() - age,) * 2)
-    with Place(tmp_path) as place:
+    with Storage(tmp_path) as place:
         scratch = place.scratch
         assert sorted((tmp_path / UNFINISHED).iterdir()) == sorted([elsewhere, scratch])
     assert list((tmp_path / UNFINISHED).iterdir()) == [elsewhere]

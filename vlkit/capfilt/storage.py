@@ -1,4 +1,4 @@
-"""Where a job's output lies: a folder of this machine, or one of an object store, under the same few verbs."""
+"""Storage of a job's output: a local directory or an fsspec URL behind one interface."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from vlkit.capfilt.stores import LocalStore, store_of
+from vlkit.capfilt.backends import LocalStore, store_of
 from vlkit.errors import VlkitError
 from vlkit.io.files import full_disk, is_full_disk
 from vlkit.io.process_identity import is_dead, owner_name
@@ -23,7 +23,7 @@ _CLOCK_SECONDS = 300.0
 _ABANDONED_SECONDS = 86400.0
 
 
-class Place:
+class Storage:
     """An output folder. Names in it are relative, with "/" between folders, and never lead out of it.
 
     A file appears under its name as a whole or not at all: on a local folder by a rename after the bytes are on the
@@ -49,7 +49,7 @@ class Place:
     def __str__(self) -> str:
         return self.url
 
-    def __enter__(self) -> Place:
+    def __enter__(self) -> Storage:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from tests.assets.waiting import LONG, wait_until
 from tests.unit.capfilt.small import picture
+from vlkit.capfilt.input_reader import Decoder, End, Reader, Ready, Rejected
 from vlkit.capfilt.inputs import InputShard, Item, Refused
-from vlkit.capfilt.reading import Decoder, End, Reader, Ready, Rejected
 from vlkit.errors import BadSample, VlkitError
 from vlkit.processors.image import BlipImageEval
 

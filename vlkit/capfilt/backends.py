@@ -1,4 +1,4 @@
-"""Kinds of storage: a folder of this machine, what fsspec knows, and for other URLs what iopath has a handler for."""
+"""Storage backends: local directory, fsspec URL, and iopath handlers for other URLs."""
 
 from __future__ import annotations
 

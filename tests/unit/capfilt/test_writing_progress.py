@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
-from vlkit.capfilt import progress as module
+from vlkit.capfilt import writing as module
 from vlkit.capfilt.accounting import Counts
-from vlkit.capfilt.progress import Progress
+from vlkit.capfilt.writing import Progress
 
 
 class Clock:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.assets.tars import picture
+from vlkit.capfilt.input_shards import find_inputs, read_shard
 from vlkit.capfilt.inputs import REASONS, InputOptions, InputShard, Item, Refused
-from vlkit.capfilt.sources import find_inputs, read_shard
 from vlkit.errors import DataError
 
 FORMATS = ("jsonl", "json", "parquet")

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from tests.unit.capfilt.outputs import Text, files_of, png, shape_entries, write_output
 from tests.unit.capfilt.small import annotator, members, result, worker, write_shards, write_tar
-from vlkit.capfilt import apply as apply_module
-from vlkit.capfilt.apply import apply
+from vlkit.capfilt import refilter as apply_module
 from vlkit.capfilt.decision import Decision
 from vlkit.capfilt.inputs import Item, Refused
-from vlkit.capfilt.place import Place
+from vlkit.capfilt.refilter import apply
+from vlkit.capfilt.storage import Storage
 from vlkit.cli import main
 from vlkit.datasets.web_shards import WebShards
 from vlkit.errors import ConfigError, DataError
@@ -196,7 +196,7 @@ def test_outputs_may_lie_on_an_object_store(tmp_path):
     with pytest.raises(ConfigError, match="would overwrite"):
         apply("memory://apply_test/first", "memory://apply_test/first/", STRICT)
     wanted = results(write_output(tmp_path, SHARDS, STRICT))
-    with Place("memory://apply_test/cut") as place:
+    with Storage("memory://apply_test/cut") as place:
         assert {name: place.read_bytes(name) for name in wanted} == wanted
 
 

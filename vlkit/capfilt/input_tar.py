@@ -1,4 +1,4 @@
-"""The images and texts of a webdataset tar that anyone may have made: in its order, and none of them lost silently."""
+"""Read the images and texts of a webdataset tar in its order; every member is used or counted as refused."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
-from vlkit.capfilt.fetching import reason, tried
-from vlkit.capfilt.inputs import InputOptions, Item, Refused
-from vlkit.capfilt.names import fault, shown
-from vlkit.capfilt.row_keys import RowKeys
-from vlkit.capfilt.texts import Fault, TextFile, WebText, web_text
+from vlkit.capfilt.input_texts import Fault, RowKeys, TextFile, WebText, web_text
+from vlkit.capfilt.inputs import InputOptions, Item, Refused, fault, reason, shown, tried
 from vlkit.datasets.shard_files import IMAGES, OTHER_IMAGES, TEXTS, escaped, is_further_image, split_name, why_not_tar
 from vlkit.datasets.tar_index import FILES, entries
 

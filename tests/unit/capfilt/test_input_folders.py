@@ -8,9 +8,8 @@ import logging
 import pytest
 
 from tests.assets.tars import picture, write_tar
-from vlkit.capfilt.folders import described
+from vlkit.capfilt.input_shards import described, find_all
 from vlkit.capfilt.inputs import InputOptions
-from vlkit.capfilt.sources import find_all
 from vlkit.errors import DataError
 
 

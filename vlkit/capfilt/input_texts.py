@@ -1,15 +1,17 @@
-"""The web's captions of a sample, from its text file or its JSON."""
+"""Find the captions of a sample, in its text file, its JSON or the columns of its row."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from vlkit.capfilt.inputs import InputOptions, Refused
-from vlkit.capfilt.row_keys import Ambiguous, RowKeys
+from vlkit.datasets.columns import CAPTION, IMAGE, Column, ColumnKeys, TableColumns
 from vlkit.datasets.faults import short
+from vlkit.datasets.shard_files import IMAGES
+from vlkit.errors import DataError
 from vlkit.io.json_reader import parse_json
 from vlkit.io.text_encoding import TextError, decode
 
@@ -163,3 +165,56 @@ def _plain(file: TextFile, options: InputOptions) -> str | Fault:
     except TextError as error:
         return Fault("unreadable text", error.reason)
     return text or Fault("no text", "the text is empty")
+
+
+_ENCODED = Column("image", IMAGES)
+"""img2dataset names the column of the encoded images after their format."""
+
+
+class Ambiguous(DataError):
+    """Several keys could be meant."""
+
+
+class RowKeys:
+    """The keys that the options set, else the common names.
+
+    Args:
+        options: of the input.
+    """
+
+    def __init__(self, options: InputOptions):
+        image, caption = {"image": options.image_key}, {"caption": options.caption_key}
+        self._image = [_columns(_ENCODED, image), _columns(IMAGE, image)]
+        self._caption = [_columns(CAPTION, caption)]
+        self.wanted_image, self.wanted_caption = options.image_key or "image", options.caption_key or "caption"
+
+    def image(self, row: Mapping[str, Any]) -> str | None:
+        """The key of the image; None: the row has none.
+
+        Raises:
+            Ambiguous: several could be meant.
+        """
+        return _found(self._image, "image", row)
+
+    def caption(self, row: Mapping[str, Any]) -> str | None:
+        """The key of the captions; None: the row has none.
+
+        Raises:
+            Ambiguous: several could be meant.
+        """
+        return _found(self._caption, "caption", row)
+
+
+def _columns(column: Column, keys: Mapping[str, str | None]) -> TableColumns:
+    return ColumnKeys([column], [], keys).of("")
+
+
+def _found(columns: list[TableColumns], name: str, row: Mapping[str, Any]) -> str | None:
+    for each in columns:
+        try:
+            key = each.resolve(tuple(row)).get(name)
+        except DataError as error:
+            raise Ambiguous(str(error).lstrip(": ")) from error
+        if key is not None:
+            return str(key)
+    return None

@@ -1,4 +1,4 @@
-"""Decides anew which texts of a finished output are kept, and writes its shards again, without any model."""
+"""Apply other thresholds to a finished output and write its shards again, without the models."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import numpy as np
 from vlkit.capfilt.accounting import total
 from vlkit.capfilt.decision import Decision
 from vlkit.capfilt.inputs import Item
-from vlkit.capfilt.place import Place
+from vlkit.capfilt.output import RECORD, StoredImage, StoredOutput, StoredShard
 from vlkit.capfilt.shard_output import DONE, DROPPED, KEPT, TABLES, RoundedText, ShardOutput, hash_of, write_summary
-from vlkit.capfilt.stored import RECORD, StoredImage, StoredOutput, StoredShard
+from vlkit.capfilt.storage import Storage
 from vlkit.capfilt.tables import COLUMNS
 from vlkit.errors import ConfigError, DataError, redacted
 from vlkit.io.json_writer import json_text
@@ -49,7 +49,7 @@ def apply(source: str | Path, output: str | Path, decision: Decision, workers: i
     """
     if not 1 <= workers <= MOST_PROCESSES:
         raise ConfigError(f"workers: {workers} given; 1 or more processes allowed, at most {MOST_PROCESSES:,}.")
-    with Place(source) as place, Place(output) as target:
+    with Storage(source) as place, Storage(output) as target:
         old = StoredOutput.open(place)
         _check(old, decision, target)
         _write_record(old, decision, target)
@@ -64,7 +64,7 @@ def apply(source: str | Path, output: str | Path, decision: Decision, workers: i
         return {"status": "finished", "missing": 0, **write_summary(target, counts)}
 
 
-def cut_shard(source: Place, output: Place, name: str, decision: Decision) -> None:
+def cut_shard(source: Storage, output: Storage, name: str, decision: Decision) -> None:
     """Write the shard ``name`` of one output folder into another, decided anew."""
     shard = StoredShard.of(source, name)
     written = ShardOutput(name, output, decision, shard.has_dropped, shard.has_images)
@@ -87,7 +87,7 @@ def cut_shard(source: Place, output: Place, name: str, decision: Decision) -> No
         raise
 
 
-def _cut_all(source: Place, output: Place, names: list[str], decision: Decision, workers: int) -> Iterator[str]:
+def _cut_all(source: Storage, output: Storage, names: list[str], decision: Decision, workers: int) -> Iterator[str]:
     """Cuts the shards, in any number of processes; their names as they are done, in order."""
     if workers == 1 or len(names) < 2:
         for name in names:
@@ -119,7 +119,7 @@ def _end_with_parent() -> None:
 
 
 def _cut_elsewhere(source: str, output: str, name: str, decision: Decision) -> None:
-    with Place(source) as place, Place(output) as target:
+    with Storage(source) as place, Storage(output) as target:
         cut_shard(place, target, name, decision)
 
 
@@ -198,7 +198,7 @@ def _text(given: Mapping[str, Any]) -> RoundedText:
     return RoundedText(*(given[name] for name in ("text", "source", "itm", "itc", "log_prob")))
 
 
-def _check(old: StoredOutput, decision: Decision, target: Place) -> None:
+def _check(old: StoredOutput, decision: Decision, target: Storage) -> None:
     """Raises what is wrong with the request."""
     if _same(old.place, target):
         raise ConfigError(f"{target}: the output would overwrite what is read. Choose another folder.")
@@ -216,7 +216,7 @@ def _check(old: StoredOutput, decision: Decision, target: Place) -> None:
         )
 
 
-def _same(first: Place, second: Place) -> bool:
+def _same(first: Storage, second: Storage) -> bool:
     if first.local is not None and second.local is not None:
         return first.local.resolve() == second.local.resolve()
     return first.url.rstrip("/") == second.url.rstrip("/")
@@ -233,7 +233,7 @@ def _has_itc(old: StoredOutput) -> bool:
     return not rows
 
 
-def _write_record(old: StoredOutput, decision: Decision, target: Place) -> None:
+def _write_record(old: StoredOutput, decision: Decision, target: Storage) -> None:
     """Says in the output folder what it is, or looks whether it is that."""
     task = {**old.record["task"], "decision": asdict(decision)}
     cut_from = {"output": redacted(str(old.place)), "decision": asdict(old.decision)}

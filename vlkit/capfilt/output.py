@@ -1,4 +1,4 @@
-"""Reads what a CapFilt job has written: manifests, images with their texts, ledgers, tables."""
+"""Read the output of a CapFilt job: manifests, images with their texts, ledgers, tables."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import IO, Any
 from vlkit.capfilt.accounting import Counts, total
 from vlkit.capfilt.decision import Decision
 from vlkit.capfilt.inputs import Refused
-from vlkit.capfilt.place import Place
 from vlkit.capfilt.shard_output import DONE, DROPPED, KEPT, LEDGER, SUFFIXES, TABLES, file_name
+from vlkit.capfilt.storage import Storage
 from vlkit.capfilt.tables import COLUMNS
 from vlkit.datasets.shard_files import CAPFILT_RECORD
 from vlkit.errors import DataError
@@ -55,13 +55,13 @@ class StoredShard:
     All methods raise :class:`~vlkit.errors.DataError` where a file is damaged.
     """
 
-    place: Place
+    place: Storage
     name: str
     files: dict[str, dict[str, Any]]
     counts: Counts
 
     @classmethod
-    def of(cls, place: Place, name: str) -> StoredShard:
+    def of(cls, place: Storage, name: str) -> StoredShard:
         """The shard that the manifest ``done/<name>.json`` describes."""
         file = file_name(DONE, name)
         try:
@@ -173,13 +173,13 @@ class StoredOutput:
         shards: those that are done, in the order of the input.
     """
 
-    place: Place
+    place: Storage
     record: dict[str, Any]
     decision: Decision
     shards: list[StoredShard]
 
     @classmethod
-    def open(cls, place: Place) -> StoredOutput:
+    def open(cls, place: Storage) -> StoredOutput:
         """The output in ``place``.
 
         Raises:

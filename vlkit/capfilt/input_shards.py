@@ -1,4 +1,4 @@
-"""Which shards an input consists of."""
+"""Find the shards of an input, and say which files of a directory are not read."""
 
 from __future__ import annotations
 
@@ -6,22 +6,34 @@ import contextlib
 import fnmatch
 import logging
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from vlkit.capfilt.fetching import beside, kept_copy, local_path, reason
-from vlkit.capfilt.folders import described, files_in, is_compressed
-from vlkit.capfilt.inputs import InputOptions, InputShard
-from vlkit.capfilt.lists import SUFFIXES, Damage, Place, Row, cut, read_list
-from vlkit.capfilt.names import shard_names
-from vlkit.capfilt.row_keys import Ambiguous, RowKeys
-from vlkit.capfilt.row_reading import suffix_of
-from vlkit.capfilt.stores import store_of
+from vlkit.capfilt.backends import LocalStore, Store, store_of
+from vlkit.capfilt.input_lists import SUFFIXES, Damage, Row, RowOffset, cut, read_list
+from vlkit.capfilt.input_rows import read_rows, suffix_of
+from vlkit.capfilt.input_tar import read_tar
+from vlkit.capfilt.input_texts import Ambiguous, RowKeys
+from vlkit.capfilt.inputs import (
+    REASONS,
+    InputOptions,
+    InputShard,
+    Item,
+    Refused,
+    beside,
+    kept_copy,
+    local_copy,
+    local_path,
+    reason,
+    shard_names,
+)
 from vlkit.datasets.faults import lacks
 from vlkit.datasets.media import media_root
-from vlkit.datasets.shard_files import IMAGES, WILD, check_found, expand, expand_braces
+from vlkit.datasets.shard_files import CAPFILT_RECORD, IMAGES, WILD, check_found, expand, expand_braces
+from vlkit.datasets.shard_writer import RECORD as SHARDS_RECORD
 from vlkit.errors import DataError, VlkitError
 
 logger = logging.getLogger(__name__)
@@ -166,7 +178,7 @@ def _shards(file: str, options: InputOptions) -> list[InputShard]:
     return [InputShard("", "rows", file, place.row, count, place.offset) for place, count in zip(places, counts)]
 
 
-def _check_keys(file: str, first: Place, options: InputOptions) -> None:
+def _check_keys(file: str, first: RowOffset, options: InputOptions) -> None:
     """Look whether the first rows name images at all."""
     local, seen = kept_copy(file).file, list[Row]()
     with contextlib.suppress(Damage):  # the ledger names it when the rows are read
@@ -185,3 +197,119 @@ def _check_keys(file: str, first: Place, options: InputOptions) -> None:
             "to the one that names the image files. (Images behind addresses have to be downloaded: img2dataset does "
             "that, and its shards are read as they are.)"
         )
+
+
+READ = (".tar", ".parquet")
+"""What is read of a folder: the first of these suffixes that it has, in upper or lower case."""
+_COMPRESSED = (".gz", ".tgz", ".zst", ".tzst", ".bz2", ".tbz2", ".xz", ".txz", ".lz4", ".zip")
+_OURS = (SHARDS_RECORD, CAPFILT_RECORD, "summary.json")
+_NAMED = 3
+
+
+class FolderFiles(NamedTuple):
+    """The content of a folder.
+
+    Args:
+        read: names of the files that are read, in order; one may be a link that leads nowhere.
+        not_read: names of everything else; those of folders end with "/". Hidden files and records of ours are left
+            out.
+    """
+
+    read: list[str]
+    not_read: list[str]
+
+
+def files_in(folder: str, store: Store) -> FolderFiles:
+    """Divide what is in a folder.
+
+    Args:
+        folder: named in errors.
+        store: its storage; only of a folder of this machine, folders in it are named, too.
+
+    Raises:
+        DataError: nothing in it is read.
+        OSError: it cannot be listed; other storages raise anything.
+    """
+    found = _entries(store.folder) if isinstance(store, LocalStore) else store.names("")
+    names = [name for name in found if not name.startswith(".") and name not in _OURS]
+    suffix = next((each for each in READ if any(name.lower().endswith(each) for name in names)), "")
+    read = sorted(name for name in names if suffix and name.lower().endswith(suffix))
+    others = sorted(set(names) - set(read), key=lambda name: (name.endswith("/"), name))
+    if not read:
+        raise DataError(f"{folder}: {_nothing(folder, store, others)}")
+    return FolderFiles(read, others)
+
+
+def described(names: Sequence[str]) -> str:
+    """Names by their suffixes: ``12 .jpg (a.jpg, b.jpg, c.jpg, ...), 1 folder (images/)``."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        kind = "folder" if name.endswith("/") else _suffix(name) or "without a suffix"
+        groups.setdefault(kind, []).append(name)
+    return ", ".join(f"{len(group)} {kind} ({_few(group)})" for kind, group in groups.items())
+
+
+def is_compressed(name: str) -> bool:
+    """Whether a file is called like a compressed one."""
+    return name.lower().endswith(_COMPRESSED)
+
+
+def _nothing(folder: str, store: Store, others: list[str]) -> str:
+    """Why nothing of a folder is read."""
+    holds = f"; it holds {described(others)}" if others else ""
+    found = f"the folder holds no *.tar file and no *.parquet file{holds}."
+    if store.exists(CAPFILT_RECORD):
+        return f"{found} It is an output of vlkit capfilt: what that kept is in {folder.rstrip('/')}/kept."
+    if any(map(is_compressed, others)):
+        return f"{found} Decompress the shards: samples are read at their places, which compression hides."
+    lists = [name for name in others if name.lower().endswith((".jsonl", ".ndjson", ".json"))]
+    if lists:
+        return f"{found} Set 'path' to a list itself, such as {folder.rstrip('/')}/{lists[0]}."
+    below = [name for name in others if name.endswith("/")]
+    if below:
+        return f"{found} Set 'path' to a folder that holds shards, such as {folder.rstrip('/')}/{below[0]}."
+    return f"{found} Set 'path' to webdataset shards, or to a list of images."
+
+
+def _entries(folder: Path) -> list[str]:
+    """Everything in a folder, links that lead nowhere included."""
+    with os.scandir(folder) as entries:
+        return [f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries]
+
+
+def _suffix(name: str) -> str:
+    first, last = os.path.splitext(name)
+    inner = os.path.splitext(first)[1].lower() if last.lower() in _COMPRESSED else ""
+    return (inner if inner == ".tar" else "") + last.lower()
+
+
+def _few(names: Iterable[str]) -> str:
+    shown = list(names)
+    return ", ".join(shown[:_NAMED]) + ", ..." * (len(shown) > _NAMED)
+
+
+__all__ = ["REASONS", "InputOptions", "InputShard", "Inputs", "Item", "Refused", "find_all", "find_inputs"]
+__all__ += ["read_shard"]
+
+
+def read_shard(shard: InputShard, options: InputOptions) -> Iterator[Item | Refused]:
+    """Everything that a shard holds, in its order; equal files give equal results.
+
+    Whatever a file holds, nothing is raised: what cannot be used is given as :class:`Refused`. A shard that lies
+    elsewhere is copied to this machine first.
+
+    Args:
+        shard: one of those that :func:`find_inputs` gives.
+        options: those that it was found with.
+
+    Raises:
+        VlkitError: this machine has no room for the copy, or lacks the package that reads it.
+    """
+    if shard.kind == "rows":
+        yield from read_rows(shard, options)
+        return
+    try:
+        with local_copy(shard.path) as file:
+            yield from read_tar(shard.name, file, options)
+    except OSError as error:
+        yield Refused(shard.name, "shard", "unreadable shard", reason(error))
