@@ -7,7 +7,6 @@ that the user set, else the dataset's own name, else one of the common other nam
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from vlkit.datasets.faults import lacks, short
 from vlkit.errors import DataError
 
 _MOST_SHAPES = 1000
+_PATTERN = re.compile(r"(?:[^{}]|{{|}})*\{0?(?::((?:0?[1-9]?\d?d)?))?\}(?:[^{}]|{{|}})*", re.DOTALL)
 Key = str | int
 """Key of a column: its name, or its position from 0 on."""
 
@@ -146,13 +146,8 @@ class ColumnKeys:
 
 def _format_of(pattern: str) -> str | None:
     """Return the format of the only replacement field of ``pattern``, "" or that of an integer; None: invalid."""
-    try:
-        found = [part[1:] for part in string.Formatter().parse(pattern) if part[1] is not None]
-    except ValueError:
-        return None
-    if len(found) != 1 or found[0][0] not in ("", "0") or found[0][2] is not None:
-        return None
-    return found[0][1] if re.fullmatch(r"(0?[1-9]?\d?d)?", found[0][1] or "") else None
+    found = _PATTERN.fullmatch(pattern)
+    return found and (found[1] or "")
 
 
 class _Shape(NamedTuple):
@@ -331,26 +326,20 @@ class TableColumns:
 
     def _formatted(self, fields: Fields) -> Fields | str:
         """Replace values by the file names that the pattern makes of them, or return what is wrong with one."""
-        for name in self.keys.patterned:
-            values = fields.get(name)
-            if name not in fields:
-                continue
-            made = [self._made(value) for value in (values if isinstance(values, list) else [values])]
-            bad = next((each for each, good in made if not good), None)
-            if bad is not None:
-                return f"{fields.shown(name)} is {bad}"
-            fields[name] = [each for each, _ in made] if isinstance(values, list) else made[0][0]
-        return fields
-
-    def _made(self, value: Any) -> tuple[str, bool]:
-        """Return a file name and True, or what is wrong with ``value`` and False."""
         pattern = self.keys.pattern or ""
-        if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
-            return f"{short(value)}, neither a text nor a whole number.", False
-        try:
-            return pattern.format(int(value) if _format_of(pattern) else value), True
-        except ValueError:
-            return f"{short(value)}, not the whole number that {self.keys.pattern_setting} needs.", False
+        for name in filter(fields.__contains__, self.keys.patterned):
+            values = fields[name]
+            made = []
+            for value in values if isinstance(values, list) else [values]:
+                if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
+                    return f"{fields.shown(name)} is {short(value)}, neither a text nor a whole number."
+                try:
+                    made.append(pattern.format(int(value) if _format_of(pattern) else value))
+                except ValueError:
+                    needed = f"the whole number that {self.keys.pattern_setting} needs"
+                    return f"{fields.shown(name)} is {short(value)}, not {needed}."
+            fields[name] = made if isinstance(values, list) else made[0]
+        return fields
 
 
 def _plain(name: str) -> str:

@@ -12,8 +12,9 @@ import numpy as np
 
 from vlkit.datasets.annotation_files import good_rows
 from vlkit.datasets.columns import CAPTION, IMAGE, IMAGE_ID, ColumnKeys, Fields, Key
-from vlkit.datasets.faults import LARGEST, Faults, lacks, short
+from vlkit.datasets.faults import LARGEST, Faults, entry_fault, lacks, short
 from vlkit.datasets.string_table import PackedStrings
+from vlkit.datasets.texts import valid_text
 from vlkit.errors import DataError
 from vlkit.io.json_reader import BadRow, number_fault_in, parse_rows
 from vlkit.io.text_encoding import TextError
@@ -26,14 +27,15 @@ NEED = (
 )
 UNKNOWN = -1
 _MOST = 2**31 - 1
-_PACKED = object()  # in place of a whole dialog
+_PACKED = object()  # replaces a dialog that is in the arrays
+_ARRAYS = ("numbers", "image_ids", "starts", "question", "answer", "gt_index", "option_starts", "options")
 
 
 class DialogTable:
     """The dialogs of an annotation file.
 
-    While the file is read, each round's candidates go to a flat array at once: as Python lists, those of the training
-    set (1.2 million rounds, 100 candidates each) would take gigabytes.
+    While the file is read, each dialog moves to flat arrays at once: as Python lists, the candidates of the training
+    set (1.2 million rounds with 100 each) would take gigabytes.
 
     Args:
         file: ``{"data": {"questions": [str], "answers": [str], "dialogs": [...]}}``.
@@ -42,14 +44,14 @@ class DialogTable:
     Attributes:
         questions, answers: all different texts.
         captions: [N] of the dialogs.
-        names: [N] of the image files, as written; "" where a dialog has an ``image_id`` alone.
-        numbers: int32 [N], the place of each dialog in the file, from 1.
-        image_ids: int64 [N]; where a dialog has none, how many dialogs there are up to it.
+        names: [N] of the image files, as written; "" for a dialog with an ``image_id`` only.
+        numbers: int32 [N], the position of each dialog in the file, from 1.
+        image_ids: int64 [N]; for a dialog without one, the number of dialogs up to it.
         starts: int64 [N + 1], the first round of each dialog.
-        question, answer: int32 [R], places in ``questions`` and ``answers``; ``UNKNOWN`` where there is none.
-        gt_index: int32 [R], the answer's place among the candidates, or ``UNKNOWN``.
+        question, answer: int32 [R], positions in ``questions`` and ``answers``, or ``UNKNOWN``.
+        gt_index: int32 [R], the answer's position among the candidates, or ``UNKNOWN``.
         option_starts: int64 [R + 1], the first candidate of each round.
-        options: int32, places in ``answers``.
+        options: int32, positions in ``answers``.
 
     Raises:
         DataError: the file cannot be read, or is of another format.
@@ -58,37 +60,39 @@ class DialogTable:
     def __init__(self, file: Path, columns: ColumnKeys | None = None):
         self.file, self.captions, self.names = file, PackedStrings(), PackedStrings()
         self._columns = (columns or dialog_columns()).of(file)
-        self._faults, self._bad = Faults(file, "dialog", NEED), dict[int, str]()
-        self._unread: dict[str, dict[int, str]] = {}  # places in the lists of texts, and why there is none
-        self._seen, self._numbers = 0, array("i")
-        self._ids, self._starts, self._option_starts = array("q"), array("q", [0]), array("q", [0])
-        self._question, self._answer, self._gt, self._options = array("i"), array("i"), array("i"), array("i")
+        self._bad = dict[int, str]()
+        self._unread: dict[str, dict[int, str]] = {}  # positions in the lists of texts, and why there is none
+        self.numbers: Any = array("i")
+        self.image_ids: Any = array("q")
+        self.starts: Any = array("q", [0])
+        self.question: Any = array("i")
+        self.answer: Any = array("i")
+        self.gt_index: Any = array("i")
+        self.option_starts: Any = array("q", [0])
+        self.options: Any = array("i")
         data = self._read()
         self.questions, self.answers = (self._texts(data, name) for name in ("questions", "answers"))
         self._check_dialogs(data)
-        # Without a copy: the arrays stay the owners of their memory.
-        self.numbers, self.image_ids, self.starts = map(np.asarray, (self._numbers, self._ids, self._starts))
-        self.question, self.answer, self.gt_index = map(np.asarray, (self._question, self._answer, self._gt))
-        self.option_starts, self.options = np.asarray(self._option_starts), np.asarray(self._options)
-        del self._numbers, self._ids, self._starts, self._option_starts
-        del self._question, self._answer, self._gt, self._options
+        for name in _ARRAYS:  # without a copy: the arrays keep their memory
+            setattr(self, name, np.asarray(getattr(self, name)))
         self._check_places()
+        faults = Faults(file, "dialog", NEED)
         for number, fault in sorted(self._bad.items()):
-            self._faults.add(number, fault)
-        self._faults.raise_all()
+            faults.add(number, fault)
+        faults.raise_all()
         self._drop(set(self._bad))
-        if not self._seen:
+        if not data["dialogs"]:
             raise DataError(f"{file}: holds no dialogs. {NEED}")
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def rounds(self, index: int) -> range:
-        """The rounds of dialog ``index``, as places in the arrays."""
+        """Return the rounds of dialog ``index``, as positions in the arrays."""
         return range(int(self.starts[index]), int(self.starts[index + 1]))
 
     def candidates(self, turn: int) -> list[str]:
-        """The candidate answers of round ``turn``."""
+        """Return the candidate answers of round ``turn``."""
         own = self.options[self.option_starts[turn] : self.option_starts[turn + 1]]
         return [self.answers[i] for i in own.tolist()]
 
@@ -103,7 +107,7 @@ class DialogTable:
         return content["data"]
 
     def _take(self, fields: dict[str, Any]) -> Any:
-        """Called with each mapping, inner ones first: packs candidates, and whole dialogs, which then vanish."""
+        """Pack candidates and whole dialogs; called with each mapping of the JSON, inner ones first."""
         if "answer_options" in fields:
             with contextlib.suppress(TypeError, OverflowError):  # reported with its dialog
                 fields["answer_options"] = array("i", fields["answer_options"])
@@ -111,19 +115,18 @@ class DialogTable:
             return fields
         row = self._columns.fields(fields)
         fault = row if isinstance(row, str) else _dialog_fault(row)
-        if fault:
+        if fault or isinstance(row, str):
             return _Faulty(number_fault_in(fields) or fault)
-        fields = row  # type: ignore[assignment]
-        self.names.append(_text(fields.get("image", "")))
-        self._ids.append(fields.get("image_id", len(self._ids) + 1))
-        self.captions.append(_text(fields["caption"]))
-        for turn in fields["dialog"]:
-            self._question.append(turn["question"])
-            self._answer.append(turn.get("answer", UNKNOWN))
-            self._gt.append(turn.get("gt_index", UNKNOWN))
-            self._options.extend(turn.get("answer_options", ()))
-            self._option_starts.append(len(self._options))
-        self._starts.append(len(self._question))
+        self.names.append(valid_text(row.get("image", "")))
+        self.image_ids.append(row.get("image_id", len(self.image_ids) + 1))
+        self.captions.append(valid_text(row["caption"]))
+        for turn in row["dialog"]:
+            self.question.append(turn["question"])
+            self.answer.append(turn.get("answer", UNKNOWN))
+            self.gt_index.append(turn.get("gt_index", UNKNOWN))
+            self.options.extend(turn.get("answer_options", ()))
+            self.option_starts.append(len(self.options))
+        self.starts.append(len(self.question))
         return _PACKED
 
     def _texts(self, data: Mapping[str, Any], name: str) -> PackedStrings:
@@ -135,26 +138,23 @@ class DialogTable:
             for place, text in enumerate(texts)
             if not isinstance(text, str)
         }
-        return PackedStrings(_text("" if place in unread else text) for place, text in enumerate(texts))
+        return PackedStrings(valid_text("" if place in unread else text) for place, text in enumerate(texts))
 
     def _check_dialogs(self, data: Mapping[str, Any]) -> None:
         if not isinstance(data.get("dialogs"), list):
             raise DataError(f"{self.file}: 'dialogs' under 'data' is {short(data.get('dialogs'))}, not a list. {NEED}")
         for number, left in enumerate(data["dialogs"], 1):
             if left is _PACKED:
-                self._numbers.append(number)
-            elif isinstance(left, (_Faulty, BadRow)):
-                self._bad[number] = left.reason
+                self.numbers.append(number)
             else:
-                self._bad[number] = (
-                    lacks("dialog", left) if isinstance(left, Mapping) else f"{short(left)} is not a mapping."
-                )
-        self._seen = len(data["dialogs"])
+                known = isinstance(left, (_Faulty, BadRow))
+                self._bad[number] = left.reason if known else entry_fault(left, ["dialog"])
         self._columns.finish()
-        if len(self._numbers) != len(self._ids):
+        if len(self.numbers) != len(self.image_ids):
             raise DataError(f"{self.file}: there are dialogs in other places than the list 'dialogs'. {NEED}")
 
     def _check_places(self) -> None:
+        """Add the dialogs whose positions in lists do not exist to the bad ones."""
         sizes = np.diff(self.option_starts)
         for what, values, low, limit, name in (
             ("question", self.question, 0, len(self.questions), "questions"),
@@ -174,7 +174,7 @@ class DialogTable:
                 self._bad.setdefault(int(self.numbers[dialog]), f"{what!r} of round {number} is {values[at]}; {said}")
 
     def _drop(self, numbers: set[int]) -> None:
-        """Leave out the dialogs with these numbers."""
+        """Remove the dialogs with these numbers."""
         kept = np.array([number not in numbers for number in self.numbers.tolist()], bool)
         if kept.all():
             return
@@ -185,37 +185,36 @@ class DialogTable:
         )
         self.starts = np.concatenate([[0], np.cumsum(np.diff(self.starts)[kept])])
         self.option_starts = np.concatenate([[0], np.cumsum(np.diff(self.option_starts)[rounds])])
-        self.numbers, self.image_ids = self.numbers[kept], self.image_ids[kept]
-        self.question, self.answer, self.gt_index = (
-            each[rounds] for each in (self.question, self.answer, self.gt_index)
-        )
+        for mask, names in ((kept, ("numbers", "image_ids")), (rounds, ("question", "answer", "gt_index"))):
+            for name in names:
+                setattr(self, name, getattr(self, name)[mask])
         self.options = self.options[options]
 
 
 class _Faulty:
-    """A dialog that cannot be used, and why."""
+    """A dialog that cannot be used, with the reason."""
 
     def __init__(self, reason: str):
         self.reason = reason
 
 
 def _last_start(starts: np.ndarray, place: int) -> int:
-    """Which of consecutive pieces with these ``starts`` holds ``place``."""
+    """Return which of the consecutive pieces with these ``starts`` holds ``place``."""
     return int(np.searchsorted(starts, place, "right")) - 1
 
 
 def dialog_columns(keys: Mapping[str, Key | None] | None = None, pattern: str | None = None) -> ColumnKeys:
-    """The columns of a dialog but ``dialog`` itself.
+    """Return the columns of a dialog except ``dialog`` itself.
 
     Args:
-        keys: "image", "caption" and "image_id" to what the user set.
+        keys: "image", "caption" and "image_id" to the key that the user set.
         pattern: makes file names of the values of the column of the image.
     """
     return ColumnKeys([IMAGE, CAPTION, IMAGE_ID], ["caption"], keys or {}, pattern)
 
 
 def _dialog_fault(fields: Fields) -> str:
-    """Why ``fields`` is not a dialog, or ""."""
+    """Return why ``fields`` is not a dialog, or ""."""
     if "image" not in fields and "image_id" not in fields:
         return lacks("image_id", fields)
     image = fields.get("image", "x")
@@ -242,16 +241,11 @@ def _dialog_fault(fields: Fields) -> str:
     return ""
 
 
-def _text(text: str) -> str:
-    # Half of a surrogate pair, as cut-off emoji leave it in JSON, is no text: tokenizers fail on it.
-    return text.encode("utf-8", "replace").decode()
-
-
 def read_relevance(file: Path) -> dict[tuple[int, int], np.ndarray]:
-    """Dense annotations: (image id, round from 1) to the relevance of each candidate, float32.
+    """Read dense annotations: (image id, round from 1) to the relevance of each candidate, float32.
 
     Args:
-        file: ``[{"image_id": int, "round_id": int, "gt_relevance": [float]}]``; the training file says ``relevance``.
+        file: ``[{"image_id": int, "round_id": int, "gt_relevance": [float]}]``; in the training file ``relevance``.
 
     Raises:
         DataError: the file cannot be read, or is of another format.
@@ -274,8 +268,8 @@ def read_relevance(file: Path) -> dict[tuple[int, int], np.ndarray]:
     return found
 
 
-def _relevance(row: Mapping[str, Any]) -> Sequence[float]:
-    return row["gt_relevance"] if "gt_relevance" in row else row.get("relevance")  # type: ignore[return-value]
+def _relevance(row: Mapping[str, Any]) -> Sequence[float] | None:
+    return row["gt_relevance"] if "gt_relevance" in row else row.get("relevance")
 
 
 def _relevance_fault(row: Any) -> str:

@@ -1,5 +1,4 @@
-"""Loaders: from datasets to batches, in worker processes, for training (endless) and evaluation (once
-through)."""
+"""Loaders: batches from datasets, in worker processes, for training (endless) and evaluation (one pass)."""
 
 from __future__ import annotations
 
@@ -19,25 +18,25 @@ from vlkit.errors import BadSample, ConfigError, DataError
 
 Batch = dict[str, Any]
 BAD = "_bad"
-"""Key of a batch that lists (source, reason) of the samples that could not be used."""
+"""Key of a batch with (source, reason) of the samples that could not be used."""
 _ERROR = "_error"
 
 
 class TrainLoader:
-    """The endless stream of a mixture, cut into optimizer steps and these into micro-batches.
+    """The endless stream of a mixture, divided into optimizer steps of micro-batches.
 
-    A sample that cannot be used is replaced by the next one of its dataset (after 20 of these, by one from elsewhere in
-    it), and listed under the batch's ``_bad``; so are, in the first batch, the datasets' bad rows. Step g holds
-    positions g*B to (g+1)*B of the stream, micro-batch after micro-batch, within each process after process.
+    A sample that cannot be used is replaced by the next one of its dataset (after 20 of these, by one elsewhere in it),
+    and listed in the batch under ``_bad``; the first batch also lists the bad rows of the datasets. Step g holds
+    positions g*B to (g+1)*B of the stream, ordered by micro-batch, then by process.
 
     Args:
         mixture: the stream.
         batch_size: B, samples of one optimizer step over all processes and micro-batches.
-        accumulate: micro-batches of a step.
-        rank: this process, 0 <= rank < world.
+        grad_accum_steps: micro-batches per step.
+        rank: of this process, 0 <= rank < world.
         world: number of processes.
-        num_workers: worker processes; 0 reads in this one.
-        pin_memory: put batches where copies to a GPU are fast.
+        num_workers: worker processes; 0: read in this process.
+        pin_memory: whether to use pinned memory, for fast copies to a GPU.
 
     Raises:
         ConfigError: the batch cannot be divided.
@@ -47,19 +46,19 @@ class TrainLoader:
         self,
         mixture: Mixture,
         batch_size: int,
-        accumulate: int = 1,
+        grad_accum_steps: int = 1,
         rank: int = 0,
         world: int = 1,
         num_workers: int = 0,
         pin_memory: bool = False,
     ):
-        if batch_size < 1 or batch_size % (world * accumulate):
+        if batch_size < 1 or batch_size % (world * grad_accum_steps):
             raise ConfigError(
                 f"run.batch_size is {batch_size}: samples of one optimizer step over all {world} process(es) "
-                f"and {accumulate} micro-batch(es), so it must be a multiple of {world * accumulate}."
+                f"and {grad_accum_steps} micro-batch(es), so it must be a multiple of {world * grad_accum_steps}."
             )
-        self.mixture, self.batch_size, self.accumulate = mixture, batch_size, accumulate
-        self.rank, self.per_process = rank, batch_size // (world * accumulate)
+        self.mixture, self.batch_size, self.grad_accum_steps = mixture, batch_size, grad_accum_steps
+        self.rank, self.per_process = rank, batch_size // (world * grad_accum_steps)
         self.world, self.num_workers, self.pin_memory = world, num_workers, pin_memory
         self._fetch = _TrainFetch(mixture)
         self._counts = mixture.start()
@@ -67,16 +66,16 @@ class TrainLoader:
         self._batches: Generator[Batch, None, None] | None = None
 
     def next_step(self) -> list[Batch]:
-        """This process's micro-batches of the next optimizer step.
+        """Return this process's micro-batches of the next optimizer step.
 
         Raises:
-            DataError: a sample cannot be read, and not because it alone is bad.
+            DataError: samples cannot be read for another reason than bad data of their own.
         """
         if self._batches is None:
             self._batches = self._start()
         first = not any(self._counts)
         try:
-            step = [_checked(next(self._batches)) for _ in range(self.accumulate)]
+            step = [_checked(next(self._batches)) for _ in range(self.grad_accum_steps)]
         except DataError:
             self.close()
             raise
@@ -86,14 +85,14 @@ class TrainLoader:
         return step
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream is after the steps handed out; what workers have read ahead does not count."""
+        """Return the position of the stream after the returned steps, regardless of prefetched batches."""
         return {"counts": list(self._counts)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from there.
+        """Resume from a position.
 
         Raises:
-            CheckpointError: the state is of another list of datasets.
+            CheckpointError: the state belongs to another list of datasets.
         """
         self.close()
         self._counts = self.mixture.check_counts(state.get("counts"))
@@ -109,29 +108,29 @@ class TrainLoader:
         return _guarded(_torch_loader(self._fetch, self._keys(), self.num_workers, self.pin_memory))
 
     def _keys(self) -> Iterator[list[Key]]:
-        """Keys of this process, one list a micro-batch. Runs ahead of the steps, in this process."""
+        """Yield the keys of this process per micro-batch. The DataLoader prefetches them, in this process."""
         counts = list(self._counts)
         while True:
             keys = self.mixture.take(counts, self.batch_size)
             self._ahead.append(list(counts))
-            for micro in range(self.accumulate):
+            for micro in range(self.grad_accum_steps):
                 start = (micro * self.world + self.rank) * self.per_process
                 yield keys[start : start + self.per_process]
 
 
 class EvalLoader:
-    """A dataset once through; process r of W reads the r-th of W equal parts, so each sample is read once.
+    """One pass over a dataset; process r of W reads the r-th of W equal parts, so that each sample is read once.
 
-    Batches carry ``index``: the place of each sample in the dataset. Samples that cannot be used are left out
-    and listed in :attr:`bad`, after the dataset's bad rows.
+    Batches hold ``index``, the position of each sample in the dataset. Samples that cannot be used are skipped and
+    listed in :attr:`bad`, after the bad rows of the dataset.
 
     Args:
-        dataset: what to read.
-        batch_size: samples a batch, per process.
-        rank: this process.
+        dataset: to read.
+        batch_size: samples per batch and process.
+        rank: of this process.
         world: number of processes.
-        num_workers: worker processes; 0 reads in this one.
-        pin_memory: put batches where copies to a GPU are fast.
+        num_workers: worker processes; 0: read in this process.
+        pin_memory: whether to use pinned memory, for fast copies to a GPU.
     """
 
     def __init__(
@@ -152,7 +151,7 @@ class EvalLoader:
         self.bad: list[tuple[str, str]] = []
 
     def __len__(self) -> int:
-        """Batches of this process."""
+        """Return the number of batches of this process."""
         return len(self._keys)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -165,18 +164,27 @@ class EvalLoader:
                     yield batch
 
 
-class _TrainFetch(Dataset):
-    """Keys to a batch, in a worker."""
+class _Fetch(Dataset):
+    """Reads the samples of a batch, in a worker."""
+
+    def __getitems__(self, keys: list[Any]) -> Batch:
+        bad: list[tuple[str, str]] = []
+        try:
+            samples = [sample for key in keys if (sample := self._sample(key, bad)) is not None]
+            return {**(_join(samples) if samples else {}), BAD: bad}
+        except DataError as error:  # as data: torch would raise an error whose message is the worker's traceback
+            return {_ERROR: (str(error), "".join(traceback.format_exception(error)))}
+
+    def _sample(self, key: Any, bad: list[tuple[str, str]]) -> Sample | None:
+        """Return a sample, or None; add source and reason of samples that cannot be used to ``bad``."""
+        raise NotImplementedError
+
+
+class _TrainFetch(_Fetch):
+    """Fetches (dataset, epoch, index), with substitutes for samples that cannot be used."""
 
     def __init__(self, mixture: Mixture):
         self.mixture = mixture
-
-    def __getitems__(self, keys: list[Key]) -> Batch:
-        bad: list[tuple[str, str]] = []
-        try:
-            return {**_join([self._sample(key, bad) for key in keys]), BAD: bad}
-        except DataError as error:
-            return _failure(error)
 
     def _sample(self, key: Key, bad: list[tuple[str, str]]) -> Sample:
         which, epoch, index = key
@@ -194,26 +202,19 @@ class _TrainFetch(Dataset):
         )
 
 
-class _EvalFetch(Dataset):
-    """Indices to a batch, in a worker."""
+class _EvalFetch(_Fetch):
+    """Fetches indices, without those that cannot be used."""
 
     def __init__(self, dataset: VLDataset):
         self.dataset = dataset
 
-    def __getitems__(self, indices: list[int]) -> Batch:
-        bad: list[tuple[str, str]] = []
-        samples = []
+    def _sample(self, key: int, bad: list[tuple[str, str]]) -> Sample | None:
         try:
-            for index in indices:
-                try:
-                    rng = np.random.default_rng([index])
-                    sample = _read(self.dataset, index, rng, type(self.dataset).__name__)
-                    samples.append({**sample, "index": index})
-                except BadSample as error:
-                    bad.append((error.source, error.reason))
-            return {**(_join(samples) if samples else {}), BAD: bad}
-        except DataError as error:
-            return _failure(error)
+            sample = _read(self.dataset, key, np.random.default_rng([key]), type(self.dataset).__name__)
+        except BadSample as error:
+            bad.append((error.source, error.reason))
+            return None
+        return {**sample, "index": key}
 
 
 def _read(dataset: VLDataset, index: int, rng: np.random.Generator, name: str) -> Sample:
@@ -229,14 +230,9 @@ def _read(dataset: VLDataset, index: int, rng: np.random.Generator, name: str) -
 
 
 def _join(samples: list[Sample]) -> Batch:
-    """One batch with the keys that all samples have: datasets of a mixture may tell more or less."""
+    """Collate the keys that all samples have: the datasets of a mixture may have different ones."""
     common = [key for key in samples[0] if all(key in sample for sample in samples)]
     return collate([{key: sample[key] for key in common} for sample in samples])
-
-
-def _failure(error: DataError) -> Batch:
-    """The error as data: torch would raise one whose message is the worker's traceback."""
-    return {_ERROR: (str(error), "".join(traceback.format_exception(error)))}
 
 
 def _checked(batch: Batch) -> Batch:
@@ -247,7 +243,7 @@ def _checked(batch: Batch) -> Batch:
 
 
 def _guarded(loader: DataLoader) -> Generator[Batch, None, None]:
-    """The batches; a worker that dies becomes an error with advice."""
+    """Yield the batches; the death of a worker becomes an error with advice."""
     try:
         yield from loader
     except RuntimeError as error:
@@ -263,19 +259,19 @@ def _torch_loader(fetch: Dataset, keys: Any, num_workers: int, pin_memory: bool)
     return DataLoader(
         fetch,
         batch_sampler=keys,
-        collate_fn=_as_it_is,  # type: ignore[arg-type]  # torch has no type for a __getitems__ that gives a batch
+        collate_fn=_identity,  # type: ignore[arg-type]  # torch has no type for a __getitems__ that gives a batch
         num_workers=num_workers,
         pin_memory=pin_memory,
         worker_init_fn=_leave_signals_to_main,
     )
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _identity(batch: Batch) -> Batch:
     return batch
 
 
 def _leave_signals_to_main(worker: int) -> None:
-    # Ctrl-C and schedulers signal a whole process group; the main process still needs the batches of its
-    # step. To ignore the signals instead would leave no way to end a worker.
+    # Ctrl-C and schedulers signal a whole process group; the main process still needs the batches of its step. If
+    # workers ignored the signals instead, nothing could end them.
     if hasattr(os, "setpgrp"):
         os.setpgrp()

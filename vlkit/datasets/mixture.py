@@ -1,7 +1,7 @@
-"""The order of training samples: a stream of keys that depends on the seed alone.
+"""The order of training samples: a stream of keys that depends only on the seed.
 
-Position p of the stream is a key (dataset, epoch of that dataset, index). Neither the number of processes nor
-that of workers enters, so that a run may be continued on another number of either and sees the same data.
+Position p of the stream is a key (dataset, epoch of that dataset, index). It does not depend on the number of processes
+or workers, so that a run may be resumed with other numbers and reads the same data.
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ Key = tuple[int, int, int]
 class Mixture:
     """Several datasets as one endless stream.
 
-    Datasets take turns so that after t positions each has had its share of t to within a few samples; inside
-    a dataset every epoch is a new permutation.
+    Datasets alternate so that after t positions each has had its share of t up to a few samples; within a dataset every
+    epoch is a new permutation.
 
     Args:
         datasets: one or more, none of them empty.
-        weights: share of the samples that comes from each dataset, in any unit; None: its size, as if the
-            datasets were joined end to end.
+        weights: share of the samples of each dataset, in any unit; None: its size, as in a concatenation.
         seed: of the order and of each sample's augmentation, 0 or more.
 
     Raises:
-        DataError: no dataset, an empty one, or weights that do not fit.
+        DataError: there is no dataset, one is empty, or the weights are invalid.
     """
 
     def __init__(self, datasets: Sequence[VLDataset], weights: Sequence[float | None] | None = None, seed: int = 0):
@@ -47,19 +46,19 @@ class Mixture:
         self._permutations: dict[int, tuple[int, np.ndarray]] = {}
 
     def __len__(self) -> int:
-        """Samples of one epoch: all datasets together."""
+        """Return the samples of one epoch: all datasets together."""
         return sum(self.sizes)
 
     def name(self, dataset: int) -> str:
-        """How messages call a dataset: its class and its place in the list."""
+        """Return the name of a dataset in messages: its class and its position in the list."""
         return f"{type(self.datasets[dataset]).__name__} (number {dataset + 1} of {len(self.datasets)})"
 
     def start(self) -> list[int]:
-        """The counters of an unread stream: samples taken from each dataset."""
+        """Return the counters at the start of the stream: samples taken from each dataset."""
         return [0] * len(self.datasets)
 
     def take(self, counts: list[int], number: int) -> list[Key]:
-        """The next ``number`` keys. ``counts`` says where the stream is, and is moved on in place."""
+        """Return the next ``number`` keys after the position ``counts``, which is advanced in place."""
         keys = []
         position, total = sum(counts), sum(self.shares)
         for _ in range(number):
@@ -73,22 +72,24 @@ class Mixture:
         return keys
 
     def identified(self, dataset: int, sample: Sample) -> Sample:
-        """A sample of ``dataset`` whose ``image_id`` no sample of another one has: equal ids mean one image, and two
-        datasets may give the same id to different ones. A dataset that is alone keeps its ids."""
+        """Make the ``image_id`` of a sample unique among datasets, which may use one id for different images.
+
+        Equal ids mean one image. A single dataset keeps its ids.
+        """
         if len(self.datasets) == 1 or "image_id" not in sample:
             return sample
         return {**sample, "image_id": f"{dataset}:{sample['image_id']!r}"}
 
     def rng(self, key: Key) -> np.random.Generator:
-        """The generator of one sample's augmentation."""
+        """Return the generator of a sample's augmentation."""
         return np.random.default_rng([self.seed, *key])
 
     def fingerprints(self) -> list[str]:
-        """What the data were, for the record of a run."""
+        """Return the fingerprints of the datasets, for the record of a run."""
         return [dataset.fingerprint() for dataset in self.datasets]
 
     def check_counts(self, counts: Any) -> list[int]:
-        """Counters read from a checkpoint.
+        """Check the counters of a checkpoint.
 
         Raises:
             CheckpointError: they belong to another number of datasets.
@@ -105,7 +106,7 @@ class Mixture:
         known = self._permutations.get(dataset)
         if known is None or known[0] != epoch:
             size = self.sizes[dataset]
-            # `size` in place of an index: no sample has this key, so no augmentation shares these numbers.
+            # `size` as the index: no sample has this key, so no augmentation uses the same random numbers.
             order = self.rng((dataset, epoch, size)).permutation(size)
             known = self._permutations[dataset] = (epoch, order)
         return known[1]

@@ -126,7 +126,7 @@ def test_state_of_other_datasets_is_refused():
 
 def test_a_batch_that_cannot_be_divided_is_refused():
     with pytest.raises(ConfigError, match="multiple of 6"):
-        TrainLoader(mixture(5), 8, accumulate=3, world=2)
+        TrainLoader(mixture(5), 8, grad_accum_steps=3, world=2)
 
 
 def test_a_bad_sample_is_replaced_by_the_next_and_reported():
