@@ -99,7 +99,8 @@ def read_rows(
     for number, fields in table_rows(file, format, faults, found):
         empty = False
         name, captions = fields[media], listed_captions(fields.get("caption"))
-        fault = _fault(fields, name, captions, media) or selection.fault(fields) or (coco and _coco_id_fault(name))
+        fault = _fault(fields, name, captions, media) or (selection.fault(fields) if parts else "")
+        fault = fault or (coco and _coco_id_fault(name))
         if fault:
             faults.add(number, fault)
         elif selection.takes(fields):
@@ -127,15 +128,19 @@ class _Selection:
         self._parts, self._split, self._metadata = parts, split, file.name in METADATA
         self._file, self._met = file, dict[str, None]()
         self._taken = False
+        self._whole = not parts and not self._metadata
 
     def fault(self, fields: Fields) -> str:
         """Return why it is unknown whether the row belongs to the split, or ""."""
-        if not self._parts or isinstance(fields.get("split"), str):
+        if isinstance(fields.get("split"), str):
             return ""
         return f"'split' is {short(fields.get('split'))}, and part: {', '.join(self._parts)} is set."
 
     def takes(self, fields: Fields) -> bool:
         """Return whether to read the row."""
+        if self._whole and not fields.in_splits:
+            self._taken = True
+            return True
         own, parts = fields.get("split"), self._parts
         if not parts and self._split is not None and fields.in_splits:
             parts = PARTS[self._split]
@@ -168,14 +173,14 @@ def _fault(fields: Fields, name: Any, captions: list[Any], media: str) -> str:
         return f"{fields.shown(media)} is {short(name)}, not a file name.{advice}"
     if media == "image" and name.startswith(("http://", "https://")):
         return f"{fields.shown('image')} is an address: download the images first, with img2dataset for example."
-    if not all(isinstance(text, str) for text in captions):
+    if any(type(text) is not str for text in captions):
         return f"{fields.shown('caption')} is {short(fields.get('caption'))}, neither a text nor a list of texts."
     if media == "video":
         return ""
     if not isinstance(fields.get("domain"), (str, type(None))):
         return f"'domain' is {short(fields['domain'])}, not a text."
     identity = fields.get("image_id")
-    if identity is None or identity == "" or not image_id_fault(identity):
+    if identity is None or type(identity) is str or not image_id_fault(identity):
         return ""
     return image_id_fault(identity, fields.label("image_id"))
 
@@ -230,14 +235,16 @@ class CaptionTable:
         self.conflict_count = 0
         self._image_places, self._caption_places = RowOffsets(), RowOffsets()
         image_of, numbers, owners = array("i"), dict[str, int](), dict[str, int]()
+        ids: list[str | int] = []
         for source in sources:
             for row in source.rows:
-                name = os.path.join(source.folder, row.image)
+                name = os.path.join(source.folder, row.image) if source.folder else row.image
                 number = numbers.get(name)
                 if number is None:
                     number = numbers[name] = len(self.images)
+                    ids.append(name if row.image_id is None else row.image_id)
                     self._add_image(name, row, owners)
-                elif row.image_id is not None and json.dumps(row.image_id) != self._ids[number]:
+                elif row.image_id is not None and row.image_id != ids[number]:
                     self._conflict(f"{name} has the ids {self._ids[number]} and {json.dumps(row.image_id)}")
                 for part, caption in enumerate(row.captions, 1):
                     self.captions.append(caption)

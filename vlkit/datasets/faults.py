@@ -95,9 +95,12 @@ def lacks(key: str, fields: Mapping[str, Any]) -> str:
 
 def entry_fault(entry: Any, keys: Sequence[str]) -> str:
     """Return why ``entry`` is not a mapping with ``keys``, a sentence; or ""."""
-    if not isinstance(entry, Mapping):
+    if not isinstance(entry, dict):
         return f"{short(entry)} is not a mapping."
-    return next((lacks(key, entry) for key in keys if key not in entry), "")
+    for key in keys:
+        if key not in entry:
+            return lacks(key, entry)
+    return ""
 
 
 def short(value: Any) -> str:

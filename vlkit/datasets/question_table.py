@@ -119,7 +119,7 @@ def _row(number: int, fields: Fields, media: str, need_answers: bool) -> Questio
     if media == "video" and not question.strip():
         return f"{fields.shown('question')} is empty."
     answers = answer if isinstance(answer, list) else [answer] if answer not in (None, "") else []
-    answers = [_answer_of(each) if isinstance(each, Mapping) else each for each in answers]  # VizWiz
+    answers = [each.get("answer") if isinstance(each, dict) else each for each in answers]  # VizWiz
     if not all(isinstance(each, str) for each in answers):
         return f"{fields.shown('answer')} is {short(answer)}, neither a text nor a list of texts."
     if need_answers and not any(each.strip() or media == "image" for each in answers):
@@ -180,7 +180,7 @@ def _official_answers(file: Path) -> dict[Any, dict[str, Any]]:
 
 
 def _answer_of(entry: Any) -> Any:
-    return entry.get("answer") if isinstance(entry, Mapping) else None
+    return entry.get("answer") if isinstance(entry, dict) else None
 
 
 def _official_fault(entry: Any, keys: tuple[str, ...]) -> str:
@@ -221,7 +221,7 @@ class QuestionTable:
         numbers, name_of = dict[str, int](), array("i")
         for source in sources:
             for row in source.rows:
-                name = os.path.join(source.folder, row.name)
+                name = os.path.join(source.folder, row.name) if source.folder else row.name
                 number = numbers.setdefault(name, len(self.names))
                 if number == len(self.names):
                     self.names.append(name)
