@@ -100,7 +100,7 @@ def read_rows(
         empty = False
         name, captions = fields[media], listed_captions(fields.get("caption"))
         fault = _fault(fields, name, captions, media) or (selection.fault(fields) if parts else "")
-        fault = fault or (coco and _coco_id_fault(name))
+        fault = fault or (_coco_id_fault(name) if coco else "")
         if fault:
             faults.add(number, fault)
         elif selection.takes(fields):
