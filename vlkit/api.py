@@ -28,7 +28,6 @@ from vlkit.jobs.models import from_card
 from vlkit.models.arguments import as_mapping, check_flag, checked_keywords
 from vlkit.models.inputs import PictureReader
 from vlkit.models.weights.initial import from_path
-from vlkit.models.weights.load import build_with_weights
 from vlkit.processors.open_image import open_image
 from vlkit.registry import DATASETS, PROCESSORS
 
@@ -126,7 +125,7 @@ def build_model(part: ModelPart, checkpoint: str | Path | None = None, pretraine
         logger.warning("%s/%s: no weights; the model is initialized at random.", part.name, part.type)
         return part.build()
     weights = from_card(part) if checkpoint is None else from_path(checkpoint)
-    return build_with_weights(part.build, weights.file(), weights.adapter)[0]
+    return weights.build(part.build)
 
 
 @checked_keywords

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,15 +127,13 @@ def bad_row_problems(rows: Sequence[tuple[str, str]], place: str) -> list[str]:
 
 def _runs(numbers: list[str]) -> list[str]:
     """Join consecutive numbers: "3", "7-12"; long lists are cut."""
-    found: list[tuple[str, str]] = []
-    for number in numbers:
-        if found and number.isdigit() and found[-1][1].isdigit() and int(number) == int(found[-1][1]) + 1:
-            found[-1] = (found[-1][0], number)
-        else:
-            found.append((number, number))
-    return [first if first == last else f"{first}-{last}" for first, last in found[:_RUNS]] + ["..."] * (
-        len(found) > _RUNS
-    )
+
+    def offset(pair: tuple[int, str]) -> Any:  # equal for consecutive numbers
+        return int(pair[1]) - pair[0] if pair[1].isdecimal() else pair[1]
+
+    spans = [[number for _, number in group] for _, group in itertools.groupby(enumerate(numbers), offset)]
+    texts = [span[0] if len(span) == 1 else f"{span[0]}-{span[-1]}" for span in spans]
+    return texts[:_RUNS] + ["..."] * (len(texts) > _RUNS)
 
 
 def _first(rows: Sequence[tuple[str, str]]) -> str:
@@ -239,20 +239,21 @@ def overlap_notes(train: Mapping[str, VLDataset], evals: Mapping[str, VLDataset]
         train: training datasets by key path.
         evals: evaluation sets by key path.
     """
-    files: dict[str, set[str]] = {}  # file to the evaluation sets that it is in
-    named: dict[Any, set[str]] = {}
+    by_file: dict[str, set[str]] = defaultdict(set)  # to the evaluation sets with this file
+    by_id: dict[Any, set[str]] = defaultdict(set)
     for key, dataset in evals.items():
         for image_id, file in dataset.images():
-            files.setdefault(os.path.abspath(file), set()).add(key)
-            named.setdefault(image_id, set()).add(key)
+            by_file[os.path.abspath(file)].add(key)
+            by_id[image_id].add(key)
     same: dict[str, dict[str, None]] = {key: {} for key in evals}
     alike: dict[str, dict[str, None]] = {key: {} for key in evals}
-    for dataset in train.values() if files else ():
+    for dataset in train.values() if by_file else ():
         for image_id, file in dataset.images():
             path = os.path.abspath(file)
-            for key in files.get(path, ()):
+            sets = by_file.get(path, set())
+            for key in sets:
                 same[key][path] = None
-            for key in named.get(image_id, set()) - files.get(path, set()):
+            for key in by_id.get(image_id, set()) - sets:
                 alike[key][str(image_id)] = None
     notes = []
     for key in evals:

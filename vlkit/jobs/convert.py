@@ -16,6 +16,7 @@ from vlkit.errors import CheckpointError, VlkitError
 from vlkit.io.files import atomic_dir, atomic_write
 from vlkit.io.tensor_files import save_tensors
 from vlkit.models.blip.base import BlipBase
+from vlkit.models.vit import VitConfig
 from vlkit.models.weights.files import check_precision, read_checkpoint, stored
 from vlkit.models.weights.initial import from_path
 from vlkit.models.weights.load import fit_weights
@@ -33,6 +34,18 @@ FORMATS = ("blip", "lavis", "hf", "vlkit")
 _DEPTHS = {768: 12, 1024: 24}  # ViT-B, ViT-L
 _DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _HEAD_WIDTH = 64  # of all released models
+_TEXT_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "layer_norm_eps",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+)
+"""Keys that have the same name in the text configuration of Hugging Face."""
 
 
 def convert(
@@ -100,39 +113,39 @@ def hugging_face_config(model: BlipBase, name: str) -> dict[str, Any]:
             f"reads questions as if they were images; here they are {model.image_width} and "
             f"{model.med_config.hidden_size}."
         )
-    vit, med, tokenizer = model.vit_config, model.med_config, model.tokenizer
     config: dict[str, Any] = {
         "architectures": [HUGGING_FACE_CLASSES[name][0]],
         "model_type": "blip",
-        "vision_config": {
-            "hidden_size": vit.embed_dim,
-            "intermediate_size": int(vit.embed_dim * vit.mlp_ratio),
-            "num_hidden_layers": vit.depth,
-            "num_attention_heads": vit.num_heads,
-            "image_size": vit.image_size,
-            "patch_size": vit.patch_size,
-            "layer_norm_eps": 1e-6,  # as the original; the default there is 1e-5
-        },
-        "text_config": {
-            "vocab_size": med.vocab_size,
-            "hidden_size": med.hidden_size,
-            "encoder_hidden_size": vit.embed_dim,
-            "intermediate_size": med.intermediate_size,
-            "num_hidden_layers": med.num_hidden_layers,
-            "num_attention_heads": med.num_attention_heads,
-            "max_position_embeddings": med.max_position_embeddings,
-            "layer_norm_eps": med.layer_norm_eps,
-            "hidden_dropout_prob": med.hidden_dropout_prob,
-            "attention_probs_dropout_prob": med.attention_probs_dropout_prob,
-            "bos_token_id": tokenizer.dec_id,
-            "eos_token_id": tokenizer.sep_id,
-            "sep_token_id": tokenizer.sep_id,
-            "pad_token_id": tokenizer.pad_id,
-        },
+        "vision_config": _vision_config(model.vit_config),
+        "text_config": _text_config(model),
     }
     if isinstance(projection := getattr(model, "vision_proj", None), nn.Linear):
         config["image_text_hidden_size"] = projection.out_features
     return config
+
+
+def _vision_config(vit: VitConfig) -> dict[str, Any]:
+    return {
+        "hidden_size": vit.embed_dim,
+        "intermediate_size": int(vit.embed_dim * vit.mlp_ratio),
+        "num_hidden_layers": vit.depth,
+        "num_attention_heads": vit.num_heads,
+        "image_size": vit.image_size,
+        "patch_size": vit.patch_size,
+        "layer_norm_eps": 1e-6,  # as in the original; the default of transformers is 1e-5
+    }
+
+
+def _text_config(model: BlipBase) -> dict[str, Any]:
+    tokenizer = model.tokenizer
+    return {
+        **{key: getattr(model.med_config, key) for key in _TEXT_SIZES},
+        "encoder_hidden_size": model.vit_config.embed_dim,
+        "bos_token_id": tokenizer.dec_id,
+        "eos_token_id": tokenizer.sep_id,
+        "sep_token_id": tokenizer.sep_id,
+        "pad_token_id": tokenizer.pad_id,
+    }
 
 
 def _trains(name: str) -> bool:

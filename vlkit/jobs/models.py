@@ -20,7 +20,6 @@ from vlkit.errors import ConfigError
 from vlkit.io.files import fetch
 from vlkit.jobs.base import Problems
 from vlkit.models.weights.initial import InitialWeights, from_path
-from vlkit.models.weights.load import build_with_weights
 from vlkit.registry import PROCESSORS
 
 logger = logging.getLogger(__name__)
@@ -120,7 +119,7 @@ def _inner_weights(part: ModelPart) -> dict[str, InitialWeights | None]:
 
 def _build_inner(inner: ModelPart, weights: InitialWeights | None) -> nn.Module:
     if weights is not None:
-        return build_with_weights(inner.build, weights.file(), weights.adapter)[0]
+        return weights.build(inner.build)
     if not inner.models:
         logger.warning("%s: no weights; the model is initialized at random.", inner.where)
     return build_with_models(inner)

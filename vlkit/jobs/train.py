@@ -25,7 +25,6 @@ from vlkit.jobs.checks import bad_row_problems, data_problems, disk_problems, im
 from vlkit.jobs.models import build_with_models, from_card, from_name, model_weights
 from vlkit.models.generation import use_cuda_graphs
 from vlkit.models.weights.initial import InitialWeights, from_path, from_run
-from vlkit.models.weights.load import build_with_weights
 from vlkit.runner import RunContext, Runner
 from vlkit.runner.config_changes import plain, training_differences
 from vlkit.runner.device import choose_device
@@ -114,7 +113,7 @@ class RunJob(Job):
             return self.parts.model.build()
 
         if weights is not None:
-            return build_with_weights(build, weights.file(), weights.adapter)[0]
+            return weights.build(build)
         inner = self.parts.model.models.values()
         if inner and not any(f"{each.where}.weights" in pending for each in inner):
             torch.manual_seed(self.parts.run.seed)

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from vlkit.io.checkpoint_files import is_checkpoint, verify
 from vlkit.io.checksums import sha256
 from vlkit.io.files import fetch
 from vlkit.models.weights.files import weights_file
+from vlkit.models.weights.load import build_with_weights
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,17 @@ class InitialWeights:
     source: str
     file: Callable[[], Path]
     adapter: str | None = None
+
+    def build(self, make: Callable[[], nn.Module]) -> nn.Module:
+        """Build a model on the CPU with these weights.
+
+        Args:
+            make: returns the model.
+
+        Raises:
+            CheckpointError: the weights cannot be read, or are of another model.
+        """
+        return build_with_weights(make, self.file(), self.adapter)[0]
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file."""
