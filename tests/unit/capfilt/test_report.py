@@ -19,10 +19,9 @@ from vlkit.capfilt.decision import Decision
 from vlkit.capfilt.inputs import Item, Refused
 from vlkit.capfilt.output import StoredOutput
 from vlkit.capfilt.report import write_report
-from vlkit.capfilt.report.drawing import Area, Drawing, Label, Line
-from vlkit.capfilt.report.examples import encoded, thumbnail
-from vlkit.capfilt.report.repeats import Repeats
-from vlkit.capfilt.report.survey import BINS, binned
+from vlkit.capfilt.report.charts import picture, svg
+from vlkit.capfilt.report.examples import Example, thumbnail
+from vlkit.capfilt.report.survey import BINS, Repeats, binned
 from vlkit.capfilt.storage import Storage
 from vlkit.cli import main
 from vlkit.datasets.shapes.checker import check
@@ -271,22 +270,26 @@ def test_bins_are_exact_for_scores_of_six_places(units):
     assert (binned(np.append(scores, np.nan), 0) == wanted).all()
 
 
-def test_drawings_are_alike_as_svg_and_as_pixels():
-    drawing = Drawing(20, 10)
-    drawing.items += [
-        Area([(0, 0), (10, 0), (10, 10), (0, 10)], "#ff0000", 0.5),
-        Line([(15, 0), (15, 10)], "#0000ff", 2),
-        Label((1, 5), "a<b", size=8),
+def test_a_chart_is_one_element_that_refers_to_nothing():
+    def draw(axes):
+        axes.plot([0, 1], [0, 1], label="a<b")
+        axes.tick_params(left=False, bottom=False)
+        axes.legend()
+
+    element = svg('say "it"', draw)
+    assert element.startswith('<svg role="img" aria-label="say &quot;it&quot;"')
+    assert ">a&lt;b</text>" in element
+    assert not [name for name, _ in Reading(element).attributes if name.endswith("href")]
+    assert svg('say "it"', draw) == element
+
+
+def test_the_picture_shows_any_text_as_it_is():
+    texts = [
+        {"text": text, "source": "web", "itm": None, "kept": True}
+        for text in ("$\\frac{", "a$b$c", "", "\x00\ud83d \u202e \u6f22\u5b57" * 90)
     ]
-    svg = drawing.svg('say "it"')
-    assert 'aria-label="say &quot;it&quot;"' in svg
-    assert 'fill="#ff0000" fill-opacity="0.5"' in svg
-    assert ">a&lt;b</text>" in svg
-    picture = drawing.image(2)
-    assert picture.size == (40, 20)
-    assert picture.getpixel((18, 1)) == pytest.approx((255, 128, 128), abs=1)
-    assert picture.getpixel((30, 10)) == (0, 0, 255)
-    assert picture.getpixel((25, 10)) == (255, 255, 255)
+    example = Example("a", "b", Image.new("RGB", (1, 192)), texts)
+    assert picture("CapFilt", ["cost: $1 and $2_", "x" * 999], [], [example]).startswith(b"\x89PNG")
 
 
 def test_thumbnails_are_small_and_in_proportion():
@@ -294,8 +297,8 @@ def test_thumbnails_are_small_and_in_proportion():
     Image.effect_noise((800, 200), 90).convert("RGB").save(file, "PNG")
     small = thumbnail(file.getvalue())
     assert small.size == (192, 48)
-    kind, data = encoded(small)
-    assert kind == "image/jpeg"
-    assert len(data) < 20_000
-    assert encoded(thumbnail(png()))[0] == "image/png"
+    address = Example("a", "b", small, []).data_url()
+    assert address.startswith("data:image/jpeg;base64,")
+    assert len(address) < 27_000
+    assert Example("a", "b", thumbnail(png()), []).data_url().startswith("data:image/png;base64,")
     assert thumbnail(b"no") is None

@@ -1,7 +1,8 @@
-"""Images to look at: some drawn from the whole set, and those whose texts are nearest to the threshold."""
+"""Example images: some drawn from the whole set, and those whose texts are nearest to the threshold."""
 
 from __future__ import annotations
 
+import base64
 import heapq
 import io
 import logging
@@ -31,16 +32,25 @@ class Example:
     Args:
         shard: that it is in.
         key: of the sample.
-        picture: at most THUMBNAIL pixels wide and high.
+        thumbnail: at most THUMBNAIL pixels wide and high.
         texts: as in the image's JSON: text, source, itm, itc, log_prob, kept.
         border: which of the texts is near the threshold; None: the image was drawn.
     """
 
     shard: str
     key: str
-    picture: Image.Image
+    thumbnail: Image.Image
     texts: list[dict[str, Any]]
     border: int | None = None
+
+    def data_url(self) -> str:
+        """Return the thumbnail as an address that holds it: PNG, or JPEG where PNG would be large."""
+        file, kind = io.BytesIO(), "png"
+        self.thumbnail.save(file, "PNG")
+        if file.tell() > _LARGE:
+            file, kind = io.BytesIO(), "jpeg"
+            self.thumbnail.save(file, "JPEG", quality=85)
+        return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 @dataclass(frozen=True, order=True)
@@ -73,7 +83,7 @@ class ExamplePicker:
         self._near: dict[tuple[str, bool], list[_Candidate]] = {(s, k): [] for s in sources for k in (True, False)}
 
     def add(self, place: int, part: Any) -> None:
-        """Look at rows of the table of shard ``place``: a ``pyarrow.Table`` of whole images."""
+        """Consider the rows of a table of shard ``place``: a ``pyarrow.Table`` of whole images."""
         if place not in self._open or not self.count:
             return
         starts, kept = image_starts(part), part["kept"].to_numpy()
@@ -97,14 +107,14 @@ class ExamplePicker:
                 near[:] = heapq.nsmallest(self.count, [*near, *new])
 
     def _draw(self, hashes: Any, rows: np.ndarray, candidate: Callable[[str, int], _Candidate]) -> None:
-        """The images with the least hashes: these are as good as random numbers, and the same in every call."""
+        """Choose the images with the least hashes: these are as good as random numbers, and the same in every call."""
         ranked = zip(hashes.take(rows).to_pylist(), rows.tolist())
         found = [candidate(rank, row) for rank, row in heapq.nsmallest(self.count, ranked)]
         once = {each.rank: each for each in [*found, *self._drawn]}
         self._drawn = heapq.nsmallest(self.count, once.values())
 
     def read(self) -> tuple[list[Example], list[Example]]:
-        """The drawn ones, and those at the border, each in the order of the set or of the distance."""
+        """Read the drawn images and those at the border, in the order of the set and of the distance."""
         share = -(-self.count // len(self._near))
         near = [each for group in self._near.values() for each in group[:share]][: self.count]
         wanted = [*self._drawn, *near]
@@ -136,7 +146,7 @@ class ExamplePicker:
 
 
 def thumbnail(image: bytes) -> Image.Image | None:
-    """A small copy; None if the image cannot be decoded (here, though it could where the job ran)."""
+    """Return a small copy; None if the image cannot be decoded (here, though it could where the job ran)."""
     try:
         picture = open_image(image)
     except BadSample as error:
@@ -146,12 +156,6 @@ def thumbnail(image: bytes) -> Image.Image | None:
     return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
 
 
-def encoded(picture: Image.Image) -> tuple[str, bytes]:
-    """Media type and file of a picture: PNG, or JPEG where that would be large."""
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    if file.tell() <= _LARGE:
-        return "image/png", file.getvalue()
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=85)
-    return "image/jpeg", file.getvalue()
+def short_score(value: float | None) -> str:
+    """Format a score with two places, without the zero."""
+    return "–" if value is None else f"{value:.2f}".replace("0.", ".", 1)

@@ -1,4 +1,4 @@
-"""What a report tells, as numbers, as charts and in words."""
+"""The content of a report, as numbers and in words."""
 
 from __future__ import annotations
 
@@ -8,26 +8,21 @@ from typing import Any
 import numpy as np
 
 from vlkit.capfilt.output import NOT_READ, StoredOutput
-from vlkit.capfilt.report.charts import curves, histogram
-from vlkit.capfilt.report.drawing import Drawing
 from vlkit.capfilt.report.examples import Example
-from vlkit.capfilt.report.repeats import Repeated
-from vlkit.capfilt.report.survey import BINS, MOST_WORDS, SourceSurvey, Survey
+from vlkit.capfilt.report.survey import BINS, MOST_WORDS, Repeated, SourceSurvey, Survey
 
-_SHOWN_BINS = 40
-_LISTED = np.linspace(0, 1, 21)  # thresholds in the JSON file
-_DRAWN = np.linspace(0, 1, 201)  # and in the chart
+_THRESHOLDS = np.linspace(0, 1, 21)
 
 
 @dataclass
 class Findings:
-    """All that the report tells.
+    """Everything that the report shows.
 
     Args:
         output: the output folder.
         survey: of all tables.
         repeats: "web", "synthetic" and "images" to how often they occur.
-        purity: shares of correct texts; empty where nobody knows.
+        purity: shares of correct texts; empty where the scenes are unknown.
         drawn, border: examples.
     """
 
@@ -40,14 +35,14 @@ class Findings:
 
     @property
     def sources(self) -> dict[str, SourceSurvey]:
-        """Those that have texts."""
+        """The sources that have texts."""
         return {name: each for name, each in self.survey.sources.items() if each.texts}
 
 
 def numbers(found: Findings) -> dict[str, Any]:
-    """All numbers, as plain data."""
+    """Return all numbers of the report as plain data."""
     counts = found.output.counts
-    at = found.survey.kept_at(_LISTED, counts.annotated)
+    at = found.survey.kept_at(_THRESHOLDS, counts.annotated)
     return {
         "lines": lines(found),
         "decision": asdict(found.output.decision),
@@ -57,7 +52,7 @@ def numbers(found: Findings) -> dict[str, Any]:
         **{f"{name}_kept": each.kept / each.texts for name, each in found.sources.items()},
         **found.purity,
         "kept_at_threshold": {
-            "threshold": [round(float(x), 2) for x in _LISTED],
+            "threshold": [round(float(x), 2) for x in _THRESHOLDS],
             **{name: [round(float(share), 6) for share in shares] for name, shares in at.items()},
         },
         "scores": {name: {"itm": _scores(s.itm, 0), "itc": _scores(s.itc, -1)} for name, s in found.sources.items()},
@@ -69,37 +64,8 @@ def numbers(found: Findings) -> dict[str, Any]:
     }
 
 
-def charts(found: Findings) -> dict[str, Drawing]:
-    """Charts by description."""
-    decision, sources = found.output.decision, found.sources
-    at = found.survey.kept_at(_DRAWN, found.output.counts.annotated)
-    itm = {name: _coarse(each.itm, slice(0, BINS)) for name, each in sources.items()}
-    drawn = {
-        "ITM probability of the texts": histogram(
-            "ITM probability",
-            "probability that text and image match",
-            np.linspace(0, 1, _SHOWN_BINS + 1),
-            itm,
-            decision.threshold,
-        ),
-        "Shares kept at other thresholds": curves(
-            "Kept at other thresholds",
-            "ITM threshold",
-            _DRAWN.tolist(),
-            {name: shares.tolist() for name, shares in at.items()},
-            decision.threshold,
-        ),
-    }
-    if any(each.itc.any() for each in sources.values()):
-        drawn["ITC similarity of the texts"] = _similarities(found)
-    most = max((int(np.flatnonzero(each.words)[-1]) for each in sources.values()), default=1)
-    words = {name: each.words[: most + 1] for name, each in sources.items()}
-    drawn["Lengths of the texts"] = histogram("Length", "words", np.arange(most + 2) - 0.5, words)
-    return drawn
-
-
 def lines(found: Findings) -> list[str]:
-    """The main numbers in words, a few lines."""
+    """Return the main numbers in words, a few lines."""
     counts = found.output.counts
     images = f"{counts.annotated:,} images: {counts.kept:,} kept, {counts.dropped:,} dropped"
     images += f"; {counts.refused.total():,} refused" if counts.refused else ""
@@ -121,7 +87,7 @@ def lines(found: Findings) -> list[str]:
 
 
 def percent(share: float) -> str:
-    """A share with one place."""
+    """Format a share with one decimal place."""
     return f"{100 * share:.1f}%"
 
 
@@ -129,20 +95,6 @@ def _by_source(right: dict[str, float]) -> str:
     after = [(name, right.get(f"{name}_correct_kept")) for name in ("web", "synthetic")]
     said = [f"{name} {percent(share)}" for name, share in after if share is not None]
     return f" ({', '.join(said)})" if len(said) > 1 else ""
-
-
-def _similarities(found: Findings) -> Drawing:
-    """The range that holds scores is shown, not all from -1 to 1."""
-    group = 10  # bins of the survey that make one of the chart
-    used = np.flatnonzero(sum(each.itc for each in found.sources.values()))
-    first, last = used[0] // group * group, (used[-1] // group + 1) * group
-    counts = {name: each.itc[first:last].reshape(-1, group).sum(1) for name, each in found.sources.items()}
-    edges = -1 + 2 * np.arange(first, last + 1, group) / BINS
-    return histogram("ITC similarity", "cosine similarity", edges, counts, found.output.decision.itc_threshold)
-
-
-def _coarse(counts: np.ndarray, part: slice) -> np.ndarray:
-    return counts[part].reshape(_SHOWN_BINS, -1).sum(1)
 
 
 def _scores(counts: np.ndarray, low: int) -> dict[str, float] | None:

@@ -1,4 +1,4 @@
-"""How many texts are correct, where the images know what they show: scenes of the world ``shapes``."""
+"""Shares of correct texts, where the images hold the scene that they show: those of the dataset ``shapes``."""
 
 from __future__ import annotations
 

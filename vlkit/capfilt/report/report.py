@@ -1,23 +1,23 @@
-"""Reads an output once and writes what is in it as a page, a picture and numbers."""
+"""Write a report about the output of a job: an HTML page, a picture, and numbers as JSON."""
 
 from __future__ import annotations
 
 import contextlib
-import io
+import importlib.resources
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jinja2
+from markupsafe import Markup
+
 from vlkit.capfilt.decision import SOURCES
 from vlkit.capfilt.output import StoredOutput
-from vlkit.capfilt.report import page
-from vlkit.capfilt.report.drawing import Drawing
-from vlkit.capfilt.report.examples import ExamplePicker
-from vlkit.capfilt.report.findings import Findings, charts, lines, numbers, percent
-from vlkit.capfilt.report.picture import draw_report
+from vlkit.capfilt.report.charts import charts, picture, svg
+from vlkit.capfilt.report.examples import ExamplePicker, short_score
+from vlkit.capfilt.report.findings import Findings, lines, numbers, percent
 from vlkit.capfilt.report.purity import purity
-from vlkit.capfilt.report.repeats import Repeats
-from vlkit.capfilt.report.survey import COLUMNS, Survey, image_starts
+from vlkit.capfilt.report.survey import COLUMNS, Repeats, Survey, image_starts
 from vlkit.capfilt.storage import Storage
 from vlkit.errors import ConfigError, DataError
 from vlkit.io.json_writer import json_text
@@ -25,6 +25,7 @@ from vlkit.io.json_writer import json_text
 FOLDER = "report"
 _TOP = 20  # repeated texts that are listed
 _PICTURED = 12  # examples in the picture
+_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def write_report(source: str | Path, output: str | Path | None = None, examples: int = 24) -> dict[str, Any]:
@@ -48,18 +49,17 @@ def write_report(source: str | Path, output: str | Path | None = None, examples:
     if examples < 0:
         raise ConfigError(f"examples: {examples} given; 0 or more allowed.")
     with Storage(source) as place, Storage(f"{place}/{FOLDER}" if output is None else output) as target:
-        found = look(StoredOutput.open(place), examples)
-        figures, drawn, picture = numbers(found), charts(found), io.BytesIO()
-        two = list(drawn.values())[:2]
-        draw_report("CapFilt", lines(found), two, found.drawn[:_PICTURED]).save(picture, "PNG")
-        target.write_bytes("report.png", picture.getvalue())
-        target.write_bytes("report.html", _page(found, figures, drawn).encode())
+        found = collect(StoredOutput.open(place), examples)
+        figures = numbers(found)
+        shown = picture("CapFilt", lines(found), list(charts(found).values())[:2], found.drawn[:_PICTURED])
+        target.write_bytes("report.png", shown)
+        target.write_bytes("report.html", _page(found, figures).encode())
         target.write_bytes("report.json", json_text(figures, indent=1).encode() + b"\n")
     return figures
 
 
-def look(output: StoredOutput, examples: int) -> Findings:
-    """Read everything once, and once more where scenes are checked.
+def collect(output: StoredOutput, examples: int) -> Findings:
+    """Read the tables once, and the images once where scenes are checked.
 
     Args:
         output: with one finished shard at least.
@@ -89,26 +89,28 @@ def _repeat(part: Any, repeats: Mapping[str, Repeats]) -> None:
     repeats["images"].add(part["image"].take(image_starts(part)).to_pylist())
 
 
-def _page(found: Findings, figures: Mapping[str, Any], drawn: Mapping[str, Drawing]) -> str:
-    parts = [*map(page.paragraph, lines(found)), page.facts(_facts(found, figures)), page.charts(drawn)]
-    reasons = _refusals(found)
-    if reasons:
-        explained = "Each is named in the ledger (ledger/<shard>.jsonl), with its key."
-        parts += [page.heading("Inputs that gave no output", explained), page.tables(reasons)]
-    repeated = {f"{name} text": each.top for name, each in found.repeats.items() if each.top and name in SOURCES}
-    if repeated:
-        parts += [
-            page.heading("Texts that occur most often", "Over the whole set, exactly counted."),
-            page.tables(repeated),
-        ]
-    parts += [page.heading("Images drawn from the set", _LEGEND), page.examples(found.drawn)] if found.drawn else []
-    if found.border:
-        explained = f"The texts on yellow are those nearest to the border. The rule: {found.output.decision}."
-        parts += [page.heading("At the border", explained), page.examples(found.border)]
-    return page.page("CapFilt report", parts)
+def _page(found: Findings, figures: Mapping[str, Any]) -> str:
+    """Render the HTML page."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_without_directions)
+    environment.filters["score"] = short_score
+    source = importlib.resources.files(__package__).joinpath("report.html").read_text(encoding="utf-8")
+    return environment.from_string(source).render(
+        lines=lines(found),
+        facts=_facts(found, figures),
+        charts=[Markup(svg(name, chart)) for name, chart in charts(found).items()],
+        refused=_refusals(found),
+        repeated={f"{name} text": each.top for name, each in found.repeats.items() if each.top and name in SOURCES},
+        drawn=found.drawn,
+        border=found.border,
+        rule=found.output.decision,
+    )
 
 
-_LEGEND = "Orange bar: text of the web; blue bar: synthetic. Green: kept; red and struck through: dropped."
+def _without_directions(value: Any) -> Any:
+    """Show characters that change the direction of the text that follows as their numbers."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return "".join(f"U+{ord(c):04X}" if c in _DIRECTIONS else c for c in value)
 
 
 def _facts(found: Findings, figures: Mapping[str, Any]) -> dict[str, str]:
