@@ -240,7 +240,7 @@ def start(output: Path, environment: dict[str, Any] | None = None, **changes: An
 
 
 def _run(output: Path, environment: dict[str, Any], changes: dict[str, Any]) -> None:
-    multiprocessing.set_start_method("fork", force=True)  # of the loader: a second server would import anew
+    multiprocessing.set_start_method("fork", force=True)  # of the loader: a second server would import again
     os.environ.update({key: str(value) for key, value in environment.items()})
     torch.set_num_threads(1)
     of_task = {"kill", "poison", "signal_at", "near", "pause", "broken_at"} & set(changes)

@@ -63,7 +63,7 @@ def test_evaluation_in_two_processes_counts_each_sample_once(two):
     assert [each["val/samples"] for each in scores] == [11.0] * 3
 
 
-def test_a_run_goes_on_in_two_processes_with_the_same_data(tmp_path):
+def test_a_run_resumes_in_two_processes_with_the_same_data(tmp_path):
     task = ToyTask(signal_at=4)
     toy_runner(tmp_path, task).train()
     assert finish(launch(tmp_path)) == [0, 0]

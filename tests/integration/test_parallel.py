@@ -96,7 +96,7 @@ def test_momentum_encoders_moved(found):
     assert not torch.equal(weights[name], weights[name.replace("_m.", ".")])
 
 
-def test_a_run_goes_on_with_another_kind_and_number_of_processes(tmp_path):
+def test_a_run_resumes_with_another_kind_and_number_of_processes(tmp_path):
     """Some steps in one process, some in two with FSDP, some in two with OSS, the last in one: as if nothing was."""
     toy_runner(tmp_path / "straight", ToyTask(near=0.0), model=ToyModel(dropout=0.0)).train()
     folder = tmp_path / "parts"

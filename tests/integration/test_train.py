@@ -136,7 +136,7 @@ def steps_of(metrics: Path) -> list[int]:
 
 
 def signalled(file: str, metrics: Path, number: int, after: int) -> str:
-    """What ``vlkit train`` prints when it gets a signal after so many steps."""
+    """What ``vlkit train`` prints when it gets a signal after that many steps."""
     process = start_cli("train", file)
     wait_until(lambda: len(steps_of(metrics)) >= after, process.is_alive)
     os.kill(process.pid, number)
@@ -223,7 +223,7 @@ def test_check_tells_what_a_run_needs_and_writes_nothing(folder, capsys):
     assert snapshot(folder) == before
 
 
-def test_the_size_of_a_checkpoint_is_told_before_it_is_written(pretrained):
+def test_the_size_of_a_checkpoint_is_shown_before_it_is_written(pretrained):
     from vlkit.jobs.checks import checkpoint_bytes
 
     model = TrainJob.load(pretrained / "run.yaml").build_model()

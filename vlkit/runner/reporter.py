@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from vlkit.config.schema import RunOptions
 from vlkit.errors import MissingDependency
@@ -143,21 +145,17 @@ class Bar:
     """
 
     def __init__(self, steps: int | None, done: int):
-        self._bar: Any = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True)
+        hidden = not sys.stderr.isatty()
+        self._bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True, disable=hidden)
 
     def advance(self) -> None:
         """Count a step."""
-        if self._bar is not None:
-            with contextlib.suppress(OSError):
-                self._bar.update()
+        with contextlib.suppress(OSError):
+            self._bar.update()
 
     def report(self, text: str) -> None:
         """Show figures next to the bar, or log them."""
-        if self._bar is None:
+        if self._bar.disable:
             logger.info("%s", text)
         else:
             with contextlib.suppress(OSError):
@@ -165,9 +163,8 @@ class Bar:
 
     def close(self) -> None:
         """Close the bar."""
-        if self._bar is not None:
-            with contextlib.suppress(OSError):
-                self._bar.close()
+        with contextlib.suppress(OSError):
+            self._bar.close()
 
 
 class Trackers:
@@ -184,39 +181,41 @@ class Trackers:
     """
 
     def __init__(self, folder: Path, tensorboard: bool, wandb: str | None, config: Mapping[str, Any]):
-        self._board: Any = None
-        self._wandb: Any = None
+        self._log: list[Callable[[int, dict[str, float]], object]] = []
+        self._close: list[Callable[[], object]] = []
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise MissingDependency("tensorboard", "run.tensorboard", "track") from error
-            self._board = SummaryWriter(str(folder / "tensorboard"))
+            board = SummaryWriter(str(folder / "tensorboard"))
+
+            def log(step: int, flat: dict[str, float]) -> None:
+                for name, value in flat.items():
+                    board.add_scalar(name, value, step)
+
+            self._log.append(log)
+            self._close.append(board.close)
         if wandb:
             try:
                 import wandb as package
             except ImportError as error:
                 raise MissingDependency("wandb", "run.wandb", "track") from error
-            self._wandb = package.init(
-                project=wandb, dir=str(folder), name=folder.name, config=dict(config), resume="allow"
-            )
+            run = package.init(project=wandb, dir=str(folder), name=folder.name, config=dict(config), resume="allow")
+            self._log.append(lambda step, flat: run.log(flat, step=step))
+            self._close.append(run.finish)
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Log a line of ``metrics.jsonl``."""
         flat = dict(_numbers(line))
         step = int(flat.pop("step"))
-        if self._board is not None:
-            for name, value in flat.items():
-                self._board.add_scalar(name, value, step)
-        if self._wandb is not None:
-            self._wandb.log(flat, step=step)
+        for log in self._log:
+            log(step, flat)
 
     def close(self) -> None:
         """Flush and close."""
-        if self._board is not None:
-            self._board.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        for close in self._close:
+            close()
 
 
 def _numbers(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -1,4 +1,4 @@
-"""Activation checkpointing by need, with made-up memory."""
+"""Automatic activation checkpointing, with made-up memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.assets.room import Room, Stack, by_need, sizes
+from tests.assets.device_memory import FakeMemory, Stack, auto_checkpointing, sizes
 from tests.assets.toy import ToyModel, ToyTask, lines, toy_runner
 from vlkit.api import load_model
 from vlkit.datasets.base import collate
@@ -45,7 +45,7 @@ SIZES = sizes(5)
 
 def decided(room: int, **changes: int) -> list[bool]:
     model = Stack()
-    need = by_need(model, Room(room), **changes)
+    need = auto_checkpointing(model, FakeMemory(room), **changes)
     steps(model, need, **changes)
     assert [block.bytes for block in need.blocks] == SIZES
     return need.recomputed
@@ -53,7 +53,7 @@ def decided(room: int, **changes: int) -> list[bool]:
 
 def test_enough_memory_recomputes_nothing_and_leaves_the_blocks_as_they_were():
     model = Stack()
-    need = by_need(model, Room(sum(SIZES)))
+    need = auto_checkpointing(model, FakeMemory(sum(SIZES)))
     steps(model, need)
     assert need.recomputed == [False] * 4
     assert all("forward" not in vars(block) for block in model.blocks)
@@ -82,12 +82,12 @@ def test_between_them_the_largest_blocks_are_recomputed_until_the_others_fit(mis
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.floats(-0.1, 1.1))
 def test_the_number_of_recomputed_blocks_is_the_smallest_that_fits(widths, share):
     model = Stack(widths)
-    memory = Room(PLENTY)
-    need = by_need(model, memory)
+    memory = FakeMemory(PLENTY)
+    need = auto_checkpointing(model, memory)
     steps(model, need, 2)
     found = sorted(block.bytes for block in need.blocks)
     memory.room = share * sum(found)
-    need = by_need(model, memory)
+    need = auto_checkpointing(model, memory)
     steps(model, need, 3)
     most = max(count for count in range(len(found) + 1) if count == 0 or sum(found[:count]) <= int(memory.room))
     assert need.recomputed.count(False) == most
@@ -101,7 +101,7 @@ def test_a_micro_batch_counts_not_the_whole_step():
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_losses_and_gradients_are_those_of_the_plain_run_to_the_bit(missing, accumulate):
     model = Stack()
-    found = steps(model, by_need(model, Room(sum(SIZES) - missing), accumulate), accumulate=accumulate)
+    found = steps(model, auto_checkpointing(model, FakeMemory(sum(SIZES) - missing), accumulate), accumulate=accumulate)
     expected = steps(Stack(), accumulate=accumulate)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
 
@@ -110,7 +110,7 @@ def test_blocks_run_twice_as_often_only_where_they_are_recomputed():
     model, calls = Stack(), []
     for index, block in enumerate(model.blocks):
         block[0].register_forward_hook(lambda *_, index=index: calls.append(index))
-    need = by_need(model, Room(sum(SIZES) - 1))
+    need = auto_checkpointing(model, FakeMemory(sum(SIZES) - 1))
     steps(model, need, 2)
     calls.clear()
     steps(model, None, 1)
@@ -122,8 +122,8 @@ def test_blocks_run_twice_as_often_only_where_they_are_recomputed():
 
 def test_a_reserve_that_runs_low_recomputes_more_and_no_more_than_that():
     model = Stack()
-    memory = Room(sum(SIZES), reserve=1000)
-    need = by_need(model, memory)
+    memory = FakeMemory(sum(SIZES), reserve=1000)
+    need = auto_checkpointing(model, memory)
     steps(model, need, 3)
     assert not any(need.recomputed)
     memory.room -= 400
@@ -136,10 +136,10 @@ def test_a_reserve_that_runs_low_recomputes_more_and_no_more_than_that():
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
 
 
-def test_a_reserve_is_looked_at_only_when_asked_for():
-    memory = Room(sum(SIZES), reserve=0)
+def test_the_reserve_is_checked_only_on_request():
+    memory = FakeMemory(sum(SIZES), reserve=0)
     model = Stack()
-    need = by_need(model, memory)
+    need = auto_checkpointing(model, memory)
     steps(model, need, 2)
     memory.room = 0
     need.after_step(check=False)
@@ -149,23 +149,23 @@ def test_a_reserve_is_looked_at_only_when_asked_for():
 
 
 def test_the_memory_of_an_evaluation_is_forgotten():
-    memory = Room(0)
-    need = by_need(Stack(), memory)
+    memory = FakeMemory(0)
+    need = auto_checkpointing(Stack(), memory)
     need.after_evaluation()
     assert memory.watched == 1
 
 
-def test_the_choice_is_told_once_in_one_line(caplog):
+def test_the_choice_is_logged_once_in_one_line(caplog):
     model = Stack()
     with caplog.at_level(logging.INFO):
-        steps(model, by_need(model, Room(sum(SIZES) - 1)))
+        steps(model, auto_checkpointing(model, FakeMemory(sum(SIZES) - 1)))
     assert [record.getMessage() for record in caplog.records] == [
         "activation checkpointing: 1 of 4 blocks are recomputed, which saves 0 of their 0 MiB."
     ]
 
 
 def test_nothing_happens_without_memory_to_run_out_or_blocks():
-    for need in (AutoCheckpointing(Stack(), None, None), by_need(nn.Linear(8, 8), Room(0))):
+    for need in (AutoCheckpointing(Stack(), None, None), auto_checkpointing(nn.Linear(8, 8), FakeMemory(0))):
         need.after_step(check=True)
         need.after_evaluation()
         assert need.blocks == []
@@ -183,7 +183,7 @@ def samples(first: int) -> dict:
 def test_blip_takes_the_steps_of_the_plain_model(share, backend, precision):
     """Keys and values of the images are shared by blocks of which some are recomputed."""
     results, room = [], 0.0
-    for memory in (None, Room(PLENTY), Room(0)):
+    for memory in (None, FakeMemory(PLENTY), FakeMemory(0)):
         torch.manual_seed(0)
         model = load_model("blip_pretrain", "tiny", is_eval=False)
         model.draw_negative = lambda weights: weights.argmax(1)
@@ -191,7 +191,7 @@ def test_blip_takes_the_steps_of_the_plain_model(share, backend, precision):
             compile_model(model, CPU, backend)
         if memory is not None and not memory.room:
             memory.room = room
-        need = None if memory is None else by_need(model, memory)
+        need = None if memory is None else auto_checkpointing(model, memory)
         found = []
         for step in range(3):
             torch.manual_seed(step)
@@ -217,7 +217,7 @@ def test_a_model_that_is_compiled_as_a_whole_takes_the_same_steps():
     for room in (None, sum(SIZES) - 1):
         model = Stack()
         compile_model(model, CPU, "aot_eager")
-        need = None if room is None else by_need(model, Room(room))
+        need = None if room is None else auto_checkpointing(model, FakeMemory(room))
         results.append(steps(model, need, 3))
     assert need.recomputed == [True, False, False, False]
     for mine, theirs in zip(results[1], results[0], strict=True):
@@ -225,12 +225,12 @@ def test_a_model_that_is_compiled_as_a_whole_takes_the_same_steps():
 
 
 @pytest.fixture
-def little(monkeypatch) -> list[Room]:
+def little(monkeypatch) -> list[FakeMemory]:
     """Devices of runs have memory, and too little of it."""
-    given: list[Room] = []
+    given: list[FakeMemory] = []
 
-    def memory(device: torch.device) -> Room:
-        given.append(Room(0))
+    def memory(device: torch.device) -> FakeMemory:
+        given.append(FakeMemory(0))
         return given[-1]
 
     monkeypatch.setattr("vlkit.runner.trainer.device_memory", memory)

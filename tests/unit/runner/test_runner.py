@@ -39,7 +39,7 @@ def test_lengths_may_be_epochs_or_samples(tmp_path):
     assert lines(tmp_path / "a") == lines(tmp_path / "b")
 
 
-def test_bad_samples_end_up_in_the_ledger_once_and_the_run_goes_on(tmp_path):
+def test_bad_samples_end_up_in_the_ledger_once_and_the_run_continues(tmp_path):
     train = Mixture([ToyDataset(10, "train", bad=[2, 7])], seed=3)
     evals = {"val": ToyDataset(6, "val", bad=[0, 5])}
     result = toy_runner(tmp_path, train=train, evals=evals, num_workers=1).train()
@@ -87,11 +87,11 @@ def test_the_share_of_waiting_for_data_is_logged(tmp_path, monkeypatch, caplog, 
     assert found
     share = 8 * reading / (8 * reading + computing)
     assert [line["waited_for_data"] for line in found] == pytest.approx([share] * len(found), abs=1e-4)
-    told = f"{share:.0%} of the time waits for data"
-    assert (told in caplog.text) == (share > 0.1)
+    expected = f"{share:.0%} of the time waits for data"
+    assert (expected in caplog.text) == (share > 0.1)
 
 
-def test_an_unknown_score_is_told_and_nothing_is_lost(tmp_path):
+def test_an_unknown_score_is_named_and_nothing_is_lost(tmp_path):
     with pytest.raises(ConfigError, match=r"Did you mean 'val/loss'"):
         toy_runner(tmp_path, monitor="val/lossy", checkpoint_every=None).train()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000004"]

@@ -1,4 +1,4 @@
-"""Made-up memory of a device, for activation checkpointing by need on a CPU."""
+"""Made-up memory of a device, for automatic activation checkpointing on a CPU."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vlkit.runner.activation_checkpointing import AutoCheckpointing
 from vlkit.runner.distributed import World
 
 
-class Room:
+class FakeMemory:
     """What is left while all blocks are recomputed, and what the kept ones then take of it.
 
     Args:
@@ -21,20 +21,22 @@ class Room:
 
     def __init__(self, room: float, reserve: int = 0):
         self.room, self.reserve, self.watched = room, reserve, 0
-        self.by_need: AutoCheckpointing | None = None
+        self.user: AutoCheckpointing | None = None
 
     def watch(self) -> None:
         self.watched += 1
 
     def spare(self) -> int:
-        blocks = self.by_need.blocks if self.by_need else []
+        blocks = self.user.blocks if self.user else []
         return int(self.room) - sum(block.bytes for block in blocks if not block.recomputed)
 
 
-def by_need(model: nn.Module, memory: Room, accumulate: int = 1, world: World | None = None) -> AutoCheckpointing:
+def auto_checkpointing(
+    model: nn.Module, memory: FakeMemory, accumulate: int = 1, world: World | None = None
+) -> AutoCheckpointing:
     """Of a process that has this memory."""
-    memory.by_need = AutoCheckpointing(model, memory, world or World(), accumulate)
-    return memory.by_need
+    memory.user = AutoCheckpointing(model, memory, world or World(), accumulate)
+    return memory.user
 
 
 class Stack(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.assets.room import Room, Stack, by_need, sizes
+from tests.assets.device_memory import FakeMemory, Stack, auto_checkpointing, sizes
 from tests.assets.two_ranks import in_two_ranks
 from vlkit.config.schema import OptimConfig
 from vlkit.runner.distributed import World
@@ -27,19 +27,19 @@ class Lent(Stack):
         return self.checkpoint_blocks()
 
 
-class Half(Room):
-    """Room for half of what the blocks would keep; later a byte less than that."""
+class Half(FakeMemory):
+    """FakeMemory for half of what the blocks would keep; later a byte less than that."""
 
     def spare(self) -> int:
-        whole = sum(block.bytes for block in self.by_need.blocks)
-        return whole // 2 if all(self.by_need.recomputed) else -1
+        whole = sum(block.bytes for block in self.user.blocks)
+        return whole // 2 if all(self.user.recomputed) else -1
 
 
-def train(kind: str, world: World, memory: Room | None) -> dict[str, Any]:
+def train(kind: str, world: World, memory: FakeMemory | None) -> dict[str, Any]:
     """Losses and norms of gradients, bytes of the blocks, and which of them were recomputed after each step."""
     model = Lent()
     parallel = share_model(kind, model, world, CPU)
-    need = by_need(model, memory, world=world) if memory else None
+    need = auto_checkpointing(model, memory, world=world) if memory else None
     wrapped = parallel.wrap()
     optimizer = parallel.optimizer(OptimConfig(lr=1e-3))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -63,14 +63,14 @@ def child(rank: int, folder: Path) -> None:
     world = World()
     world.start(CPU)
     plain = train("ddp", world, None)
-    found = {kind: train(kind, world, Room(10**9) if rank == 0 else Half(0)) for kind in ("ddp", "fsdp")}
+    found = {kind: train(kind, world, FakeMemory(10**9) if rank == 0 else Half(0)) for kind in ("ddp", "fsdp")}
     torch.save({"plain": plain, **found}, folder / f"{rank}.pt")
     world.finish()
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("by_need")
+    folder = tmp_path_factory.mktemp("auto")
     in_two_ranks(child, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
