@@ -25,7 +25,7 @@ from benchmarks.peers import sizes
 from benchmarks.reference import Measured, measure, row
 from vlkit.config.schema import OptimConfig
 from vlkit.models.blip.pretrain import BlipPretrain
-from vlkit.runner.device import autocast
+from vlkit.runner.context import autocast
 from vlkit.runner.optimizer import build_optimizer, set_rate
 from vlkit.tasks.base import Batch, Progress
 from vlkit.tasks.pretrain import Pretrain

@@ -12,7 +12,7 @@ import pytest
 
 from tests.assets.run_files import caption_run, start_cli, write
 from tests.assets.waiting import LONG, wait_until
-from vlkit.runner.heartbeat import LOST_VARIABLE
+from vlkit.runner.distributed import LOST_VARIABLE
 
 TASK = '''
 import os, time

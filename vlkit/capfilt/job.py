@@ -33,7 +33,7 @@ from vlkit.jobs.base import Problems
 from vlkit.jobs.models import build_with_models, image_processors, model_weights
 from vlkit.registry import PROCESSORS
 from vlkit.runner.config_changes import differences, plain
-from vlkit.runner.device import autocast, choose_device
+from vlkit.runner.context import autocast, choose_device
 
 _FIRST_IMAGES = 100  # of which the texts are compared with the tokenizer
 

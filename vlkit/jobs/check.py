@@ -24,7 +24,7 @@ from vlkit.jobs.base import Pending, Problems
 from vlkit.jobs.checks import checkpoint_bytes, free_bytes, human, overlap_notes
 from vlkit.models.weights.initial import InitialWeights
 from vlkit.runner.activation_checkpointing import SavedBytes, checkpoint_activations, tensors_of
-from vlkit.runner.device import autocast, choose_device, seed_all
+from vlkit.runner.context import autocast, choose_device, seed_all
 from vlkit.runner.model_state import evaluating, start_training
 from vlkit.runner.optimizer import build_optimizer
 from vlkit.runner.plan import Plan

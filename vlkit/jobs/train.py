@@ -27,7 +27,7 @@ from vlkit.models.generation import use_cuda_graphs
 from vlkit.models.weights.initial import InitialWeights, from_path, from_run
 from vlkit.runner import RunContext, Runner
 from vlkit.runner.config_changes import plain, training_differences
-from vlkit.runner.device import choose_device
+from vlkit.runner.context import choose_device
 from vlkit.runner.distributed import World
 from vlkit.runner.model_state import restored
 from vlkit.runner.output import OutputFolder

@@ -13,7 +13,7 @@ from vlkit.jobs.base import Result
 from vlkit.pipeline.file import PipelineFile
 from vlkit.pipeline.stage import Stage, is_finished, locked, read_record, set_aside, write_json, write_record
 from vlkit.runner.config_changes import plain
-from vlkit.runner.device import choose_device
+from vlkit.runner.context import choose_device
 from vlkit.runner.distributed import World
 
 logger = logging.getLogger(__name__)

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
 
 from vlkit.datasets.base import VLDataset, collate
 from vlkit.datasets.loading import EvalLoader
 from vlkit.errors import BadSample, DataError
+from vlkit.io.files import atomic_write
 from vlkit.runner.context import RunContext
 from vlkit.runner.model_state import evaluating
-from vlkit.runner.plots import draw_sample_grid
 from vlkit.tasks.base import Batch, EvalContext, Task
 
 logger = logging.getLogger(__name__)
+_TILE, _MARGIN, _LINES, _COLUMNS = 192, 8, 4, 4
+_LINE_HEIGHT, _CHARACTERS = 14, 31
 
 
 class Interrupted(Exception):
@@ -134,3 +138,44 @@ class _Stoppable:
             if self.stop():
                 raise Interrupted
             yield batch
+
+
+def draw_sample_grid(
+    images: Sequence[Tensor],
+    texts: Sequence[str],
+    path: Path,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> None:
+    """Write a grid of images with their texts below as PNG.
+
+    Args:
+        images: [3, H, W] each, normalized; of a video or pair [..., 3, H, W] the first is shown.
+        texts: one for each image; cut after four lines.
+        path: the PNG.
+        mean: of the normalization, by channel; None: each image is stretched from its smallest to its largest value.
+        std: of the normalization, by channel.
+    """
+    columns = min(_COLUMNS, len(images))
+    rows = -(-len(images) // columns)
+    width, height = _TILE + _MARGIN, _TILE + _LINES * _LINE_HEIGHT + 2 * _MARGIN
+    canvas = Image.new("RGB", (columns * width + _MARGIN, rows * height + _MARGIN), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
+    for number, (image, text) in enumerate(zip(images, texts)):
+        left, top = _MARGIN + number % columns * width, _MARGIN + number // columns * height
+        canvas.paste(_tile(image, mean, std), (left, top))
+        lines = textwrap.wrap(text, _CHARACTERS, max_lines=_LINES, placeholder=" ...")
+        draw.multiline_text((left, top + _TILE + 4), "\n".join(lines), fill="black", font=font, spacing=1)
+    with atomic_write(path) as file:
+        canvas.save(file, "PNG")
+
+
+def _tile(image: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Image.Image:
+    array = image.detach().float().cpu().reshape(-1, *image.shape[-3:])[0].permute(1, 2, 0).numpy()
+    if mean is not None and std is not None:
+        array = array * np.asarray(std) + np.asarray(mean)
+    else:
+        low, high = array.min(), array.max()
+        array = (array - low) / max(float(high - low), 1e-12)
+    pixels = np.clip(array * 255 + 0.5, 0, 255).astype(np.uint8)
+    return Image.fromarray(pixels).resize((_TILE, _TILE), Image.Resampling.BICUBIC)

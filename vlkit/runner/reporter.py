@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from vlkit.config.schema import RunOptions
 from vlkit.errors import MissingDependency
+from vlkit.io.files import atomic_write
 from vlkit.runner.context import RunContext
-from vlkit.runner.log import WAITED, Ledger, MetricsFile
+from vlkit.runner.log import WAITED, Ledger, MetricsFile, read_lines
 from vlkit.runner.plan import Plan
 
 logger = logging.getLogger(__name__)
@@ -229,3 +230,44 @@ def _numbers(line: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, f
 
 def _under(start: str, means: dict[str, float]) -> dict[str, float]:
     return {name[len(start) :]: mean for name, mean in means.items() if name.startswith(start)}
+
+
+def draw_curves(metrics: Path, path: Path) -> bool:
+    """Plot the losses and scores of ``metrics.jsonl`` by step as PNG, one panel each.
+
+    Args:
+        metrics: the log; a missing file is empty.
+        path: the PNG.
+
+    Returns:
+        Whether there was something to plot. A plot never fails a run: whatever goes wrong is a warning.
+    """
+    try:
+        return _draw_curves(metrics, path)
+    except Exception as error:  # matplotlib, its fonts and its cache, the disk
+        logger.warning("%s was not drawn: %s: %s", path, type(error).__name__, error)
+        return False
+
+
+def _draw_curves(metrics: Path, path: Path) -> bool:
+    from matplotlib.figure import Figure  # a slow import
+
+    curves: dict[str, list[tuple[int, Any]]] = {}
+    for line in read_lines(metrics, {"step": int}):
+        losses = {"loss": line["loss"], **line.get("losses", {})} if "loss" in line else {}
+        for name, value in {**losses, **line.get("eval", {})}.items():
+            if isinstance(value, (int, float)):
+                curves.setdefault(name, []).append((line["step"], value))
+    if not curves:
+        return False
+    columns = min(4, len(curves))
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(3.2 * columns, 2.4 * rows), layout="constrained")
+    for axes, (name, points) in zip(figure.subplots(rows, columns, squeeze=False).flat, curves.items()):
+        axes.plot(*zip(*points), marker="." if len(points) < 30 else None)
+        axes.set(title=name, xlabel="step")
+    for axes in figure.axes[len(curves) :]:
+        axes.set_visible(False)
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png")
+    return True

@@ -14,13 +14,12 @@ from vlkit.datasets.mixture import Mixture
 from vlkit.errors import ConfigError, did_you_mean
 from vlkit.runner.activation_checkpointing import checkpoint_activations
 from vlkit.runner.checkpoint import check_finite
-from vlkit.runner.context import RunContext
-from vlkit.runner.device import compile_model
+from vlkit.runner.context import RunContext, compile_model
 from vlkit.runner.evaluation import Evaluator
 from vlkit.runner.output import environment
 from vlkit.runner.parallel import share_model
 from vlkit.runner.plan import Plan
-from vlkit.runner.plots import draw_curves
+from vlkit.runner.reporter import draw_curves
 from vlkit.runner.signals import StopRequest
 from vlkit.runner.trainer import Trainer
 from vlkit.tasks.base import Task

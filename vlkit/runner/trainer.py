@@ -17,8 +17,8 @@ from vlkit.datasets.mixture import Mixture
 from vlkit.errors import RunFailed, VlkitError
 from vlkit.runner.activation_checkpointing import AutoCheckpointing, device_memory
 from vlkit.runner.context import RunContext
+from vlkit.runner.distributed import is_communication_error
 from vlkit.runner.evaluation import Evaluator, Interrupted
-from vlkit.runner.heartbeat import is_communication_error
 from vlkit.runner.log import NonFinite
 from vlkit.runner.model_state import start_training
 from vlkit.runner.parallel import Parallel

@@ -25,7 +25,7 @@ from vlkit.models.blip.caption import BlipCaption
 from vlkit.models.blip.image_text_matching import BlipImageTextMatching
 from vlkit.models.generation import GenerationConfig
 from vlkit.processors.image import BlipImageEval
-from vlkit.runner.device import autocast
+from vlkit.runner.context import autocast
 from vlkit.tasks.capfilt import CapFiltTask
 
 torch.set_num_threads(1)

@@ -17,7 +17,7 @@ from vlkit.datasets.base import collate
 from vlkit.datasets.shapes.dataset import Shapes
 from vlkit.runner.activation_checkpointing import AutoCheckpointing
 from vlkit.runner.checkpoint import MODEL, load_tensors
-from vlkit.runner.device import autocast, compile_model
+from vlkit.runner.context import autocast, compile_model
 
 CPU = torch.device("cpu")
 PLENTY = 10**9

@@ -14,8 +14,14 @@ import torch.distributed as dist
 from tests.assets.waiting import wait_until
 from vlkit.errors import LostProcess
 from vlkit.io.process_identity import owner_name
-from vlkit.runner.distributed import World
-from vlkit.runner.heartbeat import LOST_AFTER, LOST_VARIABLE, Heartbeat, is_communication_error, start_heartbeat
+from vlkit.runner.distributed import (
+    LOST_AFTER,
+    LOST_VARIABLE,
+    Heartbeat,
+    World,
+    is_communication_error,
+    start_heartbeat,
+)
 
 
 @pytest.fixture
@@ -29,7 +35,7 @@ def store(monkeypatch):
 def heartbeat(store, monkeypatch):
     """Of rank 0 of two. It reports a loss instead of ending this process."""
     ended = []
-    monkeypatch.setattr("vlkit.runner.heartbeat.os._exit", ended.append)
+    monkeypatch.setattr("vlkit.runner.distributed.os._exit", ended.append)
     found = Heartbeat(0, 2, "127.0.0.1", store.port)
     found.ended = ended
     yield found

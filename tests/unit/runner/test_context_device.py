@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vlkit.errors import ConfigError
-from vlkit.runner.device import autocast, choose_device, seed_all
+from vlkit.runner.context import autocast, choose_device, seed_all
 
 
 def test_auto_finds_something_and_cpu_is_cpu():

@@ -11,7 +11,7 @@ from vlkit.datasets.base import collate
 from vlkit.datasets.shapes.dataset import Shapes
 from vlkit.errors import ConfigError
 from vlkit.runner.activation_checkpointing import checkpoint_activations
-from vlkit.runner.device import compile_model
+from vlkit.runner.context import compile_model
 
 CPU = torch.device("cpu")
 
