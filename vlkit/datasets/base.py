@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlkit.datasets.texts import Text
 from vlkit.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from vlkit.datasets.media import Media, MediaCheck
+    from vlkit.datasets.texts import Text
 
 Sample = dict[str, Any]
 

@@ -153,28 +153,27 @@ class HuggingFaceDataset(VLDataset):
     """Images with captions that the package ``datasets`` reads: a folder written by ``save_to_disk``, Parquet files, a
     folder of images with ``metadata.csv`` (``jsonl``), or a dataset of the Hugging Face hub. Needs the extra ``hf``.
 
-    Every row is a sample. In split "train" its text is one of its captions, chosen by the generator where there are
-    several; in the other splits all are under ``references``. ``image_id`` is the row's, if it has one, else
+    Every row is a sample. In split "train" its text is one of its captions, sampled if there are several; in the other
+    splits all are under ``references``. ``image_id`` is the row's, if it has one, else
     ``<path>:<row>``; ``sample_id`` is ``<name of path>:<row>``, rows from 0. With ``VLKIT_OFFLINE=1`` no connection is
-    opened; datasets of the hub that are in its cache are read from there.
+    opened; datasets of the hub are read from its cache.
 
     Args:
         path: folder, Parquet file, folder or pattern of these (``part-*.parquet``), ``package://name/path``, or the
             name of a dataset of the hub (``owner/name``).
-        split: "train", "val" or "test": how samples are made; and, where ``part`` is not given, which rows are read.
-        part: split of the dataset as ``datasets`` calls it ("validation", "train[:1%]"); None: that called as
-            ``split``, or the only one. The names of Parquet files say which split they hold
-            (``train-00000.parquet``).
+        split: "train", "val" or "test": how samples are made and, without ``part``, which rows are read.
+        part: split of the dataset in ``datasets`` ("validation", "train[:1%]"); None: the one named like ``split``, or
+            the only one. The names of Parquet files contain their split (``train-00000.parquet``).
         subset: configuration of a dataset of the hub.
         image_key: column of the images or of their file names; None: ``image`` or a common other name.
         caption_key: column of texts or lists of texts; None: ``caption`` or a common other name.
-        image_id_key: column of what identifies images; None: ``image_id`` or a common other name, if there is one.
+        image_id_key: column of the ids of images; None: ``image_id`` or a common other name, if there is one.
         image_column, caption_column: older names of ``image_key`` and ``caption_key``.
-        image_pattern: makes the image's file name of what its column holds: ``images/{}.jpg``.
-        image_root: where file names of images start from; None: the working directory.
+        image_pattern: makes the file name of an image from the value of its column: ``images/{}.jpg``.
+        image_root: folder that file names of images are relative to; None: the working directory.
         image_processor: called with (encoded image as bytes, or a path, and a generator).
         text_processor: called with ``text_input`` (not with references).
-        limit: use at most this number of rows, the first ones.
+        limit: number of rows to use, the first ones; None: all.
 
     Raises:
         ConfigError: an argument is wrong, or there is no image processor.

@@ -24,14 +24,14 @@ from vlkit.registry.bounds import Column, FilledText, PositiveInt
 class ImageText(AnnotatedDataset):
     """Images with captions: your own files, COCO's, or those of the paper (Karpathy's split).
 
-    In split "train" every pair of an image and a caption is a sample. In the other splits every image is, with
-    all its captions under ``references``; its ``text_input`` is the first, or empty where it has none.
+    In split "train" every pair of an image and a caption is a sample. In the other splits every image is one, with all
+    its captions under ``references``; ``text_input`` is the first caption, or empty if there is none.
     ``image_id`` is that of the row, else the image's name; ``sample_id`` is ``<annotation file>:<row>``. A row's
     ``domain`` (in nocaps) is kept.
 
     A row is ``{"image": "a.jpg", "caption": "text"}``; the caption may be a list of texts, and an ``image_id``
-    may be given. Rows stand in a JSON list, one a line in JSON (jsonl), or in a CSV file with a header (columns
-    separated by commas or TABs). A txt file holds ``name<TAB>caption`` in each line. A COCO file holds
+    may be given. Rows are in a JSON list, in JSON lines, or in a CSV file with a header (columns separated by
+    commas or TABs). A txt file holds ``name<TAB>caption`` in each line. A COCO file holds
     ``images`` and ``annotations``; a file of Karpathy's splits (``dataset_coco.json``) holds ``images`` with their
     ``sentences``. Common other names of columns (``file_name``, ``filepath``, ``text``, ``title``, ...) are found.
 
@@ -39,20 +39,20 @@ class ImageText(AnnotatedDataset):
         path: annotation file, or several, or a folder that holds one file ``captions.json`` (jsonl, csv, tsv, txt) or,
             as Hugging Face's imagefolder, ``metadata.jsonl`` (csv) with ``file_name``, there or in the folder of the
             split (``train``, ``validation``, ``test``).
-        image_root: where the names of images start from; None: the folder of the annotation file.
-        split: "train", "val" or "test": how samples are made. It chooses no rows, but of files that hold several splits
-            (see ``part``).
-        format: of the annotation files; "auto" goes by extension and content.
-        part: the rows whose ``split`` is this or one of these; None: all rows, but of Karpathy's splits those of
-            ``split``: "train" has both ``train`` and ``restval``.
+        image_root: folder that names of images are relative to; None: that of the annotation file.
+        split: "train", "val" or "test": how samples are made. It selects rows only in files with several splits (see
+            ``part``).
+        format: of the annotation files; "auto": by extension and content.
+        part: value or values of ``split`` of the rows to read; None: all rows, or in Karpathy's files those of
+            ``split``: "train" includes ``restval``.
         image_key, caption_key, image_id_key: names of the columns; None: ``image``, ``caption``, ``image_id`` or a
             common other name. Positions from 0 on for rows that are lists, and for CSV files without a header.
-        image_pattern: makes the image's file name of what its column holds: ``images/{}.jpg``,
+        image_pattern: makes the file name of an image from the value of its column: ``images/{}.jpg``,
             ``COCO_val2014_{:012d}.jpg``.
-        image_ids: "rows": those of the rows; "coco": COCO's, which are the numbers at the end of its file names.
+        image_ids: "rows": those of the rows; "coco": the numbers at the end of COCO's file names.
         image_processor: called with (path, generator).
         text_processor: called with ``text_input`` (not with references).
-        limit: use at most this number of samples, the first ones.
+        limit: number of samples to use, the first ones; None: all.
 
     Raises:
         ConfigError: an argument is wrong, or there is no image processor.

@@ -52,8 +52,8 @@ class ImagePair(AnnotatedDataset):
     """Sentences about pairs of images: your own files, or NLVR2's.
 
     A row is ``{"images": ["left.png", "right.png"], "sentence": "text", "label": "True"}``; two keys ``image0`` and
-    ``image1`` may stand for ``images``, and the label may be a boolean, 0 or 1. Rows stand in a JSON list, one a line
-    in JSON (jsonl), or in a CSV file with the columns image0, image1, sentence and label.
+    ``image1`` may stand for ``images``, and the label may be a boolean, 0 or 1. Rows are in a JSON list, in JSON lines,
+    or in a CSV file with the columns image0, image1, sentence and label.
 
     A sample holds ``images`` [2, 3, S, S], ``text_input``, ``label`` (1: true, 0: false), ``image_id`` (both names) and
     ``sample_id`` (``<annotation file>:<row>``). In split "train" the two images are exchanged with probability
@@ -61,19 +61,19 @@ class ImagePair(AnnotatedDataset):
 
     Args:
         path: annotation file.
-        image_root: where the names of images start from; None: the folder of the annotation file.
-        split: "train", "val" or "test": whether images are exchanged. It chooses no rows.
-        format: of the annotation file; "auto" goes by extension and content.
+        image_root: folder that names of images are relative to; None: that of the annotation file.
+        split: "train", "val" or "test": whether images are exchanged. It does not select rows.
+        format: of the annotation file; "auto": by extension and content.
         image_key: the column that holds both images, or the columns of the left and of the right one; None:
             ``images``, or ``image0`` and ``image1``, or common other names.
         sentence_key, label_key: names of the columns; None: ``sentence``, ``label`` or a common other name. As
             ``image_key``, positions from 0 on for rows that are lists, and for CSV files without a header.
-        image_pattern: makes an image's file name of what its column holds: ``images/{}.png``.
-        swap: which words change when images do: "sides": left and right wherever they are words; "original": only those
+        image_pattern: makes the file name of an image from the value of its column: ``images/{}.png``.
+        swap: words to exchange with the images: "sides": left and right wherever they are words; "original": only those
             between two spaces, as the original; "off": images are not exchanged.
         image_processor: called with (path, generator).
         text_processor: called with the sentence.
-        limit: use at most this number of samples, the first ones.
+        limit: number of samples to use, the first ones; None: all.
 
     Raises:
         ConfigError: an argument is wrong, or there is no image processor.

@@ -1,4 +1,8 @@
-"""Which shard files a path means: a file, a brace pattern, a pattern of the shell, a folder."""
+"""Webdataset shards: resolve paths, patterns and folders to tar files, and group the names of members into samples.
+
+``web_shards`` and CapFilt both group members by :func:`split_name` and :func:`is_further_image`, so that a shard has
+the same samples for both.
+"""
 
 from __future__ import annotations
 
@@ -33,19 +37,19 @@ _OTHERS = (
 
 
 def stem_of(file: Path) -> str:
-    """The name of a tar without ``.tar``, or without the suffix of a compressed tar."""
+    """Return the name of a tar without ``.tar`` or the suffix of a compressed tar."""
     name = file.name
     suffix = next((end for end in (*COMPRESSED, ".tar") if name.lower().endswith(end)), "")
     return name[: len(name) - len(suffix)]
 
 
 def is_tar_name(name: str) -> bool:
-    """Whether a file is called like a tar, compressed or not, in upper or lower case."""
+    """Return whether a file has the suffix of a tar, compressed or not, in upper or lower case."""
     return name.lower().endswith((".tar", *COMPRESSED))
 
 
 def why_not_tar(file: Path) -> str:
-    """What ``file`` is, if that is known and it is no tar, and how to make one of it; a clause, or "".
+    """Return what a file that is not a tar is, and how to convert it; a clause, or "" if its format is unknown.
 
     Raises:
         OSError: it cannot be read.
@@ -71,11 +75,11 @@ TEXTS = ("txt", "json")
 
 
 class MemberName(NamedTuple):
-    """What the name of a member says.
+    """Parsed name of a member.
 
     Args:
-        key: of the sample that it belongs to.
-        suffix: what is behind the last dot, in lower case; "" if there is none.
+        key: of its sample.
+        suffix: the part after the last dot, in lower case; "" if there is none.
         kind: "image", "txt", "json", "other image", or "" for anything else.
     """
 
@@ -85,25 +89,25 @@ class MemberName(NamedTuple):
 
 
 def escaped(name: str) -> str:
-    """``name`` with every byte that is not UTF-8 as ``%FF``."""
+    """Escape every byte of ``name`` that is not UTF-8 as ``%FF``."""
     return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in name)
 
 
 def split_name(name: str, image_key: str | None = None) -> MemberName | None:
-    """The key and the suffix of a member.
+    """Split the name of a member into key and suffix.
 
     The suffix starts at the last dot of the base name, everything before it is the key: ``a.b.jpg`` and ``a.c.jpg`` are
-    two samples. (The package webdataset splits at the first dot and takes both for parts of the sample ``a``, where
-    one hides the other. For keys without dots the rules are equal.) ``./000.jpg`` and ``000.jpg`` have one key.
+    two samples. (The package webdataset splits at the first dot and takes both for parts of the sample ``a``, where one
+    hides the other. For keys without dots the rules are equal.) ``./000.jpg`` and ``000.jpg`` have the same key.
 
     Args:
-        name: as the tar has it.
-        image_key: the suffix of the images ("png", "seg.png"); None: any of ``IMAGES``. Other images are then no part
+        name: as in the tar.
+        image_key: the suffix of the images ("png", "seg.png"); None: any of ``IMAGES``. Other images are then not part
             of a sample.
 
     Returns:
-        None for folders and for what macOS adds to archives (``._000.jpg``, ``__MACOSX/``). The key is empty, or ends
-        with a slash, where a name is a suffix alone.
+        None for folders and for files that macOS adds to archives (``._000.jpg``, ``__MACOSX/``). The key is empty, or
+        ends with a slash, if the name is only a suffix.
     """
     parts = name.split("/")
     if not parts[-1] or parts[-1].startswith("._") or parts[0] == "__MACOSX":
@@ -127,13 +131,13 @@ def _kind(suffix: str, images: bool) -> str:
 
 
 def is_further_image(key: str, samples: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether the image of ``key`` is one more image of another sample, as ``a.seg.png`` is of ``a``, and no sample.
+    """Return whether the image of ``key`` is a further image of another sample, such as ``a.seg.png`` of ``a``.
 
-    It is where it has no text, and a sample of a shorter key (``a`` for ``a.seg``) has an image and a text.
+    This holds if it has no text, and a sample with a shorter key (``a`` for ``a.seg``) has an image and a text.
 
     Args:
         key: of a sample with an image.
-        samples: key to what there is of it: "image", "txt", "json".
+        samples: key to the parts of a sample: "image", "txt", "json".
     """
     if any(kind in samples[key] for kind in TEXTS):
         return False
@@ -149,17 +153,17 @@ def is_further_image(key: str, samples: Mapping[str, Mapping[str, Any]]) -> bool
 WILD = "*?["
 CAPFILT_RECORD = "capfilt.json"
 MAX_SHARDS = 1_000_000
-"""Most names that the braces of a pattern may stand for."""
+"""Largest number of names of a brace pattern."""
 
 
 def expand(path: str) -> list[Path]:
-    """The files that a path on this machine means, in order; of a folder its ``*.tar``, in upper or lower case.
+    """Resolve a local path to files, in order; a folder to its ``*.tar``, in upper or lower case.
 
-    Those that a brace pattern or a plain path names need not exist. Of a folder, compressed tars are given too, unless
-    they lie next to the tar that they hold: :func:`check_found` names them.
+    Files of a brace pattern or a plain path need not exist. Compressed tars in a folder are included unless they are
+    next to their uncompressed tar: :func:`check_found` reports them.
 
     Raises:
-        DataError: a folder or a pattern holds nothing.
+        DataError: a folder or a pattern matches nothing.
     """
     try:
         place = local_path(path)
@@ -184,10 +188,10 @@ def expand(path: str) -> list[Path]:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """The paths or addresses that a pattern with braces means: ``{0000..0331}``, ``{a,b}``.
+    """Expand the braces of a path or address: ``{0000..0331}``, ``{a,b}``.
 
     Raises:
-        DataError: a brace has no other, or there are more than :data:`MAX_SHARDS` of them.
+        DataError: a brace is not closed, or there are more than :data:`MAX_SHARDS` results.
     """
     from webdataset.shardlists import expand_urls
 
@@ -200,7 +204,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def _count(pattern: str) -> int:
-    """How many names a pattern stands for at most, counted from the innermost braces outwards."""
+    """Return an upper bound of the number of names of a pattern, from the innermost braces outwards."""
     counts: list[int] = []
 
     def product(text: str) -> int:
@@ -220,10 +224,11 @@ def _count(pattern: str) -> int:
 
 
 def check_found(path: object, shards: list[Path]) -> list[Path]:
-    """``shards`` as they are, if all exist and are different.
+    """Return ``shards`` if all exist and are different.
 
     Args:
-        path: what was given for them.
+        path: as configured.
+        shards: its files.
 
     Raises:
         DataError: one is missing, compressed, or named twice, or there is none.
@@ -231,7 +236,7 @@ def check_found(path: object, shards: list[Path]) -> list[Path]:
     missing = [str(shard) for shard in shards if not os.path.isfile(shard)]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise DataError(f"shards that do not exist: {', '.join(missing[:3])}{more}. Correct 'path', or fetch them.")
+        raise DataError(f"shards that do not exist: {', '.join(missing[:3])}{more}. Correct 'path', or download them.")
     named = [shard for shard in shards if shard.name.lower().endswith(COMPRESSED)]
     packed = [f"{shard}: {why}" for shard in named if (why := why_not_tar(shard))]
     if packed:

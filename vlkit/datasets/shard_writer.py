@@ -1,4 +1,4 @@
-"""Writes the samples of a dataset as webdataset shards, which ``web_shards`` and ``vlkit capfilt`` read."""
+"""Write the samples of a dataset as webdataset shards, which ``web_shards`` and ``vlkit capfilt`` read."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from vlkit.processors.open_image import ImageSource, encoded_format, open_image,
 
 logger = logging.getLogger(__name__)
 RECORD = "shards.json"
-"""Beside the shards: which data they hold, and how they are cut."""
+"""Record next to the shards: their data and the number of samples per shard."""
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 _NOT_FIELDS = ("image", "text_input", "sample_id")
 
 
 def write_shards(dataset: VLDataset, folder: str | Path, samples_per_shard: int = 1000, seed: int = 0) -> list[Path]:
-    """The samples of ``dataset`` as ``<folder>/00000.tar``, ``00001.tar``, ...
+    """Write the samples of ``dataset`` as ``<folder>/00000.tar``, ``00001.tar``, ...
 
     Sample i is ``<i, 9 digits>.png`` (jpg, webp) and ``<i>.json`` with ``caption`` and every other field that is plain
-    data (``image_id``, ``scene``, ...). Its caption is ``text_input``, or all ``references`` where that is one of them:
-    of a dataset with several captions an image, split "val" or "test" gives an image once, with all of them.
-    A sample that cannot be used is left out and logged. Equal data give equal bytes. A shard appears when it is
-    complete; those that are there already are left as they are, so that the same call continues.
+    data (``image_id``, ``scene``, ...). Its caption is ``text_input``, or all ``references`` if that is one of them: of
+    a dataset with several captions per image, split "val" or "test" gives each image once, with all of them. Samples
+    that cannot be used are skipped and logged. Equal data give equal bytes. A shard appears when it is complete;
+    existing shards are kept, so that the same call resumes.
 
     Args:
-        dataset: samples of one image, built with ``image_processor=encoded_picture``.
-        folder: made if missing.
+        dataset: one image per sample, built with ``image_processor=encoded_picture``.
+        folder: created if missing.
         samples_per_shard: at least 1.
-        seed: of what a training set draws (which of an image's captions).
+        seed: of random choices in a training set (one of an image's captions).
 
     Returns:
         The shards, in order.
@@ -64,17 +64,17 @@ def write_shards(dataset: VLDataset, folder: str | Path, samples_per_shard: int 
 
 
 def samples_in(shards: list[Path]) -> int:
-    """How many samples shards hold."""
+    """Return the number of samples in shards."""
     return sum(len(scan(shard).rows) for shard in shards)
 
 
 def encoded_picture(source: ImageSource, rng: np.random.Generator | None = None) -> bytes:
-    """An image processor that gives the encoded picture: files as they are, pixels as PNG.
+    """Image processor that returns encoded images: files unchanged, pixels as PNG.
 
-    Files of a format that shards do not hold become PNG too.
+    Files of formats that shards do not hold become PNG, too.
 
     Raises:
-        BadSample: it is no picture.
+        BadSample: it is not an image.
     """
     if isinstance(source, (bytes, str, os.PathLike)):
         data = read_bytes(source)
@@ -86,19 +86,19 @@ def encoded_picture(source: ImageSource, rng: np.random.Generator | None = None)
 
 
 def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """Add a file to an open tar, with nothing about who wrote it or when."""
+    """Add a file to an open tar, without owner and time."""
     info = tarfile.TarInfo(name)
     info.size = len(data)
     tar.addfile(info, io.BytesIO(data))
 
 
 def _extension(data: bytes) -> str:
-    """What the file is called after, or "" where shards do not hold its format."""
+    """Return the extension of an encoded image, or "" if shards do not hold its format."""
     return _EXTENSIONS.get(encoded_format(data), "")
 
 
 def _claim(folder: Path, facts: dict[str, Any]) -> None:
-    """Note what the folder holds, unless it is noted already."""
+    """Record the content of the folder, or check the existing record."""
     record = folder / RECORD
     if not record.exists():
         if any(folder.glob("*.tar")):
@@ -127,7 +127,7 @@ def _write_shard(dataset: VLDataset, shard: Path, indices: range, seed: int) -> 
 
 
 def _members(dataset: VLDataset, index: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files of sample ``index``; none where it cannot be used."""
+    """Yield names and contents of the files of sample ``index``; none if it cannot be used."""
     try:
         sample = dataset.sample(index, np.random.default_rng([seed, index]))
     except BadSample as error:
@@ -153,6 +153,6 @@ def _fields(sample: Sample) -> dict[str, Any]:
             continue
         try:
             fields[key] = json.loads(json.dumps(finite_or_none(value)))
-        except (TypeError, ValueError):  # no plain data: a tensor, say
+        except (TypeError, ValueError):  # not plain data, such as a tensor
             continue
     return fields

@@ -1,4 +1,4 @@
-"""Where the samples of a webdataset shard (a tar file) lie, so that any of them is read without what is before it."""
+"""Index of the samples in a webdataset shard (a tar file), for random access."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ ROW = np.dtype(
 )
 """One sample: byte offsets and sizes of its image, its text file and its JSON (offset -1: there is none)."""
 FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
-"""Kinds of :func:`entries` that are files whose bytes are in the tar as they are."""
+"""Kinds of :func:`entries` that are files with their bytes stored unchanged in the tar."""
 _VERSION = 2
-_LARGEST = 2**31 - 1  # bytes; nothing that can be an image or a caption
+_LARGEST = 2**31 - 1  # bytes; larger than any image or caption
 _PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 _LARGEST_HEADER = 2**20  # bytes of an extended one
 _LARGEST_END = 2**20  # bytes; programs that write tapes fill their last record with zeros
@@ -48,10 +48,9 @@ class TarIndex:
     Args:
         rows: of dtype ``ROW``.
         keys: names of the samples, UTF-8, one after the other: uint8.
-        ends: int64 [samples], where each key ends.
-        problems: clauses about what of the file cannot be used.
-        unread: members that belong to samples, but are neither image nor text: their suffix (``.npy``, ``.seg.png``)
-            to how many there are.
+        ends: int64 [samples], the end of each key.
+        problems: clauses about parts of the file that cannot be used.
+        unread: suffix (``.npy``, ``.seg.png``) to number of members of samples that are neither image nor text.
     """
 
     rows: np.ndarray
@@ -62,7 +61,7 @@ class TarIndex:
 
 
 def index_of(shard: Path, image_key: str | None = None) -> TarIndex:
-    """The index of ``shard``, from the cache if the file has not changed since.
+    """Return the index of ``shard``, from the cache if the file has not changed since.
 
     Args:
         shard: a tar file.
@@ -80,7 +79,7 @@ def index_of(shard: Path, image_key: str | None = None) -> TarIndex:
     with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), np.load(cached) as found:
         return TarIndex(found["rows"], found["keys"], found["ends"], **json.loads(found["said"].tobytes()))
     index = scan(shard, image_key)
-    # A cache that cannot be written is fine: the next run reads the headers again.
+    # If the cache cannot be written, the next run reads the headers again.
     with contextlib.suppress(VlkitError, OSError), atomic_write(cached) as file:
         said = json.dumps({"problems": index.problems, "unread": index.unread}).encode()
         np.savez(file, rows=index.rows, keys=index.keys, ends=index.ends, said=np.frombuffer(said, np.uint8))
@@ -88,11 +87,11 @@ def index_of(shard: Path, image_key: str | None = None) -> TarIndex:
 
 
 def scan(shard: Path, image_key: str | None = None) -> TarIndex:
-    """The index of ``shard``, from the headers of its members, which :func:`~vlkit.datasets.shard_files.split_name`
-    groups.
+    """Return the index of ``shard`` from the headers of its members, grouped by
+    :func:`~vlkit.datasets.shard_files.split_name`.
 
-    Names are keys and nothing more: no file is ever written under them. Of a file that ends early, the samples before
-    that are kept. Of members with one key and one kind, the first is.
+    Names are only keys: no file is written under them. Samples before a damaged part are kept. Of several members with
+    one key and kind, the first is kept.
 
     Args:
         shard: a tar file.
@@ -124,11 +123,11 @@ class _Part(NamedTuple):
 
 
 class _Listing:
-    """The members of a shard by key and kind, and what of them cannot be used.
+    """Members of a shard by key and kind, and those that cannot be used.
 
     Attributes:
-        samples: key to kind to place, in the order of the first members.
-        unread: suffixes of members that are no part of a sample.
+        samples: key to kind to position, in the order of the first members.
+        unread: suffixes of members that are not part of a sample.
     """
 
     def __init__(self, shard: Path, image_key: str | None):
@@ -150,7 +149,7 @@ class _Listing:
             raise DataError(f"{shard}: cannot be read ({error}).") from error
 
     def problems(self) -> list[str]:
-        """Clauses about what is lost."""
+        """Return clauses about members that are skipped."""
         found = [self._damage] if self._damage else []
         found += [
             f"{len(names)} {_LEFT_OUT[what]} ({listed(names)})" for what, names in self._left_out.items() if names
@@ -185,11 +184,11 @@ _LEFT_OUT = {
     "nameless": "members have no key before their suffix and are left out",
     "other image": f"images of a kind that is not read are left out: {', '.join(IMAGES)} are read",
 }
-"""Why members are not used, and what is said about them."""
+"""Reasons to skip members, and their messages."""
 
 
 def _fault(key: str, kind: str, type: bytes, size: int) -> str:
-    """Which of ``_LEFT_OUT`` holds for a member, or ""."""
+    """Return the key of ``_LEFT_OUT`` for a member, or ""."""
     if type == tarfile.GNUTYPE_SPARSE:
         return "sparse"
     if type not in FILES:
@@ -200,21 +199,21 @@ def _fault(key: str, kind: str, type: bytes, size: int) -> str:
 
 
 def members(shard: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, offset in bytes and size of every file in a tar (ustar, GNU or PAX), in order; see :func:`entries`."""
+    """Yield name, offset in bytes and size of every file in a tar (ustar, GNU, PAX), in order; see :func:`entries`."""
     return ((name, start, size) for name, start, size, kind in entries(shard) if kind in FILES)
 
 
 def entries(shard: Path) -> Iterator[tuple[str, int, int, bytes]]:
-    """Name, offset in bytes, size and kind (``tarfile.LNKTYPE``, ...) of everything in a tar, in order.
+    """Yield name, offset in bytes, size and kind (``tarfile.LNKTYPE``, ...) of every entry of a tar, in order.
 
-    Only headers are read, and no size that one of them claims makes anything large. (``tarfile`` takes four times
-    as long, and a shard has 30,000 of them.)
+    Only headers are read, and memory does not depend on the sizes that they claim. (``tarfile`` takes four times as
+    long, and a shard has 30,000 headers.)
 
     Raises:
-        tarfile.ReadError: the file ends early or is damaged, after what was given.
+        tarfile.ReadError: the file ends early or is damaged after the yielded entries.
         OSError: it cannot be read.
     """
-    # Not mapped: a file on a network that shrinks or fails meanwhile would end the process with SIGBUS.
+    # Not memory-mapped: a network file that shrinks or fails meanwhile would end the process with SIGBUS.
     with open(shard, "rb") as file:
         length = file.seek(0, os.SEEK_END)
         place, longer = 0, dict[str, str]()
@@ -254,7 +253,7 @@ def _block(file: IO[bytes], place: int, size: int = tarfile.BLOCKSIZE) -> bytes:
 
 
 def _sparse_blocks(file: IO[bytes], place: int, block: bytes) -> int:
-    """How many blocks behind the header of a sparse file say where its holes are."""
+    """Return the number of blocks after the header of a sparse file that describe its holes."""
     count, more = 0, block[482:483]
     while more not in (b"", b"\0"):
         more = _block(file, place + count * tarfile.BLOCKSIZE)[504:505]
@@ -263,14 +262,14 @@ def _sparse_blocks(file: IO[bytes], place: int, block: bytes) -> int:
 
 
 def _number(field: bytes) -> int:
-    """A number of a header: octal digits, or binary behind the byte 0x80 where they would not fit."""
+    """Parse a number of a header: octal digits, or binary after the byte 0x80 if they do not fit."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     return int(field.strip(b" \0") or b"0", 8)
 
 
 def _sums(block: bytes) -> tuple[int, int]:
-    """The checksums of a header that occur: of unsigned and, from old programs, of signed bytes."""
+    """Return the valid checksums of a header: of unsigned and, from old programs, of signed bytes."""
     unsigned = 256 + sum(block[:148]) + sum(block[156:])
     if block.isascii():
         return unsigned, unsigned
@@ -283,7 +282,7 @@ def _name(block: bytes) -> str:
 
 
 def _pax(records: bytes) -> dict[str, str]:
-    """The records ``<length> <key>=<value>`` and a line feed```` of a PAX header."""
+    """Parse the records ``<length> <key>=<value>`` of a PAX header, each with a line feed at its end."""
     found, place = {}, 0
     while (space := records.find(b" ", place)) > 0:
         length = records[place:space]

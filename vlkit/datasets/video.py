@@ -67,7 +67,7 @@ class _Videos(AnnotatedDataset):
 
     @property
     def names(self) -> PackedStrings:
-        """Names of all videos."""
+        """Return the names of all videos."""
         raise NotImplementedError
 
     def _video_of(self, index: int) -> int:
@@ -125,27 +125,27 @@ class _Videos(AnnotatedDataset):
 class VideoText(_Videos):
     """Videos with captions, such as MSR-VTT's.
 
-    In split "train" every pair of a video and a caption is a sample. In the others every video is, decoded once, with
-    all its captions under ``references``; its ``text_input`` is the first. ``video`` is [F, 3, S, S], ``image_id`` the
+    In split "train" every pair of a video and a caption is a sample. In the others every video is one, with all
+    its captions under ``references``; ``text_input`` is the first caption. ``video`` is [F, 3, S, S], ``image_id`` the
     video's name, ``sample_id`` is ``<annotation file>:<row>``.
 
     A row is ``{"video": "a.mp4", "caption": "text"}``, or has ``clip_name`` in place of ``video``; the caption may be a
-    list. Rows stand in a JSON list, one a line in JSON, or in a CSV file with a header. A video is a file or a folder
-    of images; where its name has no extension, or another than the file, the file is found all the same.
+    list. Rows are in a JSON list, in JSON lines, or in a CSV file with a header. A video is a file or a folder
+    of images; its name may lack the extension or have another one.
 
     Args:
         path: annotation file, or several.
-        video_root: where the names of videos start from; None: the folder of the annotation file.
-        split: "train", "val" or "test": how samples are made. It chooses no rows.
-        frames: of each video. Paper: 8.
+        video_root: folder that names of videos are relative to; None: that of the annotation file.
+        split: "train", "val" or "test": how samples are made. It does not select rows.
+        frames: number per video. Paper: 8.
         sampling: "even" or "original"; see :func:`~vlkit.processors.video_decoding.frame_indices`.
         video_key, caption_key: names of the columns; None: ``video``, ``caption`` or a common other name. Positions
             from 0 on for rows that are lists, and for CSV files without a header.
-        video_pattern: makes the video's file name of what its column holds: ``video{}.mp4``.
+        video_pattern: makes the file name of a video from the value of its column: ``video{}.mp4``.
         image_processor: called for each frame with (image, generator).
         video_processor: called with (path, generator) in place of ``frames``, ``sampling`` and ``image_processor``.
         text_processor: called with ``text_input`` (not with references).
-        limit: use at most this number of samples, the first ones.
+        limit: number of samples to use, the first ones; None: all.
 
     Raises:
         ConfigError: an argument is wrong, or there is no processor.
@@ -208,18 +208,18 @@ class VideoQuestion(_Videos):
 
     Args:
         path: annotation file, or several.
-        video_root: where the names of videos start from; None: the folder of the annotation file.
-        split: "train", "val" or "test": how samples are made. It chooses no rows.
-        frames: of each video. Paper: 16.
+        video_root: folder that names of videos are relative to; None: that of the annotation file.
+        split: "train", "val" or "test": how samples are made. It does not select rows.
+        frames: number per video. Paper: 16.
         sampling: "even" or "original"; see :func:`~vlkit.processors.video_decoding.frame_indices`.
         video_key, question_key, answer_key, question_id_key: names of the columns, as for :class:`VideoText`.
-        video_pattern: makes the video's file name of what its column holds: ``video{}.mp4``.
-        answer_list: file of the answers that a model chooses from; see
+        video_pattern: makes the file name of a video from the value of its column: ``video{}.mp4``.
+        answer_list: file of the candidate answers of a model; see
             :func:`~vlkit.datasets.texts.read_answer_list`.
         image_processor: called for each frame with (image, generator).
         video_processor: called with (path, generator) in place of ``frames``, ``sampling`` and ``image_processor``.
         text_processor: called with each question.
-        limit: use at most this number of videos, the first ones.
+        limit: number of videos to use, the first ones; None: all.
 
     Raises:
         ConfigError: an argument is wrong, or there is no processor.

@@ -34,23 +34,23 @@ class VisDial(AnnotatedDataset):
     (as in the file) and ``sample_id`` (``<annotation file>:<dialog>``). The test set has neither ``answer`` nor
     ``gt_index`` of the last round, and candidates for this round only.
 
-    Own dialogs may name their images: a dialog then holds ``image``, the name of a file below ``image_root``, with or
-    without an ``image_id``.
+    In your own files a dialog may hold ``image``, the name of a file below ``image_root``, with or without an
+    ``image_id``.
 
     Args:
         path: annotation file (``visdial_1.0_train.json``).
-        image_root: where images are, in files called as the split's are there (``COCO_train2014_000000378466.jpg``,
-            ``VisualDialog_val2018_...``): in this folder or in one below it (``train2014``, ``VisualDialog_val2018``).
-            None: the folder of the annotation file. Names that dialogs give start from it.
-        split: "train", "val" or "test": how images are called.
-        dense_path: annotations of relevance (``visdial_1.0_val_dense_annotations.json``), for NDCG.
-        image_key, caption_key, image_id_key: what dialogs call the name of the image, the caption and the id; None:
-            ``image``, ``caption``, ``image_id`` or a common other name.
-        image_pattern: makes the image's file name of what ``image_key``, or else ``image_id``, holds:
+        image_root: folder of the images with the file names of the split (``COCO_train2014_000000378466.jpg``,
+            ``VisualDialog_val2018_...``), directly or in its subfolders (``train2014``, ``VisualDialog_val2018``); None:
+            the folder of the annotation file. Names in dialogs are relative to it.
+        split: "train", "val" or "test": the file names of images.
+        dense_path: dense annotations of relevance (``visdial_1.0_val_dense_annotations.json``), for NDCG.
+        image_key, caption_key, image_id_key: keys of image name, caption and id in dialogs; None: ``image``, ``caption``,
+            ``image_id`` or a common other name.
+        image_pattern: makes the file name of an image from the value of ``image_key``, or else ``image_id``:
             ``images/{}.jpg``.
         image_processor: called with (path, generator).
         text_processor: called with the caption, the questions and the answers.
-        limit: use at most this number of dialogs, the first ones.
+        limit: number of dialogs to use, the first ones; None: all.
 
     Raises:
         ConfigError: an argument is wrong, or there is no image processor.

@@ -21,31 +21,30 @@ from vlkit.registry.bounds import Column, FilledText, PositiveInt
 class ImageQuestion(AnnotatedDataset):
     """Questions about images: your own files, VQA v2's or Visual Genome's.
 
-    A row is ``{"image": "a.jpg", "question": "text", "answer": "text"}``; the answer may be a list, one of each person
-    asked, or missing outside of training. ``question_id`` and ``kind`` (of question) may be given; with
-    ``"dataset": "vg"`` each answer weighs 0.2, otherwise an answer weighs its share of the list. Rows stand in a JSON
-    list, one a line in JSON (jsonl), or in a CSV file with a header. Common other names of columns are found. The
-    question files of the VQA challenge (``v2_OpenEnded_...``) are read as they are, with their annotation file in
-    ``answers``.
+    A row is ``{"image": "a.jpg", "question": "text", "answer": "text"}``; the answer may be a list, one per
+    annotator, or missing outside of training. ``question_id`` and ``kind`` (of question) may be given; with
+    ``"dataset": "vg"`` each answer weighs 0.2, otherwise an answer weighs its share of the list. Rows are in a JSON
+    list, in JSON lines, or in a CSV file with a header. Common other names of columns are found. The
+    question files of the VQA challenge (``v2_OpenEnded_...``) can be read, with their annotation file in ``answers``.
 
     A sample holds ``image``, ``text_input`` (the question), ``answers`` (different ones), ``weights``, ``question_id``,
-    ``image_id`` (the name of the image), ``sample_id`` (``<annotation file>:<row>``), ``kind`` where rows have it and,
-    outside of split "train", ``references`` (the answer of each person).
+    ``image_id`` (the name of the image), ``sample_id`` (``<annotation file>:<row>``), ``kind`` if rows have it and,
+    outside of split "train", ``references`` (the answer of each annotator).
 
     Args:
         path: annotation file, or several.
-        image_root: where the names of images start from; None: the folder of the annotation file.
-        split: "train", "val" or "test": how samples are made. It chooses no rows.
-        format: of the annotation files; "auto" goes by extension and content.
+        image_root: folder that names of images are relative to; None: that of the annotation file.
+        split: "train", "val" or "test": how samples are made. It does not select rows.
+        format: of the annotation files; "auto": by extension and content.
         image_key, question_key, answer_key, question_id_key: names of the columns; None: ``image``, ``question``,
             ``answer``, ``question_id`` or a common other name. Positions from 0 on for rows that are lists, and for CSV
             files without a header.
-        image_pattern: makes the image's file name of what its column holds: ``images/{}.png``.
+        image_pattern: makes the file name of an image from the value of its column: ``images/{}.png``.
         answers: official annotation file, for an official question file.
-        answer_list: file of the answers that a model chooses from: a JSON list, or one a line.
+        answer_list: file of the candidate answers of a model: a JSON list, or one per line.
         image_processor: called with (path, generator).
         text_processor: called with the question.
-        limit: use at most this number of samples, the first ones.
+        limit: number of samples to use, the first ones; None: all.
 
     Raises:
         ConfigError: an argument is wrong, or there is no image processor.

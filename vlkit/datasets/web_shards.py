@@ -121,29 +121,29 @@ _TRIED, _READ = 8, 200  # samples whose texts are read to find faults: when the 
 @DATASETS.register("web_shards")
 class WebShards(VLDataset):
     """Images with captions in webdataset shards: tar files with ``<key>.jpg`` (jpeg, png, webp) and ``<key>.txt`` or
-    ``<key>.json`` (``{"caption": text}`` or a list of texts) for each sample. Where there are both, the text file
-    counts unless it is blank, and the other texts of a list in the JSON are further captions. A key may hold dots: what
-    is behind the last one is the suffix, in upper or lower case.
+    ``<key>.json`` (``{"caption": text}`` or a list of texts) for each sample. If there are both, the text file
+    has precedence unless it is blank, and the other texts of a list in the JSON are further captions. A key may hold
+    dots: the part after the last one is the suffix, in upper or lower case.
 
-    Samples are read at their place in the tar, so the order is free: it is that of the run's seed, like that of any
-    other dataset, and a run continues where it stopped. Where the samples of a shard are is read from its headers once
-    and kept in the cache. In memory a sample takes about 60 bytes, which worker processes share.
+    Samples are read by random access, so that their order depends on the run's seed as for any other dataset, and a run
+    can be resumed. The positions of samples are read from the headers of a shard once and cached. A sample takes about
+    60 bytes of memory, which worker processes share.
 
-    Every image is one sample. In split "train" its text is one of its captions, chosen by the generator where there
-    are several; in the other splits all are under ``references``. ``image_id`` is ``<path of the shard>:<key>``,
+    Every image is one sample. In split "train" its text is one of its captions, sampled if there are several; in the
+    other splits all are under ``references``. ``image_id`` is ``<path of the shard>:<key>``,
     ``sample_id`` is ``<name of the shard>:<key>``.
 
     Args:
         path: a shard, a pattern (``cc3m/{00000..00331}.tar``, ``cc3m/*.tar``), a folder of ``*.tar`` (of an output of
             ``vlkit capfilt``: ``OUT/kept``), or several of these.
-        split: "train", "val" or "test": how samples are made. It chooses no shards.
-        image_key: suffix of the images, where samples have several (``png``, ``rgb.jpg``); None: any of jpg, jpeg, png
+        split: "train", "val" or "test": how samples are made. It does not select shards.
+        image_key: suffix of the images, if samples have several (``png``, ``rgb.jpg``); None: any of jpg, jpeg, png
             and webp.
-        caption_key: key of the caption in the JSON, whose texts are then the only ones; None: ``caption`` or another
+        caption_key: key of the caption in the JSON, which is then the only source; None: ``caption`` or another
             common name (``captions``, ``text``, ``title``, ...).
         image_processor: called with (encoded image as bytes, generator).
         text_processor: called with ``text_input`` (not with references).
-        limit: use at most this number of samples, the first ones.
+        limit: number of samples to use, the first ones; None: all.
 
     Raises:
         ConfigError: an argument is wrong, or there is no image processor.

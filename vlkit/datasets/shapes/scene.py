@@ -83,7 +83,7 @@ class Scene:
 
     @property
     def signature(self) -> tuple[tuple[str, ...], ...]:
-        """The content that captions distinguish: colors and shapes, and the size of a single object."""
+        """Return the content that captions distinguish: colors and shapes, and the size of a single object."""
         if len(self.objects) == 1:
             only = self.objects[0]
             return ((only.color, only.shape, only.size),)
