@@ -40,12 +40,12 @@ class VisDial(AnnotatedDataset):
     Args:
         path: annotation file (``visdial_1.0_train.json``).
         image_root: folder of the images with the file names of the split (``COCO_train2014_000000378466.jpg``,
-            ``VisualDialog_val2018_...``), directly or in its subfolders (``train2014``, ``VisualDialog_val2018``); None:
-            the folder of the annotation file. Names in dialogs are relative to it.
+            ``VisualDialog_val2018_...``), directly or in its subfolders (``train2014``, ``VisualDialog_val2018``);
+            None: the folder of the annotation file. Names in dialogs are relative to it.
         split: "train", "val" or "test": the file names of images.
         dense_path: dense annotations of relevance (``visdial_1.0_val_dense_annotations.json``), for NDCG.
-        image_key, caption_key, image_id_key: keys of image name, caption and id in dialogs; None: ``image``, ``caption``,
-            ``image_id`` or a common other name.
+        image_key, caption_key, image_id_key: keys of image name, caption and id in dialogs; None: ``image``,
+            ``caption``, ``image_id`` or a common other name.
         image_pattern: makes the file name of an image from the value of ``image_key``, or else ``image_id``:
             ``images/{}.jpg``.
         image_processor: called with (path, generator).
