@@ -6,6 +6,7 @@ Shapes: ``B`` images or videos, ``F`` frames, ``N`` texts, ``P`` image tokens, `
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -173,6 +174,15 @@ class BlipBase(nn.Module):
         """Return the blocks of the image encoders, momentum encoders included, for compilation and sharding: they run
         the same code on the same shapes in every step, through ``forward`` alone, and share no weights."""
         return [block for m in self.modules() if isinstance(m, VisionTransformer) for block in m.blocks]
+
+
+class LossOutput:
+    """Base class of the outputs of training steps: dataclasses whose losses are fields named ``loss_*``."""
+
+    @property
+    def loss(self) -> Tensor:
+        """The sum of the losses (LAVIS's name)."""
+        return functools.reduce(torch.add, [value for name, value in vars(self).items() if name.startswith("loss_")])
 
 
 def frames_of(samples: Samples) -> int:

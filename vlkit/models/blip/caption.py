@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vlkit.errors import ConfigError, VlkitError, shortened
 from vlkit.models.arguments import check_flag, check_whole, checked_keywords, number_list, text_list
-from vlkit.models.blip.base import BlipBase
+from vlkit.models.blip.base import BlipBase, LossOutput
 from vlkit.models.blip.samples import Samples, joined
 from vlkit.models.generation import Generated, GenerationConfig, generate
 from vlkit.models.kv_cache import ImageKV
@@ -25,15 +25,10 @@ from vlkit.registry.bounds import Tokens, UnitInterval
 
 
 @dataclass
-class CaptionOutput:
+class CaptionOutput(LossOutput):
     """Output of a training step: ``loss_lm``, a scalar mean over predicted tokens."""
 
     loss_lm: Tensor
-
-    @property
-    def loss(self) -> Tensor:
-        """The sum of the losses (LAVIS's name)."""
-        return self.loss_lm
 
 
 @dataclass

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from vlkit.errors import VlkitError
 from vlkit.models.arguments import as_mapping, check_whole, checked_keywords, text_list
-from vlkit.models.blip.base import BlipBase
+from vlkit.models.blip.base import BlipBase, LossOutput
 from vlkit.models.blip.dialog_texts import (
     Candidates,
     Dialog,
@@ -44,7 +44,7 @@ from vlkit.registry.bounds import PositiveInt, Tokens
 
 
 @dataclass
-class DialogOutput:
+class DialogOutput(LossOutput):
     """Output of a training step.
 
     Args:
@@ -56,11 +56,6 @@ class DialogOutput:
     loss_itm: Tensor
     itm_logits: Tensor
     labels: Tensor
-
-    @property
-    def loss(self) -> Tensor:
-        """The sum of the losses (LAVIS's name)."""
-        return self.loss_itm
 
 
 @MODELS.register("blip_dialog")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from vlkit.errors import VlkitError
 from vlkit.models.arguments import as_mapping, checked_keywords, number_list
 from vlkit.models.attention import split_heads
-from vlkit.models.blip.base import BlipBase
+from vlkit.models.blip.base import BlipBase, LossOutput
 from vlkit.models.blip.samples import Samples, check_keys, wanted
 from vlkit.models.inputs import Items, pictures
 from vlkit.models.kv_cache import ImageKV
@@ -33,7 +33,7 @@ from vlkit.registry.bounds import Range, Tokens
 
 
 @dataclass
-class NlvrOutput:
+class NlvrOutput(LossOutput):
     """Output of a training step.
 
     Args:
@@ -43,11 +43,6 @@ class NlvrOutput:
 
     loss_nlvr: Tensor
     logits: Tensor
-
-    @property
-    def loss(self) -> Tensor:
-        """The loss (LAVIS's name)."""
-        return self.loss_nlvr
 
 
 class TwinOutput(nn.Module):

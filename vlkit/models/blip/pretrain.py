@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vlkit.contracts import GenerationConfig
 from vlkit.models.arguments import check_choice, check_flag, check_share, checked_keywords
+from vlkit.models.blip.base import LossOutput
 from vlkit.models.blip.caption import Captions, caption_images
 from vlkit.models.blip.contrastive import BlipContrastive, Features, QueueSize, Temperature, gather_features
 from vlkit.models.blip.samples import Samples
@@ -30,7 +31,7 @@ from vlkit.registry.bounds import Tokens, UnitInterval, Width
 
 
 @dataclass
-class PretrainOutput:
+class PretrainOutput(LossOutput):
     """Losses of one batch.
 
     Args:
@@ -48,11 +49,6 @@ class PretrainOutput:
     itm_logits: Tensor
     temperature: Tensor
     queue_age: float
-
-    @property
-    def loss(self) -> Tensor:
-        """The sum of the losses (LAVIS's name)."""
-        return self.loss_itc + self.loss_itm + self.loss_lm
 
 
 @MODELS.register("blip_pretrain")

@@ -21,7 +21,7 @@ from torch import Tensor
 from vlkit.errors import VlkitError
 from vlkit.io.tensor_spool import TensorSpool
 from vlkit.models.arguments import check_flag, check_share, check_whole, checked_keywords, one_or_more, text_list
-from vlkit.models.blip.base import frames_of
+from vlkit.models.blip.base import LossOutput, frames_of
 from vlkit.models.blip.contrastive import BlipContrastive, Features, QueueSize, Temperature, gather_features
 from vlkit.models.blip.samples import Samples, wanted
 from vlkit.models.losses import hard_negatives, itm_loss
@@ -43,7 +43,7 @@ _BLOCK = 2**18  # similarities per matrix product, as in the task: the scores ar
 
 
 @dataclass
-class RetrievalOutput:
+class RetrievalOutput(LossOutput):
     """Losses of one batch.
 
     Args:
@@ -60,11 +60,6 @@ class RetrievalOutput:
     itm_logits: Tensor
     temperature: Tensor
     queue_age: float
-
-    @property
-    def loss(self) -> Tensor:
-        """The sum of the losses (LAVIS's name)."""
-        return self.loss_itc + self.loss_itm
 
 
 @MODELS.register("blip_retrieval")

@@ -44,20 +44,10 @@ LIST_BATCH = 32
 PICTURES = ("image", "video", "image0", "image1", "images")
 _TRAINING = ("answers", "weights", "answer", "weight", "n_answers", "targets", "labels", "dialog_texts", "filter_image")
 _READ = ("text_input", "texts", "image_index", "label", "dialog", "image_id", *_TRAINING)
-_LAVIS_FIELDS = ("instance_id", "text_output", "epoch", "iters", "num_iters_per_epoch")
 # Further keys of batches of datasets, ours and LAVIS's. No call reads them, but a batch is accepted as samples.
-_FIELDS = (
-    "index",
-    "sample_id",
-    "question_id",
-    "references",
-    "negatives",
-    "scene",
-    "scenes",
-    "domain",
-    "kind",
-    *_LAVIS_FIELDS,
-)
+_LAVIS_FIELDS = ("instance_id", "text_output", "epoch", "iters", "num_iters_per_epoch")
+_SCENE_FIELDS = ("negatives", "scene", "scenes", "domain", "kind")
+_FIELDS = ("index", "sample_id", "question_id", "references", *_SCENE_FIELDS, *_LAVIS_FIELDS)
 KNOWN = (*PICTURES, *_READ, *_FIELDS)
 
 

@@ -30,7 +30,7 @@ from vlkit.models.arguments import (
     one_or_more,
     text_list,
 )
-from vlkit.models.blip.base import BlipBase
+from vlkit.models.blip.base import BlipBase, LossOutput
 from vlkit.models.blip.caption import check_config, decode_captions, seeds_of
 from vlkit.models.blip.samples import Samples, joined, wanted
 from vlkit.models.kv_cache import ImageKV
@@ -46,7 +46,7 @@ _ANSWERS = ("answers", "weights", "answer", "weight", "n_answers", "targets")
 
 
 @dataclass
-class VqaOutput:
+class VqaOutput(LossOutput):
     """Output of a training step.
 
     Args:
@@ -56,11 +56,6 @@ class VqaOutput:
 
     loss_vqa: Tensor
     answer_losses: Tensor
-
-    @property
-    def loss(self) -> Tensor:
-        """The loss (LAVIS's name)."""
-        return self.loss_vqa
 
 
 @dataclass
