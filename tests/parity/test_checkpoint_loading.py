@@ -74,9 +74,9 @@ def test_retrieval_checkpoint_with_another_queue(case, checkpoint):
     )
     before = {name: getattr(model, name).clone() for name in ("image_queue", "text_queue", "idx_queue")}
     report = load_weights(model, checkpoint)
-    told = case.info["retrieval_to_retrieval_with_twice_the_queue"]
-    assert sorted(report.missing) == sorted(told["missing"]) == sorted(before)
-    assert report.unexpected + report.ignored == told["unexpected"]
+    recorded = case.info["retrieval_to_retrieval_with_twice_the_queue"]
+    assert sorted(report.missing) == sorted(recorded["missing"]) == sorted(before)
+    assert report.unexpected + report.ignored == recorded["unexpected"]
     assert report.resized == resized(case, "visual_encoder.pos_embed", "visual_encoder_m.pos_embed")
     own, stored = model.state_dict(), filled_state(case.info["retrieval_model"])
     assert all(torch.equal(before[name], own[name]) for name in before)
@@ -110,10 +110,12 @@ def test_starting_nlvr_from_encoders_trained_on_single_images(case, tmp_path):
     }
     model.load_state_dict(filled_state(own), strict=False)
     report = load_weights(model, saved(case.info["base_model"], tmp_path / "base.pth"))
-    told = case.info["base_to_nlvr"]
-    assert sorted(report.missing) == sorted(told["missing"])
-    once = {name for name in told["unexpected"] if ".crossattention." in name}
-    assert once == set(told["unexpected"])  # the original keeps the names that it copies from; none is left over here
+    recorded = case.info["base_to_nlvr"]
+    assert sorted(report.missing) == sorted(recorded["missing"])
+    once = {name for name in recorded["unexpected"] if ".crossattention." in name}
+    assert once == set(
+        recorded["unexpected"]
+    )  # the original keeps the names that it copies from; none is left over here
     assert not report.unexpected + report.ignored
     image = case.input("input.checkpoint.image")
     found = model.predict({"image0": image, "image1": image.flip(0), "text_input": case.info["texts"]})

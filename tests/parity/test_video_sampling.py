@@ -1,4 +1,4 @@
-"""Frames that the original's evaluation looks at, and how it normalizes them."""
+"""Frames that the original's evaluation reads, and how it normalizes them."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from vlkit.tasks.capfilt import CapFiltTask
 NUCLEUS = GenerationConfig(max_length=14, min_length=6, sample=True, num_return_sequences=2)
 
 
-class Told:
+class FakeCapFilt:
     """A model whose answers are known: synthetic texts and (itm, itc) by text."""
 
     def __init__(self, synthetic: list[list[str]], scores: dict[str, tuple[float, float]]):
@@ -74,12 +74,12 @@ def samples() -> list[dict]:
     ]
 
 
-def told() -> Told:
-    return Told(SYNTHETIC, SCORES)
+def fake_model() -> FakeCapFilt:
+    return FakeCapFilt(SYNTHETIC, SCORES)
 
 
 def test_scores_by_hand(samples, tmp_path):
-    model = told()
+    model = fake_model()
     scores = CapFiltTask(NUCLEUS).evaluate(model, batches(samples, 3), context(folder=tmp_path))
     assert model.seen == ["a red circle", "buy now", "a blue star", ""]
     # Web: .9 .2 .7 and the one of which nothing is left; synthetic: .9 .7 / .4 .4 / .9 (empty) / .7 .7
@@ -122,12 +122,12 @@ def test_scores_by_hand(samples, tmp_path):
 
 def test_the_decision_decides(samples):
     task = CapFiltTask(NUCLEUS, Decision(texts="synthetic", threshold=0.8))
-    scores = task.evaluate(told(), batches(samples, 4), context())
+    scores = task.evaluate(fake_model(), batches(samples, 4), context())
     assert scores["web_kept"] == 0
     assert scores["synthetic_kept"] == 2 / 8
     assert scores["purity_after"] == 1 / 2
     assert "web_correct_kept" not in scores
-    described = task.describe(told(), batches(samples, 4)[0], context())
+    described = task.describe(fake_model(), batches(samples, 4)[0], context())
     assert described[0] == "-0.90 A red circle! | +0.90 a red circle | -0.70 a blue star"
 
 
@@ -135,7 +135,7 @@ def test_without_scenes_and_with_references(samples):
     plain = [{key: value for key, value in each.items() if key not in ("scene", "text_input")} for each in samples]
     for each, text in zip(plain, WEB):
         each["references"] = [text, "another"]
-    scores = CapFiltTask(NUCLEUS).evaluate(told(), batches(plain, 4), context())
+    scores = CapFiltTask(NUCLEUS).evaluate(fake_model(), batches(plain, 4), context())
     assert scores["web_kept"] == 0.5
     assert not {"purity_before", "auc", "best_threshold"} & scores.keys()
 
@@ -144,8 +144,10 @@ def test_several_processes_give_the_scores_and_the_file_of_one(samples, tmp_path
     task, shares = CapFiltTask(NUCLEUS), [batches(part, 2) for part in parts(samples, 3)]
     for name in ("one", "several"):
         (tmp_path / name).mkdir()
-    expected = task.evaluate(told(), batches(samples, 4), context(folder=tmp_path / "one"))
-    found = evaluate_in_shares(lambda rank, lent: task.evaluate(told(), shares[rank], lent), 3, tmp_path / "several")
+    expected = task.evaluate(fake_model(), batches(samples, 4), context(folder=tmp_path / "one"))
+    found = evaluate_in_shares(
+        lambda rank, lent: task.evaluate(fake_model(), shares[rank], lent), 3, tmp_path / "several"
+    )
     assert all(scores == expected for scores in found)
     file = "capfilt_val.json"
     assert (tmp_path / "one" / file).read_text() == (tmp_path / "several" / file).read_text()
@@ -194,4 +196,4 @@ def test_from_a_config():
 
 def test_an_empty_set_is_told():
     with pytest.raises(DataError, match="'val': none of its samples"):
-        CapFiltTask().evaluate(told(), [], context())
+        CapFiltTask().evaluate(fake_model(), [], context())

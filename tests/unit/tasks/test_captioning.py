@@ -87,7 +87,7 @@ def test_the_file_is_read_by_pycocotools(model, samples, tmp_path):
 
 
 class Parrot:
-    """Says what it is told to; knows beams only."""
+    """Returns given captions; knows beams only."""
 
     def __init__(self, *texts: str):
         self.texts = iter(texts)

@@ -53,7 +53,7 @@ def samples() -> list[dict]:
 
 
 class Oracle:
-    """Gives the answers that it is told, in order."""
+    """Returns given answers, in order."""
 
     def __init__(self, *texts: str):
         self.texts = iter(texts)
