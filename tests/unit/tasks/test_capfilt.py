@@ -146,7 +146,7 @@ def test_several_processes_give_the_scores_and_the_file_of_one(samples, tmp_path
         (tmp_path / name).mkdir()
     expected = task.evaluate(fake_model(), batches(samples, 4), context(folder=tmp_path / "one"))
     found = evaluate_in_shares(
-        lambda rank, lent: task.evaluate(fake_model(), shares[rank], lent), 3, tmp_path / "several"
+        lambda rank, own: task.evaluate(fake_model(), shares[rank], own), 3, tmp_path / "several"
     )
     assert all(scores == expected for scores in found)
     file = "capfilt_val.json"
