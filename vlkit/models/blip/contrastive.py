@@ -21,7 +21,7 @@ from vlkit.errors import ConfigError, VlkitError
 from vlkit.models.arguments import check_memory
 from vlkit.models.blip.base import BlipBase, pooled_feats
 from vlkit.models.blip.samples import Samples
-from vlkit.models.blip.text_prefix import PairScorer, text_feats_in_passes
+from vlkit.models.blip.text_prefix import PairScorer, PassLimits, split_evenly
 from vlkit.models.kv_cache import ImageKV
 from vlkit.models.losses import differentiate_now, draw_index, soft_contrast
 from vlkit.models.med import MedConfig, TextPrefix, TextTransformer
@@ -92,8 +92,15 @@ class BlipAligned(BlipBase):
         return projection
 
     def text_feats_in_passes(self, texts: TextBatch) -> Tensor:
-        """Return :meth:`text_feats` [N, E] of any number of texts, in passes of bounded memory."""
-        return text_feats_in_passes(self, texts)
+        """Return :meth:`text_feats` [N, E] of any number of texts, N at least 1, in passes of bounded memory.
+
+        Texts are sorted by length, since self-attention pads to the longest of a pass.
+        """
+        lengths = np.asarray(texts.lengths, np.int64)
+        order = np.argsort(lengths, kind="stable")
+        parts = split_evenly(order, lengths, PassLimits.of(texts.ids.device).most)
+        feats = torch.cat([self.text_feats(texts.select(part)) for part in parts])
+        return feats[torch.from_numpy(np.argsort(order)).to(feats.device)]
 
     def begin_match(self, texts: TextBatch) -> TextPrefix:
         """Compute the part of :meth:`match` that depends on no image, for texts that are compared with several."""

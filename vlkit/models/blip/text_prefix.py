@@ -1,9 +1,9 @@
-"""Score many image-text pairs, or encode many texts, in passes of bounded memory.
+"""Score many image-text pairs in passes of bounded memory.
 
 The first self-attention of the text encoder sees no image. What it gives (the text prefix) is computed once for each
 text and reused for all images that the text is compared with, where it fits in memory.
 
-Shapes: ``B`` images, ``P`` image tokens, ``Dv`` image width, ``U`` texts, ``E`` projection.
+Shapes: ``B`` images, ``P`` image tokens, ``Dv`` image width, ``U`` texts.
 """
 
 from __future__ import annotations
@@ -58,23 +58,6 @@ def split_evenly(order: np.ndarray, lengths: np.ndarray, most: int) -> list[np.n
     runs = -(-int(totals[-1]) // most)
     run_of = (totals - 1) * runs // totals[-1]
     return np.split(order, np.flatnonzero(np.diff(run_of)) + 1)
-
-
-def text_feats_in_passes(model: Any, texts: TextBatch) -> Tensor:
-    """Encode any number of texts, sorted by length because self-attention pads to the longest text of a pass.
-
-    Args:
-        model: has ``text_feats``.
-        texts: U texts, at least one.
-
-    Returns:
-        [U, E] unit length, float32.
-    """
-    lengths = np.asarray(texts.lengths, np.int64)
-    order = np.argsort(lengths, kind="stable")
-    parts = split_evenly(order, lengths, PassLimits.of(texts.ids.device).most)
-    feats = torch.cat([model.text_feats(texts.select(part)) for part in parts])
-    return feats[torch.from_numpy(np.argsort(order)).to(feats.device)]
 
 
 class PairScorer:
