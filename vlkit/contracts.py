@@ -20,13 +20,13 @@ class GenerationConfig:
         max_length: most tokens, prompt included and final [SEP] excluded.
         min_length: [SEP] is not allowed before this number of tokens, prompt included.
         num_beams: beams K; 1 is greedy search.
-        sample: draw instead of searching (nucleus sampling).
-        top_p: draw from the fewest tokens that hold this probability, 0..1.
-        top_k: draw from at most this number of tokens; 0: no limit.
-        temperature: logits are divided by it before drawing.
+        sample: sample instead of searching (nucleus sampling).
+        top_p: sample from the fewest tokens with this total probability, 0 to 1.
+        top_k: sample from at most this number of tokens; 0: no limit.
+        temperature: divisor of the logits before sampling.
         repetition_penalty: above 1, tokens that were used already (prompt included) become less likely.
         length_penalty: exponent of the length that beam scores are divided by.
-        num_return_sequences: texts returned for each image: the best beams, or as many samples.
+        num_return_sequences: texts returned for each image: the best beams, or samples.
         num_beam_groups: number of groups in diverse beam search, each of which avoids the words that
             earlier groups take in the same step.
         diversity_penalty: what a word's log-probability loses for each beam that has taken it so; above 0 with groups.
@@ -63,7 +63,7 @@ class GenerationConfig:
 
     @property
     def rows(self) -> int:
-        """Texts K that are open for an image at a time."""
+        """Number K of open texts of an image."""
         return self.num_return_sequences if self.sample else self.num_beams
 
     def _check_groups(self) -> None:
@@ -82,15 +82,14 @@ class GenerationConfig:
 
 @dataclass
 class ScoredText:
-    """A text of an image and what the models say of it.
+    """A text of an image and its scores.
 
     Args:
-        text: as the web gave it, or as the captioner wrote it; one that was sampled may be empty.
+        text: web text or generated caption; a sampled one may be empty.
         source: "web" or "synthetic".
-        itm: probability 0..1 that it matches the image; 0 where the text is empty.
-        itc: cosine similarity to the image; None where the filter has no projections, or the text is empty.
-        log_prob: of a synthetic text: the captioner's log-probability of it, over its length where a beam search found
-            it.
+        itm: probability 0 to 1 that it matches the image; 0 if the text is empty.
+        itc: cosine similarity to the image; None if the filter has no projections or the text is empty.
+        log_prob: the captioner's log-probability of a synthetic text, over its length for beam search.
     """
 
     text: str
