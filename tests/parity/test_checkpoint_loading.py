@@ -113,9 +113,7 @@ def test_starting_nlvr_from_encoders_trained_on_single_images(case, tmp_path):
     recorded = case.info["base_to_nlvr"]
     assert sorted(report.missing) == sorted(recorded["missing"])
     once = {name for name in recorded["unexpected"] if ".crossattention." in name}
-    assert once == set(
-        recorded["unexpected"]
-    )  # the original keeps the names it copies from
+    assert once == set(recorded["unexpected"])  # the original keeps the names it copies from
     assert not report.unexpected + report.ignored
     image = case.input("input.checkpoint.image")
     found = model.predict({"image0": image, "image1": image.flip(0), "text_input": case.info["texts"]})
