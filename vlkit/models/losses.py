@@ -19,8 +19,6 @@ from torch.autograd.function import once_differentiable
 
 from vlkit.models.packing import TextBatch
 
-IGNORE = -100
-
 
 def soft_contrast(logits: Tensor, teacher_logits: Tensor | None, alpha: float, targets: Tensor) -> Tensor:
     """Cross entropy against a mix of hard targets and a momentum teacher's soft ones.

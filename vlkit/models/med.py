@@ -1,295 +1,54 @@
-"""MED, the multimodal mixture of encoder and decoder (paper, section 3.1): one transformer read in three ways.
+"""MED, the multimodal mixture of encoder and decoder (paper, section 3.1): one transformer used in three ways.
 
 1. text encoder: bidirectional self-attention, no image;
 2. image-grounded text encoder: cross-attention to an image in every layer;
 3. image-grounded text decoder: the same with causal self-attention.
 
-Module names are those of the original implementation, so its checkpoints load as they are.
+Module names are those of the original implementation, so that its checkpoints load as they are.
 
 Shapes: ``N`` texts, ``T`` tokens of all texts (packed, see packing.py), ``B`` images, ``P`` image tokens, ``Dv`` their
-width, ``D`` text width, ``H`` heads, ``d`` width of a head, ``V`` vocabulary.
+width, ``D`` text width, ``V`` vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vlkit.errors import ConfigError, VlkitError
-from vlkit.models.attention import attend, merge_heads, split_heads
+from vlkit.errors import VlkitError
 from vlkit.models.kv_cache import ImageKV, KVCache, LayerCache
-from vlkit.models.onednn_linear import Linear, fused_projections, gelu
+from vlkit.models.onednn_linear import Linear, gelu
 from vlkit.models.packing import CrossPlan, MaskedSegments, Segments, TextBatch
-from vlkit.registry.bounds import Depth, DropRate, Range, Tokens, Width, check_fields
+from vlkit.models.text_layers import Embeddings, Layer, MedConfig, TextPlan, init_bert
 
-
-@dataclass
-class MedConfig:
-    """Sizes of the text transformer; the defaults are BERT-base with the two added tokens.
-
-    Args:
-        vocab_size: entries of the word embedding, [DEC] and [ENC] included; None: as many as the tokenizer has.
-        hidden_size: width D.
-        num_hidden_layers: layers.
-        num_attention_heads: heads H; divides ``hidden_size``.
-        intermediate_size: width of the feed-forward layer.
-        max_position_embeddings: longest text, in tokens.
-        hidden_dropout_prob: dropout after embeddings and sub-layers, 0..1.
-        attention_probs_dropout_prob: dropout of attention weights, 0..1.
-        layer_norm_eps: added to the variance in layer norms.
-        initializer_range: standard deviation of initial weights. BERT's 0.02 is too small for widths near 100.
-    """
-
-    vocab_size: Annotated[int, Range(1, 10_000_000)] | None = None
-    hidden_size: Width = 768
-    num_hidden_layers: Depth = 12
-    num_attention_heads: Width = 12
-    intermediate_size: Annotated[int, Range(1, 1_000_000)] = 3072
-    max_position_embeddings: Tokens = 512
-    hidden_dropout_prob: DropRate = 0.1
-    attention_probs_dropout_prob: DropRate = 0.1
-    layer_norm_eps: Annotated[float, Range(0, 1, open=True)] = 1e-12
-    initializer_range: Annotated[float, Range(1e-6, 10)] = 0.02
-
-    def __post_init__(self) -> None:
-        check_fields(self, "med")
-        if self.hidden_size % self.num_attention_heads:
-            raise ConfigError(
-                f"med: num_attention_heads ({self.num_attention_heads}) must divide hidden_size ({self.hidden_size})."
-            )
-
-    def weight_count(self, encoder_width: int) -> int:
-        """Estimate the number of weights with cross-attention to tokens of ``encoder_width``."""
-        width = self.hidden_size
-        layer = 6 * width**2 + 2 * width * (encoder_width + self.intermediate_size)
-        tokens = (self.vocab_size or 0) + self.max_position_embeddings
-        return self.num_hidden_layers * layer + tokens * width
-
-
-@dataclass
-class TextPlan:
-    """Everything that the layers need to know of a packed batch besides its hidden states."""
-
-    segments: Segments
-    causal: bool
-    cross: CrossPlan | None = None
-    cross_mask: Tensor | None = None
+__all__ = ["SHARED", "MedConfig", "TextDecoder", "TextPrefix", "TextTransformer", "share_parameters"]
 
 
 @dataclass
 class TextPrefix:
-    """Texts up to where they first look at an image, which is the same for all images.
+    """Hidden states of texts before the first cross-attention, which are the same for all images.
 
     Args:
         texts: N texts.
-        hidden: [T, D] behind the first layer's self-attention.
+        hidden: [T, D] after the first layer's self-attention.
     """
 
     texts: TextBatch
     hidden: Tensor
 
     def select(self, index: Sequence[int] | np.ndarray) -> TextPrefix:
-        """The texts ``index``, in that order; one may be named several times."""
+        """Select the texts ``index``, in that order, with repetitions."""
         rows, lengths = self.texts.rows_of(index)
         return TextPrefix(TextBatch(self.texts.ids.index_select(0, rows), lengths), self.hidden.index_select(0, rows))
 
 
-class Projections(nn.Module):
-    """Query, key and value projections of one attention.
-
-    Args:
-        config: sizes.
-        source_width: width of what keys and values are made from.
-    """
-
-    def __init__(self, config: MedConfig, source_width: int):
-        super().__init__()
-        self.query = Linear(config.hidden_size, config.hidden_size)
-        self.key = Linear(source_width, config.hidden_size)
-        self.value = Linear(source_width, config.hidden_size)
-
-
-class ResidualOutput(nn.Module):
-    """Linear, dropout, residual, norm: the end of every sub-layer (post-norm, as BERT)."""
-
-    def __init__(self, config: MedConfig, width: int):
-        super().__init__()
-        self.dense = Linear(width, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        x = self.dense(x)
-        if self.dropout.training:  # asked here, since a call takes as long as a small kernel
-            x = self.dropout(x)
-        return self.LayerNorm(x + residual)
-
-
-class Attention(nn.Module):
-    """One attention sub-layer; ``self`` and ``output`` are the original's names."""
-
-    def __init__(self, config: MedConfig, source_width: int):
-        super().__init__()
-        self.heads = config.num_attention_heads
-        self.drop = config.attention_probs_dropout_prob
-        self.self = Projections(config, source_width)
-        self.output = ResidualOutput(config, config.hidden_size)
-
-    @property
-    def dropout_now(self) -> float:
-        return self.drop if self.training else 0.0
-
-    def project(self, source: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, H, P, d] of ``source`` [B, P, Dv]."""
-        key, value = (split_heads(x, self.heads) for x in fused_projections(source, self.self.key, self.self.value))
-        if torch.is_grad_enabled():
-            return key, value
-        # Decoding reads them at every step: the copy pays for itself at the second.
-        return key.contiguous(), value.contiguous()
-
-    def among_texts(self, hidden: Tensor, plan: TextPlan, cache: LayerCache | None, layer: int) -> Tensor:
-        """Self-attention of packed rows [T, D] within their texts."""
-        pad = plan.segments.pad
-        projections = fused_projections(hidden, self.self.query, self.self.key, self.self.value)
-        query, key, value = (split_heads(pad(x), self.heads) for x in projections)
-        causal = plan.causal and query.shape[2] > 1
-        if cache is not None:
-            key, value = cache.append(layer, key, value)
-        # Causal attention needs no mask: what is padded stands behind every real token.
-        mask = None if plan.causal else plan.segments.key_mask()
-        mixed = merge_heads(attend(query, key, value, mask, causal, self.dropout_now))
-        return self.output(plan.segments.unpad(mixed), hidden)
-
-    def first_among_texts(self, hidden: Tensor, plan: TextPlan, first_rows: Tensor) -> Tensor:
-        """Self-attention of the first token of each text alone, over all of its text: [N, D]."""
-        first = hidden.index_select(0, first_rows)
-        query = split_heads(self.self.query(first)[:, None], self.heads)
-        key, value = (
-            split_heads(plan.segments.pad(x), self.heads)
-            for x in fused_projections(hidden, self.self.key, self.self.value)
-        )
-        mixed = attend(query, key, value, plan.segments.key_mask(), dropout=self.dropout_now)
-        return self.output(merge_heads(mixed).squeeze(1), first)
-
-    def to_images(self, hidden: Tensor, plan: TextPlan, *states: Tensor) -> Tensor:
-        """Cross-attention of packed rows [T, D] to the keys and values (``states``) of their images."""
-        keys, values = states
-        mixed = cross_attend(self.self.query(hidden), plan, (keys, values), self.heads, self.dropout_now)
-        return self.output(mixed, hidden)
-
-
-def cross_attend(query: Tensor, plan: TextPlan, states: tuple[Tensor, Tensor], heads: int, dropout: float) -> Tensor:
-    """Rows of all texts of an image attend together to its one copy of keys and values.
-
-    Args:
-        query: [T, D] packed.
-        plan: its ``cross`` groups rows by image.
-        states: keys and values, each [B, H, P, d].
-        heads: H.
-        dropout: of attention weights.
-
-    Returns:
-        [T, D] packed.
-    """
-    assert plan.cross is not None
-    keys, values = states
-    outputs = []
-    for group in plan.cross.groups:
-        rows = query if group.gather is None else query.index_select(0, group.gather)
-        rows = split_heads(rows.unflatten(0, (-1, group.rows)), heads)
-        key, value, mask = keys, values, plan.cross_mask
-        if group.images is not None:
-            key, value = keys.index_select(0, group.images), values.index_select(0, group.images)
-            mask = mask.index_select(0, group.images) if mask is not None else None
-        if mask is not None:
-            mask = mask[:, None, None, :]
-        outputs.append(merge_heads(attend(rows, key, value, mask, dropout=dropout)).flatten(0, 1))
-    if plan.cross.inverse is None:
-        return outputs[0]
-    return torch.cat(outputs).index_select(0, plan.cross.inverse)
-
-
-class Intermediate(nn.Module):
-    """The wide half of the feed-forward layer."""
-
-    def __init__(self, config: MedConfig):
-        super().__init__()
-        self.dense = Linear(config.hidden_size, config.intermediate_size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return gelu(self.dense, x)
-
-
-class Layer(nn.Module):
-    """Self-attention, cross-attention (skipped without an image), feed-forward.
-
-    Args:
-        config: sizes.
-        encoder_width: width Dv of image tokens; None builds no cross-attention.
-    """
-
-    def __init__(self, config: MedConfig, encoder_width: int | None):
-        super().__init__()
-        self.attention = Attention(config, config.hidden_size)
-        if encoder_width is not None:
-            self.crossattention = Attention(config, encoder_width)
-        self.intermediate = Intermediate(config)
-        self.output = ResidualOutput(config, config.intermediate_size)
-
-    def forward(
-        self,
-        hidden: Tensor,
-        plan: TextPlan,
-        *states: Tensor,
-        cache: LayerCache | None = None,
-        index: int = 0,
-        first_rows: Tensor | None = None,
-        part: Literal["whole", "beginning", "rest"] = "whole",
-    ) -> Tensor:
-        """[T, D] -> [T, D], or [N, D] of the ``first_rows`` alone. The "beginning" ends with self-attention, the "rest"
-        comes after it."""
-        # States are single arguments, not one tuple: activation checkpointing of fairscale looks into none.
-        if part == "rest":
-            hidden = hidden if first_rows is None else hidden.index_select(0, first_rows)
-        elif first_rows is not None:
-            hidden = self.attention.first_among_texts(hidden, plan, first_rows)
-        else:
-            hidden = self.attention.among_texts(hidden, plan, cache, index)
-        if part == "beginning":
-            return hidden
-        if states:
-            hidden = self.crossattention.to_images(hidden, plan, *states)
-        return self.output(self.intermediate(hidden), hidden)
-
-
-class Embeddings(nn.Module):
-    """Word and position embeddings, norm, dropout."""
-
-    position_ids: Tensor
-
-    def __init__(self, config: MedConfig):
-        super().__init__()
-        if config.vocab_size is None:
-            raise VlkitError("med.vocab_size is not set; give the number of tokens of the tokenizer.")
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=0)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        # The original stores it, so released files have it.
-        self.register_buffer("position_ids", torch.arange(config.max_position_embeddings)[None])
-
-    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """[T] ids and positions -> [T, D]."""
-        return self.dropout(self.LayerNorm(self.word_embeddings(ids) + self.position_embeddings(positions)))
-
-
 class Encoder(nn.Module):
-    """The stack of layers; a module of its own only for its name."""
+    """Hold the layers under the original's name."""
 
     def __init__(self, config: MedConfig, encoder_width: int | None):
         super().__init__()
@@ -312,7 +71,7 @@ class TextTransformer(nn.Module):
         init_bert(self, config.initializer_range)
 
     def project_images(self, image_embeds: Tensor, mask: Tensor | None = None) -> ImageKV:
-        """Keys and values of every layer.
+        """Compute keys and values for every layer.
 
         Args:
             image_embeds: [B, P, Dv].
@@ -324,8 +83,7 @@ class TextTransformer(nn.Module):
         return ImageKV(layers, mask.bool() if mask is not None else None)
 
     def begin(self, texts: TextBatch) -> TextPrefix:
-        """What of ``texts`` needs no image: with it :meth:`forward` computes no text's beginning twice, however many
-        images the text is compared with."""
+        """Compute what of ``texts`` needs no image, once for all images that :meth:`forward` compares them with."""
         plan = TextPlan(Segments(texts.lengths, texts.ids.device), causal=False)
         hidden = self.embeddings(texts.ids, texts.positions)
         return TextPrefix(texts, self.encoder.layer[0](hidden, plan, part="beginning"))
@@ -339,17 +97,17 @@ class TextTransformer(nn.Module):
         cache: KVCache | None = None,
         first_only: bool = False,
     ) -> Tensor:
-        """Hidden states of all tokens.
+        """Return the hidden states of all tokens.
 
         Args:
-            texts: N texts with T tokens; or what :meth:`begin` gave for them, not with ``cache`` or ``causal``.
+            texts: N texts with T tokens, or the result of :meth:`begin`, which excludes ``cache`` and ``causal``.
             images: what cross-attention sees; None skips cross-attention.
-            image_index: for each text the image it looks at; None: text i looks at image i, or, when there are
-                fewer images than texts, the texts are in groups of equal number, one image after the other.
-            causal: a token sees only itself and what stands before it.
+            image_index: image of each text; None: text i attends to image i, or, with fewer images than texts, the
+                texts are in groups of equal size, one image after the other.
+            causal: a token attends only to itself and earlier tokens.
             cache: keys and values of earlier tokens; this call's are appended. All texts have one length then.
-            first_only: only the first token's final state is wanted ([CLS] or [ENC]), so the last layer computes
-                nothing else. Not with ``cache`` or ``causal``.
+            first_only: compute only the final state of the first token ([CLS] or [ENC]) in the last layer. Not with
+                ``cache`` or ``causal``.
 
         Returns:
             [T, D] packed, or [N, D] with ``first_only``.
@@ -389,7 +147,7 @@ class TextTransformer(nn.Module):
             ids, positions: of all tokens.
             segments: which tokens a token sees; with ``cache`` which of its places.
             images: what cross-attention sees.
-            image_index: image of each text; None: text i looks at image i.
+            image_index: image of each text; None: text i attends to image i.
             cache: keys and values of earlier tokens; this call's are appended.
         """
         plan = TextPlan(segments, causal=False)
@@ -409,7 +167,7 @@ class TextTransformer(nn.Module):
         split: bool,
         rows: Sequence[int] | None = None,
     ) -> TextPlan:
-        """Index tables of a batch; ``rows`` of each text take part in cross-attention (None: all its tokens)."""
+        """Compute the index tables of a batch; ``rows`` of each text attend to images (None: all its tokens)."""
         device = texts.ids.device
         plan = TextPlan(Segments(texts.lengths, device), causal)
         if images is not None:
@@ -427,7 +185,7 @@ class TextTransformer(nn.Module):
 
 
 class HeadTransform(nn.Module):
-    """Linear, GELU, norm, before the vocabulary."""
+    """Linear, GELU and norm before the vocabulary."""
 
     def __init__(self, config: MedConfig):
         super().__init__()
@@ -454,7 +212,7 @@ class Predictions(nn.Module):
 
 
 class LMHead(nn.Module):
-    """A module of its own only for its name (``cls``)."""
+    """Hold the predictions under the original's name (``cls``)."""
 
     def __init__(self, config: MedConfig, embedding: nn.Embedding):
         super().__init__()
@@ -492,7 +250,7 @@ class TextDecoder(nn.Module):
         return {**self.__dict__, "graph_buffers": {}}
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[..., D] -> [..., V]."""
+        """Map [..., D] to [..., V]."""
         return self.cls.predictions(hidden)
 
     def forward(
@@ -502,7 +260,7 @@ class TextDecoder(nn.Module):
         image_index: Sequence[int] | np.ndarray | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """Causal hidden states [T, D]; see :meth:`TextTransformer.forward`."""
+        """Return causal hidden states [T, D]; see :meth:`TextTransformer.forward`."""
         return self.bert(texts, images, image_index, causal=True, cache=cache)
 
     def next_logits(
@@ -513,14 +271,14 @@ class TextDecoder(nn.Module):
         image_index: np.ndarray | None = None,
         last_only: bool = True,
     ) -> Tensor:
-        """One decoding step.
+        """Compute the logits of the next tokens.
 
         Args:
             ids: [rows, t] the tokens that follow those in the cache; they join it.
             images: see :meth:`TextTransformer.forward`, as for ``image_index``.
             cache: of the same rows.
             image_index: image of each row.
-            last_only: logits of the last of the ``t`` tokens alone.
+            last_only: compute logits only for the last of the ``t`` tokens.
 
         Returns:
             Logits of the token after each: [rows, V], or [rows * t, V].
@@ -533,27 +291,18 @@ class TextDecoder(nn.Module):
         return self.logits(hidden)
 
 
-def init_bert(module: nn.Module, std: float) -> None:
-    """Normal weights of ``std``, zero biases, unit norms, as BERT starts."""
-    for child in module.modules():
-        if isinstance(child, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(child.weight, std=std)
-        if isinstance(child, nn.Linear) and child.bias is not None:
-            nn.init.zeros_(child.bias)
-
-
 SHARED = {
     "all_but_self_attention": ("crossattention", "intermediate", "output"),
     "all_but_cross_attention": ("attention", "intermediate", "output"),
     "all": ("attention", "crossattention", "intermediate", "output"),
     "none": (),
 }
-"""What a text encoder can share with a decoder, to the parts of each layer. Embeddings are shared with any of them.
-Paper: table 3."""
+"""What a text encoder can share with a decoder, and the parts of each layer that this is. All but "none" share the
+embeddings. Paper: table 3."""
 
 
 def share_parameters(encoder: TextTransformer, decoder: TextTransformer, share: str = "all_but_self_attention") -> None:
-    """The encoder takes from the decoder what ``share``, a key of :data:`SHARED`, says. Paper: 3.2 and table 3."""
+    """Replace the parts of the encoder that ``share``, a key of :data:`SHARED`, names by the decoder's. Paper: 3.2."""
     if SHARED[share]:
         encoder.embeddings = decoder.embeddings
     for mine, theirs in zip(encoder.encoder.layer, decoder.encoder.layer):

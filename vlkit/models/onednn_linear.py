@@ -1,16 +1,14 @@
-"""Linear layers that know how a CPU multiplies fastest.
+"""Linear layers that use oneDNN on a CPU.
 
-On a CPU, oneDNN multiplies by weights that were laid out for it beforehand: measured on Zen 4 (torch 2.15), fp32
-products are 1.1 to 1.2 times as fast as with weights as they lie, and the few rows of a decoding step, which is bound
-by reading weights, 2 to 6 times. So inference lays each large weight out once, at the first use, and keeps the copy
-beside the weight. Training in fp32 lets oneDNN multiply by weights as they lie, which torch itself does in bf16 only.
-GPUs, compiled graphs and other types of weights go the usual way.
+oneDNN multiplies faster by weights that are packed in its own layout: measured on Zen 4 (torch 2.15), fp32 products are
+1.1 to 1.2 times as fast, and the few rows of a decoding step, which is bound by reading weights, 2 to 6 times. Inference
+packs each large weight at its first use and keeps the copy. Training in fp32 calls oneDNN with plain weights, which
+torch itself does only in bf16. GPUs, compiled graphs and other types of weights use ``torch.nn.functional.linear``.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple, cast
 
@@ -18,29 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Each new number of rows costs oneDNN about a millisecond of preparation: smaller weights do not earn it back.
+# Each new number of rows costs oneDNN about a millisecond of preparation, which smaller weights do not save.
 _LEAST_WEIGHTS = 2**18
-# Rows of a product that earn back laying out its weight for them alone.
+# Rows of a product for which packing the weight pays even if it is used once.
 _MANY_ROWS = 512
-# Rows of a product with gradient below which setting it up costs more than it brings.
+# Rows of a product with gradient below which the preparation costs more than it saves.
 _SOME_ROWS = 64
 
-_onednn_allowed = True
 
-
-@contextlib.contextmanager
-def plain_linear() -> Iterator[None]:
-    """Within it, torch multiplies as always: for tests and for measuring what the rest brings."""
-    global _onednn_allowed
-    before, _onednn_allowed = _onednn_allowed, False
-    try:
-        yield
-    finally:
-        _onednn_allowed = before
-
-
-class _LaidOut(NamedTuple):
-    """Weights in oneDNN's layout, and of which state of the layers they are."""
+class _Packed(NamedTuple):
+    """Weights in the layout of oneDNN, and the state of the layers that they were packed from."""
 
     weight: Tensor
     bias: Tensor | None
@@ -48,20 +33,20 @@ class _LaidOut(NamedTuple):
 
 
 class Linear(nn.Linear):
-    """``nn.Linear``, with the same parameters and results to rounding; on a CPU, inference is faster.
+    """``nn.Linear`` with the same parameters and, to rounding, the same results; faster inference on a CPU.
 
-    The copy of the weight takes as much memory as the weight. It is made anew when the weight was changed in place or
-    replaced, and given up by :meth:`train` and ``to``. Only a change through ``weight.data`` (which torch does not
-    count) goes unseen until then.
+    The packed copy takes as much memory as the weight. It is renewed when the weight was changed in place or replaced,
+    and released by :meth:`train` and ``to``. A change through ``weight.data``, which torch does not count, is not
+    noticed before that.
     """
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True):
         super().__init__(in_features, out_features, bias)
-        self._laid_out: dict[int, _LaidOut] = {}  # by the number of layers that are computed together
+        self._packed: dict[int, _Packed] = {}  # by the number of layers in one product
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., in_features] -> [..., out_features]."""
-        dtype = self._dtype_to_lay_out(x)
+        """Map [..., in_features] to [..., out_features]."""
+        dtype = self._packed_dtype(x)
         if dtype is not None:
             return self._product(x, [self], dtype, "none")
         if self._trains_by_onednn(x):
@@ -69,24 +54,24 @@ class Linear(nn.Linear):
         return super().forward(x)
 
     def train(self, mode: bool = True) -> Linear:
-        self._laid_out = {}
+        self._packed = {}
         return super().train(mode)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
-        self._laid_out = {}
+        self._packed = {}
         return super()._apply(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is laid out can be neither copied nor sent to another process.
-        return {**self.__dict__, "_laid_out": {}}
+        # Packed weights can be neither copied nor sent to another process.
+        return {**self.__dict__, "_packed": {}}
 
-    def _dtype_to_lay_out(self, x: Tensor) -> torch.dtype | None:
-        """The type to compute in with a weight that is laid out; None: compute as torch does."""
+    def _packed_dtype(self, x: Tensor) -> torch.dtype | None:
+        """Return the type to compute in with a packed weight; None: compute as torch does."""
         weight: Any = self._parameters.get("weight")  # quicker than self.weight
         if (
             torch.is_grad_enabled()
             or not self._suits_onednn(x)
-            # Momentum encoders change at every step: only many rows pay for laying weights out each time.
+            # Momentum encoders change at every step: only many rows pay for packing each time.
             or (self.training and x.numel() < _MANY_ROWS * self.in_features)
             or weight.is_inference()
         ):
@@ -117,23 +102,22 @@ class Linear(nn.Linear):
             and weight.is_cpu
             and weight.numel() >= _LEAST_WEIGHTS
             and not torch.compiler.is_compiling()
-            and _onednn_allowed
         )
 
     def _product(self, x: Tensor, layers: Sequence[nn.Module], dtype: torch.dtype, after: str) -> Tensor:
         # Not parameters(), which takes longer than all the rest here.
         tensors = [p for layer in layers for p in layer._parameters.values() if p is not None]
         state = (dtype, *[(p.data_ptr(), p._version) for p in tensors])
-        found = self._laid_out.get(len(layers))
+        found = self._packed.get(len(layers))
         if found is None or found.state != state:
-            found = _lay_out(layers, dtype, state)
+            found = _pack(layers, dtype, state)
             if not self.training:
-                self._laid_out[len(layers)] = found
+                self._packed[len(layers)] = found
         return _pointwise(x.to(dtype), found.weight, found.bias, after)
 
 
 class _Product(torch.autograd.Function):
-    """A linear layer in fp32, by oneDNN where that is faster than torch's own choice: not for the weight's gradient."""
+    """A linear layer in fp32 by oneDNN, except for the gradient of the weight, where torch is faster."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -155,34 +139,34 @@ class _Product(torch.autograd.Function):
 
 
 def gelu(layer: nn.Module, x: Tensor) -> Tensor:
-    """GELU of what ``layer`` gives for ``x``, in one pass where it can be."""
-    dtype = _dtype_to_join([layer], x)
+    """Compute ``gelu(layer(x))``, in one kernel where possible."""
+    dtype = _fused_dtype([layer], x)
     return F.gelu(layer(x)) if dtype is None else cast(Linear, layer)._product(x, [layer], dtype, "gelu")
 
 
 def fused_projections(x: Tensor, *layers: nn.Module) -> list[Tensor]:
-    """What each of ``layers`` gives for ``x``, in one product where that is faster; all have the same sizes."""
-    dtype = _dtype_to_join(layers, x)
+    """Apply each of ``layers``, which have the same sizes, to ``x``, in one product where that is faster."""
+    dtype = _fused_dtype(layers, x)
     if dtype is None:
         return [layer(x) for layer in layers]
     return list(cast(Linear, layers[0])._product(x, layers, dtype, "none").chunk(len(layers), -1))
 
 
-def _dtype_to_join(layers: Sequence[nn.Module], x: Tensor) -> torch.dtype | None:
-    """The type to compute in when ``layers`` are not called one by one; None: call them. Somebody may have put an
-    adapter in the place of a layer, or hooked something to it."""
+def _fused_dtype(layers: Sequence[nn.Module], x: Tensor) -> torch.dtype | None:
+    """Return the type to compute in when ``layers`` are computed in one product; None: call them one by one, since one
+    of them is replaced by an adapter, has hooks, or does not suit oneDNN."""
     for layer in layers:
         if type(layer) is not Linear or layer._forward_hooks or layer._forward_pre_hooks:
             return None
-    dtypes = {cast(Linear, layer)._dtype_to_lay_out(x) for layer in layers}
+    dtypes = {cast(Linear, layer)._packed_dtype(x) for layer in layers}
     return dtypes.pop() if len(dtypes) == 1 else None
 
 
-def _lay_out(layers: Sequence[Any], dtype: torch.dtype, state: tuple[Any, ...]) -> _LaidOut:
+def _pack(layers: Sequence[Any], dtype: torch.dtype, state: tuple[Any, ...]) -> _Packed:
     weight = torch.cat([layer.weight.detach().to(dtype) for layer in layers])
     biases = [layer.bias for layer in layers if layer.bias is not None]
     bias = torch.cat([each.detach().to(dtype) for each in biases]) if biases else None
-    return _LaidOut(torch.ops.mkldnn._reorder_linear_weight(weight), bias, state)
+    return _Packed(torch.ops.mkldnn._reorder_linear_weight(weight), bias, state)
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, after: str) -> Tensor:
@@ -191,8 +175,8 @@ def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None, after: str) -> Te
 
 @cache
 def _supported(dtype: torch.dtype) -> bool:
-    """Whether this torch on this CPU multiplies weights of ``dtype`` that are laid out, and does it right: the
-    operators are torch's own, but not part of its public interface."""
+    """Return whether this torch on this CPU multiplies by packed weights of ``dtype`` and gives right results: the
+    operators are not part of torch's public interface."""
     if dtype not in (torch.float32, torch.bfloat16):
         return False
     try:
@@ -200,11 +184,11 @@ def _supported(dtype: torch.dtype) -> bool:
             return False
         x, weight, bias = (torch.arange(n, dtype=torch.float32).sin().to(dtype) for n in (3 * 16, 32 * 16, 32))
         x, weight = x.view(3, 16), weight.view(32, 16)
-        laid_out = torch.ops.mkldnn._reorder_linear_weight(weight)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight)
         with torch.autocast("cpu", enabled=False):
             for after, other in (("none", lambda y: y), ("gelu", F.gelu)):
                 expected = other(F.linear(x.float(), weight.float(), bias.float()))
-                for how in (laid_out, weight):
+                for how in (packed, weight):
                     found = _pointwise(x, how, bias, after).float()
                     if not torch.allclose(found, expected, atol=1e-5 if dtype == torch.float32 else 0.05):
                         return False

@@ -1,8 +1,9 @@
-"""Linear layers whose weights are laid out beforehand give what torch's own give."""
+"""Linear layers whose weights are packed give what torch's own give."""
 
 import contextlib
 import copy
 import pickle
+from unittest import mock
 
 import pytest
 import torch
@@ -12,7 +13,13 @@ from hypothesis import strategies as st
 from torch.nn.utils import prune
 
 from vlkit.models import onednn_linear as linear
-from vlkit.models.onednn_linear import Linear, fused_projections, gelu, plain_linear
+from vlkit.models.onednn_linear import Linear, fused_projections, gelu
+
+
+def plain_linear():
+    """Let torch compute all linear layers."""
+    return mock.patch.object(Linear, "_suits_onednn", return_value=False)
+
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 DTYPES = st.sampled_from(list(TOLERANCE))
@@ -30,8 +37,8 @@ def layer():
     return Linear(24, 16).eval()
 
 
-def laid_out(layer):
-    return bool(layer._laid_out)
+def packed(layer):
+    return bool(layer._packed)
 
 
 @settings(max_examples=40, deadline=None)
@@ -56,7 +63,7 @@ def test_equals_torch(shape, sizes, bias, dtype, transposed, seed):
             assert found.dtype == expected.dtype
             assert found.shape == expected.shape
             torch.testing.assert_close(found, expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
-    assert not linear._supported(dtype) or laid_out(layer)
+    assert not linear._supported(dtype) or packed(layer)
 
 
 @settings(max_examples=20, deadline=None)
@@ -200,21 +207,21 @@ def test_gradients_of_gradients(layer):
 
 @torch.no_grad()
 @pytest.mark.parametrize("rows", [3, 600])
-def test_weights_in_training_are_laid_out_for_many_rows_and_not_kept(layer, rows, monkeypatch):
-    made, lay_out = [], linear._lay_out
-    monkeypatch.setattr(linear, "_lay_out", lambda *given: made.append(given) or lay_out(*given))
+def test_weights_in_training_are_packed_for_many_rows_and_not_kept(layer, rows, monkeypatch):
+    made, pack = [], linear._pack
+    monkeypatch.setattr(linear, "_pack", lambda *given: made.append(given) or pack(*given))
     x = torch.randn(rows, 24)
     torch.testing.assert_close(layer.train()(x), F.linear(x, layer.weight, layer.bias), atol=1e-5, rtol=1e-5)
-    assert not laid_out(layer)
+    assert not packed(layer)
     assert len(made) == (rows == 600 and linear._supported(torch.float32))
 
 
 @torch.no_grad()
-def test_another_type_replaces_what_is_laid_out(layer):
+def test_another_type_replaces_what_is_packed(layer):
     x = torch.randn(3, 24)
     layer(x)
     layer.to(torch.bfloat16)
-    assert not laid_out(layer)
+    assert not packed(layer)
     assert layer(x.bfloat16()).dtype == torch.bfloat16
     with pytest.raises(RuntimeError, match="dtype"):
         layer(x)
@@ -238,7 +245,7 @@ def test_copies_and_messages_leave_it_out(layer, copied):
     x = torch.randn(3, 24)
     expected = layer(x)
     twin = copied(layer)
-    assert not laid_out(twin)
+    assert not packed(twin)
     assert torch.equal(twin(x), expected)
     layer.weight.zero_()
     assert torch.equal(twin(x), expected)
@@ -248,7 +255,7 @@ def test_copies_and_messages_leave_it_out(layer, copied):
 def test_small_weights_stay_as_they_are(layer, monkeypatch):
     monkeypatch.setattr(linear, "_LEAST_WEIGHTS", layer.weight.numel() + 1)
     layer(torch.randn(3, 24))
-    assert not laid_out(layer)
+    assert not packed(layer)
 
 
 @torch.no_grad()

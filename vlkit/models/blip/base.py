@@ -18,8 +18,9 @@ from vlkit.errors import VlkitError
 from vlkit.models.arguments import as_mapping, check_memory, text_list
 from vlkit.models.blip.samples import Batches, Samples, Texts, check_keys, given_texts, wanted
 from vlkit.models.inputs import Items, PictureReader, pictures, videos
-from vlkit.models.med import Layer, MedConfig
+from vlkit.models.med import MedConfig
 from vlkit.models.packing import TextBatch
+from vlkit.models.text_layers import Layer
 from vlkit.models.vit import VisionTransformer, VitConfig, build_image_encoder
 from vlkit.processors.tokenizer import Tokenizer, build_tokenizer
 

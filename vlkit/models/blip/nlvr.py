@@ -24,9 +24,10 @@ from vlkit.models.blip.base import BlipBase, LossOutput
 from vlkit.models.blip.samples import Samples, check_keys, wanted
 from vlkit.models.inputs import Items, pictures
 from vlkit.models.kv_cache import ImageKV
-from vlkit.models.med import MedConfig, Projections, TextPlan, TextTransformer, cross_attend, init_bert
+from vlkit.models.med import MedConfig, TextTransformer
 from vlkit.models.onednn_linear import Linear, fused_projections
 from vlkit.models.packing import TextBatch
+from vlkit.models.text_layers import Projections, TextPlan, cross_attend, init_bert
 from vlkit.models.vit import VitConfig
 from vlkit.registry import MODELS
 from vlkit.registry.bounds import Range, Tokens

@@ -2,8 +2,7 @@
 
 All texts of an image write into one row of places, K at each step, and a mask tells which places a text sees: those of
 its own past. So no keys and values are copied when beams part and end, and the prompt is stored once per image.
-The buffers are sized for a bucket of images, kept for the next batches and given up when the decoder trains. The host
-reads back one step late whether all images are finished, while the device computes the next.
+The buffers are sized for a bucket of images, kept for the next batches and given up when the decoder trains.
 
 Everything but the capture runs on any device, with the results of decoding step by step.
 
@@ -218,10 +217,11 @@ class GraphBatch:
 
     def run(self, decoder: TextDecoder, count: int) -> Generated:
         """Decode the first ``count`` images."""
-        method, flag = self.method, LateFlag(self.length.device)
-        for _ in range(self.cache.prompt_length, method.config.max_length - 1):
+        method = self.method
+        for length in range(self.cache.prompt_length + 1, method.config.max_length):
             self.captured.run(lambda: self.step(decoder))
-            if flag.exchange(method.finished(self.state)[:count].all()):
+            # Waits for the device, so only where texts can have ended.
+            if length > method.config.min_length and bool(method.finished(self.state)[:count].all()):
                 break
         # The last token, which no step reads; finished images stay as they are.
         state, _ = method.advance(self.state, self.logits, self.length)
@@ -297,30 +297,3 @@ class CapturedStep:
         else:
             self._graph = graph
             graph.replay()
-
-
-class LateFlag:
-    """A flag that the host reads one request late, so that the device computes while it travels.
-
-    Args:
-        device: of the flags.
-    """
-
-    def __init__(self, device: torch.device):
-        self._device, self._cuda = device, device.type == "cuda"
-        self._requested: tuple[Tensor, torch.cuda.Event | None] | None = None
-
-    def exchange(self, flag: Tensor) -> bool:
-        """Request the scalar ``flag`` and return the one requested before; False at the first call."""
-        before = self._requested
-        here, event = torch.empty((), dtype=flag.dtype, pin_memory=self._cuda), None
-        here.copy_(flag, non_blocking=True)
-        if self._cuda:
-            event = torch.cuda.Event()
-            event.record(torch.cuda.current_stream(self._device))  # the current device may be another
-        self._requested = (here, event)
-        if before is None:
-            return False
-        if before[1] is not None:
-            before[1].synchronize()
-        return bool(before[0])

@@ -6,8 +6,9 @@ import torch
 from tests.unit.models import small
 from vlkit.errors import ConfigError, VlkitError
 from vlkit.models.blip.base import BlipBase, frames_of, pooled_feats
-from vlkit.models.med import Layer, MedConfig
+from vlkit.models.med import MedConfig
 from vlkit.models.packing import TextBatch
+from vlkit.models.text_layers import Layer
 from vlkit.processors.tokenizer import build_tokenizer
 
 

@@ -277,17 +277,17 @@ def test_prompts_of_their_own():
 def test_images_are_never_repeated(monkeypatch):
     """All beams of an image attend to its one copy of keys and values."""
     model, embeds = decoders.decoder(9, 1), decoders.image_embeds(4, 1)
-    from vlkit.models import med
+    from vlkit.models import text_layers
 
     seen = []
-    attend = med.attend
+    attend = text_layers.attend
 
     def watched(query, key, value, *args, **kwargs):
         if key.shape[2] == embeds.shape[1] and query.shape[2] == 5:
             seen.append(key.shape[0])
         return attend(query, key, value, *args, **kwargs)
 
-    monkeypatch.setattr(med, "attend", watched)
+    monkeypatch.setattr(text_layers, "attend", watched)
     search(model, embeds, [BOS], num_beams=5, max_length=6, min_length=5)
     assert seen
     assert max(seen) <= 4

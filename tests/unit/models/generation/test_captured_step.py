@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import torch
 
-from vlkit.models.generation.cuda_graphs import CapturedStep, LateFlag
+from vlkit.models.generation.cuda_graphs import CapturedStep
 
 
 def test_elsewhere_steps_are_called_as_they_are():
@@ -71,16 +71,3 @@ def test_a_step_that_cannot_be_captured_runs_without(monkeypatch, caplog):
     assert driver.done == ["run"] * 6
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "not permitted" in caplog.text
-
-
-def test_the_flag_is_waited_for_on_the_device_that_it_comes_from(monkeypatch):
-    """Which need not be the current one."""
-    recorded, empty = [], torch.empty
-    event = SimpleNamespace(record=recorded.append, synchronize=lambda: recorded.append("waited for"))
-    monkeypatch.setattr(torch.cuda, "Event", lambda: event)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: f"stream of {device}")
-    monkeypatch.setattr(torch, "empty", lambda *given, pin_memory, **others: empty(*given, **others))
-    flag = LateFlag(torch.device("cuda:1"))
-    assert flag.exchange(torch.tensor(True)) is False
-    assert flag.exchange(torch.tensor(False)) is True
-    assert recorded == ["stream of cuda:1", "stream of cuda:1", "waited for"]

@@ -147,7 +147,7 @@ def test_batches_are_decoded_in_buckets(steps):
         assert set(steps) == {bucket}
 
 
-def test_decoding_ends_a_step_after_all_images_are_finished(steps, monkeypatch):
+def test_decoding_ends_when_all_images_are_finished(steps, monkeypatch):
     model, embeds = decoders.decoder(VOCAB, 5, 11.0), decoders.image_embeds(3, 5)
     calls = []
     forward = TextDecoder.next_logits
@@ -157,7 +157,7 @@ def test_decoding_ends_a_step_after_all_images_are_finished(steps, monkeypatch):
     needed = len(calls)  # tokens that were chosen
     assert needed < 10
     both(model, embeds, prompts(3, 1, True), config)
-    assert len(steps) == needed + 1
+    assert len(steps) == needed
 
 
 @pytest.mark.parametrize("mask", [False, True], ids=["all_seen", "masked"])
