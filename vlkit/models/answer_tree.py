@@ -1,7 +1,7 @@
-"""Answers to choose from as a tree of their beginnings: what several of them begin with is read once.
+"""A prefix tree of the answers to choose from: common prefixes are decoded once.
 
-A question's candidates are one row of tokens, the nodes of the tree; each node attends to the nodes on its way from
-the root. So every candidate has the loss that it has alone, to rounding.
+The candidates of a question are one sequence of tokens, the nodes of the tree; each node attends to the nodes on its
+path from the root. So every candidate has the loss that it has alone, to rounding.
 
 Shapes: ``A`` answers, ``G`` nodes, ``N`` questions, ``T`` nodes of all questions' candidates, ``R`` predicted tokens,
 ``D`` width.
@@ -19,18 +19,18 @@ from vlkit.models.kv_cache import ImageKV
 from vlkit.models.med import TextDecoder
 from vlkit.models.packing import MaskedSegments
 
-# Nodes that are decoded at once: their logits over a vocabulary of 30,000 take a quarter of a gigabyte.
+# Nodes in one pass of the decoder: their logits over a vocabulary of 30,000 take a quarter of a gigabyte.
 _NODES_AT_ONCE = 2048
 
 
 class AnswerTree:
-    """The beginnings of a list of answers.
+    """The prefix tree of a list of answers.
 
     Args:
         answers: token ids of each, [DEC] first and [SEP] last.
 
     Attributes:
-        first: [A] first token behind [DEC].
+        first: [A] first token after [DEC].
     """
 
     def __init__(self, answers: Sequence[Sequence[int]]):
@@ -49,7 +49,7 @@ class AnswerTree:
         self.first = np.array([answer[1] for answer in answers])
         self._tokens, self._depths = np.array(tokens), np.array([len(path) - 1 for path in paths])
         longest = max(map(len, paths))
-        # Short ways are filled up with their own end.
+        # Short paths repeat their last node.
         self._paths = np.array([path + path[-1:] * (longest - len(path)) for path in paths])
         self._parents, self._targets = np.array(parents), np.array([t for answer in answers for t in answer[1:]])
         self._lengths = np.array([len(answer) - 1 for answer in answers])
@@ -59,12 +59,12 @@ class AnswerTree:
         return len(self.first)
 
     def losses(self, decoder: TextDecoder, questions: ImageKV, chosen: np.ndarray, label_smoothing: float) -> Tensor:
-        """Label-smoothed LM loss of each candidate, summed over its tokens.
+        """Compute the label-smoothed LM loss of each candidate, summed over its tokens.
 
         Args:
-            decoder: reads ``questions``.
+            decoder: attends to ``questions``.
             questions: keys and values of N questions.
-            chosen: [N, K] answers that are scored for each question.
+            chosen: [N, K] answers to score for each question.
             label_smoothing: 0..1.
 
         Returns:
@@ -79,7 +79,7 @@ class AnswerTree:
         return torch.cat(losses)
 
     def _predictions(self, answers: np.ndarray) -> np.ndarray:
-        """Places of the predicted tokens of ``answers`` among those of all."""
+        """Return the indices of the predicted tokens of ``answers`` among those of all answers."""
         lengths = self._lengths[answers]
         ends = np.cumsum(lengths)
         return np.arange(ends[-1]) + np.repeat(self._starts[answers] - (ends - lengths), lengths)
@@ -94,7 +94,7 @@ class AnswerTree:
         chosen: np.ndarray,
         label_smoothing: float,
     ) -> Tensor:
-        """[questions of the group, K]."""
+        """Compute the losses of a group of questions, [questions of the group, K]."""
         device = questions.layers[0][0].device
         nodes = [nodes[i] for i in group]
         together = np.concatenate(nodes)
@@ -116,7 +116,7 @@ class AnswerTree:
         return losses.new_zeros(len(candidates)).index_add(0, candidate, losses).unflatten(0, (len(group), -1))
 
     def _visible(self, nodes: Sequence[np.ndarray]) -> Tensor:
-        """[n, M, M]: every node sees its way from the root; places behind the last node see the root."""
+        """Return [n, M, M]: a node sees its path from the root; padding sees the root."""
         longest = max(map(len, nodes))
         visible = np.zeros((len(nodes), longest, longest), dtype=bool)
         visible[:, :, 0] = True
@@ -126,8 +126,7 @@ class AnswerTree:
 
 
 def smoothed_losses(logits: Tensor, rows: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
-    """Cross entropy [R] of ``logits`` [T, V] at ``rows`` [R] against ``targets`` [R]; a row may be asked several
-    times."""
+    """Compute the cross entropy [R] of ``logits`` [T, V] at ``rows`` [R] with ``targets`` [R]; rows may repeat."""
     logits = logits.float()
     normalizer, mean = logits.logsumexp(-1), logits.mean(-1)
     hard, even = normalizer[rows] - logits[rows, targets], (normalizer - mean)[rows]
@@ -135,7 +134,7 @@ def smoothed_losses(logits: Tensor, rows: Tensor, targets: Tensor, label_smoothi
 
 
 def _groups(sizes: Sequence[int]) -> list[list[int]]:
-    """Consecutive questions whose nodes stay below the bound (one question may exceed it alone)."""
+    """Split questions into consecutive groups whose nodes stay below the bound (a single question may exceed it)."""
     groups: list[list[int]] = []
     held = 0
     for place, size in enumerate(sizes):

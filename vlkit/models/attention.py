@@ -1,4 +1,4 @@
-"""The one place that chooses how attention is computed.
+"""Attention, with the kernel that is fastest for the device and the shapes.
 
 Shapes: ``N`` sequences, ``H`` heads, ``L`` queries, ``S`` keys, ``d`` width of a head.
 """
@@ -20,14 +20,14 @@ def attend(
     causal: bool = False,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Softmax attention, scaled by ``1 / sqrt(d)``.
+    """Compute softmax attention, scaled by ``1 / sqrt(d)``.
 
     Args:
         query: [N, H, L, d].
         key: [N, H, S, d].
         value: [N, H, S, d].
-        mask: bool, broadcastable to [N, H, L, S]; False places are not attended to. Not together with ``causal``.
-        causal: the queries are the last of the keys' places: query i attends to keys 0..S-L+i.
+        mask: bool, broadcastable to [N, H, L, S]; False keys are not attended to. Not with ``causal``.
+        causal: the queries are at the last positions of the keys: query i attends to keys 0..S-L+i.
         dropout: probability of dropping an attention weight; pass 0 outside of training.
 
     Returns:
@@ -43,14 +43,16 @@ def attend(
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal)
 
 
-# Up to so many queries a CPU spends the time of the fused kernel on its set-up.
+# Up to this number of queries, the set-up of the fused kernel dominates on a CPU.
 _FEW_QUERIES = 16
 
 
 def _fastest(query: Tensor, dropout: float) -> Literal["fused", "plain", "parts"]:
-    """What is fastest on a CPU, measured with torch 2.15 on Zen 4: the fused kernel in fp32. In bf16 it reaches a third
-    of the speed of matrix products, in its backward pass a tenth of that; there, products over contiguous keys are
-    better, and so they are for the few queries of a decoding step."""
+    """Return the fastest way, on a CPU as measured with torch 2.15 on Zen 4.
+
+    In fp32 it is the fused kernel. In bf16 that reaches a third of the speed of matrix products, and in its backward
+    pass a tenth of that; there, and for the few queries of a decoding step, products over contiguous keys are faster.
+    """
     if query.device.type != "cpu":
         return "fused"
     if torch.is_grad_enabled() or dropout:
@@ -58,14 +60,14 @@ def _fastest(query: Tensor, dropout: float) -> Literal["fused", "plain", "parts"
     return "parts" if query.dtype == torch.bfloat16 or query.shape[-2] <= _FEW_QUERIES else "fused"
 
 
-# Of the scores of one part, which then stay in the cache.
+# Size of the scores of one part, which then stay in the cache.
 _PART_BYTES = 2**22
-# In bf16 a product of 577 rows takes longer than one of 608: rows are filled up to a multiple of this, if by few.
+# In bf16 a product of 577 rows is slower than one of 608: rows are padded to a multiple of this, if few are added.
 _ROWS, _MOST_ADDED = 32, 1 / 16
 
 
 def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """Without gradient: a few heads after the other."""
+    """Compute attention without gradient, a few heads at a time."""
     (count, heads, queries, width), keys = query.shape, key.shape[-2]
     if causal:
         mask = _causal_mask(query, key)
@@ -98,7 +100,7 @@ def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
 def _attend_plainly(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, dropout: float
 ) -> Tensor:
-    """With gradient, or with dropout."""
+    """Compute attention with gradient or dropout."""
     if causal:
         mask = _causal_mask(query, key)
     # Autocast would compute the softmax in fp32 and keep that for the backward pass; the kernel itself adds up in fp32.
@@ -118,10 +120,10 @@ def _causal_mask(query: Tensor, key: Tensor) -> Tensor:
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """[N, L, D] -> [N, H, L, d], a view."""
+    """Map [N, L, D] to [N, H, L, d], a view."""
     return x.view(*x.shape[:-1], heads, x.shape[-1] // heads).transpose(-3, -2)
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """[N, H, L, d] -> [N, L, D]."""
+    """Map [N, H, L, d] to [N, L, D]."""
     return x.transpose(-3, -2).flatten(-2)

@@ -1,6 +1,6 @@
 """The three objectives of BLIP: image-text contrast, image-text matching, language modeling (paper, section 3.2).
 
-Everything here runs in float32 whatever the autocast: temperatures and log-softmax lose digits in bf16.
+All losses are computed in float32, also under autocast: temperatures and log-softmax lose digits in bf16.
 
 Shapes: ``B`` pairs of this process, ``A`` all candidates (pairs of all processes, then the queue), ``E`` projection,
 ``N`` texts, ``R`` predicted tokens, ``V`` vocabulary.
@@ -21,11 +21,11 @@ from vlkit.models.packing import TextBatch
 
 
 def soft_contrast(logits: Tensor, teacher_logits: Tensor | None, alpha: float, targets: Tensor) -> Tensor:
-    """Cross entropy against a mix of hard targets and a momentum teacher's soft ones.
+    """Compute the cross entropy with a mix of hard targets and soft targets of a momentum teacher.
 
     Args:
         logits: [B, A] similarities over the temperature.
-        teacher_logits: [B, A] the teacher's; not needed when ``alpha`` is 0.
+        teacher_logits: [B, A] of the teacher; not needed when ``alpha`` is 0.
         alpha: share of the teacher's distribution, 0..1.
         targets: [B] index of the match, or [B, A] a distribution over several.
 
@@ -44,7 +44,7 @@ def soft_contrast(logits: Tensor, teacher_logits: Tensor | None, alpha: float, t
 
 
 class _Differentiated(torch.autograd.Function):
-    """A scalar whose gradients are known."""
+    """A scalar whose gradients are computed already."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, count: int, *inputs_and_gradients: Tensor | None) -> Tensor:
@@ -59,9 +59,9 @@ class _Differentiated(torch.autograd.Function):
 
 
 def differentiate_now(compute: Callable[..., tuple[Tensor, ...]], *inputs: Tensor) -> tuple[Tensor, ...]:
-    """``compute(*inputs)``, whose first result, a scalar, is differentiated at once.
+    """Call ``compute(*inputs)`` and differentiate its first result, a scalar, at once.
 
-    The backward pass needs nothing of what ``compute`` read then: queues may be overwritten, and wide logits are gone.
+    The backward pass then needs nothing that ``compute`` read: queues may be overwritten, and wide logits are freed.
     The other results carry no gradient.
     """
     if not torch.is_grad_enabled():
@@ -79,7 +79,7 @@ def differentiate_now(compute: Callable[..., tuple[Tensor, ...]], *inputs: Tenso
 
 
 def draw_index(weights: Tensor) -> Tensor:
-    """[B, C] weights -> [B] one index a row, drawn in proportion."""
+    """Sample one index per row of ``weights`` [B, C], in proportion to them: [B]."""
     return torch.multinomial(weights, 1).squeeze(1)
 
 
@@ -89,19 +89,18 @@ def hard_negatives(
     floor: float = 0.0,
     draw: Callable[[Tensor], Tensor] = draw_index,
 ) -> np.ndarray:
-    """For each row a column that is no match, the likelier the more similar it is.
+    """Sample for each row a column that is not a match, more likely the more similar it is.
 
     Args:
         similarity: [B, C] logits of this process's pairs with its own (C = B) or with those of all processes; or
-            several of them, for which the device is waited for once.
+            several such matrices, which are read back from the device at once.
         same: [B, C] bool, True where a column matches the row.
-        floor: added to every probability, so that no negative is out of reach (1e-4 in pre-training).
-        draw: takes weights [B, C], gives [B].
+        floor: added to every probability, so that every negative is possible (1e-4 in pre-training).
+        draw: maps weights [B, C] to [B].
 
     Returns:
-        [B] on the host, or as many rows [n, B] as were given: the index plans of attention are made there. Where a row
-        has only matches (a batch of one, or of one image), the next row is taken: there is nothing better to learn
-        from.
+        [B] on the host, where the index plans of attention are made; or [n, B] for n matrices. A row that has only
+        matches (a batch of one, or of one image) takes the next row.
     """
     if isinstance(similarity, Tensor):
         return draw(_negative_weights(similarity, same, floor)).cpu().numpy()
@@ -109,10 +108,10 @@ def hard_negatives(
 
 
 def _negative_weights(similarity: Tensor, same: Tensor, floor: float) -> Tensor:
-    # A diverged model must reach its non-finite loss, which the runner reports, rather than fail in the draw.
+    # A diverged model must reach its non-finite loss, which the runner reports, rather than fail in the sampling.
     logits = similarity.detach().float().nan_to_num()
     weights = (logits.softmax(-1) + floor).masked_fill(same, 0.0)
-    # Where the matches hold all of the probability, it is shared out among the others, which leaves their order.
+    # Where matches have all of the probability, the others share it in their order.
     empty = weights.sum(1, keepdim=True) < torch.finfo(weights.dtype).tiny
     others = logits.masked_fill(same, -torch.inf).softmax(-1)
     rows, columns = weights.shape
@@ -122,18 +121,18 @@ def _negative_weights(similarity: Tensor, same: Tensor, floor: float) -> Tensor:
 
 
 def itm_loss(logits: Tensor, matched: int) -> Tensor:
-    """Two-class cross entropy; the first ``matched`` rows of ``logits`` [n, 2] are matches (class 1)."""
+    """Compute the two-class cross entropy; the first ``matched`` rows of ``logits`` [n, 2] are matches (class 1)."""
     labels = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
     labels[:matched] = 1
     return F.cross_entropy(logits.float(), labels)
 
 
 def lm_targets(texts: TextBatch, prompt_length: int = 1) -> tuple[Tensor, Tensor]:
-    """Which rows predict what: only these need logits.
+    """Return the rows that predict a token, which alone need logits, and the tokens.
 
     Args:
         texts: packed ids, [DEC] first.
-        prompt_length: tokens in front of each text that are given, not predicted; at least 1.
+        prompt_length: first tokens of each text that are given, not predicted; at least 1.
 
     Returns:
         rows [R] (of the packed hidden states) and their next tokens [R].
@@ -146,12 +145,12 @@ def lm_targets(texts: TextBatch, prompt_length: int = 1) -> tuple[Tensor, Tensor
 
 
 def lm_count(texts: TextBatch, prompt_length: int = 1) -> int:
-    """Number of predicted tokens R of ``texts``."""
+    """Return the number of predicted tokens R of ``texts``."""
     return sum(max(length - max(prompt_length, 1), 0) for length in texts.lengths)
 
 
 def lm_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.1, reduction: str = "mean") -> Tensor:
-    """Cross entropy with label smoothing (Paper: 3.2, LM).
+    """Compute the cross entropy with label smoothing (Paper: 3.2, LM).
 
     Args:
         logits: [R, V].
@@ -166,6 +165,6 @@ def lm_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.1, reduc
 
 
 def sum_by_text(values: Tensor, texts: TextBatch, rows: Tensor) -> Tensor:
-    """Sums of per-token ``values`` [R] (of the packed ``rows`` [R]) over each text: [N]."""
+    """Sum per-token ``values`` [R] of the packed ``rows`` [R] over each text: [N]."""
     text_of_row = torch.from_numpy(np.repeat(np.arange(len(texts)), texts.lengths)).to(values.device)
     return values.new_zeros(len(texts)).index_add(0, text_of_row[rows], values)

@@ -15,7 +15,7 @@ from vlkit.models.packing import Segments, TextBatch
 
 
 def momentum_copy(module: nn.Module) -> nn.Module:
-    """A copy of ``module`` that no gradient reaches."""
+    """Copy ``module`` without gradients."""
     return copy.deepcopy(module).requires_grad_(False)
 
 
@@ -28,13 +28,13 @@ def update_momentum(pairs: Sequence[tuple[nn.Module, nn.Module]], momentum: floa
 
 
 def _own_part(parameter: Tensor) -> Tensor:
-    """What this process holds of a weight, which under FSDP is a part; both modules are cut alike."""
+    """Return the part of a weight that this process holds: under FSDP a shard, the same of both modules."""
     parameter = parameter.detach()
     return parameter.to_local() if hasattr(parameter, "to_local") else parameter
 
 
 def random_queue(width: int, size: int) -> Tensor:
-    """[width, size] random columns of unit length, as queues start."""
+    """Create a queue of random columns of unit length, [width, size]."""
     return F.normalize(torch.randn(width, size), dim=0)
 
 
@@ -44,7 +44,7 @@ def enqueue(queues: Sequence[tuple[Tensor, Tensor]], pointer: Tensor) -> None:
 
     Args:
         queues: pairs of a queue [E, Q] (or [1, Q]) and new entries [n, E] (or [n]); any n and Q, all queues in step.
-        pointer: [1] int64 next place to write; is moved on.
+        pointer: [1] int64 next place to write; is updated.
     """
     size = queues[0][0].shape[1]
     count = len(queues[0][1])
@@ -63,18 +63,18 @@ def enqueue(queues: Sequence[tuple[Tensor, Tensor]], pointer: Tensor) -> None:
 
 
 def world_size() -> int:
-    """Processes that train together; 1 outside of ``torchrun``."""
+    """Return the number of processes of the run; 1 outside of ``torchrun``."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Number of this process among them, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 @torch.no_grad()
 def gather_batch(x: Tensor) -> Tensor:
-    """``x`` [B, ...] of all processes in rank order, [W * B, ...], without gradient; all batches have one size."""
+    """Gather ``x`` [B, ...] of all W processes in rank order, [W * B, ...], without gradient; B is the same in all."""
     if world_size() == 1:
         return x
     parts = [torch.empty_like(x) for _ in range(world_size())]
@@ -83,7 +83,7 @@ def gather_batch(x: Tensor) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """All processes' batches; the gradient of a batch is the sum over what all processes made of it."""
+    """Gather the batches of all processes; the gradient of a batch is the sum of those of all processes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -98,14 +98,17 @@ class _Gather(torch.autograd.Function):
 
 
 def gather_with_gradient(x: Tensor) -> Tensor:
-    """:func:`gather_batch` whose gradient reaches the process that ``x`` came from. Losses are means over a process's
-    batch and gradients are then averaged over processes, so the sum is what a single process would compute."""
+    """Gather as :func:`gather_batch`, with a gradient to the process that ``x`` came from.
+
+    Losses are means over the batch of a process and gradients are averaged over processes, so the sum is what a single
+    process would compute.
+    """
     return x if world_size() == 1 else _Gather.apply(x)
 
 
 @torch.no_grad()
 def gather_texts(texts: TextBatch) -> TextBatch:
-    """The texts of all processes in rank order; every process brings the same number."""
+    """Gather the texts of all processes in rank order; all have the same number of texts."""
     if world_size() == 1:
         return texts
     lengths = gather_batch(torch.tensor(texts.lengths, device=texts.ids.device))

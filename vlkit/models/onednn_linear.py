@@ -2,8 +2,8 @@
 
 oneDNN multiplies faster by weights that are packed in its own layout: measured on Zen 4 (torch 2.15), fp32 products are
 1.1 to 1.2 times as fast, and the few rows of a decoding step, which is bound by reading weights, 2 to 6 times.
-Inference packs each large weight at its first use and keeps the copy. Training in fp32 calls oneDNN with plain weights, which
-torch itself does only in bf16. GPUs, compiled graphs and other types of weights use ``torch.nn.functional.linear``.
+Inference packs each large weight at its first use and keeps the copy. Training in fp32 calls oneDNN with plain
+weights, which torch itself does only in bf16. GPUs, compiled graphs and other types of weights use torch's ``linear``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Texts without padding: tokens of all texts in one row after the other, and the index tables that attention needs.
+"""Texts without padding: the tokens of all texts in sequence, and the index tables that attention needs.
 
-Linear layers, norms and losses see only real tokens [T, D]. Self-attention pads for itself, up to the longest text,
-and only when lengths differ. Cross-attention groups the rows by the image they look at, so that each image's keys and
-values are read once, by all of its rows together.
+Linear layers, norms and losses process only real tokens [T, D]. Self-attention pads to the longest text, and only when
+lengths differ. Cross-attention groups rows by their image, so that the keys and values of an image are read once for
+all its rows.
 
 Shapes: ``N`` texts, ``T`` tokens of all texts, ``M`` longest text, ``B`` images, ``D`` width.
 """
@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# A group of images is split when padding its rows to the largest would waste more than this share.
+# A group of images is split when padding its rows to the largest number would waste more than this share.
 _WASTE = 0.35
 
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Token ids of ``N`` texts, packed.
+    """Packed token ids of ``N`` texts.
 
     Args:
         ids: [T] int64, the texts one after the other, each with its first token ([CLS]) and final [SEP].
-        lengths: tokens of each text; they live on the host, so that no kernel waits for them.
+        lengths: tokens of each text, on the host, so that no kernel waits for them.
     """
 
     ids: Tensor
@@ -41,7 +41,7 @@ class TextBatch:
 
     @classmethod
     def from_padded(cls, input_ids: Tensor, attention_mask: Tensor) -> TextBatch:
-        """Pack ``input_ids`` [N, L]; tokens whose ``attention_mask`` [N, L] is 0 are dropped."""
+        """Pack ``input_ids`` [N, L] without the tokens whose ``attention_mask`` [N, L] is 0."""
         keep = attention_mask.bool()
         return cls(input_ids[keep], tuple(keep.sum(1).tolist()))
 
@@ -50,32 +50,32 @@ class TextBatch:
 
     @cached_property
     def starts(self) -> np.ndarray:
-        """[N] row of each text's first token."""
+        """[N] row of the first token of each text."""
         return np.cumsum([0, *self.lengths[:-1]]) if self.lengths else np.empty(0, np.int64)
 
     @cached_property
     def positions(self) -> Tensor:
-        """[T] place of each token in its text, from 0."""
+        """[T] position of each token in its text, from 0."""
         rows = np.arange(sum(self.lengths)) - np.repeat(self.starts, self.lengths)
         return torch.from_numpy(rows).to(self.ids.device)
 
     def first_rows(self) -> Tensor:
-        """[N] row of each text's first token, on the device."""
+        """Return [N] the row of the first token of each text, on the device."""
         return torch.from_numpy(self.starts).to(self.ids.device)
 
     def with_first(self, token: int) -> TextBatch:
-        """The same texts with ``token`` ([ENC] or [DEC]) in the place of their first."""
+        """Replace the first token of each text by ``token`` ([ENC] or [DEC])."""
         ids = self.ids.clone()
         ids[self.first_rows()] = token
         return TextBatch(ids, self.lengths)
 
     def select(self, index: Sequence[int] | np.ndarray) -> TextBatch:
-        """The texts ``index``, in that order; one may be named several times."""
+        """Select the texts ``index``, in that order, with repetitions."""
         rows, lengths = self.rows_of(index)
         return TextBatch(self.ids.index_select(0, rows), lengths)
 
     def rows_of(self, index: Sequence[int] | np.ndarray) -> tuple[Tensor, tuple[int, ...]]:
-        """Rows of all tokens of the texts ``index``, in that order, on the device; and the tokens of each text."""
+        """Return the rows of all tokens of the texts ``index`` on the device, and the lengths of these texts."""
         index = np.asarray(index, dtype=np.int64)
         lengths = np.asarray(self.lengths)[index]
         starts = np.cumsum(lengths) - lengths
@@ -83,11 +83,11 @@ class TextBatch:
         return torch.from_numpy(rows).to(self.ids.device), tuple(lengths.tolist())
 
     def to(self, device: torch.device | str) -> TextBatch:
-        """The same texts on ``device``."""
+        """Move the ids to ``device``."""
         return TextBatch(self.ids.to(device, non_blocking=True), self.lengths)
 
     def padded(self, pad: int = 0) -> tuple[Tensor, Tensor]:
-        """``input_ids`` and ``attention_mask`` [N, M], padded on the right with ``pad``."""
+        """Return ``input_ids`` and ``attention_mask`` [N, M], padded on the right with ``pad``."""
         segments = Segments(self.lengths, self.ids.device)
         mask = segments.valid
         return segments.pad(self.ids).masked_fill(~mask, pad), mask.long()
@@ -98,11 +98,11 @@ def _table(index: np.ndarray, device: torch.device) -> Tensor:
 
 
 class Segments:
-    """How packed rows [T, ...] split into consecutive texts, for self-attention.
+    """Split of packed rows [T, ...] into consecutive texts, for self-attention.
 
     Args:
         lengths: rows of each text.
-        device: where the index tables go.
+        device: of the index tables.
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device):
@@ -112,7 +112,7 @@ class Segments:
 
     @cached_property
     def valid(self) -> Tensor:
-        """[N, M] bool: True where a padded place holds a token."""
+        """[N, M] bool, False at padding."""
         lengths = torch.tensor(self.lengths)
         return (torch.arange(self.longest) < lengths[:, None]).to(self.device)
 
@@ -121,24 +121,24 @@ class Segments:
         lengths = np.asarray(self.lengths)
         starts = np.cumsum(lengths) - lengths
         place = np.arange(self.longest)
-        # A padded place reads some row of its own text: finite values, whose results nobody reads.
+        # Padding repeats the last row of its own text: finite values, whose results are dropped.
         gather = starts[:, None] + np.minimum(place, lengths[:, None] - 1)
         rows = np.arange(lengths.sum()) + np.repeat(np.arange(len(lengths)) * self.longest - starts, lengths)
         return _table(gather, self.device), _table(rows, self.device)
 
     def pad(self, x: Tensor) -> Tensor:
-        """[T, ...] -> [N, M, ...]; a view when all lengths are equal."""
+        """Map [T, ...] to [N, M, ...]; a view when all lengths are equal."""
         if not self.uniform:
             x = x.index_select(0, self._tables[0])
         return x.unflatten(0, (len(self.lengths), self.longest))
 
     def unpad(self, x: Tensor) -> Tensor:
-        """[N, M, ...] -> [T, ...]; a view when all lengths are equal."""
+        """Map [N, M, ...] to [T, ...]; a view when all lengths are equal."""
         x = x.flatten(0, 1)
         return x if self.uniform else x.index_select(0, self._tables[1])
 
     def key_mask(self) -> Tensor | None:
-        """[N, 1, 1, M] for bidirectional attention; None when nothing is padded."""
+        """Return [N, 1, 1, M] for bidirectional attention; None without padding."""
         return None if self.uniform else self.valid[:, None, None, :]
 
 
@@ -161,7 +161,7 @@ class MaskedSegments(Segments):
 
 @dataclass(frozen=True)
 class ImageGroup:
-    """Images whose rows are attended together: ``images`` (None: all, in order), ``rows`` each, padded."""
+    """Images whose rows form one batch of attention: ``images`` (None: all, in order), each with ``rows``, padded."""
 
     images: Tensor | None
     rows: int
@@ -169,18 +169,18 @@ class ImageGroup:
 
 
 class CrossPlan:
-    """How packed rows [T, D] are grouped by the image they look at, for cross-attention.
+    """Groups of packed rows [T, D] by their image, for cross-attention.
 
-    Images with similar numbers of rows form a group that is padded to its largest. Keys need no mask for that: padded
-    rows are queries, whose results are dropped.
+    Images with similar numbers of rows form a group that is padded to its largest. Padded rows are queries whose
+    results are dropped, so keys need no mask.
 
     Args:
         row_counts: rows of each text (its tokens).
-        image_index: image of each text, 0 <= index < ``images``; None: text i looks at image i.
+        image_index: image of each text, 0 <= index < ``images``; None: text i attends to image i.
         images: number of images.
-        device: where the index tables go.
-        split: allow several groups, each of which copies its images' keys and values once; a decoding step has too
-            few rows to pay for that.
+        device: of the index tables.
+        split: allow several groups, each of which copies the keys and values of its images; a decoding step has too few
+            rows for that.
     """
 
     def __init__(
@@ -209,7 +209,7 @@ class CrossPlan:
             most = int(size.max())
             place = np.arange(most)
             rows = starts[members][:, None] + np.minimum(place, np.maximum(size[:, None] - 1, 0))
-            # An image without rows reads one of another image (the last has none behind it); nobody reads the result.
+            # An image without rows takes one of another image (the last one has no next row); its result is dropped.
             table = order[np.minimum(rows, len(order) - 1)]
             real = place < size[:, None]
             inverse[table[real]] = offset + np.flatnonzero(real)
@@ -221,7 +221,7 @@ class CrossPlan:
 
 
 def _group_by_size(sizes: np.ndarray) -> list[np.ndarray]:
-    """Indices of ``sizes`` > 0 in groups of similar size; one group when that wastes little."""
+    """Group the indices of ``sizes`` > 0 by similar size; one group when that wastes little."""
     used = np.flatnonzero(sizes)
     if sizes[used].max() * len(used) * (1 - _WASTE) <= sizes[used].sum():
         return [used]

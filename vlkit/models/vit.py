@@ -1,4 +1,4 @@
-"""The image encoder (paper, section 3.1): a vision transformer whose tokens, [CLS] first, all go to the text side.
+"""The image encoder (paper, section 3.1): a vision transformer; the text side reads all its tokens, [CLS] first.
 
 Shapes: ``B`` images, ``P`` tokens (1 + patches), ``Dv`` width.
 """
@@ -19,7 +19,7 @@ from vlkit.models.onednn_linear import Linear, gelu
 from vlkit.registry.bounds import Depth, DropRate, Range, Side, Width, check_fields
 
 MAX_PATCHES = 16_384
-"""Most patches of an image: attention takes time and memory with their square."""
+"""Most patches of an image: time and memory of attention grow with their square."""
 _NORM_EPS = 1e-6
 
 
@@ -36,7 +36,7 @@ class VitConfig:
         mlp_ratio: width of the feed-forward layer over ``embed_dim``.
         drop_path_rate: stochastic depth of the last block, growing linearly from 0 at the first.
         init_std: standard deviation of initial weights.
-        backbone: name of a timm model to use instead of all sizes but ``image_size``; its checkpoints are its own.
+        backbone: name of a timm model to use instead; only ``image_size`` applies to it, and its checkpoints differ.
     """
 
     image_size: Side = 224
@@ -77,7 +77,7 @@ class VitConfig:
 
 
 class SelfAttention(nn.Module):
-    """Self-attention under timm's names, through the library's own choice of kernel."""
+    """Self-attention with timm's parameter names and the kernels of :mod:`~vlkit.models.attention`."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -86,7 +86,7 @@ class SelfAttention(nn.Module):
         self.proj = Linear(width, width)
 
     def forward(self, x: Tensor, first_only: bool = False) -> Tensor:
-        """[B, P, Dv] -> [B, P, Dv], or [B, 1, Dv] of the first token alone."""
+        """Map [B, P, Dv] to [B, P, Dv], or to [B, 1, Dv] of only the first token."""
         query, key, value = (split_heads(t, self.heads) for t in self.qkv(x).chunk(3, -1))
         if first_only:
             query = query[:, :, :1]
@@ -94,7 +94,7 @@ class SelfAttention(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Patches to tokens.
+    """Map patches to tokens.
 
     Args:
         config: sizes.
@@ -106,7 +106,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, config.embed_dim, config.patch_size, stride=config.patch_size)
 
     def forward(self, image: Tensor) -> Tensor:
-        """[B, 3, S, S] -> [B, P - 1, Dv], row by row."""
+        """Map [B, 3, S, S] to [B, P - 1, Dv], row by row."""
         return self.proj(image).flatten(2).transpose(1, 2)
 
 
@@ -119,15 +119,15 @@ class Mlp(nn.Module):
         self.fc2 = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, P, Dv] -> [B, P, Dv]."""
+        """Map [B, P, Dv] to [B, P, Dv]."""
         return self.fc2(gelu(self.fc1, x))
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training the whole branch is left out for some of the images, and scaled up for the rest.
+    """Stochastic depth: training drops the whole branch for a share of the images and scales it up for the rest.
 
     Args:
-        rate: share of the images, 0..1.
+        rate: share of the images that it is dropped for, 0..1.
     """
 
     def __init__(self, rate: float):
@@ -135,7 +135,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, P, Dv] -> [B, P, Dv]."""
+        """Map [B, P, Dv] to [B, P, Dv]."""
         if not self.training or self.rate == 0:
             return x
         kept = x.new_empty(len(x), 1, 1).bernoulli_(1 - self.rate)
@@ -143,11 +143,11 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """A layer of the image encoder: self-attention and feed-forward, each after a norm and beside a skip.
+    """A layer of the image encoder: self-attention and feed-forward, each with a norm before it and a residual.
 
     Args:
         config: sizes.
-        drop_path: share of the images that skip a branch in training, 0..1.
+        drop_path: share of the images that a branch is dropped for in training, 0..1.
     """
 
     def __init__(self, config: VitConfig, drop_path: float):
@@ -161,16 +161,16 @@ class Block(nn.Module):
         self.drop_path2 = DropPath(drop_path)
 
     def forward(self, x: Tensor, first_only: bool = False) -> Tensor:
-        """[B, P, Dv] -> [B, P, Dv], or [B, 1, Dv] of the first token alone."""
+        """Map [B, P, Dv] to [B, P, Dv], or to [B, 1, Dv] of only the first token."""
         mixed = self.attn(self.norm1(x), first_only)
         x = (x[:, :1] if first_only else x) + self.drop_path1(mixed)
         return x + self.drop_path2(self.mlp(self.norm2(x)))
 
 
 class VisionTransformer(nn.Module):
-    """A vision transformer without head and pooling, under timm's parameter names, which are the original's.
+    """A vision transformer without head and pooling, with timm's parameter names, which are the original's.
 
-    It is written out because timm takes seconds to import.
+    It does not use timm, whose import takes seconds.
 
     Args:
         config: sizes.
@@ -186,7 +186,7 @@ class VisionTransformer(nn.Module):
         rates = torch.linspace(0, config.drop_path_rate, config.depth, device="cpu").tolist()
         self.blocks = nn.Sequential(*[Block(config, rate) for rate in rates])
         self.norm = nn.LayerNorm(self.width, eps=_NORM_EPS)
-        for block in self.blocks:  # once more, so that a seed draws the weights that it has always drawn
+        for block in self.blocks:  # built again, so that a seed gives the same weights as in earlier versions
             block.attn = SelfAttention(self.width, config.num_heads)
         self._init(config.init_std)
 
@@ -199,8 +199,7 @@ class VisionTransformer(nn.Module):
             nn.init.trunc_normal_(token, std=std)
 
     def forward(self, image: Tensor, first_only: bool = False) -> Tensor:
-        """[B, 3, S, S] -> [B, P, Dv], normalized; or [B, 1, Dv] of [CLS] alone: the last block computes nothing
-        else then."""
+        """Map [B, 3, S, S] to [B, P, Dv], normalized, or to [B, 1, Dv]: then the last block computes only [CLS]."""
         _check_size(image, self.patch_embed.img_size)
         patches = self.patch_embed(image)
         tokens = torch.cat([self.cls_token.expand(len(image), -1, -1), patches], 1) + self.pos_embed
@@ -220,11 +219,11 @@ def _check_size(image: Tensor, size: tuple[int, int] | None) -> None:
 
 
 class TimmBackbone(nn.Module):
-    """Any timm model as image encoder: its feature map as tokens, with their mean in front as [CLS].
+    """A timm model as image encoder: its feature map as tokens, after their mean as [CLS].
 
     Args:
         name: timm's name of the model; built without pretrained weights.
-        image_size: pixels, for models that must know.
+        image_size: in pixels, for models that need it.
     """
 
     def __init__(self, name: str, image_size: int):
@@ -239,7 +238,7 @@ class TimmBackbone(nn.Module):
         self.width = int(self.body.num_features)
 
     def forward(self, image: Tensor, first_only: bool = False) -> Tensor:
-        """[B, 3, S, S] -> [B, P, Dv], or [B, 1, Dv] of [CLS] alone."""
+        """Map [B, 3, S, S] to [B, P, Dv], or to [B, 1, Dv] of only [CLS]."""
         tokens = self._tokens(image)
         return tokens[:, :1] if first_only else tokens
 
@@ -259,7 +258,7 @@ def _create_headless(name: str, image_size: int) -> Any:
     import timm
 
     error: Exception | None = None
-    # Convolutional models take any size and no such argument; distilled ones have a pooling of their own.
+    # Convolutional models accept any size and no such argument; distilled ones have their own pooling.
     options: list[dict[str, Any]] = [{"global_pool": "", "img_size": image_size}, {"global_pool": ""}]
     for given in [*options, {"img_size": image_size}, {}]:
         try:
@@ -270,14 +269,14 @@ def _create_headless(name: str, image_size: int) -> Any:
 
 
 def build_image_encoder(config: VitConfig) -> VisionTransformer | TimmBackbone:
-    """The image encoder of ``config``; has ``width`` (Dv) and maps [B, 3, S, S] to [B, P, Dv]."""
+    """Build the image encoder of ``config``: has ``width`` (Dv) and maps [B, 3, S, S] to [B, P, Dv]."""
     if config.backbone is not None:
         return TimmBackbone(config.backbone, config.image_size)
     return VisionTransformer(config)
 
 
 def resize_pos_embed(pos_embed: Tensor, tokens: int, prefix: int = 1) -> Tensor:
-    """Position embedding for another number of patches, by bicubic interpolation.
+    """Resize a position embedding to another number of patches by bicubic interpolation.
 
     Args:
         pos_embed: [1, prefix + patches, Dv], the patches a square.

@@ -1,4 +1,4 @@
-"""Names of weights: what other libraries call them, what a head may ignore, and what a file seems to be.
+"""Names of weights: translation from and to other libraries, names that a model may ignore, kinds of files.
 
 The names of the original BLIP are ours. LAVIS kept them; Hugging Face renamed the image encoder.
 """
@@ -18,7 +18,7 @@ from vlkit.errors import CheckpointError, VlkitError, did_you_mean
 T = TypeVar("T")
 
 QUEUES = ("image_queue", "text_queue", "idx_queue", "queue_ptr", "ptr_queue")
-"""Ring queues of training and their pointers: a model can always start with fresh ones."""
+"""Ring queues of training and their pointers: a model can always start with new ones."""
 
 HUGGING_FACE = (
     ("visual_encoder.cls_token", "vision_model.embeddings.class_embedding"),
@@ -31,7 +31,7 @@ HUGGING_FACE = (
     ("visual_encoder.blocks.{}.mlp.", "vision_model.encoder.layers.{}.mlp."),
     ("visual_encoder.norm.", "vision_model.post_layernorm."),
 )
-"""Our beginning of a name and Hugging Face's; ``{}`` is a number. Other names are the same."""
+"""Our prefix of a name and Hugging Face's; ``{}`` is a number. Other names are the same."""
 
 _MATCHING = ("visual_encoder.", "text_encoder.", "vision_proj.", "text_proj.", "itm_head.")
 HUGGING_FACE_CLASSES = {
@@ -39,17 +39,17 @@ HUGGING_FACE_CLASSES = {
     "blip_vqa": ("BlipForQuestionAnswering", ("visual_encoder.", "text_encoder.", "text_decoder.")),
     "blip_image_text_matching": ("BlipForImageTextRetrieval", _MATCHING),
 }
-"""Our model to their class and to what that class holds."""
+"""Our model, their class, and the prefixes of the weights that the class holds."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """How a kind of checkpoint is read.
+    """Rules for reading a kind of checkpoint.
 
     Args:
-        rename: pairs of beginnings, ours and theirs, as :data:`HUGGING_FACE`.
-        ignored: beginnings of names that the file may have where the model lacks the whole module.
-        fresh: beginnings of names that the model may have and the file not, or in another shape; ``{}`` is a number.
+        rename: pairs of prefixes, ours and theirs, as :data:`HUGGING_FACE`.
+        ignored: prefixes of names that the file may have where the model lacks the whole module.
+        fresh: prefixes of names that the file may lack or have in another shape; ``{}`` is a number.
     """
 
     rename: tuple[tuple[str, str], ...] = ()
@@ -57,21 +57,21 @@ class Adapter:
     fresh: tuple[str, ...] = ()
 
     def translate(self, state: Mapping[str, T]) -> dict[str, T]:
-        """``state`` under our names."""
+        """Rename ``state`` to our names."""
         return _renamed(state, [(theirs, ours) for ours, theirs in self.rename])
 
     def may_ignore(self, name: str, modules: Container[str]) -> bool:
-        """Whether a model that consists of ``modules`` may leave out what the file calls ``name``."""
+        """Return whether a model with ``modules`` may ignore ``name`` in the file."""
         return name.startswith(self.ignored) and name.partition(".")[0] not in modules
 
     def may_start_fresh(self, name: str) -> bool:
-        """Whether the model's ``name`` keeps its initial value when the file does not give one of its shape."""
+        """Return whether ``name`` keeps its initial value when the file has no value of its shape."""
         return name in QUEUES or any(_pattern(beginning).match(name) for beginning in self.fresh)
 
 
 _STARTING_POINT = Adapter(
     ignored=(
-        "text_encoder",  # also the momentum encoders: every beginning covers its ``_m``
+        "text_encoder",  # also the momentum encoders: a prefix includes its ``_m``
         "text_decoder.",
         "visual_encoder_m.",
         "vision_proj",
@@ -85,7 +85,7 @@ _STARTING_POINT = Adapter(
         "cls_head.",
         "caption_proj.",
         "text_encoder.encoder.layer.{}.crossattention.output.merge_layer.",
-        # The answer decoder of VQA reads states of text; the pre-trained one images, which may have another width.
+        # The answer decoder of VQA attends to text; the pre-trained one to images, which may have another width.
         "text_decoder.bert.encoder.layer.{}.crossattention.self.key.weight",
         "text_decoder.bert.encoder.layer.{}.crossattention.self.value.weight",
     ),
@@ -97,12 +97,12 @@ ADAPTERS = {
     "pretrain": _STARTING_POINT,
     "retrieval": _STARTING_POINT,
 }
-"""Adapters by name. ``pretrain`` and ``retrieval`` read such a checkpoint into a model that has only part of it, or
-one (for NLVR2, for dialogs) that adds something of its own."""
+"""Adapters by name. ``pretrain`` and ``retrieval`` load such a checkpoint into a model that has only part of it, or
+that adds modules (NLVR2, dialogs)."""
 
 
 def find_adapter(adapter: str | Adapter | None, names: Iterable[str]) -> Adapter:
-    """The adapter called ``adapter``; None chooses by the ``names`` in the file.
+    """Return the adapter called ``adapter``; None: chosen by the ``names`` in the file.
 
     Raises:
         VlkitError: there is none of that name.
@@ -121,9 +121,9 @@ def find_adapter(adapter: str | Adapter | None, names: Iterable[str]) -> Adapter
 
 
 def twins(name: str) -> list[str]:
-    """The model for NLVR2 has two cross-attentions a layer: the names in both of what a file has once as ``name``.
+    """Return the names in the two cross-attentions of a layer for NLVR2 that a file holds once as ``name``.
 
-    Paper: 5.4, both start as the pre-trained one.
+    Paper: 5.4, both are initialized from the pre-trained one.
     """
     for once in (".crossattention.self.", ".crossattention.output.dense."):
         if once in name:
@@ -132,19 +132,19 @@ def twins(name: str) -> list[str]:
 
 
 def from_hugging_face(state: Mapping[str, T]) -> dict[str, T]:
-    """A state dict of a BLIP class of ``transformers`` under our names."""
+    """Rename a state dict of a BLIP class of ``transformers`` to our names."""
     return ADAPTERS["hf"].translate(state)
 
 
 def to_hugging_face(state: Mapping[str, Tensor], model_name: str) -> dict[str, Tensor]:
-    """A state dict of ours under the names of ``transformers``.
+    """Rename a state dict to the names of ``transformers``.
 
     Args:
-        state: of a model; of a larger one, such as the pre-training model, the part is taken that is needed.
-        model_name: our name of the model to be ("blip_caption").
+        state: of the model, or of a larger one such as the pre-training model.
+        model_name: our name of the target model ("blip_caption").
 
     Raises:
-        VlkitError: no class there does the same.
+        VlkitError: transformers has no such class.
         CheckpointError: a part is not in ``state``.
     """
     if model_name not in HUGGING_FACE_CLASSES:
@@ -203,7 +203,7 @@ _KINDS = (
     (("blocks.", "patch_embed."), "a vision transformer alone"),
     (("layer1.", "layer4."), "a ResNet"),
 )
-"""Beginnings that names of a kind of model all have; the first that fits."""
+"""Prefixes that must all occur, and the kind of model; the first match counts."""
 _MODELS = {
     _PRETRAIN: "blip_pretrain",
     _RETRIEVAL: "blip_retrieval",
@@ -217,12 +217,12 @@ _VITS = {768: "ViT-B", 1024: "ViT-L"}
 
 
 def model_of(names: Iterable[str]) -> str | None:
-    """The name under which the model with these names of weights (ours) is registered, as far as they tell."""
+    """Return the registered name of the model with these weights (our names); None: unknown."""
     return _MODELS.get(_kind(names) or "")
 
 
 def describe(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """What kind of model has these names and shapes ("a BLIP captioner with ViT-L/16 at 384 pixels")."""
+    """Describe the kind of model with these names and shapes ("a BLIP captioner with ViT-L/16 at 384 pixels")."""
     ours = from_hugging_face(shapes)
     kind = _kind(ours)
     suffix = " under Hugging Face names" if kind is not None and set(ours) != set(shapes) else ""
