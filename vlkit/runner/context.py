@@ -53,7 +53,7 @@ class RunContext:
         Args:
             run: the section ``run``.
             output: its folder; None: ``run.output_dir``, without a configuration to compare.
-            world: the processes, if they have met already.
+            world: the processes, if they are connected already.
 
         Raises:
             ConfigError: this machine has no such device, or no precision has that name.

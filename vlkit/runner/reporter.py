@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from vlkit.config.schema import RunOptions
 from vlkit.errors import MissingDependency
 from vlkit.io.files import atomic_write
@@ -146,17 +144,21 @@ class Bar:
     """
 
     def __init__(self, steps: int | None, done: int):
-        hidden = not sys.stderr.isatty()
-        self._bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True, disable=hidden)
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=steps, initial=done, unit="step", dynamic_ncols=True)
 
     def advance(self) -> None:
         """Count a step."""
-        with contextlib.suppress(OSError):
-            self._bar.update()
+        if self._bar is not None:
+            with contextlib.suppress(OSError):
+                self._bar.update()
 
     def report(self, text: str) -> None:
         """Show figures next to the bar, or log them."""
-        if self._bar.disable:
+        if self._bar is None:
             logger.info("%s", text)
         else:
             with contextlib.suppress(OSError):
@@ -164,8 +166,9 @@ class Bar:
 
     def close(self) -> None:
         """Close the bar."""
-        with contextlib.suppress(OSError):
-            self._bar.close()
+        if self._bar is not None:
+            with contextlib.suppress(OSError):
+                self._bar.close()
 
 
 class Trackers:
