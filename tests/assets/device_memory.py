@@ -32,10 +32,10 @@ class FakeMemory:
 
 
 def auto_checkpointing(
-    model: nn.Module, memory: FakeMemory, accumulate: int = 1, world: World | None = None
+    model: nn.Module, memory: FakeMemory, grad_accum_steps: int = 1, world: World | None = None
 ) -> AutoCheckpointing:
     """Of a process that has this memory."""
-    memory.user = AutoCheckpointing(model, memory, world or World(), accumulate)
+    memory.user = AutoCheckpointing(model, memory, world or World(), grad_accum_steps)
     return memory.user
 
 

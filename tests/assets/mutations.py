@@ -110,7 +110,7 @@ def pipeline_file(folder: Path) -> dict[str, Any]:
 
 def training_run(folder: Path) -> dict[str, Any]:
     """Captioning with most keys written out, so that there is something to change."""
-    run = caption_run(folder, seed=3, accumulate=1, monitor="val/cider", keep_checkpoints=1)
+    run = caption_run(folder, seed=3, grad_accum_steps=1, monitor="val/cider", keep_checkpoints=1)
     run["optim"] |= {
         "min_lr": 0.0,
         "weight_decay": 0.05,

@@ -179,7 +179,7 @@ ROWS = [
     Row("unit of a duration", at("run.duration", "3 epchs"), ("'epchs'", "Did you mean 'epochs'")),
     Row("two lengths", at("run.max_epochs", 2), ("duration and max_epochs",)),
     Row("no length", at("run.duration", None), ("run.duration", "'3000 steps'")),
-    Row("accumulation", at("run.accumulate", 3), ("batch_size (4)", "accumulate (3)")),
+    Row("accumulation", at("run.grad_accum_steps", 3), ("batch_size (4)", "grad_accum_steps (3)")),
     Row("weight of a dataset", at("datasets.train.0.weight", -1), ("datasets.train.0.weight", "-1", "above 0")),
     Row("pattern of rates", at("optim.lr_scale", {"visul*": 2.0}), ("'visul*'",), writes=True),
     # Files

@@ -42,7 +42,7 @@ def wait_for_log(folder: Path, process: Any) -> None:
 def two(tmp_path_factory) -> Path:
     """A run of two processes with two micro-batches each."""
     folder = tmp_path_factory.mktemp("two")
-    assert finish(launch(folder, accumulate=2, **PLAIN)) == [0, 0]
+    assert finish(launch(folder, grad_accum_steps=2, **PLAIN)) == [0, 0]
     return folder
 
 
@@ -105,7 +105,7 @@ def test_a_loss_that_is_not_finite_ends_both(tmp_path):
 
 def test_an_error_of_the_first_process_alone_loses_no_step(tmp_path, two):
     """The other one waits in a message by then, and takes no part in the checkpoint."""
-    settings = {"accumulate": 2, "eval_every": None, "checkpoint_every": None, **PLAIN}
+    settings = {"grad_accum_steps": 2, "eval_every": None, "checkpoint_every": None, **PLAIN}
     codes = finish(launch(tmp_path, broken_at=7, **settings))
     assert 0 not in codes
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000007"]

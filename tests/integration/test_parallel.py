@@ -102,7 +102,7 @@ def test_a_run_resumes_with_another_kind_and_number_of_processes(tmp_path):
     folder = tmp_path / "parts"
     toy_runner(folder, ToyTask(near=0.0, signal_at=2), model=ToyModel(dropout=0.0)).train()
     for kind, stop in (("fsdp", 5), ("oss", 9)):
-        assert finish(launch(folder, parallel=kind, accumulate=2, signal_at=stop, **PLAIN)) == [143, 143]
+        assert finish(launch(folder, parallel=kind, grad_accum_steps=2, signal_at=stop, **PLAIN)) == [143, 143]
     toy_runner(folder, ToyTask(near=0.0), model=ToyModel(dropout=0.0)).train()
     straight, parts = lines(tmp_path / "straight"), lines(folder)
     assert [line["step"] for line in parts] == [line["step"] for line in straight]

@@ -19,7 +19,7 @@ from vlkit.errors import CheckpointError, RunFailed
 from vlkit.models.weights.files import weights_file
 from vlkit.runner.checkpoint import MODEL, OPTIMIZER
 
-HARD = {"num_workers": 2, "accumulate": 2}
+HARD = {"num_workers": 2, "grad_accum_steps": 2}
 
 
 @pytest.fixture(scope="module")
@@ -93,14 +93,14 @@ def test_terminated_during_an_evaluation(tmp_path, uninterrupted):
 
 def test_stopped_at_every_step(tmp_path, uninterrupted):
     for step in range(12):
-        result = toy_runner(tmp_path, ToyTask(signal_at=step), accumulate=2).train()
+        result = toy_runner(tmp_path, ToyTask(signal_at=step), grad_accum_steps=2).train()
         assert result["step"] == step + 1
-    toy_runner(tmp_path, accumulate=2).train()
+    toy_runner(tmp_path, grad_accum_steps=2).train()
     assert_same_run(tmp_path, uninterrupted)
 
 
 def test_neither_log_nor_workers_change_the_weights(tmp_path, uninterrupted):
-    toy_runner(tmp_path, accumulate=2, log_every=5, eval_every=None).train()
+    toy_runner(tmp_path, grad_accum_steps=2, log_every=5, eval_every=None).train()
     last = Path("checkpoints/step_00000012") / MODEL
     assert (tmp_path / last).read_bytes() == (uninterrupted / last).read_bytes()
     assert [line["step"] for line in lines(tmp_path) if "loss" in line] == [5, 10, 12]
@@ -123,10 +123,10 @@ def test_a_finished_run_gives_its_result_again(tmp_path):
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, uninterrupted, caplog):
-    toy_runner(tmp_path, ToyTask(signal_at=9), accumulate=2, keep_checkpoints=2).train()
+    toy_runner(tmp_path, ToyTask(signal_at=9), grad_accum_steps=2, keep_checkpoints=2).train()
     file = tmp_path / "checkpoints" / "step_00000010" / MODEL
     file.write_bytes(file.read_bytes()[:-100])
-    toy_runner(tmp_path, accumulate=2, keep_checkpoints=2).train()
+    toy_runner(tmp_path, grad_accum_steps=2, keep_checkpoints=2).train()
     assert "step_00000010 is damaged: model.safetensors has" in caplog.text
     assert_same_run(tmp_path, uninterrupted)
 
@@ -164,10 +164,10 @@ def test_checkpoints_kept_are_the_newest_and_the_best(tmp_path):
 
 @pytest.mark.parametrize("name", ["zero_end model.safetensors", "zero_end optimizer.safetensors", "wrong type"])
 def test_whatever_the_damage_the_run_ends_as_if_uninterrupted(tmp_path, uninterrupted, caplog, name):
-    toy_runner(tmp_path, ToyTask(signal_at=9), accumulate=2, keep_checkpoints=2).train()
+    toy_runner(tmp_path, ToyTask(signal_at=9), grad_accum_steps=2, keep_checkpoints=2).train()
     file, damage = DAMAGES[name]
     damage(tmp_path / "checkpoints" / "step_00000010" / file)
-    toy_runner(tmp_path, accumulate=2, keep_checkpoints=2).train()
+    toy_runner(tmp_path, grad_accum_steps=2, keep_checkpoints=2).train()
     assert [record.levelname for record in caplog.records].count("WARNING") == 1 + 1  # and that of the signal
     assert "step_00000010 is damaged" in caplog.text
     assert_same_run(tmp_path, uninterrupted)

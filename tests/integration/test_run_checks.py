@@ -84,7 +84,7 @@ def test_the_check_leaves_the_run_as_it_is(folder, make):
             "run": {"max_steps": 4, "batch_size": 6, "log_every": 1, "device": "cpu"},
         }
     else:
-        run = make(accumulate=2)
+        run = make(grad_accum_steps=2)
     file = write(folder / "run.yaml", run)
     for name in ("true", "false"):
         assert main(["train", file, "--output", name, f"run.check={name}"]) == 0
@@ -216,7 +216,7 @@ def test_a_run_is_not_made_shorter_than_it_is(folder, capsys):
 def test_other_settings_of_the_optimizer_need_a_switch(folder, capsys):
     file = fragile_run(folder)
     assert main(["train", file]) == 0
-    changed = ["run.max_epochs=5", "optim.lr=0.01", "optim.weight_decay=0.0", "run.accumulate=2"]
+    changed = ["run.max_epochs=5", "optim.lr=0.01", "optim.weight_decay=0.0", "run.grad_accum_steps=2"]
     message = fails(capsys, "train", file, *changed)
     assert "optim.lr was 0.05, is 0.01" in message
     assert "run.change_optimizer=true" in message
@@ -227,7 +227,7 @@ def test_other_settings_of_the_optimizer_need_a_switch(folder, capsys):
             "step": 6,
             "changed": [
                 "length was 3 epochs, is 5 epochs",
-                "accumulate was 1, is 2",
+                "grad_accum_steps was 1, is 2",
                 "optim.lr was 0.05, is 0.01",
                 "optim.weight_decay was 0.05, is 0.0",
             ],

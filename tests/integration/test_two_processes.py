@@ -88,9 +88,16 @@ def test_captioning(tmp_path):
     run = pretrain_run()
     run["model"] = {"name": "blip_caption", "type": "tiny"}
     run["task"] = {"name": "captioning"}
-    run["run"] |= {"batch_size": 8, "duration": 5, "accumulate": 2, "log_every": 1, "sample_images": 0, "monitor": None}
+    run["run"] |= {
+        "batch_size": 8,
+        "duration": 5,
+        "grad_accum_steps": 2,
+        "log_every": 1,
+        "sample_images": 0,
+        "monitor": None,
+    }
     write(tmp_path / "run.yaml", run)
-    assert main(["train", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "one"), "run.accumulate=1"]) == 0
+    assert main(["train", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "one"), "run.grad_accum_steps=1"]) == 0
     in_two_ranks(child, tmp_path, "captioning")
     one, two = (
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]

@@ -74,10 +74,10 @@ def test_missing_file(command, folder, capsys):
 @pytest.mark.parametrize("command", ["check", "train"])
 def test_all_mistakes_are_told_together(command, folder, capsys):
     run = caption_run(folder)
-    run["model"]["promt"], run["optim"]["lr"], run["run"]["accumulate"] = "a ", "fast", 3
+    run["model"]["promt"], run["optim"]["lr"], run["run"]["grad_accum_steps"] = "a ", "fast", 3
     run["datasets"]["train"][0]["name"] = "image_txt"
     message = fails(capsys, command, write(folder / "run.yaml", run))
-    assert all(each in message for each in ("promt", "'fast'", "accumulate (3)", "image_txt"))
+    assert all(each in message for each in ("promt", "'fast'", "grad_accum_steps (3)", "image_txt"))
 
 
 @pytest.mark.parametrize("command", ["check", "train"])

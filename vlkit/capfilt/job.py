@@ -23,6 +23,7 @@ from vlkit.capfilt.shard_output import SUMMARY
 from vlkit.capfilt.storage import Storage
 from vlkit.config.build import accepts
 from vlkit.config.load import Config, expanded, load_config
+from vlkit.config.old_keys import capfilt_with_current_keys
 from vlkit.config.parts import ComponentSpec
 from vlkit.config.yamlfile import dump_yaml
 from vlkit.errors import ConfigError, DataError, VlkitError, redacted_data
@@ -256,7 +257,9 @@ def _first_texts(shard: InputShard, options: InputOptions) -> list[str]:
 
 def _compared(record: Any) -> Any:
     """What of a record two commands have to agree on."""
-    return {key: value for key, value in record.items() if key != NOT_READ} if isinstance(record, dict) else record
+    if not isinstance(record, dict):
+        return record
+    return {key: value for key, value in capfilt_with_current_keys(record).items() if key != NOT_READ}
 
 
 def _rehearse(annotator: ModelAnnotator) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlkit.config.interpolation import check_interpolations
+from vlkit.config.old_keys import is_record, tree_with_current_keys
 from vlkit.config.overrides import apply_overrides, lay, merge
 from vlkit.config.yamlfile import MAX_BYTES, Node, SourceLocation, dump_yaml, parse_yaml
 from vlkit.errors import ConfigError, VlkitError, did_you_mean
@@ -172,6 +173,8 @@ def _load_file(path: Path, chain: tuple[Path, ...], loaded: dict[Path, Node]) ->
         root = parse_yaml(_read(path, by), _shown(path), path)
         if not isinstance(root.value, dict):
             raise ConfigError(f"{_shown(path)}: holds {_kind(root.value)}{by}; a mapping (key: value) is needed.")
+        if is_record(path):
+            root = tree_with_current_keys(root)
         loaded[file] = _with_bases(root, path, (*chain, file), loaded)
     return loaded[file]
 

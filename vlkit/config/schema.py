@@ -82,7 +82,7 @@ class RunOptions:
             time ('8 hours'), of training steps alone; schedules then follow the share of it that is spent.
         batch_size: samples per optimizer step, over all processes and accumulated micro-batches.
         eval_batch_size: samples per batch of evaluation; null: as in a training micro-batch.
-        accumulate: micro-batches per optimizer step.
+        grad_accum_steps: micro-batches per optimizer step.
         precision: bf16 is autocast; the weights stay fp32.
         seed: of weights, order of samples, augmentation and dropout.
         num_workers: loader processes per process; 0 loads in the main one.
@@ -93,7 +93,7 @@ class RunOptions:
         log_every: steps between two lines of the log.
         keep_checkpoints: how many of the latest to keep, besides the best.
         check: before training, take a first batch and two samples of each evaluation set through everything.
-        change_optimizer: continue a run that was begun with another section ``optim`` or ``accumulate``.
+        change_optimizer: continue a run that was begun with another section ``optim`` or ``grad_accum_steps``.
         output_dir: null: ``output/<name of the run file>``.
         device: auto takes cuda, then mps, then cpu.
         activation_checkpointing: recompute activations in the backward pass: less memory, more time. auto: those of
@@ -119,7 +119,7 @@ class RunOptions:
     max_samples: Count | None = None
     batch_size: BatchSize = 32
     eval_batch_size: BatchSize | None = None
-    accumulate: BatchSize = 1
+    grad_accum_steps: BatchSize = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: Seed = 42
     num_workers: Annotated[int, Range(0, 1_024)] = 0
@@ -153,10 +153,10 @@ class RunOptions:
         if len(given) > 1:
             names = " and ".join(given)
             problems.append(f"{names} are given; one length is allowed: set the others to null.")
-        if self.batch_size % self.accumulate:
+        if self.batch_size % self.grad_accum_steps:
             problems.append(
                 f"batch_size ({self.batch_size}) counts all micro-batches of a step and must be divisible by "
-                f"accumulate ({self.accumulate})."
+                f"grad_accum_steps ({self.grad_accum_steps})."
             )
         if problems:
             raise ConfigError(problems)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from vlkit.config.load import Config, load_config
+from vlkit.config.old_keys import with_current_keys
 from vlkit.errors import ConfigError, VlkitError, redacted_data
 from vlkit.io.checksums import sha256
 from vlkit.io.disk_errors import describe
@@ -185,7 +186,7 @@ class Job(ABC):
             finished: whether the job was finished with it.
         """
         now = redacted_data(plain(self.config.data))
-        return differences(self.relevant(redacted_data(before)), self.relevant(now))
+        return differences(self.relevant(redacted_data(with_current_keys(before))), self.relevant(now))
 
 
 def digest(files: Iterable[Path], more: Any = None) -> str:

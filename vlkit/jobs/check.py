@@ -239,11 +239,13 @@ def _train(
 ) -> None:
     """Compute one batch forward and backward."""
     run, optim, model = ready.parts.run, ready.parts.optim, ready.model
-    TrainLoader(mixture, run.batch_size, run.accumulate, 0, world_size)  # raises where the batch cannot be divided
+    TrainLoader(
+        mixture, run.batch_size, run.grad_accum_steps, 0, world_size
+    )  # raises where the batch cannot be divided
     plan = report.plan = Plan.resolve(optim, run, len(mixture))
     build_optimizer(model, optim, device)  # raises where a pattern of optim fits nothing
     checkpoint_activations(model, run.activation_checkpointing)
-    micro = run.batch_size // (run.accumulate * world_size)
+    micro = run.batch_size // (run.grad_accum_steps * world_size)
     size = min(count, micro)
     small = _forward(ready, mixture, size // 2, plan, device)[1] if size == SAMPLES else None
     losses, kept = _forward(ready, mixture, size, plan, device)

@@ -90,9 +90,9 @@ def fixed_part(config: Mapping[str, Any], optimizer_free: bool = False) -> dict[
 
     Args:
         config: of the run.
-        optimizer_free: whether the section ``optim`` and ``run.accumulate`` may change.
+        optimizer_free: whether the section ``optim`` and ``run.grad_accum_steps`` may change.
     """
-    kept = _without(training_part(config), (*LENGTHS, "accumulate") if optimizer_free else LENGTHS)
+    kept = _without(training_part(config), (*LENGTHS, "grad_accum_steps") if optimizer_free else LENGTHS)
     if optimizer_free:
         kept.pop("optim", None)
     return kept

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from vlkit.config.old_keys import tree_with_current_keys
 from vlkit.config.yamlfile import dump_yaml, parse_yaml
 from vlkit.errors import ConfigError, DataError, redacted_data
 from vlkit.io.checkpoint_files import steps_in
@@ -213,7 +214,7 @@ class OutputFolder:
         if not file.exists():
             return self.config
         with named(file, "read"):
-            found = redacted_data(plain(parse_yaml(file.read_bytes(), str(file), file)))
+            found = redacted_data(plain(tree_with_current_keys(parse_yaml(file.read_bytes(), str(file), file))))
         if not isinstance(found, dict):
             raise ConfigError(
                 f"{file} holds a {type(found).__name__}, not the configuration of a run. Restore it, or choose another "

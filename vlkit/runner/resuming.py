@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlkit.config.old_keys import with_current_keys
 from vlkit.config.schema import OptimConfig, RunOptions
 from vlkit.datasets.loading import TrainLoader
 from vlkit.datasets.mixture import Mixture
@@ -69,7 +70,7 @@ class Resumable:
         self.loader = TrainLoader(
             mixture,
             run.batch_size,
-            run.accumulate,
+            run.grad_accum_steps,
             self.world.rank,
             self.world.size,
             run.num_workers,
@@ -205,7 +206,7 @@ class Resumable:
         """Return the settings that may change when a run is resumed and affect how it trains."""
         return {
             "length": str(self.run.length),
-            "accumulate": self.run.accumulate,
+            "grad_accum_steps": self.run.grad_accum_steps,
             "optim": plain(dataclasses.asdict(self.optim)),
         }
 
@@ -245,7 +246,7 @@ class Resumable:
         self.window.load_state_dict(trainer["window"])
         self.reporter.load_state_dict(trainer["report"])
         self.history = list(trainer.get("history", ()))
-        changed = changes(trainer.get("settings", self._settings()), self._settings())
+        changed = changes(with_current_keys(trainer).get("settings", self._settings()), self._settings())
         if changed:
             self.history.append({"step": self.step, "changed": changed})
         self._load_scores(trainer)

@@ -68,7 +68,7 @@ class Runner:
         if run.compile:
             for each in self.parallel.models:
                 compile_model(each, self.device)
-        size = run.eval_batch_size or max(1, run.batch_size // (run.accumulate * self.world.size))
+        size = run.eval_batch_size or max(1, run.batch_size // (run.grad_accum_steps * self.world.size))
         self.evaluator = Evaluator(task, self.evals, size, self.context, run.num_workers) if self.evals else None
 
     def train(self) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Trainer(Resumable):
     ):
         super().__init__(parallel, mixture, evaluator, optim, run, context)
         memory = device_memory(context.device) if run.activation_checkpointing == "auto" else None
-        self.auto_checkpointing = AutoCheckpointing(self.model, memory, self.world, run.accumulate)
+        self.auto_checkpointing = AutoCheckpointing(self.model, memory, self.world, run.grad_accum_steps)
         parallel.wrap()
         self.optimizer = parallel.optimizer(optim)
         self.train_step = TrainStep(parallel, task, self.loader, self.optimizer, self.window, context, optim.grad_clip)

@@ -165,7 +165,7 @@ def test_evaluation_needs_less():
     ("override", "expected"),
     [
         ("run.max_epochs=2", "run (line 9): max_steps and max_epochs are given; one length is allowed"),
-        ("run.accumulate=3", "run (line 9): batch_size (32) counts all micro-batches"),
+        ("run.grad_accum_steps=3", "run (line 9): batch_size (32) counts all micro-batches"),
         ("optim.min_lr=1", "optim (line 8): min_lr (1) is above lr (0.001)."),
         ("datasets={train: {name: rows}}", "datasets.train: {'name': 'rows'} given; write a list"),
         ("datasets=[1]", "datasets: [1] given, a mapping"),

@@ -24,14 +24,14 @@ PLENTY = 10**9
 
 
 def steps(
-    model: nn.Module, need: AutoCheckpointing | None = None, count: int = 4, accumulate: int = 1
+    model: nn.Module, need: AutoCheckpointing | None = None, count: int = 4, grad_accum_steps: int = 1
 ) -> list[torch.Tensor]:
     """Losses and gradients of some steps, whose random numbers follow from their number."""
     found = []
     for step in range(count):
         torch.manual_seed(step)
         model.zero_grad()
-        for _ in range(accumulate):
+        for _ in range(grad_accum_steps):
             loss = model(torch.randn(5, 8))
             loss.backward()
         found += [loss.detach(), *(p.grad.clone() for p in model.parameters())]
@@ -94,15 +94,15 @@ def test_the_number_of_recomputed_blocks_is_the_smallest_that_fits(widths, share
 
 
 def test_a_micro_batch_counts_not_the_whole_step():
-    assert decided(sum(SIZES), accumulate=3) == [False] * 4
+    assert decided(sum(SIZES), grad_accum_steps=3) == [False] * 4
 
 
 @pytest.mark.parametrize("missing", [0, 1, SIZES[0] + 1, sum(SIZES)])
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_losses_and_gradients_are_those_of_the_plain_run_to_the_bit(missing, accumulate):
+@pytest.mark.parametrize("grad_accum_steps", [1, 2])
+def test_losses_and_gradients_are_those_of_the_plain_run_to_the_bit(missing, grad_accum_steps):
     model = Stack()
-    found = steps(model, auto_checkpointing(model, FakeMemory(sum(SIZES) - missing), accumulate), accumulate=accumulate)
-    expected = steps(Stack(), accumulate=accumulate)
+    found = steps(model, auto_checkpointing(model, FakeMemory(sum(SIZES) - missing), grad_accum_steps), grad_accum_steps=grad_accum_steps)
+    expected = steps(Stack(), grad_accum_steps=grad_accum_steps)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
 
 
@@ -242,7 +242,7 @@ def test_a_run_leaves_the_weights_and_lines_of_a_plain_one(tmp_path, little):
     for kind in ("none", "auto"):
         model = ToyModel()
         model.block[0].register_forward_hook(lambda *_, kind=kind: calls.update({kind: calls.get(kind, 0) + 1}))
-        toy_runner(tmp_path / kind, model=model, activation_checkpointing=kind, accumulate=2).train()
+        toy_runner(tmp_path / kind, model=model, activation_checkpointing=kind, grad_accum_steps=2).train()
     assert len(little) == 1
     assert calls["auto"] == calls["none"] + 12 * 2 + 2  # all are recomputed; in the second step they run to be counted
     assert lines(tmp_path / "auto") == lines(tmp_path / "none")

@@ -80,7 +80,7 @@ def test_the_share_of_waiting_for_data_is_logged(tmp_path, monkeypatch, caplog, 
             evals={},
             monitor=None,
             batch_size=8,
-            accumulate=1,
+            grad_accum_steps=1,
             log_every=2,
         ).train()
     found = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -137,7 +137,7 @@ def test_scores_do_not_depend_on_batch_size_or_workers(tmp_path):
         ({"monitor": "vaal/loss"}, ConfigError, r"no evaluation set has that name\. Did you mean 'val'"),
         ({"train": None}, ConfigError, "nothing to train on"),
         ({"max_steps": None}, ConfigError, "length of training is missing"),
-        ({"batch_size": 9, "accumulate": 3, "train": [ToyDataset(0)]}, DataError, "is empty"),
+        ({"batch_size": 9, "grad_accum_steps": 3, "train": [ToyDataset(0)]}, DataError, "is empty"),
         ({"evals": {"val": ToyDataset(0)}}, DataError, "evaluation set 'val'"),
         ({"device": "cuda"}, ConfigError, "'auto' takes what there is"),
     ],

@@ -22,9 +22,9 @@ def weights(folder, step=12):
 
 
 def test_micro_batches_make_the_step_of_the_whole_batch(tmp_path):
-    for accumulate in (1, 4):
+    for grad_accum_steps in (1, 4):
         task, model = ToyTask(near=0.0), ToyModel(dropout=0.0)
-        toy_runner(tmp_path / str(accumulate), task, model=model, accumulate=accumulate).train()
+        toy_runner(tmp_path / str(grad_accum_steps), task, model=model, grad_accum_steps=grad_accum_steps).train()
     one, four = weights(tmp_path / "1"), weights(tmp_path / "4")
     for name in ("embed.weight", "block.0.weight", "image.0.weight"):
         torch.testing.assert_close(one[name], four[name], rtol=1e-4, atol=2e-5)
@@ -35,7 +35,7 @@ def test_micro_batches_make_the_step_of_the_whole_batch(tmp_path):
 
 def test_the_first_step_is_the_hand_made_one(tmp_path):
     """Loss as the mean over all tokens, clipped gradient, AdamW: written out."""
-    changes = {"max_steps": 1, "accumulate": 2, "schedule": "constant", "warmup": Duration(0, "steps")}
+    changes = {"max_steps": 1, "grad_accum_steps": 2, "schedule": "constant", "warmup": Duration(0, "steps")}
     toy_runner(tmp_path, ToyTask(near=0.0), model=ToyModel(dropout=0.0), **changes).train()
 
     model, task = ToyModel(dropout=0.0), ToyTask()
@@ -97,13 +97,13 @@ def test_bfloat16_trains_close_to_float32(tmp_path):
     assert rough == pytest.approx(exact, rel=0.1)
 
 
-def blip_steps(folder, accumulate, monkeypatch, steps=2, size=4):
+def blip_steps(folder, grad_accum_steps, monkeypatch, steps=2, size=4):
     """Real pre-training steps of the real ``TrainStep``; how often momentum encoders moved, and the model."""
     moved = []
-    file = folder / f"run_{accumulate}.yaml"
-    run = pretrain_run(accumulate=accumulate, batch_size=size, max_steps=steps, duration=None, check=False)
+    file = folder / f"run_{grad_accum_steps}.yaml"
+    run = pretrain_run(grad_accum_steps=grad_accum_steps, batch_size=size, max_steps=steps, duration=None, check=False)
     run["datasets"]["eval"] = {}
-    job = TrainJob.load(write(file, run), [f"run.output_dir={folder / str(accumulate)}"])
+    job = TrainJob.load(write(file, run), [f"run.output_dir={folder / str(grad_accum_steps)}"])
     move = BlipContrastive.move_momentum
 
     def count(model):
@@ -117,13 +117,13 @@ def blip_steps(folder, accumulate, monkeypatch, steps=2, size=4):
             return moved, runner.model
 
 
-@pytest.mark.parametrize("accumulate", [1, 2, 4])
-def test_momentum_encoders_move_once_a_step_and_before_its_first_micro_batch(tmp_path, monkeypatch, accumulate):
+@pytest.mark.parametrize("grad_accum_steps", [1, 2, 4])
+def test_momentum_encoders_move_once_a_step_and_before_its_first_micro_batch(tmp_path, monkeypatch, grad_accum_steps):
     size, steps, queue = 8, 2, 16
-    moved, model = blip_steps(tmp_path, accumulate, monkeypatch, steps, size)
+    moved, model = blip_steps(tmp_path, grad_accum_steps, monkeypatch, steps, size)
     assert [pointer for pointer, _ in moved] == [step * size % queue for step in range(steps)]
     assert int(model.queue_ptr) == steps * size % queue  # every pair joins the queue once
-    metrics = [line["metrics"] for line in lines(tmp_path / str(accumulate)) if "loss" in line]
+    metrics = [line["metrics"] for line in lines(tmp_path / str(grad_accum_steps)) if "loss" in line]
     assert [each["queue_age"] for each in metrics] == pytest.approx([queue / size] * steps)
 
 
@@ -149,5 +149,5 @@ class Counting(ToyTask):
 
 def test_a_task_is_given_the_place_of_each_micro_batch(tmp_path):
     task = Counting()
-    toy_runner(tmp_path, task, accumulate=4, max_steps=2).train()
+    toy_runner(tmp_path, task, grad_accum_steps=4, max_steps=2).train()
     assert task.given == [(step, micro, 4) for step in range(2) for micro in range(4)]
