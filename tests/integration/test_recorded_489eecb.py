@@ -61,7 +61,7 @@ def test_another_number_of_micro_batches_is_another_run(run, capsys):
 def test_its_checkpoint_is_evaluated(folder):
     recorded = json.loads(Path("train/result.json").read_text())
     assert main(["evaluate", "train/config.yaml", "--checkpoint", "train", "--output", "scores"]) == 0
-    found = json.loads(Path("scores/result.json").read_text())
+    found = json.loads(Path("scores/evaluation.json").read_text())
     for name in ("val/cider", "val/bleu_1"):
         assert found["metrics"][name] == pytest.approx(recorded["metrics"][name])
 
