@@ -96,6 +96,8 @@ class Registry:
 
     def _import_definition(self, name: str) -> None:
         """Import the module whose source registers ``name``, and no other: importing all of them takes seconds."""
+        if self._scanned:
+            return
         for folder in map(Path, importlib.import_module(self.package).__path__):
             for file in sorted(folder.rglob("*.py")):
                 if f'.register("{name}")' in file.read_text(encoding="utf-8"):
