@@ -101,7 +101,11 @@ def test_a_micro_batch_counts_not_the_whole_step():
 @pytest.mark.parametrize("grad_accum_steps", [1, 2])
 def test_losses_and_gradients_are_those_of_the_plain_run_to_the_bit(missing, grad_accum_steps):
     model = Stack()
-    found = steps(model, auto_checkpointing(model, FakeMemory(sum(SIZES) - missing), grad_accum_steps), grad_accum_steps=grad_accum_steps)
+    found = steps(
+        model,
+        auto_checkpointing(model, FakeMemory(sum(SIZES) - missing), grad_accum_steps),
+        grad_accum_steps=grad_accum_steps,
+    )
     expected = steps(Stack(), grad_accum_steps=grad_accum_steps)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
 
