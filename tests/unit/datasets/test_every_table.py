@@ -103,3 +103,14 @@ def test_two_possible_captions_are_an_error_in_every_split(kind, tmp_path):
             DataError, match=r"'text' and 'title' could be the column 'caption': set caption_key to one"
         ):
             opened(kind, tmp_path, row, split=split, **rest)
+
+
+@pytest.mark.parametrize(
+    ("kind", "column"), [("video_text", "video"), ("video_question", "video"), ("image_pair", "sentence")]
+)
+def test_a_coco_file_for_another_kind_of_sample_names_the_missing_column(kind, column, tmp_path):
+    images, captions = [{"id": 1, "file_name": "a.jpg"}], [{"image_id": 1, "caption": "x"}]
+    file = tmp_path / "coco.json"
+    file.write_text(json.dumps({"images": images, "annotations": captions}))
+    with pytest.raises(DataError, match=f"images entry 1: no key '{column}'|row 1: no key '{column}'"):
+        DATASETS.get(kind)(str(file), image_processor=lambda image, rng: image)

@@ -119,7 +119,7 @@ def test_formats_hold_the_same(rows):
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "message"),
     [
         ([{"image": "a", "sentence": "s", "label": "True"}], r"row 1: no key 'images'.*Did you mean 'image'"),
         ([{"image0": "a", "sentence": "s", "label": "True"}], "no key 'image1'"),
@@ -133,8 +133,8 @@ def test_formats_hold_the_same(rows):
         ([], "holds no rows. A row needs 'images'"),
     ],
 )
-def test_a_wrong_row_is_explained(tmp_path, rows, told):
-    with pytest.raises(DataError, match=told):
+def test_a_wrong_row_is_explained(tmp_path, rows, message):
+    with pytest.raises(DataError, match=message):
         dataset(rows_file(tmp_path, rows))
 
 

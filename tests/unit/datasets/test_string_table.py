@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlkit.datasets.image_text import ImageText
-from vlkit.datasets.string_table import PackedStrings
+from vlkit.datasets.string_table import PackedStrings, RowOffsets
 
 
 def path_only(path, rng):
@@ -76,3 +76,10 @@ def test_access_does_the_same_work_in_large_sets(large):
         return count
 
     assert calls(large[100_000]) == calls(large[1_000])
+
+
+def test_row_offsets_show_file_row_and_part():
+    offsets = RowOffsets()
+    for file, row, part in ((0, 1, 0), (1, 7, 2)):
+        offsets.add(file, row, part)
+    assert [offsets.show(index, ["a.json", "b.csv"]) for index in range(2)] == ["a.json:1", "b.csv:7.2"]

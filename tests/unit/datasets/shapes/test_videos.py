@@ -59,8 +59,8 @@ def test_questions_are_answered_by_the_whole_video():
         if made.kind == "exist":
             assert made.answer == ("yes" if set(words[-2:]) in looks else "no")
         elif made.kind in ("color", "shape"):
-            told = words[4]
-            (other,) = [look - {told} for look in looks if told in look]
+            named = words[4]
+            (other,) = [look - {named} for look in looks if named in look]
             assert other == {made.answer}
         else:
             assert made.answer == "3"
