@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from vlkit.errors import ConfigError, VlkitError
@@ -19,7 +18,7 @@ from vlkit.io.child_processes import cores, start_child
 from vlkit.jobs.base import Result
 from vlkit.pipeline.pipeline import Pipeline
 from vlkit.pipeline.stage import Stage, is_finished, read_record
-from vlkit.runner.signals import WATCHED
+from vlkit.runner.signals import StopRequest
 
 logger = logging.getLogger(__name__)
 LOG = "log.txt"
@@ -63,18 +62,16 @@ class ParallelPipeline:
             VlkitError: stages failed.
         """
         records = self.pipeline.prepare(redo_from)
-        before = {number: signal.signal(number, self._forward) for number in WATCHED}
-        try:
-            waiting = list(self.pipeline.stages)
-            while waiting or self.running:
-                waiting = self._start(waiting, records)
-                self._wait()
-                if self.signal is not None:
-                    waiting = []
-        finally:
-            self._pass_on(signal.SIGTERM)  # to stages that an error of this process left running
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        waiting = list(self.pipeline.stages)
+        with StopRequest("passed on to the running stages; no further one is started") as stop:
+            try:
+                while self.running or (waiting and stop.received is None):
+                    if stop.received is None:
+                        waiting = self._start(waiting, records)
+                    self._wait(stop)
+            finally:
+                self._pass_on(signal.SIGTERM)  # to stages that an error of this process left running
+        self.signal = stop.received
         keys = [stage.key for stage in self.pipeline.stages]
         if self.failed:
             raise VlkitError(self._failures())
@@ -128,8 +125,6 @@ class ParallelPipeline:
                 stderr=subprocess.STDOUT,
             )
         self.running.append(_Running(stage, process, time.perf_counter()))
-        if self.signal is not None:  # received while the process was started
-            process.send_signal(self.signal)
         logger.info("%s: %s, in %s", stage.key, "continued" if continued else "started", folder / LOG)
 
     def _alone(self, stage: Stage) -> bool:
@@ -139,13 +134,14 @@ class ParallelPipeline:
             each in self.above[key] or key in self.above[each] or each == key for each in self.above
         )
 
-    def _wait(self) -> None:
-        """Wait until a stage ends, if any runs."""
-        if not self.running:
-            return
-        while not (ended := [each for each in self.running if each.process.poll() is not None]):
+    def _wait(self, stop: StopRequest) -> None:
+        """Wait until a stage ends, if any runs; pass a signal on to all of them, once."""
+        while self.running and all(each.process.poll() is None for each in self.running):
+            if stop.received is not None and self.signal is None:
+                self.signal = stop.received
+                self._pass_on(self.signal)
             time.sleep(_POLL_SECONDS)
-        for each in ended:
+        for each in [each for each in self.running if each.process.poll() is not None]:
             if each.process.stdin is not None:
                 each.process.stdin.close()
             self.running.remove(each)
@@ -166,15 +162,8 @@ class ParallelPipeline:
             self.failed[stage.key] = _reason(stage.folder / LOG, code)
             logger.error("%s: failed after %.0f s", stage.key, seconds)
 
-    def _forward(self, number: int, frame: FrameType | None) -> None:
-        """Pass a signal on to the stages, which are in sessions of their own, so that each gets it once."""
-        if self.signal is None:
-            name = signal.Signals(number).name
-            logger.warning("%s: passed on to the running stages; no further one is started.", name)
-        self.signal = number
-        self._pass_on(number)
-
     def _pass_on(self, number: int) -> None:
+        """Send a signal to the stages, which are in sessions of their own, so that the terminal's do not reach them."""
         for each in self.running:
             with contextlib.suppress(ProcessLookupError):
                 each.process.send_signal(number)
