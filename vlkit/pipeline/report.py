@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlkit.config.build import Origin
-from vlkit.errors import MissingDependency, did_you_mean
+from vlkit.errors import did_you_mean
 from vlkit.io.files import atomic_write
 from vlkit.jobs.base import Result
 from vlkit.pipeline.schema import TableEntry
@@ -87,11 +87,7 @@ class Table:
             file.write(self.markdown(title, rows))
         if not self.seeds and not self.columns:
             return [page]
-        try:
-            draw_table(rows, self.columns or [""], title, plot)
-        except MissingDependency as error:
-            logger.info("no plot: %s", error)
-            return [page]
+        draw_table(rows, self.columns or [""], title, plot)
         return [page, plot]
 
 
@@ -134,14 +130,8 @@ def draw_table(rows: Sequence[Row], columns: Sequence[str], title: str, path: Pa
         columns: title of each panel.
         title: of the figure.
         path: PNG to be written.
-
-    Raises:
-        MissingDependency: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependency("matplotlib", "the plot of a pipeline's results", "plot") from error
+    from matplotlib.figure import Figure  # a slow import
 
     labels = max((len(row["name"]) for row in rows), default=1) * _LETTER_INCHES
     size = (labels + _PANEL_INCHES * len(columns), 1.1 + _ROW_INCHES * len(rows))

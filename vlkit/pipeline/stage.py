@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from vlkit.errors import DataError, VlkitError, redacted_data
 from vlkit.io.disk_errors import named
 from vlkit.io.files import atomic_write
@@ -96,14 +98,11 @@ def is_finished(record: Result | None) -> bool:
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Exclude other processes of this machine from the folder of a stage; wait for one that holds it."""
-    import portalocker
-    from iopath.common.file_io import file_lock
-
     folder.mkdir(parents=True, exist_ok=True)
-    lock = file_lock(str(folder / "stage"))
+    lock = FileLock(folder / "stage.lock")
     try:
         lock.acquire(timeout=0)
-    except portalocker.LockException:
+    except Timeout:
         logger.warning("%s: another process runs this stage; waiting for it.", folder)
         lock.acquire()
     try:

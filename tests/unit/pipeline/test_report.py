@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 from PIL import Image
 
-from vlkit.errors import MissingDependency
 from vlkit.pipeline.report import Table, draw_table, table_problems
 from vlkit.pipeline.schema import TableEntry
 
@@ -87,7 +84,6 @@ def test_wrong_cells_are_reported(entry, says):
 
 
 def test_the_plot_has_a_panel_for_each_column_and_a_line_for_each_row(tmp_path):
-    pytest.importorskip("matplotlib")
     sizes = {}
     for name, table, done in (("two", TABLE, DONE), ("one", Table([TableEntry("x", "a/test/r")], [], [0, 1]), DONE)):
         path = tmp_path / f"{name}.png"
@@ -95,10 +91,3 @@ def test_the_plot_has_a_panel_for_each_column_and_a_line_for_each_row(tmp_path):
         sizes[name] = Image.open(path).size
     assert sizes["two"][0] > 1.5 * sizes["one"][0]
     assert sizes["two"][1] > sizes["one"][1]
-
-
-def test_the_plot_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingDependency, match=r"vlkit\[plot\]"):
-        draw_table(TABLE.rows(DONE), ["R", "C"], "t", tmp_path / "x.png")
-    assert not (tmp_path / "x.png").exists()
