@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlkit.errors import VlkitError, did_you_mean
-from vlkit.io.folders import why_unwritable
+from vlkit.io.files import why_unwritable
 
 if TYPE_CHECKING:
     from benchmarks.compare import Row

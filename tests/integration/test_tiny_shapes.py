@@ -21,7 +21,7 @@ import yaml
 
 from vlkit import list_models, load_dataset, load_model, load_model_and_preprocess
 from vlkit.config.cards import CONFIGS, model_card
-from vlkit.io.files import fetch
+from vlkit.io.fetch import fetch
 from vlkit.jobs.train import EvaluateJob
 
 MODELS = [name for name, types in list_models() if "tiny_shapes" in types]

@@ -15,7 +15,7 @@ from vlkit.config import cards
 from vlkit.config.parts import model_part
 from vlkit.config.yamlfile import dump_yaml
 from vlkit.errors import CheckpointError, ConfigError, VlkitError
-from vlkit.io.files import cached_path
+from vlkit.io.cache import cached_path
 from vlkit.models.blip.caption import BlipCaption
 from vlkit.runner.checkpoint import Checkpoints
 

@@ -19,7 +19,7 @@ from vlkit.datasets.texts import read_answer_list
 from vlkit.datasets.video import VideoText
 from vlkit.datasets.web_shards import WebShards
 from vlkit.errors import ConfigError, DataError, VlkitError
-from vlkit.io.files import fetch, local_path
+from vlkit.io.fetch import fetch, local_path
 from vlkit.models.weights.initial import from_path
 from vlkit.processors.tokenizer import build_tokenizer
 from vlkit.registry import plugin_files

@@ -20,8 +20,9 @@ from vlkit.cli.terminal import log_lines, say
 from vlkit.config.words import short
 from vlkit.errors import BadSample, ConfigError, DataError, VlkitError, redacted, redacted_data, secrets_of, shortened
 from vlkit.io import download
+from vlkit.io.cache import cached_path
 from vlkit.io.data_dir import localize
-from vlkit.io.files import cached_path, fetch
+from vlkit.io.fetch import fetch
 from vlkit.io.hub_caches import fetch_hub
 from vlkit.runner.output import OutputFolder, environment
 

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from vlkit.errors import VlkitError, did_you_mean
-from vlkit.io.files import atomic_write, path_manager, sync, sync_folder
+from vlkit.io.fetch import path_manager
+from vlkit.io.files import atomic_write, sync, sync_folder
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -49,7 +50,7 @@ def store_of(url: str) -> Store:
     raise VlkitError(
         f"{url}: nothing here can read or write {scheme}://.{did_you_mean(scheme, known)} "
         f"Give a path, s3://, gs:// or another URL of fsspec, or register an iopath handler with "
-        f"vlkit.io.files.path_manager()."
+        f"vlkit.io.fetch.path_manager()."
     )
 
 

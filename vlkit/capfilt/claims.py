@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from vlkit.capfilt.storage import Storage
 from vlkit.errors import VlkitError
-from vlkit.io.json_writer import json_text
-from vlkit.io.process_identity import is_dead, owner_name
+from vlkit.io.json import json_text
+from vlkit.io.processes import is_dead, owner_name
 
 logger = logging.getLogger(__name__)
 FOLDER = "claims"

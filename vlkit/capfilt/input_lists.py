@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from vlkit.capfilt.input_texts import Fault, parsed
-from vlkit.io.json_writer import finite_or_none
-from vlkit.io.text_encoding import encoding_of, kind_of
+from vlkit.io.json import finite_or_none
+from vlkit.io.text import encoding_of, kind_of
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
 _BLOCK = 1 << 16  # bytes read at once

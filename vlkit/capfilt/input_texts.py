@@ -12,8 +12,8 @@ from vlkit.datasets.columns import CAPTION, IMAGE, Column, ColumnKeys, TableColu
 from vlkit.datasets.faults import short
 from vlkit.datasets.shard_files import IMAGES
 from vlkit.errors import DataError
-from vlkit.io.json_reader import parse_json
-from vlkit.io.text_encoding import TextError, decode
+from vlkit.io.json import parse_json
+from vlkit.io.text import TextError, decode
 
 MOST_CAPTIONS = 1000
 """Of an image."""

@@ -24,8 +24,8 @@ from vlkit.capfilt.backends import Store, store_of
 from vlkit.config.durations import Count
 from vlkit.datasets.shard_files import escaped
 from vlkit.errors import ConfigError, VlkitError, redacted
-from vlkit.io.files import full_disk, is_full_disk
-from vlkit.io.files import local_path as package_path
+from vlkit.io.disk_errors import full_disk, is_full_disk
+from vlkit.io.fetch import local_path as package_path
 from vlkit.processors.encoded import MAX_PIXELS
 from vlkit.registry.bounds import FilledText, PositiveInt
 

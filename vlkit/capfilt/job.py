@@ -27,9 +27,8 @@ from vlkit.config.old_keys import capfilt_with_current_keys
 from vlkit.config.parts import ComponentSpec
 from vlkit.config.yamlfile import dump_yaml
 from vlkit.errors import ConfigError, DataError, VlkitError, redacted_data
-from vlkit.io.folders import why_unwritable
-from vlkit.io.json_reader import parse_json
-from vlkit.io.json_writer import json_text
+from vlkit.io.files import why_unwritable
+from vlkit.io.json import json_text, parse_json
 from vlkit.jobs.base import Problems
 from vlkit.jobs.models import build_with_models, image_processors, model_weights
 from vlkit.registry import PROCESSORS

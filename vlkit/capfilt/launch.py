@@ -26,7 +26,7 @@ from vlkit.capfilt.engine import SUMMARY, summary_of
 from vlkit.capfilt.job import CheckResult, Job
 from vlkit.capfilt.storage import Storage
 from vlkit.errors import VlkitError
-from vlkit.io.child_processes import cores, end_with_parent, start_child
+from vlkit.io.processes import cores, end_with_parent, start_child
 from vlkit.registry.bounds import MOST_PROCESSES
 from vlkit.runner.signals import StopRequest
 

@@ -17,7 +17,7 @@ from vlkit.capfilt.storage import Storage
 from vlkit.capfilt.tables import COLUMNS
 from vlkit.datasets.shard_files import CAPFILT_RECORD
 from vlkit.errors import DataError
-from vlkit.io.json_reader import JsonError, parse_json
+from vlkit.io.json import JsonError, parse_json
 
 RECORD = CAPFILT_RECORD
 NOT_READ = "not_read"

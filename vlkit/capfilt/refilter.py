@@ -22,7 +22,7 @@ from vlkit.capfilt.shard_output import DONE, DROPPED, KEPT, TABLES, RoundedText,
 from vlkit.capfilt.storage import Storage
 from vlkit.capfilt.tables import COLUMNS
 from vlkit.errors import ConfigError, DataError, redacted
-from vlkit.io.json_writer import json_text
+from vlkit.io.json import json_text
 from vlkit.registry.bounds import MOST_PROCESSES
 
 logger = logging.getLogger(__name__)

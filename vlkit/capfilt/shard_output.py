@@ -15,8 +15,8 @@ from vlkit.capfilt.accounting import Counts
 from vlkit.capfilt.inputs import Item, Refused
 from vlkit.capfilt.storage import Storage
 from vlkit.capfilt.tables import COLUMNS, FieldColumns, free_name, rounded, write_table
-from vlkit.io.files import full_disk, is_full_disk
-from vlkit.io.json_writer import finite_or_none, json_text
+from vlkit.io.disk_errors import full_disk, is_full_disk
+from vlkit.io.json import finite_or_none, json_text
 
 KEPT, DROPPED, TABLES, LEDGER, DONE = "kept", "dropped", "tables", "ledger", "done"
 """Folders of the output; in each, a shard has one file."""

@@ -14,8 +14,8 @@ from typing import IO
 
 from vlkit.capfilt.backends import LocalStore, store_of
 from vlkit.errors import VlkitError
-from vlkit.io.files import full_disk, is_full_disk
-from vlkit.io.process_identity import is_dead, owner_name
+from vlkit.io.disk_errors import full_disk, is_full_disk
+from vlkit.io.processes import is_dead, owner_name
 
 UNFINISHED = ".unfinished"
 """Folder of files that are being written, below a local place."""
@@ -31,7 +31,7 @@ class Storage:
 
     Args:
         url: a path, ``file://...``, a URL that fsspec knows (``s3://bucket/folder``, ``gs://``, ``memory://``...), or
-            one that a handler of :func:`vlkit.io.files.path_manager` takes.
+            one that a handler of :func:`vlkit.io.fetch.path_manager` takes.
 
     Raises:
         VlkitError: no such kind of URL, or the package that it needs is not installed. All methods raise it, too, when

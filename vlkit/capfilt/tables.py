@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any
 
-from vlkit.io.json_writer import json_text
+from vlkit.io.json import json_text
 
 COLUMNS = {
     "key": "string",

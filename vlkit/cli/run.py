@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the stages; return 128 + signal when a signal stopped one."""
     from vlkit.errors import ConfigError
-    from vlkit.io.child_processes import end_with_parent
+    from vlkit.io.processes import end_with_parent
     from vlkit.pipeline import ParallelPipeline, Pipeline, load_pipeline
     from vlkit.registry.bounds import MOST_PROCESSES
 

@@ -14,7 +14,7 @@ from vlkit.config.old_keys import is_record, tree_with_current_keys
 from vlkit.config.overrides import apply_overrides, lay, merge
 from vlkit.config.yamlfile import MAX_BYTES, Node, SourceLocation, dump_yaml, parse_yaml
 from vlkit.errors import ConfigError, VlkitError, did_you_mean
-from vlkit.io.files import local_path
+from vlkit.io.fetch import local_path
 
 MAX_EXTENDS = 30
 """Longest chain of files that extend one another."""

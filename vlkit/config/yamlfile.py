@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from vlkit.errors import ConfigError, shortened
-from vlkit.io.text_encoding import kind_of
+from vlkit.io.text import kind_of
 
 _FLOAT = r"""[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
     |\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?

@@ -14,10 +14,9 @@ from vlkit.datasets.faults import Faults, entry_fault, short
 from vlkit.datasets.separated import header_of, separated_rows
 from vlkit.datasets.shard_files import is_tar_name
 from vlkit.errors import DataError, VlkitError
-from vlkit.io.files import fetch, local_path
-from vlkit.io.json_reader import BadRow, JsonError, parse_json, parse_rows
-from vlkit.io.text_encoding import TextError
-from vlkit.io.text_files import encoding_fault, open_text, plain_suffix, read_bytes, start_of
+from vlkit.io.fetch import fetch, local_path
+from vlkit.io.json import BadRow, JsonError, parse_json, parse_rows
+from vlkit.io.text import TextError, encoding_fault, open_text, plain_suffix, read_bytes, start_of
 
 T = TypeVar("T")
 METADATA = ("metadata.jsonl", "metadata.csv")

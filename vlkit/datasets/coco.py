@@ -9,7 +9,7 @@ from typing import Any
 from vlkit.datasets.columns import Fields
 from vlkit.datasets.faults import Faults, entry_fault, image_id_fault, short
 from vlkit.errors import DataError, did_you_mean
-from vlkit.io.json_reader import BadRow
+from vlkit.io.json import BadRow
 
 _COCO = "A COCO captions file holds 'images' ({id, file_name}) and 'annotations' ({image_id, caption})."
 _KARPATHY = "A file of Karpathy's splits holds 'images' ({filename, split, sentences: [{raw}]})."

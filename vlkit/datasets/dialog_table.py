@@ -16,9 +16,8 @@ from vlkit.datasets.faults import LARGEST, Faults, entry_fault, lacks, short
 from vlkit.datasets.string_table import PackedStrings
 from vlkit.datasets.texts import valid_text
 from vlkit.errors import DataError
-from vlkit.io.json_reader import BadRow, number_fault_in, parse_rows
-from vlkit.io.text_encoding import TextError
-from vlkit.io.text_files import read_bytes
+from vlkit.io.json import BadRow, number_fault_in, parse_rows
+from vlkit.io.text import TextError, read_bytes
 
 NEED = (
     "A dialog needs 'image_id' (or 'image', a file name), 'caption' and 'dialog': a list of rounds with 'question', "

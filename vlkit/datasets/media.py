@@ -15,7 +15,7 @@ from typing import Any
 
 from vlkit.datasets.faults import listed
 from vlkit.errors import BadSample, DataError, VlkitError, did_you_mean
-from vlkit.io.files import local_path
+from vlkit.io.fetch import local_path
 from vlkit.processors.encoded import MAX_PIXELS
 from vlkit.processors.open_image import open_image
 

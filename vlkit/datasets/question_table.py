@@ -18,9 +18,8 @@ from vlkit.datasets.faults import Faults, entry_fault, few, printable, short
 from vlkit.datasets.string_table import PackedStrings, RowOffsets, Source
 from vlkit.datasets.texts import Text, process, texts_of, valid_text
 from vlkit.errors import BadSample, DataError
-from vlkit.io.json_reader import parse_rows
-from vlkit.io.text_encoding import TextError
-from vlkit.io.text_files import read_bytes, start_of
+from vlkit.io.json import parse_rows
+from vlkit.io.text import TextError, read_bytes, start_of
 
 FORMATS = ("auto", "json", "jsonl", "csv", "official")
 VG_WEIGHT = 0.2  # of an answer of Visual Genome, where all answers to a question of VQA together weigh 1

@@ -19,7 +19,7 @@ from pathlib import Path
 from vlkit.datasets.columns import TableColumns
 from vlkit.datasets.faults import Faults
 from vlkit.errors import DataError
-from vlkit.io.text_files import encoding_fault, open_text, start_of
+from vlkit.io.text import encoding_fault, open_text, start_of
 
 logger = logging.getLogger(__name__)
 _SHOWN = 3

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vlkit.errors import DataError, VlkitError
-from vlkit.io.files import local_path
+from vlkit.io.fetch import local_path
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.lz4")
 """Suffixes of compressed tars, in lower case."""

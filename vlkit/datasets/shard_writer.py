@@ -18,8 +18,7 @@ from vlkit.datasets.tar_index import scan
 from vlkit.errors import BadSample, DataError
 from vlkit.io.disk_errors import FileError, named
 from vlkit.io.files import atomic_write
-from vlkit.io.json_reader import parse_json
-from vlkit.io.json_writer import finite_or_none, json_text
+from vlkit.io.json import finite_or_none, json_text, parse_json
 from vlkit.processors.open_image import ImageSource, encoded_format, open_image, read_bytes
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,8 @@ import numpy as np
 from vlkit.datasets.faults import listed
 from vlkit.datasets.shard_files import IMAGES, escaped, is_further_image, split_name, why_not_tar
 from vlkit.errors import DataError, VlkitError
-from vlkit.io.files import atomic_write, cache_dir
+from vlkit.io.cache import cache_dir
+from vlkit.io.files import atomic_write
 
 ROW = np.dtype(
     [

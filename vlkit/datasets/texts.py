@@ -11,10 +11,9 @@ import numpy as np
 
 from vlkit.datasets.faults import short
 from vlkit.errors import BadSample, DataError, VlkitError
-from vlkit.io.files import fetch
-from vlkit.io.json_reader import parse_json
-from vlkit.io.text_encoding import TextError
-from vlkit.io.text_files import encoding_fault, open_text, plain_suffix, read_bytes, start_of
+from vlkit.io.fetch import fetch
+from vlkit.io.json import parse_json
+from vlkit.io.text import TextError, encoding_fault, open_text, plain_suffix, read_bytes, start_of
 
 _SHOWN = 60
 _NEED = "An answer list is a JSON list of texts (or a mapping of texts to numbers), or a file of one answer a line."

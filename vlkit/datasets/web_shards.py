@@ -24,8 +24,8 @@ from vlkit.datasets.shard_files import check_found, escaped, expand
 from vlkit.datasets.tar_index import TarIndex, index_of
 from vlkit.datasets.texts import Text, draw_caption, texts_of, valid_text
 from vlkit.errors import BadSample, DataError
-from vlkit.io.json_reader import parse_json
-from vlkit.io.text_encoding import TextError, decode
+from vlkit.io.json import parse_json
+from vlkit.io.text import TextError, decode
 from vlkit.processors.open_image import open_image
 from vlkit.registry import DATASETS
 from vlkit.registry.bounds import FilledText, PositiveInt

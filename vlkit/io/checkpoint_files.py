@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vlkit.errors import CheckpointError
-from vlkit.io.checksums import sha256
+from vlkit.io.files import sha256
 
 logger = logging.getLogger(__name__)
 

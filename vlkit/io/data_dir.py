@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from vlkit.errors import DataError, VlkitError
-from vlkit.io.files import cache_dir, mismatch
+from vlkit.io.cache import cache_dir, mismatch
+from vlkit.io.download import fetch_http
 
 SCHEME = "data://"
 
@@ -86,8 +87,6 @@ def _ensured(path: Path, file: DataFile) -> list[str]:
         return [f"{path}: {problem}.{again} set 'path' in the run to a file of your own."] if problem else []
     if file.url is None:
         return [f"{path} does not exist. {file.how}"]
-    from vlkit.io.download import fetch_http
-
     try:
         fetch_http(file.url, path, expected)
     except VlkitError as error:

@@ -1,38 +1,23 @@
-"""Files: writing that never leaves half a file, checksums, and downloads that are checked and resumed."""
+"""Write files and folders atomically, and compute checksums of files."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import logging
+import hashlib
 import os
-import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import quote, urlsplit
-from urllib.request import url2pathname
 
-from vlkit.errors import VlkitError, did_you_mean
-from vlkit.io.addresses import names_of, split_address
-from vlkit.io.checksums import digest as digest
-from vlkit.io.checksums import sha256 as sha256
+from vlkit.errors import VlkitError
 from vlkit.io.disk_errors import cannot, full_disk, is_full_disk, number_of, size_of
 
-logger = logging.getLogger(__name__)
-
-
-def cache_dir() -> Path:
-    """Where downloads go: ``$VLKIT_CACHE``, else ``~/.cache/vlkit``."""
-    return Path(os.environ.get("VLKIT_CACHE") or "~/.cache/vlkit").expanduser()
-
-
-def offline() -> bool:
-    """Whether ``VLKIT_OFFLINE`` or ``HF_HUB_OFFLINE`` forbids downloads."""
-    values = (os.environ.get(name, "") for name in ("VLKIT_OFFLINE", "HF_HUB_OFFLINE"))
-    return any(value.strip().lower() not in ("", "0", "false", "no", "off") for value in values)
+_BLOCK = 1 << 20
+_SETTLED = 2.0  # seconds after which another write gives a file another time stamp on every file system
+_known: dict[tuple[int, ...], str] = {}
 
 
 @contextlib.contextmanager
@@ -93,148 +78,6 @@ def atomic_dir(path: str | Path, need: int | None = None) -> Iterator[Path]:
         _remove(old)
 
 
-def fetch(url_or_path: str | Path, sha256: str | None = None, md5: str | None = None) -> Path:
-    """A local file for a path or URL: the file itself, else a copy in a cache, else a download into ours.
-
-    Weights that torch.hub or the Hugging Face hub have already downloaded are used where they are. The SHA-256 of a
-    cached file is written down at its first use (in our cache, ``<file>.sha256``) and compared at each later one, also
-    when the caller knows no checksum. Several processes may ask at once; one downloads.
-
-    Args:
-        url_or_path: a path, ``file://``, ``http(s)://``, ``hf://owner/name`` (the weights of that repository of the
-            Hugging Face hub), ``package://name/path`` (a file that an installed package brings along), or what a
-            handler of :func:`path_manager` takes.
-        sha256, md5: expected checksums in hexadecimal.
-
-    Raises:
-        VlkitError: no such file, no connection (the message says which file to put where), or a wrong
-            checksum (a cached file is kept aside as ``<file>.corrupt``).
-    """
-    text = os.fspath(url_or_path)
-    expected = {name: value.lower() for name, value in (("sha256", sha256), ("md5", md5)) if value}
-    scheme = split_address(text).scheme if "://" in text or text.startswith("file:") else ""
-    if scheme == "file":
-        text = _in_file_address(text)
-    if scheme in ("http", "https"):
-        from vlkit.io.download import fetch_http
-
-        text = re.sub(r"\s", lambda space: quote(space[0]), text)
-        return fetch_http(text, cached_path(text), expected)
-    if scheme == "hf":
-        from vlkit.io.hub_caches import fetch_hub
-
-        return fetch_hub(text, expected)
-    path = Path(os.path.expanduser(text))
-    if scheme == "package":
-        path = _in_package(text)
-    elif "://" in text and scheme != "file":
-        path = _from_handler(text)
-    if not path.is_file():
-        siblings = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        if path.exists() and not path.is_dir():
-            what = "is a pipe or a device, which can be read only once; write it to a file"
-        raise VlkitError(f"{path}: {what}.{did_you_mean(path.name, siblings)}")
-    problem = mismatch(path, expected)
-    if problem:
-        raise VlkitError(f"{path}: {problem}. Is it the right file, and complete?")
-    return path
-
-
-def cached_path(url: str) -> Path:
-    """Where the cache keeps ``url``, whether or not it is there. Its credentials have no part in the name."""
-    return cache_dir().joinpath("downloads", *names_of(url))
-
-
-def mismatch(path: Path, expected: dict[str, str]) -> str:
-    """What differs between a file and its ``expected`` checksums (name of the algorithm to value), or ""."""
-    for algorithm, value in expected.items():
-        found = digest(path, algorithm)
-        if found != value:
-            return f"the {algorithm} is {found}, but {value} is expected"
-    return ""
-
-
-def check_first_use(path: Path, record: Path) -> str:
-    """What differs between a file and the SHA-256 that ``record`` keeps of its first use, or ""."""
-    first_use = record.read_text().split()[:1] if record.is_file() else []
-    problem = mismatch(path, {"sha256": first_use[0]}) if first_use else ""
-    return f"{problem} (as at its first use)" if problem else ""
-
-
-def record_first_use(path: Path, record: Path) -> None:
-    """Write the SHA-256 of a file to ``record`` unless one is there; in a cache that cannot be written, do nothing."""
-    if not record.is_file():
-        with contextlib.suppress(VlkitError, OSError), atomic_write(record, "w") as file:
-            file.write(f"{digest(path, 'sha256')}  {path.name}\n")
-
-
-_manager: Any = None
-
-
-def path_manager() -> Any:
-    """The path manager of iopath; with a handler registered there :func:`fetch` takes ``s3://`` too."""
-    global _manager
-    if _manager is None:
-        from iopath.common.file_io import PathManager
-
-        _manager = PathManager()
-    return _manager
-
-
-def local_path(path: str | Path) -> Path:
-    """Where on this machine ``path`` is: a path with ``~``, ``file://``, or ``package://name/path`` in an installed
-    package, which is found without being imported. It need not exist.
-
-    Raises:
-        VlkitError: no such package is installed, or the path leads out of it.
-    """
-    text = re.sub("^package:/(?=[^/])", "package://", os.fspath(path))  # which Path makes of an address
-    scheme = urlsplit(text).scheme if "://" in text else ""
-    if scheme == "package":
-        return _in_package(text)
-    return Path(os.path.expanduser(_in_file_address(text) if scheme == "file" else text))
-
-
-def _in_file_address(uri: str) -> str:
-    """The path in a ``file://`` address."""
-    parts = split_address(uri)
-    if parts.netloc not in ("", "localhost"):
-        raise VlkitError(f"{uri}: files of another host cannot be read. Write file:///<path>, or the path alone.")
-    return url2pathname(parts.path)
-
-
-def _in_package(uri: str) -> Path:
-    """Where the file of an installed package is; the package is found, not imported."""
-    package, _, inside = uri.partition("://")[2].partition("/")
-    parts = [part for part in inside.split("/") if part not in ("", ".")]
-    if ".." in parts or "\\" in inside or "\0" in inside:
-        raise VlkitError(f"{uri}: the path leads out of the package. Write package://<package>/<path in it>.")
-    try:
-        found = importlib.util.find_spec(package) if package.isidentifier() else None
-    except ValueError:  # of __main__
-        found = None
-    if found is None or not found.submodule_search_locations:
-        hint = did_you_mean(package, [package.replace("-", "_")]) if "-" in package else ""
-        raise VlkitError(
-            f"{uri}: no installed package is named {package!r}.{hint} Write package://<package>/<path in it>."
-        )
-    paths = [Path(folder, *parts) for folder in found.submodule_search_locations]
-    return next((path for path in paths if path.exists()), paths[0])
-
-
-def _from_handler(uri: str) -> Path:
-    if offline():
-        raise VlkitError(f"{uri}: cannot be fetched offline. Give the path of a local copy instead.")
-    local = path_manager().get_local_path(uri)
-    if local == uri:  # no handler took it: iopath believes that it is a path
-        raise VlkitError(
-            f"{uri}: paths, file://, http://, https:// and hf:// can be read. Download the file and give its path, "
-            f"or register an iopath handler with vlkit.io.files.path_manager()."
-        )
-    return Path(local)
-
-
 def _beside(target: Path, kind: str) -> Path:
     return target.with_name(f".{target.name}.{secrets.token_hex(4)}.{kind}")
 
@@ -287,3 +130,45 @@ def sync_folder(folder: Path) -> None:
     """Make a rename in ``folder`` survive a power cut, where the file system can."""
     with contextlib.suppress(OSError):
         sync(folder)
+
+
+def digest(path: str | Path, algorithm: str) -> str:
+    """Return the checksum of a file in hexadecimal.
+
+    Nothing is kept but a small buffer, and the pages of the file stay in the cache of the system for the next reader.
+    (A mapped file would be as fast, but one that is cut short meanwhile would kill the process.)
+
+    Args:
+        path: of the file.
+        algorithm: as in hashlib ("sha256", "md5").
+    """
+    found = hashlib.new(algorithm)
+    with open(path, "rb", buffering=0) as file, memoryview(bytearray(_BLOCK)) as buffer:
+        while count := file.readinto(buffer):
+            found.update(buffer[:count])
+    return found.hexdigest()
+
+
+def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal.
+
+    A process computes it once for each state of a file: size, inode and times tell one state from another. The value of
+    a file that was written a moment ago is not kept, since a further write may leave its times as they are.
+    """
+    stat = os.stat(path)
+    state = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    if state not in _known:
+        found = digest(path, "sha256")
+        if time.time() - max(stat.st_mtime, stat.st_ctime) < _SETTLED:
+            return found
+        _known[state] = found
+    return _known[state]
+
+
+def why_unwritable(folder: Path) -> str | None:
+    """Why ``folder``, which need not be there yet, cannot be written; None: it can."""
+    path = folder.absolute()
+    existing = next(each for each in (path, *path.parents) if each.exists())
+    if not existing.is_dir():
+        return f"{existing} is a file"
+    return None if os.access(existing, os.W_OK | os.X_OK) else f"{existing} cannot be written"

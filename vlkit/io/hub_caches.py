@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from vlkit.errors import VlkitError, redacted
-from vlkit.io.files import cache_dir, check_first_use, mismatch, offline, record_first_use
+from vlkit.io.cache import cache_dir, check_first_use, mismatch, offline, record_first_use
 
 logger = logging.getLogger(__name__)
 HUB = "hf://"
@@ -120,7 +120,7 @@ def _unchanged(file: Path, record: Path) -> Path:
 
 @contextlib.contextmanager
 def without_hub() -> Iterator[None]:
-    """While entered, ``datasets`` and ``huggingface_hub`` open no connection if :func:`~vlkit.io.files.offline` holds.
+    """While entered, ``datasets`` and ``huggingface_hub`` open no connection if :func:`~vlkit.io.cache.offline` holds.
 
     They read the environment when they are imported, which may have been before: their settings are changed, too.
     """

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from vlkit.errors import VlkitError, redacted
-from vlkit.io.files import offline
+from vlkit.io.cache import offline
 
 MAX_BYTES = 64 * 2**20
 SECONDS = 10.0

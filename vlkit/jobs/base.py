@@ -14,8 +14,8 @@ from typing import Any, ClassVar, TypeVar
 from vlkit.config.load import Config, load_config
 from vlkit.config.old_keys import with_current_keys
 from vlkit.errors import ConfigError, VlkitError, redacted_data
-from vlkit.io.checksums import sha256
 from vlkit.io.disk_errors import describe
+from vlkit.io.files import sha256
 from vlkit.runner.config_changes import differences, plain
 
 Result = dict[str, Any]

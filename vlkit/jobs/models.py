@@ -17,7 +17,7 @@ from torch import nn
 from vlkit.config.cards import Weights
 from vlkit.config.parts import ComponentSpec, ModelPart, model_part
 from vlkit.errors import ConfigError
-from vlkit.io.files import fetch
+from vlkit.io.fetch import fetch
 from vlkit.jobs.base import Problems
 from vlkit.models.weights.initial import InitialWeights, from_path
 from vlkit.registry import PROCESSORS

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlkit.errors import BadSample, VlkitError, redacted, shortened
-from vlkit.io.files import fetch
+from vlkit.io.fetch import fetch
 from vlkit.processors.open_image import describe
 from vlkit.processors.video import FRAME_SUFFIXES, sample_frames
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vlkit.errors import ConfigError, VlkitError
-from vlkit.io.child_processes import cores, start_child
+from vlkit.io.processes import cores, start_child
 from vlkit.jobs.base import Result
 from vlkit.pipeline.pipeline import Pipeline
 from vlkit.pipeline.stage import Stage, is_finished, read_record

@@ -15,8 +15,7 @@ from filelock import FileLock, Timeout
 from vlkit.errors import DataError, VlkitError, redacted_data
 from vlkit.io.disk_errors import named
 from vlkit.io.files import atomic_write
-from vlkit.io.json_reader import parse_json
-from vlkit.io.json_writer import json_text
+from vlkit.io.json import json_text, parse_json
 from vlkit.jobs.base import Job, Pending, Result
 from vlkit.jobs.capfilt import CapFiltJob, CutJob, ReportJob
 from vlkit.jobs.shards import ShardsJob

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vlkit.errors import ConfigError, DataError, VlkitError, did_you_mean
-from vlkit.io.files import local_path
+from vlkit.io.fetch import local_path
 
 if TYPE_CHECKING:
     from torch import Tensor

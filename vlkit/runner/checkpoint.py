@@ -21,9 +21,8 @@ from torch import Tensor, nn
 
 from vlkit.errors import CheckpointError, ConfigError, VlkitError, did_you_mean
 from vlkit.io.checkpoint_files import MODEL, OPTIMIZER, TRAINER, VERSION, read_trainer, seal, steps_in, verify
-from vlkit.io.checksums import sha256
 from vlkit.io.disk_errors import FileError
-from vlkit.io.files import atomic_dir, atomic_write
+from vlkit.io.files import atomic_dir, atomic_write, sha256
 from vlkit.io.tensor_files import damaged_values, describe_non_finite, load_tensors, non_finite, save_tensors
 from vlkit.runner.optimizer import restore_by_name, shard_like, state_by_name
 

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 from vlkit.errors import ConfigError, LostProcess, VlkitError
-from vlkit.io.process_identity import is_dead, owner_name
+from vlkit.io.processes import is_dead, owner_name
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

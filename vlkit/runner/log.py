@@ -16,8 +16,7 @@ from torch import Tensor
 from vlkit.errors import DataError, VlkitError
 from vlkit.io.disk_errors import named
 from vlkit.io.files import atomic_write
-from vlkit.io.json_reader import parse_json
-from vlkit.io.json_writer import json_text
+from vlkit.io.json import json_text, parse_json
 from vlkit.runner.distributed import World
 
 logger = logging.getLogger(__name__)

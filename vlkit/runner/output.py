@@ -20,10 +20,8 @@ from vlkit.config.yamlfile import dump_yaml, parse_yaml
 from vlkit.errors import ConfigError, DataError, redacted_data
 from vlkit.io.checkpoint_files import steps_in
 from vlkit.io.disk_errors import named
-from vlkit.io.files import atomic_write
-from vlkit.io.folders import why_unwritable
-from vlkit.io.json_reader import parse_json
-from vlkit.io.json_writer import finite_or_none
+from vlkit.io.files import atomic_write, why_unwritable
+from vlkit.io.json import finite_or_none, parse_json
 from vlkit.runner.config_changes import (
     changes,
     digest,

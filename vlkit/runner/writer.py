@@ -20,8 +20,8 @@ from pathlib import Path
 
 from vlkit.errors import ConfigError, DataError, VlkitError, redacted_data
 from vlkit.io.disk_errors import named
-from vlkit.io.json_reader import parse_json
-from vlkit.io.process_identity import is_dead, is_of_this_machine, is_this_process, owner_name
+from vlkit.io.json import parse_json
+from vlkit.io.processes import is_dead, is_of_this_machine, is_this_process, owner_name
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class Holder:
     """The process that holds a folder.
 
     Args:
-        owner: unique; from :func:`~vlkit.io.process_identity.owner_name`.
+        owner: unique; from :func:`~vlkit.io.processes.owner_name`.
         host, pid, started, command: for messages.
         folder, inode: the held folder, to recognize a copy of it.
     """

@@ -17,7 +17,7 @@ from torch import Tensor
 from vlkit.capfilt.decision import Decision
 from vlkit.contracts import GenerationConfig, ScoredText
 from vlkit.errors import ConfigError
-from vlkit.io.json_writer import finite_or_none
+from vlkit.io.json import finite_or_none
 from vlkit.metrics.classification import auc, best_threshold
 from vlkit.processors.text import pre_caption
 from vlkit.registry import TASKS

@@ -14,11 +14,11 @@ from tests.assets.waiting import wait_until
 from vlkit.capfilt import launch as module
 from vlkit.capfilt.launch import launch, start_worker
 from vlkit.errors import VlkitError
-from vlkit.io.child_processes import ATTACHED, cores
+from vlkit.io.processes import ATTACHED, cores
 
 WORKER = """
 import os, signal, sys, time
-from vlkit.io.child_processes import end_with_parent
+from vlkit.io.processes import end_with_parent
 end_with_parent()
 rank = int(os.environ["LOCAL_RANK"])
 print("worker", rank, "threads", os.environ["OMP_NUM_THREADS"], *sys.argv[1:], "RANK" in os.environ, flush=True)

@@ -22,7 +22,7 @@ from tests.assets.waiting import wait_until
 from vlkit.capfilt import backends as stores
 from vlkit.capfilt.storage import UNFINISHED, Storage
 from vlkit.errors import VlkitError
-from vlkit.io import files as io
+from vlkit.io import fetch as io
 
 KINDS = ("folder", "file", "memory", "renaming", "elsewhere")
 

@@ -16,8 +16,10 @@ import pytest
 
 from vlkit.errors import VlkitError
 from vlkit.io import download
-from vlkit.io import files as io
-from vlkit.io.files import atomic_dir, atomic_write, cache_dir, cached_path, fetch, sha256
+from vlkit.io import fetch as io
+from vlkit.io.cache import cache_dir, cached_path
+from vlkit.io.fetch import fetch
+from vlkit.io.files import atomic_dir, atomic_write, sha256
 
 CONTENT = bytes(range(256)) * 4000  # about 1 MB
 SUM = hashlib.sha256(CONTENT).hexdigest()

@@ -8,7 +8,8 @@ import socket
 import pytest
 
 from vlkit.errors import VlkitError
-from vlkit.io.files import cache_dir, cached_path, fetch
+from vlkit.io.cache import cache_dir, cached_path
+from vlkit.io.fetch import fetch
 
 URL = "https://weights.invalid/blip/model_base.pth"
 COMMIT = "0123abc"

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from tests.assets.waiting import wait_until
 from vlkit.errors import LostProcess
-from vlkit.io.process_identity import owner_name
+from vlkit.io.processes import owner_name
 from vlkit.runner.distributed import (
     LOST_AFTER,
     LOST_VARIABLE,
@@ -80,7 +80,7 @@ def test_a_rank_without_a_heartbeat_is_lost(heartbeat, store):
 
 
 def test_a_process_of_this_host_that_ended_is_lost_earlier(heartbeat, store):
-    code = "from vlkit.io.process_identity import owner_name; print(owner_name())"
+    code = "from vlkit.io.processes import owner_name; print(owner_name())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     register(heartbeat, store, pid="7", owner=done.stdout.strip())
     reason = heartbeat.wait_for_loss()

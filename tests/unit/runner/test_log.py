@@ -7,7 +7,7 @@ import resource
 import pytest
 
 from vlkit.io.disk_errors import FileError
-from vlkit.io.json_writer import json_text
+from vlkit.io.json import json_text
 from vlkit.runner.log import Ledger, MetricsFile, read_lines
 
 

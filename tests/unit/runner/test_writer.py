@@ -16,7 +16,7 @@ import pytest
 from tests.assets.toy import ToyTask, lines, toy_runner
 from tests.assets.waiting import wait_until
 from vlkit.errors import ConfigError
-from vlkit.io.process_identity import is_dead, owner_name
+from vlkit.io.processes import is_dead, owner_name
 from vlkit.runner import writer
 from vlkit.runner.output import OutputFolder
 from vlkit.runner.writer import FILE, SILENCE, FolderTaken, WriterLock

@@ -20,7 +20,7 @@ from vlkit.capfilt.report.purity import purity
 from vlkit.capfilt.report.survey import COLUMNS, Repeats, Survey, image_starts
 from vlkit.capfilt.storage import Storage
 from vlkit.errors import ConfigError, DataError
-from vlkit.io.json_writer import json_text
+from vlkit.io.json import json_text
 
 FOLDER = "report"
 _TOP = 20  # repeated texts that are listed

@@ -17,7 +17,7 @@ import numpy as np
 
 from vlkit.capfilt.decision import SOURCES, Decision
 from vlkit.capfilt.tables import DIGITS
-from vlkit.io.json_writer import json_text
+from vlkit.io.json import json_text
 
 BINS = 1000
 """Of the scores: ITM from 0 to 1, ITC from -1 to 1."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vlkit.errors import CheckpointError, VlkitError, did_you_mean
 from vlkit.io.checkpoint_files import MODEL, choose, is_checkpoint, verify_weights
-from vlkit.io.files import local_path
+from vlkit.io.fetch import local_path
 from vlkit.io.tensor_files import read_tensors
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from vlkit.io.checkpoint_files import is_checkpoint, verify
-from vlkit.io.checksums import sha256
-from vlkit.io.files import fetch
+from vlkit.io.fetch import fetch
+from vlkit.io.files import sha256
 from vlkit.models.weights.files import weights_file
 from vlkit.models.weights.load import build_with_weights
 

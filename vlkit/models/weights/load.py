@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from vlkit.errors import CheckpointError
-from vlkit.io.files import mismatch
+from vlkit.io.cache import mismatch
 from vlkit.models.weights.files import read_checkpoint, weights_file
 from vlkit.models.weights.match import LoadReport, fit_tensors
 from vlkit.models.weights.names import Adapter

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from vlkit.io.folders import why_unwritable
+from vlkit.io.files import why_unwritable
 
 
 def test_folders_that_are_there_or_can_be_made(tmp_path):

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlkit.errors import DataError
+from vlkit.io.json import BadRow, JsonError, parse_json, parse_rows
 from vlkit.io.json_faults import DEEPEST, LONGEST
-from vlkit.io.json_reader import BadRow, JsonError, parse_json, parse_rows
-from vlkit.io.text_encoding import TextError
+from vlkit.io.text import TextError
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)

@@ -14,8 +14,8 @@ import zipfile
 import pytest
 
 from vlkit.errors import DataError
-from vlkit.io import text_files
-from vlkit.io.text_files import encoding_fault, open_text, plain_suffix, read_bytes, start_of
+from vlkit.io import text
+from vlkit.io.text import encoding_fault, open_text, plain_suffix, read_bytes, start_of
 
 TEXT = "ein Käse\r\nzwei\u2028drei\x85 vier\rfünf\n"
 LINES = ["ein Käse\n", "zwei\u2028drei\x85 vier\n", "fünf\n"]
@@ -91,7 +91,7 @@ def test_what_is_no_text_is_named(tmp_path, data, said):
 def test_gzip_data_that_hold_far_too_much_are_refused(tmp_path, monkeypatch):
     file = saved(tmp_path, gzip.compress(b"a" * 4_000_000))
     assert len(read_bytes(file)) == 4_000_000
-    monkeypatch.setattr(text_files, "_LARGE", 1_000_000)
+    monkeypatch.setattr(text, "_LARGE", 1_000_000)
     for read in (read_bytes, lambda file: start_of(file) and list(lines_of(file))):
         with pytest.raises(DataError, match="more than 200 times their size"):
             read(file)

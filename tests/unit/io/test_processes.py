@@ -6,11 +6,11 @@ import subprocess
 import sys
 import time
 
-from vlkit.io.process_identity import is_dead, owner_name
+from vlkit.io.processes import is_dead, owner_name
 
 
 def test_the_dead_and_the_living_differ():
-    code = "import sys; from vlkit.io.process_identity import owner_name as n; print(n(), flush=True); sys.stdin.read()"
+    code = "import sys; from vlkit.io.processes import owner_name as n; print(n(), flush=True); sys.stdin.read()"
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     name = process.stdout.readline().strip()
     assert not is_dead(name)

@@ -1,12 +1,13 @@
-"""Reads JSON that other people wrote: strict, and with one kind of error for everything that can be wrong.
+"""Read JSON of unknown origin strictly, with one kind of error for everything that can be wrong, and write it.
 
 Python's ``json`` accepts NaN and Infinity, turns 1e999 into infinity, and raises other exceptions than that of invalid
-JSON for deep nesting, long integers and wrong encodings.
+JSON for deep nesting, long integers and wrong encodings. Written JSON has null for numbers that are not finite.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from vlkit.io.json_faults import (
     too_deep,
     without_deep,
 )
-from vlkit.io.text_encoding import TextError, decode, kind_of
+from vlkit.io.text import TextError, decode, kind_of
 
 Hook = Callable[[dict[str, Any]], Any]
 
@@ -235,3 +236,30 @@ def _mark_in(value: Any) -> _Mark | None:
         return value
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return next(filter(None, map(_mark_in, inner)), None)
+
+
+def finite_or_none(content: Any) -> Any:
+    """``content`` with None in place of numbers that are not finite.
+
+    Tuples become lists; keys that are no text become the text that :func:`json.dumps` would write.
+    """
+    if isinstance(content, dict):
+        return {_key(key): finite_or_none(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite_or_none(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def json_text(content: Any, indent: int | None = None) -> str:
+    """``content`` as JSON, in ASCII.
+
+    Args:
+        content: plain data. Anything else (a date, a NumPy number) is written as its text.
+        indent: spaces per level; None: one line.
+    """
+    return json.dumps(finite_or_none(content), indent=indent, allow_nan=False, default=str)
+
+
+def _key(key: Any) -> Any:
+    """JSON names members by texts; a float that is not finite would be named NaN by ``json.dumps``."""
+    return str(key) if isinstance(key, float) and not math.isfinite(key) else key
