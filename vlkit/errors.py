@@ -14,6 +14,7 @@ _ADDRESS = re.compile(
     r"""([A-Za-z][A-Za-z0-9+.-]*://|\b(?:https?|s?ftp|ftps|s3a?|gc?s|az|abfss?|hf|hdfs|webdavs?):/(?!/))"""
     r"""((?:[^\s/?#]*|[^\s/?#:@\[]*:(?!\d+/)[^\s?#]*)@)?([^\s?#"'<>]*)(\?[^\s#]*)?(\#\S*)?"""
 )
+_MOST_PROBLEMS = 100
 _PAIRS = re.compile("[&;]")
 _AFTER = ".,:;!)]}'\"`>"
 _PLAIN = {"download", "dl", "raw", "ref", "rev", "revision", "version", "versionid", "format", "export", "plain"}
@@ -36,17 +37,21 @@ class VlkitError(Exception):
 class ConfigError(VlkitError):
     """One or more mistakes in a configuration, reported together.
 
+    The message has the first 100 of them and the number of the others.
+
     Args:
         problems: one sentence each, with the file and the key path in front.
     """
 
     def __init__(self, problems: str | Sequence[str]):
         self.problems = [redacted(each) for each in ([problems] if isinstance(problems, str) else problems)]
-        super().__init__("\n".join(self.problems))
+        more = len(self.problems) - _MOST_PROBLEMS
+        shown = [*self.problems[:_MOST_PROBLEMS], *([f"... and {more:,} more problems."] if more > 0 else [])]
+        super().__init__("\n".join(shown))
 
     def add(self, sentence: str) -> None:
         self.problems.append(redacted(sentence))
-        self.args = ("\n".join(self.problems),)
+        self.args = (f"{self.args[0]}\n{self.problems[-1]}",)
 
 
 class RegistryError(VlkitError):

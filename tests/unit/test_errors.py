@@ -17,6 +17,14 @@ def test_config_error_keeps_its_problems_apart():
     assert ConfigError("one").problems == ["one"]
 
 
+def test_a_config_error_prints_the_first_problems_and_counts_the_others():
+    error = ConfigError([f"problem {number}" for number in range(24_000)])
+    assert str(error).endswith("problem 99\n... and 23,900 more problems.")
+    assert len(error.problems) == 24_000
+    error.add("What to do.")
+    assert str(error).endswith("more problems.\nWhat to do.")
+
+
 def test_bad_sample_crosses_process_borders():
     error = pickle.loads(pickle.dumps(BadSample("a.jpg", "truncated")))
     assert (error.source, error.reason, str(error)) == ("a.jpg", "truncated", "a.jpg: truncated")

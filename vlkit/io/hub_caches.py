@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import functools
 import importlib
 import logging
 import os
 import re
-from collections.abc import Iterator
+import socket
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,6 +24,7 @@ logger = logging.getLogger(__name__)
 HUB = "hf://"
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _NAME = re.compile(r"(?!\.+$)[\w.-]{1,96}")  # '.' and '..' would lead out of the cache
+_PATIENCE = 3.0  # seconds
 _WEIGHTS = (".pth", ".pt", ".bin", ".safetensors")
 
 
@@ -87,7 +94,7 @@ def _downloaded(uri: str, repository: str, revision: str | None, folder: Path) -
     error: Exception | None = None
     for name in _HUB_FILES if not offline() else ():
         try:
-            return Path(hf_hub_download(repository, name, revision=revision))
+            return Path(_in_time(functools.partial(hf_hub_download, repository, name, revision=revision)))
         except LocalEntryNotFoundError as failure:  # an EntryNotFoundError too, but of the connection
             reason, error = "the hub cannot be reached", failure
             break
@@ -100,6 +107,34 @@ def _downloaded(uri: str, repository: str, revision: str | None, folder: Path) -
     raise VlkitError(
         f"{uri}: {reason}. To do without: download {address} elsewhere and put it at {folder / _HUB_FILES[0]}."
     ) from error
+
+
+def _in_time(download: Callable[[], str]) -> str:
+    """Return the result of ``download``, or give up after a few seconds where the name of the hub cannot be resolved:
+    its client would retry for half a minute.
+
+    Raises:
+        LocalEntryNotFoundError: there is no network.
+        Exception: raised by ``download``.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    future: Future[str] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(download())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="vlkit-hub", daemon=True).start()
+    if not concurrent.futures.wait([future], _PATIENCE).done and not urllib.request.getproxies():
+        try:
+            socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+        except OSError as error:
+            raise LocalEntryNotFoundError(str(error)) from error
+    return future.result()
 
 
 def _checked(file: Path, expected: dict[str, str], record: Path) -> Path:
