@@ -6,13 +6,10 @@ import hashlib
 import socket
 import threading
 import urllib.request
-import threading
-import urllib.request
 
 import pytest
 
 from vlkit.errors import VlkitError
-from vlkit.io import hub_caches
 from vlkit.io import hub_caches
 from vlkit.io.cache import cache_dir, cached_path
 from vlkit.io.fetch import fetch
@@ -175,26 +172,6 @@ def test_no_connection(monkeypatch, failure):
 def test_names_of_repositories(wrong):
     with pytest.raises(VlkitError, match="is written hf://owner/name"):
         fetch(wrong)
-
-
-def test_without_network_the_hub_is_given_up_soon(monkeypatch):
-    import huggingface_hub
-
-    ended = threading.Event()
-    monkeypatch.setenv("VLKIT_OFFLINE", "0")
-    monkeypatch.setattr(hub_caches, "_PATIENCE", 0.01)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: ended.wait(60))
-    monkeypatch.setattr(urllib.request, "getproxies", dict)
-
-    def unknown(*_, **__):
-        raise socket.gaierror("Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    try:
-        with pytest.raises(VlkitError, match="the hub cannot be reached"):
-            fetch("hf://owner/name")
-    finally:
-        ended.set()
 
 
 def test_without_network_the_hub_is_given_up_soon(monkeypatch):
