@@ -186,7 +186,11 @@ class Job(ABC):
             finished: whether the job was finished with it.
         """
         now = redacted_data(plain(self.config.data))
-        return differences(self.relevant(redacted_data(with_current_keys(before))), self.relevant(now))
+        return self.differences(redacted_data(with_current_keys(before)), now, finished)
+
+    def differences(self, before: Mapping[str, Any], now: Mapping[str, Any], finished: bool) -> str:
+        """Compare two configurations, both with current keys and without credentials; see :meth:`changes`."""
+        return differences(self.relevant(before), self.relevant(now))
 
 
 def digest(files: Iterable[Path], more: Any = None) -> str:

@@ -26,7 +26,7 @@ from vlkit.jobs.models import build_with_models, from_card, from_name, model_wei
 from vlkit.models.generation import use_cuda_graphs
 from vlkit.models.weights.initial import InitialWeights, from_path, from_run
 from vlkit.runner import RunContext, Runner
-from vlkit.runner.config_changes import plain, training_differences
+from vlkit.runner.config_changes import training_differences
 from vlkit.runner.context import choose_device
 from vlkit.runner.distributed import World
 from vlkit.runner.model_state import restored
@@ -244,10 +244,8 @@ class TrainJob(RunJob):
     def output_fingerprint(self) -> str:
         return from_path(self.output_dir).fingerprint()
 
-    def changes(self, before: Mapping[str, object], finished: bool) -> str:
-        if finished:
-            return super().changes(before, finished)
-        return training_differences(before, plain(self.config.data))
+    def differences(self, before: Mapping[str, Any], now: Mapping[str, Any], finished: bool) -> str:
+        return super().differences(before, now, finished) if finished else training_differences(before, now)
 
     def checked_runner(self) -> Runner:
         """Return a runner for training after checks that take seconds: :meth:`prepare`, and, unless ``run.check`` is

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.assets.run_files import pretrain_run, write
 from vlkit.config.load import Config
-from vlkit.errors import ConfigError, DataError
+from vlkit.errors import ConfigError, DataError, redacted_data
 from vlkit.jobs.base import NOTHING, Job, Pending, Problems, digest
+from vlkit.jobs.train import TrainJob
 
 
 class Counting(Job):
@@ -91,3 +93,21 @@ def test_a_digest_depends_on_names_content_and_more(tmp_path):
     one = digest(files(a="x", b="y"))
     assert digest(reversed(files(a="x", b="y"))) == one
     assert len({one, digest(files(a="x", b="z")), digest(files(a="x", c="y")), digest(files(a="x", b="y"), 1)}) == 4
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_records_with_old_keys_are_compared(tmp_path, finished):
+    """Of a finished and of an interrupted training, as version 489eecb recorded them in ``stage.json``."""
+    run = pretrain_run(grad_accum_steps=2, batch_size=4)
+    job = TrainJob.load(write(tmp_path / "run.yaml", run))
+    before = {**run, "run": {key: value for key, value in run["run"].items() if key != "grad_accum_steps"}}
+    assert job.changes({**before, "run": {**before["run"], "accumulate": 2}}, finished) == ""
+    assert "grad_accum_steps was 4" in job.changes({**before, "run": {**before["run"], "accumulate": 4}}, finished)
+
+
+def test_credentials_are_no_difference(tmp_path):
+    run = pretrain_run(init_from="https://me:secret@example.org/a.pth")
+    job = TrainJob.load(write(tmp_path / "run.yaml", run))
+    recorded = redacted_data(job.config.data)
+    assert "secret" not in str(recorded)
+    assert job.changes(recorded, finished=False) == ""
