@@ -47,7 +47,7 @@ def generate(
     """
     _check(decoder, images, prompt, config, seeds)
     prompt = prompt.expand(images.count, -1)
-    fixed_shapes = cuda_graphs.enabled(decoder, prompt, config)
+    fixed_shapes = decoder.cuda_graphs and cuda_graphs.pays(decoder, prompt, config)
     method: BeamSearch | Sampler
     if config.sample or config.num_beams == 1:
         uniform = draw_uniform(seeds, images.count, config) if config.sample else None

@@ -48,9 +48,9 @@ _WARM_UPS = 2
 _lock = threading.Lock()
 
 
-def enabled(decoder: TextDecoder, prompt: Tensor, config: GenerationConfig) -> bool:
-    """Return whether a batch with ``prompt`` [B, t] is decoded here: when it is wanted, on CUDA, and pays."""
-    return decoder.cuda_graphs and prompt.is_cuda and is_suitable(decoder, prompt, config)
+def pays(decoder: TextDecoder, prompt: Tensor, config: GenerationConfig) -> bool:
+    """Return whether a batch with ``prompt`` [B, t] is decoded faster with graphs: on CUDA, in fixed shapes."""
+    return prompt.is_cuda and is_suitable(decoder, prompt, config)
 
 
 def is_suitable(decoder: TextDecoder, prompt: Tensor, config: GenerationConfig) -> bool:

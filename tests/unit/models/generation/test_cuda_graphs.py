@@ -31,8 +31,11 @@ def both(model: TextDecoder, embeds, prompt, config: GenerationConfig, mask=None
 
     seeds = torch.arange(len(embeds)) * 7
     plain = generate(model, states(), prompt, EOS, config, seeds)
-    with mock.patch.object(cuda_graphs, "enabled", return_value=True):
-        return plain, generate(model, states(), prompt, EOS, config, seeds)
+    use_cuda_graphs(model)
+    with mock.patch.object(cuda_graphs, "pays", return_value=True):
+        found = generate(model, states(), prompt, EOS, config, seeds)
+    use_cuda_graphs(model, False)
+    return plain, found
 
 
 def assert_equal(plain: Generated, static: Generated) -> None:
@@ -274,15 +277,17 @@ def test_what_is_decoded_step_by_step():
     assert not is_suitable(model, prompt, config)
 
 
-def test_graphs_are_used_on_cuda_where_they_are_wanted():
-    model, config = decoders.decoder(VOCAB), GenerationConfig()
+def test_graphs_are_used_on_cuda_where_they_are_wanted(steps):
+    model, config = decoders.decoder(VOCAB), GenerationConfig(max_length=8, min_length=0)
     on_cuda = mock.Mock(is_cuda=True, shape=(2, 4))
-    assert not cuda_graphs.enabled(model, on_cuda, config)
-    use_cuda_graphs(torch.nn.Sequential(model))
-    assert cuda_graphs.enabled(model, on_cuda, config)
-    assert not cuda_graphs.enabled(model, prompts(2, 4, False), config)  # on a CPU
-    use_cuda_graphs(model, False)
-    assert not cuda_graphs.enabled(model, on_cuda, config)
+    assert cuda_graphs.pays(model, on_cuda, config)
+    assert not cuda_graphs.pays(model, prompts(2, 4, False), config)  # on a CPU
+    for wanted in (False, True, False):
+        steps.clear()
+        use_cuda_graphs(torch.nn.Sequential(model), wanted)
+        with mock.patch.object(cuda_graphs, "pays", return_value=True):
+            generate(model, decoders.states(model, decoders.image_embeds(2)), prompts(2, 1, True), EOS, config)
+        assert bool(steps) == wanted
 
 
 class Recording(TorchDispatchMode):
