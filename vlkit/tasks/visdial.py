@@ -57,15 +57,15 @@ class VisDial(Task):
 
     def evaluate(self, model: Any, loader: Iterable[Batch], context: EvalContext) -> dict[str, float]:
         own: list[dict[str, Any]] = []
-        asked: list[tuple[int, list[tuple[str, list[str], int]]]] = []
+        answered: list[tuple[int, list[tuple[str, list[str], int]]]] = []
         for batch in loader:
             scores = self._score(model, batch, context)
             for i, index in enumerate(batch["index"]):
                 own.append(
                     {"index": index, "image_id": batch["image_id"][i], "rounds": _judge(batch["dialog"][i], scores[i])}
                 )
-                asked.append((index % 2, _answered(batch["dialog"][i])))
-        priors = _priors(asked, context)
+                answered.append((index % 2, _answered(batch["dialog"][i])))
+        priors = _priors(answered, context)
         for row, prior in zip(own, priors):
             row["prior"] = prior
         rows = sorted(context.gather(own), key=lambda row: row["index"])
@@ -120,12 +120,12 @@ def _answered(dialog: Rounds) -> list[tuple[str, list[str], int]]:
     ]
 
 
-def _priors(asked: list[tuple[int, list[tuple[str, list[str], int]]]], context: EvalContext) -> list[list[float]]:
+def _priors(answered: list[tuple[int, list[tuple[str, list[str], int]]]], context: EvalContext) -> list[list[float]]:
     """Return the reciprocal rank of each round under the answer frequencies of the other half, by dialog."""
-    said = [(half, q, options[answer]) for half, rounds in asked for q, options, answer in rounds]
-    everything = context.gather(said)
+    given = [(half, q, options[answer]) for half, rounds in answered for q, options, answer in rounds]
+    everything = context.gather(given)
     counts = [count_answers((q, a) for half, q, a in everything if half == which) for which in (0, 1)]
-    return [[prior_reciprocal_rank(counts[1 - half], *turn) for turn in rounds] for half, rounds in asked]
+    return [[prior_reciprocal_rank(counts[1 - half], *turn) for turn in rounds] for half, rounds in answered]
 
 
 def _scores(rows: list[dict[str, Any]]) -> dict[str, float]:

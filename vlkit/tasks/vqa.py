@@ -123,10 +123,10 @@ class Vqa(Task):
 
 def _by_question(batch: Batch) -> Batch:
     """Return the batch with one entry for each question; a video may come with several questions."""
-    asked = batch["text_input"]
-    if all(isinstance(question, str) for question in asked):
+    questions = batch["text_input"]
+    if all(isinstance(question, str) for question in questions):
         return batch
-    counts = [len(questions) for questions in asked]
+    counts = [len(each) for each in questions]
     flat = {key: [entry for entries in batch[key] for entry in entries] for key in _QUESTION_KEYS if key in batch}
     sample_keys = {"index", "sample_id", "image_id"} & batch.keys()
     repeated = {key: [entry for entry, count in zip(batch[key], counts) for _ in range(count)] for key in sample_keys}

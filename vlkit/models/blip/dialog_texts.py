@@ -63,8 +63,8 @@ class DialogWriter:
     def write(self, history: Sequence[tuple[str, str]], question: str, candidates: Sequence[str]) -> list[Ids]:
         """Return token ids of each candidate after ``history`` (questions, answers; oldest first) and ``question``."""
         turns = [self._turn(*self._encode([with_question_mark(past), answer])) for past, answer in history]
-        asked, *answers = self._encode([with_question_mark(question), *candidates])
-        return self._join(turns, asked, answers)
+        question_ids, *answers = self._encode([with_question_mark(question), *candidates])
+        return self._join(turns, question_ids, answers)
 
     def write_dialog(
         self, dialog: Sequence[Mapping[str, Any]], image: int, chosen: Sequence[Sequence[int]]
