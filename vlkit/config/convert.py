@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from vlkit.config.old_keys import new_key
+from vlkit.config.old_keys import REMOVED, new_key
 from vlkit.config.signature import Signature, signature
 from vlkit.config.words import MAPPINGS, NONE, SEQUENCES, describe_parameter, short, type_name
 from vlkit.errors import VlkitError, closest, did_you_mean
@@ -83,6 +83,8 @@ def arguments(
             converted[key] = value
         elif (new := new_key(here)) in taken.parameters:
             problems.append((here, f"the key {key!r} is now named {new!r}."))
+        elif here in REMOVED:
+            problems.append((here, f"the key {key!r} was removed: {REMOVED[here][1]}"))
         else:
             problems.append((here, f"unknown key {key!r}.{_allowed(str(key), taken, set(provided) - set(configured))}"))
     for name, parameter in taken.parameters.items():

@@ -18,6 +18,13 @@ RENAMED = {
     "settings.accumulate": "settings.grad_accum_steps",  # of trainer.json
 }
 """Old key path to the new one, each of a section and a key in it."""
+REMOVED = {
+    "task.image_tokens": (
+        "retrieval",
+        "image tokens stay in memory up to image_tokens_gib, further ones go to a temporary file. Remove the key.",
+    ),
+}
+"""Removed key path to the name of the component that had it, and what replaces it."""
 LATER_OPTIONS = {"run.output": "shards"}
 """Options that CapFilt jobs have had since, with the value that was the only one before."""
 
@@ -29,7 +36,7 @@ def new_key(path: str) -> str | None:
 
 
 def with_current_keys(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record with its old keys replaced; the order of keys stays.
+    """Return a record with its old keys replaced and removed ones dropped; the order of keys stays.
 
     Args:
         record: plain data: sections with their keys.
@@ -40,6 +47,11 @@ def with_current_keys(record: Mapping[str, Any]) -> dict[str, Any]:
         content = current.get(section)
         if isinstance(content, Mapping) and old_name in content and new_name not in content:
             current[section] = {new_name if key == old_name else key: value for key, value in content.items()}
+    for path, (owner, _) in REMOVED.items():
+        section, name = path.split(".")
+        content = current.get(section)
+        if isinstance(content, Mapping) and _plain(content.get("name")) == owner:
+            current[section] = {key: value for key, value in content.items() if key != name}
     return current
 
 
@@ -63,6 +75,10 @@ def tree_with_current_keys(root: Node) -> Node:
         return root
     sections = with_current_keys({name: node.value for name, node in root.value.items()})
     return Node({name: Node(value, root.value[name].place) for name, value in sections.items()}, root.place)
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Node) else value
 
 
 def is_record(file: Path) -> bool:
