@@ -51,12 +51,12 @@ def pretrain(kind: str, world: World, folder: Path) -> None:
         found["temperatures"].append(out.temperature.item())
     with parallel.unsharded() as whole, torch.inference_mode():
         found["features"] = whole.eval().image_feats(whole.image_embeds(samples(9, 0, 4)))
-    weights, moments = parallel.weights(), parallel.optimizer_state(optimizer)
-    world.on_main(lambda: Checkpoints(folder / kind).write(weights, moments, {"step": STEPS}))
+    weights, state = parallel.weights(), parallel.optimizer_state(optimizer)
+    world.on_main(lambda: Checkpoints(folder / kind).write(weights, state, {"step": STEPS}))
     restore(folder / kind / f"step_{STEPS:08d}", model, optimizer)
     again = parallel.weights(), parallel.optimizer_state(optimizer)
     if world.is_main:
-        assert all(torch.equal(old[name], new[name]) for old, new in zip((weights, moments), again) for name in old)
+        assert all(torch.equal(old[name], new[name]) for old, new in zip((weights, state), again) for name in old)
         torch.save(found, folder / f"{kind}.pt")
 
 
