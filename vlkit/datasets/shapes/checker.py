@@ -169,11 +169,7 @@ def _mention(adjectives: list[str], shape: str | None) -> Mention:
 
 def matches(mention: Mention, thing: SceneObject) -> bool:
     """Return whether ``thing`` has the attributes of ``mention``."""
-    return (
-        mention.shape in (None, thing.shape)
-        and mention.color in (None, thing.color)
-        and mention.size in (None, thing.size)
-    )
+    return all(getattr(mention, each) in (None, getattr(thing, each)) for each in ("shape", "color", "size"))
 
 
 def check(caption: str, scene: Scene | Mapping[str, Any]) -> Claims:
