@@ -1,11 +1,13 @@
 """Measure speed next to other implementations: same weights, same run, outputs compared.
 
-Without a name the whole table is measured. `growth` plots how time and memory grow with the work.
+Without a name the whole table is measured. `growth` plots how time and memory grow with the work. Two more names count
+instead of measuring: `walk` the files of vlkit that a journey enters, `fake_cuda` what would wait for a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -33,6 +35,8 @@ PARTS = {
 }
 """Parts of the whole table, in its order."""
 GROWTH = "growth"
+COUNTERS = {"walk": "benchmarks.walk", "fake_cuda": "benchmarks.fake_cuda_runs"}
+"""Scripts with arguments of their own."""
 _ON_CPU = ("capfilt", GROWTH)
 _BATCHES = {"cpu": (1, 4), "cuda": (1, 64)}
 _DTYPES = {"cpu": ("fp32", "bf16"), "cuda": ("bf16",)}
@@ -64,6 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 done, 1 outputs differ, 2 a mistake in the arguments.
     """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0] in COUNTERS:
+        counter: Any = importlib.import_module(COUNTERS[argv[0]])
+        return counter.main(argv[1:])
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     add_arguments(parser)
     try:
@@ -76,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Print the table; return 1 when outputs differ."""
     if args.work is not None and args.work not in (*PARTS, GROWTH):
-        known = (*PARTS, GROWTH)
+        known = (*PARTS, GROWTH, *COUNTERS)
         raise VlkitError(
             f"there is no benchmark {args.work!r}.{did_you_mean(args.work, known)} Benchmarks: {', '.join(known)}."
         )

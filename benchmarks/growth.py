@@ -109,19 +109,15 @@ class DecodingPoint:
 
 
 def grow(folder: Path, size: str = "base", repeat: int = 3) -> Iterator[str]:
-    """Measure all three, write ``growth.json`` and the plots; gives lines that tell how far it is.
+    """Measure all three, write ``growth.json`` and the plots; yield lines that report progress.
 
     Args:
         folder: of the files; made if it is not there.
         size: "base" or "tiny" (to see that it runs).
         repeat: timed runs of each; the median counts.
-
-    Raises:
-        MissingDependency: matplotlib is not installed.
     """
-    from benchmarks.growth_plots import draw, need_matplotlib
+    from benchmarks.growth_plots import draw
 
-    need_matplotlib()
     sizes = SIZES[size]
     machine = measure_machine("cpu", size=size)
     yield headline(machine)
@@ -154,7 +150,7 @@ def retrieval_growth(sizes: Sizes, repeat: int = 3) -> Iterator[RetrievalPoint]:
 
 
 def _evaluation(sizes: Sizes) -> Callable[[int], Retrieved]:
-    """Evaluates so many images."""
+    """Evaluate ``count`` images."""
     width, layers, pixels = sizes.retrieval
     torch.manual_seed(0)
     model = BlipImageTextMatching(_vit(width, layers, pixels), _med(width, layers), embed_dim=64).eval()
@@ -211,7 +207,7 @@ def _decode(model: BlipCaption, tokens: Tensor) -> float:
     """Seconds per token."""
     config = GenerationConfig(max_length=LENGTH, min_length=LENGTH, num_beams=BEAMS)
     prompt = torch.tensor([[model.tokenizer.dec_id]])
-    states = model.text_decoder.bert.project_images(tokens)  # anew each time: decoding consumes it
+    states = model.text_decoder.bert.project_images(tokens)  # again each time: decoding consumes it
     taken = seconds(lambda: generate(model.text_decoder, states, prompt, model.tokenizer.sep_id, config))
     return taken / (LENGTH - prompt.shape[1])
 
@@ -265,7 +261,7 @@ def _pairs(found: Retrieved) -> int:
 
 
 class _Set(Iterable[Batch]):
-    """Batches of so many random images, made when they are asked for, each with a text of 7 to 16 words."""
+    """Yield batches of random images, each with a text of 7 to 16 words."""
 
     def __init__(self, images: int, pixels: int):
         self.images, self.pixels = images, pixels

@@ -7,19 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from vlkit.errors import MissingDependency
 from vlkit.io.files import atomic_write
 
 _OURS, _LINE, _OTHER = "tab:blue", "0.6", "tab:orange"
-
-
-def need_matplotlib() -> None:
-    """Raise a MissingDependency if there is no matplotlib, before minutes are spent."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise MissingDependency("matplotlib", "the plots of `python -m benchmarks growth`", "plot") from error
 
 
 def draw(found: Mapping[str, Sequence[Any]], machine: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -30,8 +22,6 @@ def draw(found: Mapping[str, Sequence[Any]], machine: Mapping[str, Any], folder:
         machine: what :func:`benchmarks.limits.measure_machine` gives.
         folder: of the files ``growth_<part>.png``.
     """
-    from matplotlib.figure import Figure
-
     parts = {"retrieval": _retrieval, "captioning": _captioning, "decoding": _decoding}
     written = []
     for name, part in parts.items():
@@ -56,8 +46,8 @@ def _retrieval(figure: Any, points: Sequence[Any]) -> None:
     pairs, taken = [point.pairs for point in points], [point.seconds for point in points]
     slope, start = np.polyfit(pairs, taken, 1)
     ends = [0, max(pairs)]
-    told = f"{start:.2f} s + {1e3 * slope:.3f} ms per pair"
-    time.plot(ends, [start + slope * end for end in ends], color=_LINE, label=told)
+    fit = f"{start:.2f} s + {1e3 * slope:.3f} ms per pair"
+    time.plot(ends, [start + slope * end for end in ends], color=_LINE, label=fit)
     time.plot(pairs, taken, "o", color=_OURS, label="whole evaluation")
     time.set(title="Retrieval: time", xlabel="pairs of image and text that matching scores", ylabel="time (s)")
     images = [point.images for point in points]

@@ -1,7 +1,7 @@
 """A step of pre-training beside the original's: forward, backward, optimizer.
 
 Ours is what the runner does (fused AdamW, autocast for bf16, the norm of the gradient); the reference pads
-texts, projects image tokens for every text anew and is fp32. Nothing is drawn at random (no dropout, each pair's
+texts, projects image tokens for every text again and is fp32. Nothing is drawn at random (no dropout, each pair's
 negative is its neighbor) and the learning rate is 0, so that every step starts from the same weights. Steps fill the
 queues: the first step of each side, which starts from the same ones, is compared, losses and gradients.
 """
@@ -160,10 +160,10 @@ def _row(work: str, dtype: str, mine: Measured, theirs: Measured, size: str, dev
     loss = float(np.max([abs(a - b) / abs(b) for a, b in pairs]))  # not a number if one of them is not
     each, whole = differences(mine.output.gradients, theirs.output.gradients)
     gradient = each if dtype == "fp32" else whole
-    told = "of a parameter's gradient, over its largest" if dtype == "fp32" else "of the gradient, over its norm"
+    what = "of a parameter's gradient, over its largest" if dtype == "fp32" else "of the gradient, over its norm"
     equal = loss <= _LOSS[dtype] and gradient <= _GRADIENT[dtype]
     wanted = WANTED[dtype] if (size, device) == ("base", "cpu") else None
-    note = f"largest difference of a loss {loss:.0e}, {told} {gradient:.0e}"
+    note = f"largest difference of a loss {loss:.0e}, {what} {gradient:.0e}"
     return row(work, dtype, mine, theirs, equal, wanted, note)
 
 

@@ -48,8 +48,8 @@ class Work:
             ``transformers``). Otherwise each text with k images, one text after the other, padded to 35 tokens (what
             the original does).
         frames: of each image; more than 1 for videos.
-        timed: 0: beside ``transformers``. Otherwise beside the reference, which is timed on so many of the texts (all
-            cost it the same) and compared on those.
+        timed: 0: beside ``transformers``. Otherwise beside the reference, which is timed and compared on this
+            number of the texts (all cost it the same).
     """
 
     images: int
@@ -67,7 +67,7 @@ class Work:
 
 
 IMAGES = (Work(1, 32), Work(16, 16, k=8))
-# In MSR-VTT's evaluation, the best 128 of 1,000 both ways, a video is looked at by 128 to 256 different texts.
+# In MSR-VTT's evaluation, the best 128 of 1,000 both ways, a video is matched with 128 to 256 different texts.
 VIDEOS = (Work(1, 16, frames=8), Work(8, 8, k=4, frames=8), Work(2, 192, k=2, frames=8, timed=8))
 WANTED = {
     (IMAGES[0], "fp32"): 6.5,

@@ -79,7 +79,7 @@ class Inputs:
 @dataclass
 class Scores:
     """Of the queries that were sampled: images to texts [i, T], texts to images [t, I]; -100 where a pair was not
-    looked at."""
+    matched."""
 
     to_texts: np.ndarray
     to_images: np.ndarray
@@ -108,9 +108,9 @@ def evaluation_rows(
         model = ours if dtype == "fp32" else copy.deepcopy(ours).to(DTYPES[dtype])
         mine = measure(partial(evaluate, model, inputs, work), repeat)
         equal = close(picked(mine.output, queries), theirs.output, *_TOLERANCE[dtype])
-        told = f"retrieval evaluation, {size}, {work.images} images x {work.texts:,} texts, top {work.k} both ways"
+        name = f"retrieval evaluation, {size}, {work.images} images x {work.texts:,} texts, top {work.k} both ways"
         wanted = WANTED[dtype] if (size, device) == ("base", "cpu") else None
-        yield row(told, dtype, mine, theirs, equal, wanted, note)
+        yield row(name, dtype, mine, theirs, equal, wanted, note)
 
 
 def model_of(size: str) -> BlipImageTextMatching:
@@ -178,7 +178,7 @@ def picked(found: Retrieved, queries: tuple[list[int], list[int]]) -> Scores:
 
 
 def close(ours: Scores, theirs: Scores, norm: float, largest: float, shared: float) -> bool:
-    """Whether both looked at the same candidates and score them alike, in both directions.
+    """Whether both score the same candidates alike, in both directions.
 
     Args:
         ours, theirs: of the same queries.

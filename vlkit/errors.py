@@ -103,11 +103,11 @@ class MissingDependency(VlkitError):
     """
 
     def __init__(self, package: str, purpose: str, extra: str):
-        self._told = (package, purpose, extra)
+        self._parts = (package, purpose, extra)
         super().__init__(f"{purpose} needs the package {package!r}: pip install 'vlkit[{extra}]'")
 
     def __reduce__(self):  # crosses process borders, too
-        return (MissingDependency, self._told)
+        return (MissingDependency, self._parts)
 
 
 def redacted(text: str, *addresses: str) -> str:

@@ -1,4 +1,4 @@
-"""The reference of the benchmarks: how the original implementation of BLIP does its work, written anew and plainly.
+"""The reference of the benchmarks: how the original implementation of BLIP does its work, written again as plain code.
 
 Everything is fp32. Texts are padded to a fixed length, attention is two matrix products around a softmax, image tokens
 are repeated for every text that looks at them and projected again by every layer for each of these copies. No model or

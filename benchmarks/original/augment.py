@@ -1,6 +1,6 @@
 """The training transform as BLIP's original code runs it: Pillow crops and resizes, numpy and OpenCV augment.
 
-Written anew from its rules, operation by operation on the same calls of Pillow, numpy and OpenCV, so that its time is
+Written from its rules, operation by operation on the same calls of Pillow, numpy and OpenCV, so that its time is
 the original's. What is drawn at random comes from ``vlkit``'s generator, in the order of ``vlkit``, so that both sides
 do the same work and their outputs can be compared.
 """

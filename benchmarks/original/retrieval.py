@@ -19,7 +19,7 @@ from .vit import Vit
 from .weights import pad_texts
 
 UNSEEN = -100.0
-"""Score of a pair that was not looked at."""
+"""Score of a pair that was not matched."""
 LONGEST = 35
 _TEXTS_AT_ONCE = 256
 

@@ -41,7 +41,7 @@ PIXELS = 4_000_000
 _GROUP = 50
 
 
-def readers(folder: Path) -> dict[str, Callable[[bytes], Any]]:
+def open_functions(folder: Path) -> dict[str, Callable[[bytes], Any]]:
     """What reads an encoded image, by name; each gives something, or raises BadSample. CapFilt's goes through an exact
     and a fast image processor."""
     exact, fast = (BlipImageEval(16, resize=resize, max_pixels=PIXELS) for resize in ("pil", "fast"))
@@ -74,7 +74,7 @@ def run(first: int, count: int, seed: int, progress: int, result: Path) -> None:
     unexpected: dict[str, str] = {}
     pool = originals()
     with tempfile.TemporaryDirectory() as name:
-        read = readers(Path(name))
+        read = open_functions(Path(name))
         for start in range(first, first + count, _GROUP):
             numbers = range(start, min(start + _GROUP, first + count))
             images = {}
@@ -133,7 +133,7 @@ def main() -> None:
     folder = Path(sys.argv[4])
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     with tempfile.TemporaryDirectory() as name:  # so that everything is loaded before memory is limited
-        for call in readers(Path(name)).values():
+        for call in open_functions(Path(name)).values():
             for files in originals().values():
                 with contextlib.suppress(BadSample):
                     call(files[0])

@@ -39,9 +39,9 @@ def test_a_part(tmp_path, capsys, part):
         assert min(row["ours_s"], row["peer_s"]) > 0
         assert set(row["machine"]) == {"device", "threads", "torch", "matrix_gflops", "memory_gb_s"}
         assert row["machine"]["matrix_gflops"].keys() == {"fp32"}
-    told = capsys.readouterr().out
-    assert told.count("| equal |") == len(rows)
-    assert told.startswith(rows[0]["machine"]["device"])
+    reported = capsys.readouterr().out
+    assert reported.count("| equal |") == len(rows)
+    assert reported.startswith(rows[0]["machine"]["device"])
 
 
 def test_bf16_and_the_share_of_the_limit(tmp_path, capsys):
@@ -68,9 +68,9 @@ def test_the_whole_table_skips_what_is_missing(monkeypatch, tmp_path, capsys):
     assert bench("--dtype", "fp32", "--json", str(file)) == 0
     skipped = {"encoder", "data", "evaluation"}
     assert [row["work"] for row in json.loads(file.read_text())] == [part for part in PARTS if part not in skipped]
-    out, told = capsys.readouterr()
+    out, reported = capsys.readouterr()
     assert out.count("| 2.00 (< 3.00) | 3.00 |") == len(PARTS) - 3  # does not change the exit code
-    lines = [line for line in told.splitlines() if line.startswith("skipped")]
+    lines = [line for line in reported.splitlines() if line.startswith("skipped")]
     assert lines[0].endswith("pip install transformers")
     assert lines[1] == "skipped evaluation: this needs a checkout"
     assert lines[2].endswith("pip install opencv-python-headless")
@@ -142,7 +142,6 @@ def test_threads(capsys):
 
 
 def test_growth_writes_figures_and_plots(tmp_path, capsys):
-    pytest.importorskip("matplotlib")
     folder = tmp_path / "plots"
     assert main(["growth", "--size", "tiny", "--repeat", "1", "--out", str(folder)]) == 0
     found = json.loads((folder / "growth.json").read_text())
@@ -185,7 +184,7 @@ def test_answers_are_compared_by_candidates_and_losses():
     assert close_answers(ours, one_other, (0.01, 0.25))
 
 
-def test_answers_that_are_missing_no_number_or_out_of_order_are_told():
+def test_answers_that_are_missing_no_number_or_out_of_order_are_reported():
     ours = Answers([["a", "b"]], [[-1.0, -2.0]])
     assert close_answers(ours, ours, (0.01, 0.0))
     assert not close_answers(Answers([["a"]], [[-1.0]]), ours, (0.01, 0.0))
@@ -196,7 +195,7 @@ def test_answers_that_are_missing_no_number_or_out_of_order_are_told():
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_answers_to_another_image_or_question_would_be_told(dtype):
+def test_answers_to_another_image_or_question_would_be_reported(dtype):
     model = vqa.model_of("tiny")
     answers = vqa.answer_list(model, 60)
     samples = vqa._inputs(model, answers, 16).samples

@@ -97,7 +97,7 @@ def test_shards_come_out_that_can_be_trained_on(job, whole, capsys):
     assert keys <= {f"{shard}-{number:03d}" for shard, count in enumerate(IMAGES) for number in range(count)}
 
 
-def test_a_finished_job_is_told_again(job, capsys):
+def test_a_finished_job_is_reported_again(job, capsys):
     file = write(Path("job.yaml"), job)
     assert main(["capfilt", file]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("images", "web", "synthetic"))]
@@ -117,7 +117,7 @@ def test_processes_share_a_job(job, whole, capfd):
     assert Path("two/log/worker_1.log").exists()
 
 
-def test_a_signal_stops_a_worker_and_the_same_command_goes_on(job, whole):
+def test_a_signal_stops_a_worker_and_the_same_command_resumes(job, whole):
     slow = write(Path("job.yaml"), {**job, "plugins": [str(_slow_plugin())], "task": {**job["task"], "name": "slow"}})
     process = start_cli("capfilt", slow)
     wait_until(Path("out/done/00000.json").exists, process.is_alive)
@@ -155,7 +155,7 @@ def _slow_plugin() -> Path:
     return file
 
 
-def test_everything_that_is_wrong_is_told_at_once_and_nothing_is_written(job, capsys):
+def test_everything_that_is_wrong_is_reported_at_once_and_nothing_is_written(job, capsys):
     job["model"]["captioner"]["vit"]["depht"] = 2
     job["model"]["filter"]["name"] = "blip_retrievel"
     job["task"]["decision"]["threshold"] = "high"
@@ -178,7 +178,7 @@ def test_everything_that_is_wrong_is_told_at_once_and_nothing_is_written(job, ca
     assert [file.name for file in Path().iterdir()] == ["job.yaml"]
 
 
-def test_missing_files_are_told_at_once_and_nothing_is_written(job, capsys):
+def test_missing_files_are_reported_at_once_and_nothing_is_written(job, capsys):
     Path("file").write_text("")
     job["model"]["captioner"]["weights"] = "nothing.safetensors"
     job["model"]["filter"]["weights"] = None  # the card of tiny has none
@@ -194,7 +194,7 @@ def test_missing_files_are_told_at_once_and_nothing_is_written(job, capsys):
     assert "there are no weights" in message
 
 
-def test_what_the_models_refuse_is_told_before_anything_is_written(job, capsys):
+def test_what_the_models_refuse_is_reported_before_anything_is_written(job, capsys):
     job["task"]["generation"] |= {"max_length": 3}  # the prompt alone is longer
     message = fails(capsys, "capfilt", write(Path("job.yaml"), job))
     assert "max_length" in message

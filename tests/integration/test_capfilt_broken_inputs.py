@@ -250,7 +250,7 @@ def test_what_is_kept_goes_back_into_training(models, tmp_path, monkeypatch):
 
 
 def fill_the_disk(monkeypatch, place: Any, name: str, calls: int) -> None:
-    """``place.name`` works so many times and then finds no space."""
+    """``place.name`` works a number of times and then finds no space."""
     real, left = getattr(place, name), iter(range(calls))
 
     def full(*args: Any, **options: Any) -> Any:

@@ -61,8 +61,8 @@ if "KILLED_AFTER" in os.environ:
     left, seconds = map(float, os.environ["KILLED_AFTER"].split())
     sys.addaudithook(count)
 """
-"""Before a file is there so many shards are done, and no more; or a worker is killed when so many files are
-finished, of which a shard has five, and a little later: progress decides, however busy the machine is."""
+"""A worker is killed when a number of files are finished, of which a shard has five, and a little later: progress
+decides, however busy the machine is."""
 
 
 def write_shard(file: Path) -> None:
@@ -166,8 +166,8 @@ def test_the_reference_adds_up(job, reference):
     assert texts["synthetic"]["scored"] == total - broken
     assert texts["web"]["read"] == total - without + texts["web"]["refused"].get("no text", 0)
     lines = [json.loads(line) for file in sorted(out.glob("ledger/*")) for line in file.read_text().splitlines()]
-    told = sorted(line["key"] for line in lines if line["kind"] == "image")
-    assert told == [f"{number:06d}" for number in range(0, total, BROKEN)]
+    reported = sorted(line["key"] for line in lines if line["kind"] == "image")
+    assert reported == [f"{number:06d}" for number in range(0, total, BROKEN)]
     members: list[str] = []
     for file in out.glob("*/*.tar"):
         with tarfile.open(file) as tar:
@@ -175,13 +175,13 @@ def test_the_reference_adds_up(job, reference):
     assert len(members) == len(set(members)) == 2 * (total - broken)
 
 
-def killed_once(job: str, out: Path, workers: int, moments: random.Random) -> str:
+def killed_once(job: str, out: Path, workers: int, kill_times: random.Random) -> str:
     """Starts ``workers`` processes; when one has killed itself at a random moment of its work, so are the others.
 
     Returns:
         What was going on.
     """
-    after = [f"{moments.randint(3, 9)} {moments.uniform(0, 0.03)}" for _ in range(workers)]
+    after = [f"{kill_times.randint(3, 9)} {kill_times.uniform(0, 0.03)}" for _ in range(workers)]
     processes = [capfilt(job, out, environment={"KILLED_AFTER": each}) for each in after]
     assert multiprocessing.connection.wait([process.sentinel for process in processes], LONG)
     for process in processes:
@@ -195,12 +195,12 @@ def killed_once(job: str, out: Path, workers: int, moments: random.Random) -> st
 
 @pytest.mark.parametrize(("workers", "then"), [(1, 1), (2, 3)])
 def test_killed_ten_times(job, reference, tmp_path, capsys, workers, then):
-    """Each time in the middle of the work; ``then`` so many processes finish it."""
-    moments = random.Random(SEED + workers)
-    seen = [killed_once(job, tmp_path / "out", workers, moments) for _ in range(KILLS)]
+    """Each time in the middle of the work; ``then``: the number of processes that finish it."""
+    kill_times = random.Random(SEED + workers)
+    seen = [killed_once(job, tmp_path / "out", workers, kill_times) for _ in range(KILLS)]
     with capsys.disabled():
-        told = "\n".join([f"\nseed {SEED + workers}, killed at:", *seen])
-        print(told)  # noqa: T201  (a failure is repeated with it)
+        reported = "\n".join([f"\nseed {SEED + workers}, killed at:", *seen])
+        print(reported)  # noqa: T201  (a failure is repeated with it)
     assert len([line for line in seen if " 0 claims" not in line]) >= 7, seen
     assert len({line.split()[0] for line in seen}) > 3, seen  # there was progress between the kills
     processes = [capfilt(job, tmp_path / "out") for _ in range(then)]

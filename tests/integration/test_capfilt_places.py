@@ -64,7 +64,7 @@ def test_a_cluster_is_not_waited_for(job, tmp_path, monkeypatch, capsys):
     assert not Path("out/summary.json").exists()
 
 
-def test_a_wrong_option_of_slurm_is_told_before_anything_is_done(job, capsys):
+def test_a_wrong_option_of_slurm_is_reported_before_anything_is_done(job, capsys):
     file = write(Path("job.yaml"), job)
     assert "Did you mean 'partition'?" in fails(capsys, "capfilt", file, "--slurm", "partion=gpu")
     assert "workers_per_node=N" in fails(capsys, "capfilt", file, "--slurm", "local=1", "--workers", "2")

@@ -48,9 +48,9 @@ def two(tmp_path_factory) -> Path:
 
 def test_two_processes_take_the_steps_of_one(tmp_path, two):
     toy_runner(tmp_path, ToyTask(near=0.0), model=ToyModel(dropout=0.0)).train()
-    alone, together = lines(tmp_path), lines(two)
-    assert [line["step"] for line in together] == [line["step"] for line in alone]
-    for mine, theirs in zip(alone, together):
+    alone, joint = lines(tmp_path), lines(two)
+    assert [line["step"] for line in joint] == [line["step"] for line in alone]
+    for mine, theirs in zip(alone, joint):
         for key in {"loss", "grad_norm", "losses", "metrics", "eval", "lr"} & set(mine):
             assert theirs[key] == pytest.approx(mine[key], rel=2e-5, abs=1e-6), (mine["step"], key)
     first, second = (load_tensors(folder / "checkpoints" / "step_00000012" / MODEL) for folder in (tmp_path, two))

@@ -110,28 +110,28 @@ def test_the_mixture_of_the_page(tmp_path):
 def test_a_table_has_all_keys_with_their_defaults(section, options):
     text = PAGE.split(f"**{section}.**")[1].split("\n**")[0].split("\n## ")[0]
     rows = re.findall(r"^\| (`.*?) \| .*? \| (.*?) \|$", text, re.MULTILINE)
-    told = {name: default for names, default in rows for name in re.findall(r"`(\w+)`", names)}
+    reported = {name: default for names, default in rows for name in re.findall(r"`(\w+)`", names)}
     fields = {field.name: field.default for field in dataclasses.fields(options)}
-    assert set(told) == set(fields) - {"path"}
-    for name, told_default in told.items():
+    assert set(reported) == set(fields) - {"path"}
+    for name, shown_default in reported.items():
         default = fields[name]
         if isinstance(default, bool):
-            assert told_default == str(default).lower()
+            assert shown_default == str(default).lower()
         elif isinstance(default, int | float):
-            given = told_default.replace(",", "").replace("M", "000000")
+            given = shown_default.replace(",", "").replace("M", "000000")
             assert float(given) == float(default), name
 
 
-def test_what_may_change_is_told():
-    told = re.search(r"naming the difference;\n(.*?) may change", PAGE)[1]
-    assert set(re.findall(r"`(\w+)`", told)) == set(NEUTRAL)
+def test_what_may_change_is_reported():
+    reported = re.search(r"naming the difference;\n(.*?) may change", PAGE)[1]
+    assert set(re.findall(r"`(\w+)`", reported)) == set(NEUTRAL)
 
 
 def test_all_reasons_and_columns_are_there():
     rows = re.findall(r"^\| ((?:`[a-z ]+`(?:, )?)+) \|", PAGE.split("Nothing is lost silently")[1], re.MULTILINE)
     assert sorted(re.findall(r"`([a-z ]+)`", " ".join(rows))) == sorted(REASONS)
-    told = PAGE.split("The table has the same")[1].split("**Nothing")[0]
-    assert re.findall(r"`(\w+)`", told) == list(COLUMNS)
+    reported = PAGE.split("The table has the same")[1].split("**Nothing")[0]
+    assert re.findall(r"`(\w+)`", reported) == list(COLUMNS)
 
 
 @pytest.mark.parametrize("line", COMMAND_LINES)

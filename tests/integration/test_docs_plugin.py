@@ -60,7 +60,7 @@ def test_check_looks_without_training(folder, capsys):
     assert not (folder / "output").exists()
 
 
-def test_a_wrong_key_of_the_plugin_is_told_with_the_right_one(capsys):
+def test_a_wrong_key_of_the_plugin_is_reported_with_the_right_one(capsys):
     message = fails(capsys, "check", RUN, "model.widht=4")
     assert "Did you mean 'width'" in message
     message = fails(capsys, "check", RUN, "model.highest=2")

@@ -225,7 +225,7 @@ def small_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("target", "arguments", "told"),
+    ("target", "arguments", "reported"),
     [
         ("there", ["--to", "hf"], "transformers has no class for 'blip_pretrain'"),
         ("there", ["--to", "hf", "--model", "blip_caption"], "Say which model it is, as --model NAME/TYPE"),
@@ -238,10 +238,10 @@ def small_file(tmp_path):
         ("there", ["--to", "onnx"], "invalid choice: 'onnx'"),
     ],
 )
-def test_mistakes_are_one_message_and_leave_nothing(small_file, capsys, target, arguments, told):
+def test_mistakes_are_one_message_and_leave_nothing(small_file, capsys, target, arguments, reported):
     folder = small_file.parent
     assert main(["convert", str(small_file), str(folder / target), *arguments]) == 2
-    assert told in capsys.readouterr().err
+    assert reported in capsys.readouterr().err
     assert [file.name for file in folder.iterdir()] == ["small.pth"]
 
 
@@ -277,7 +277,7 @@ def test_the_command_offers_what_there_is():
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_small_file_for_vlkit(tmp_path, precision):
-    """Without momentum encoders and queues, which start anew; every head that could read the whole one reads it."""
+    """Without momentum encoders and queues; every head that could read the whole one reads it."""
     model = model_part({"name": "blip_retrieval", "type": "tiny"}).build()
     torch.save(model.state_dict(), tmp_path / "w.pth")
     small = tmp_path / "small.safetensors"

@@ -26,9 +26,9 @@ def test_damaged_images_never_end_the_process(tmp_path):
     sys.stdout.write(f"\n{IMAGES} images, seed {SEED}{lines}\nprocesses ended: {ended}\nerrors: {unexpected}\n")
     assert ended == {}
     assert unexpected == {}
-    readers = {key.split()[1] for key in counts}
-    assert len(readers) == 7
-    for reader in readers:
+    open_functions = {key.split()[1] for key in counts}
+    assert len(open_functions) == 7
+    for reader in open_functions:
         assert sum(count for key, count in counts.items() if key.split()[1] == reader) == IMAGES
         assert sum(count for key, count in counts.items() if key.split()[1:] == [reader, "read"]) > IMAGES / 10
 

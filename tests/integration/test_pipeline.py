@@ -101,7 +101,7 @@ def test_finished_stages_are_skipped(steps, capsys):
     assert snapshot(OUT) == before
 
 
-def test_a_killed_stage_goes_on_and_gives_what_it_would_have_given(steps, folder):
+def test_a_killed_stage_resumes_and_gives_what_it_would_have_given(steps, folder):
     long = "pretrain.run.duration=40 steps"
     assert main(["run", steps, long, "--output", "whole"]) == 0
     process = start_cli("run", steps, long, held="step_00000004")

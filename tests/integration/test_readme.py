@@ -10,12 +10,14 @@ import yaml
 from tests.assets.make_data import coco_file
 from vlkit.cli import main
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+PYTHON = (ROOT / "docs" / "python.md").read_text()
 
 
-def block(kind: str, having: str) -> str:
-    """The code block of that language that holds ``having``."""
-    found = [text for text in re.findall(rf"```{kind}\n(.*?)```", README, re.S) if having in text]
+def block(kind: str, having: str, page: str = README) -> str:
+    """The code block of that language in ``page`` that holds ``having``."""
+    found = [text for text in re.findall(rf"```{kind}\n(.*?)```", page, re.S) if having in text]
     assert len(found) == 1, f"{len(found)} {kind} blocks with {having!r}"
     return found[0]
 
@@ -58,7 +60,7 @@ def test_own_captions(folder):
 
 
 def test_the_calls_of_all_heads():
-    """They print what README says that they print."""
+    """They print what README and docs/python.md say."""
     from vlkit import load_model
 
     names = {
@@ -69,12 +71,12 @@ def test_the_calls_of_all_heads():
         "dialog": "blip_dialog",
     }
     known = {name: load_model(model, "tiny_shapes", is_eval=True) for name, model in names.items()}
-    for code in (block("python", "load_model_and_preprocess("), block("python", "vqa.predict_answers")):
+    for code in (block("python", "load_model_and_preprocess("), block("python", "vqa.predict_answers", PYTHON)):
         exec(code, known)
         for line in code.splitlines():
-            call, _, told = line.partition('  # ["')
-            if told:
-                assert eval(call, known) == json.loads(f'["{told}'), line
+            call, _, shown = line.partition('  # ["')
+            if shown:
+                assert eval(call, known) == json.loads(f'["{shown}'), line
     assert len(known["session"].history) == 1
 
 
@@ -83,3 +85,9 @@ def test_commands_named_are_there():
 
     missing = [name for name in COMMANDS if not re.search(rf"\bvlkit {name}\b", README)]
     assert not missing
+
+
+def test_it_is_short_and_its_links_lead_somewhere():
+    assert len(README.splitlines()) <= 150
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert [link for link in links if not (ROOT / link.partition("#")[0]).exists()] == []

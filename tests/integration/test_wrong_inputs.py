@@ -72,7 +72,7 @@ def test_missing_file(command, folder, capsys):
 
 
 @pytest.mark.parametrize("command", ["check", "train"])
-def test_all_mistakes_are_told_together(command, folder, capsys):
+def test_all_mistakes_are_reported_together(command, folder, capsys):
     run = caption_run(folder)
     run["model"]["promt"], run["optim"]["lr"], run["run"]["grad_accum_steps"] = "a ", "fast", 3
     run["datasets"]["train"][0]["name"] = "image_txt"
@@ -81,7 +81,7 @@ def test_all_mistakes_are_told_together(command, folder, capsys):
 
 
 @pytest.mark.parametrize("command", ["check", "train"])
-def test_mistakes_in_data_weights_and_model_are_told_together(command, folder, capsys):
+def test_mistakes_in_data_weights_and_model_are_reported_together(command, folder, capsys):
     run = caption_run(folder, init_from="missing.pth")
     (folder / "data/images/000002.png").unlink()
     run["model"]["tokenizer"] = "nowhere.txt"

@@ -97,8 +97,8 @@ class AnswerTree:
         """Compute the losses of a group of questions, [questions of the group, K]."""
         device = questions.layers[0][0].device
         nodes = [nodes[i] for i in group]
-        together = np.concatenate(nodes)
-        ids, positions = (torch.from_numpy(x[together]).to(device) for x in (self._tokens, self._depths))
+        joined = np.concatenate(nodes)
+        ids, positions = (torch.from_numpy(x[joined]).to(device) for x in (self._tokens, self._depths))
         segments = MaskedSegments([len(each) for each in nodes], self._visible(nodes).to(device))
         hidden = decoder.bert.masked_states(ids, positions, segments, questions, np.asarray(group))
         offsets = np.cumsum([0, *segments.lengths[:-1]])

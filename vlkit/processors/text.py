@@ -17,7 +17,7 @@ def pre_caption(text: str, max_words: int = 50) -> str:
 
     Args:
         text: any caption.
-        max_words: what comes after so many words is dropped.
+        max_words: longest text in words; the rest is dropped.
 
     Raises:
         DataError: ``text`` is not a string.
@@ -31,7 +31,7 @@ def pre_question(text: str, max_words: int = 50) -> str:
 
     Args:
         text: any question.
-        max_words: what comes after so many words is dropped; each space ends a word.
+        max_words: longest text in words; the rest is dropped. Each space ends a word.
 
     Raises:
         DataError: ``text`` is not a string.

@@ -88,7 +88,7 @@ class TrainStep:
 
         self._updating = True
         values["grad_norm"] = self._update(rate) / self.world.size
-        values[WAITED] = torch.tensor(waited / self.world.size)
+        values[WAITED] = torch.full((), waited / self.world.size, device=self.context.device)
         self.window.add(progress.step + 1, values, _sample_ids(batches, progress.step))
         return signals
 

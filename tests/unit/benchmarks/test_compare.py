@@ -34,7 +34,7 @@ def test_operations_give_a_rate():
     assert row.gflops > 0
 
 
-def test_outputs_that_differ_are_told():
+def test_outputs_that_differ_are_reported():
     row = compare("work", "fp32", "peer", lambda: 1, lambda: 2, lambda a, b: a == b, repeat=1)
     assert row.outputs_equal is False
     assert "| DIFFER |" in table([row])
@@ -75,7 +75,7 @@ def test_peak_memory_sees_what_is_freed_again():
     assert peak is None or peak == pytest.approx(size / memory.MIB, abs=16)
 
 
-def test_peak_memory_is_not_told_where_it_cannot_be_measured(monkeypatch, tmp_path):
+def test_peak_memory_is_not_reported_where_it_cannot_be_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "_CLEAR", tmp_path / "none")
     assert measure_peak(lambda: 3) == (3, None)
     monkeypatch.setattr(memory, "_CLEAR", tmp_path / "forbidden")

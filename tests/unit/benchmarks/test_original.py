@@ -159,7 +159,7 @@ def test_weights_are_shared_and_stay_fp32():
     torch.testing.assert_close(theirs.itm_head.weight.detach(), before, rtol=0, atol=0)
 
 
-def test_gradients_that_differ_are_told():
+def test_gradients_that_differ_are_reported():
     one = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([0.0, 0.0])}
     assert pretrain.differences(one, one) == (0.0, 0.0)
     each, whole = pretrain.differences({**one, "a": torch.tensor([1.0, 2.2])}, one)

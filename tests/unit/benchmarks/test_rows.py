@@ -1,4 +1,4 @@
-"""Rows beside the reference, at the smallest size: outputs are equal, and a difference would be told."""
+"""Rows beside the reference, at the smallest size: outputs are equal, and a difference would be reported."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_every_dtype_is_compared_from_the_queues_of_the_reference():
 
 
 @pytest.mark.parametrize("place", range(3))
-def test_a_loss_that_is_no_number_is_told(place):
+def test_a_loss_that_is_no_number_is_reported(place):
     gradients = {"a": torch.ones(2)}
     losses = [1.0, 1.0, 1.0]
     theirs = Measured(Step(list(losses), gradients), 1.0, None)
@@ -54,7 +54,7 @@ def scores(*rows: list[float]) -> Scores:
     return Scores(np.array(rows, np.float32), np.array(rows, np.float32).T[:1] * 0 + 1)
 
 
-def test_other_candidates_order_or_scores_are_told():
+def test_other_candidates_order_or_scores_are_reported():
     one = scores([1.0, 2.0, 3.0, -100.0])
     assert close(one, one, 1e-4, 1e-4, 1.0)
     assert close(scores([1.0001, 2.0, 3.0, -100.0]), one, 1e-4, 1e-4, 1.0)

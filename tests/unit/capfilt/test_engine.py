@@ -74,7 +74,7 @@ class InStep:
 
 
 @pytest.mark.parametrize("stops", [(1,), (2,), (3,), (4,), (5,), (6,), (1, 2, 3, 4, 5, 6), (4, 5)])
-def test_a_worker_that_is_stopped_behind_a_shard_and_goes_on(shards, annotate, whole, tmp_path, stops):
+def test_a_worker_that_is_stopped_behind_a_shard_and_resumes(shards, annotate, whole, tmp_path, stops):
     for count in stops:
         first = worker(shards, tmp_path, InStep(annotate, tmp_path), lambda count=count: done(tmp_path) >= count)
         assert first.run() is None
@@ -173,8 +173,8 @@ def test_everything_that_gives_no_output_is_named_and_counted(annotate, tmp_path
     write_tar(tmp_path / "in/00000.tar", files)
     summary = worker(tmp_path / "in", tmp_path / "out", annotate).run()
     lines = [json.loads(line) for line in (tmp_path / "out/ledger/00000.jsonl").read_text().splitlines()]
-    told = {(line["key"], line["kind"], line["reason"]) for line in lines}
-    assert told == {
+    reported = {(line["key"], line["kind"], line["reason"]) for line in lines}
+    assert reported == {
         ("0-001", "image", "undecodable image"),
         ("0-001", "text", "no image"),
         ("0-002", "image", "oversized image"),

@@ -37,7 +37,7 @@ def read_all(path: Path, **options) -> list[Item | Refused]:
     return [found for shard in find_inputs(chosen) for found in read_shard(shard, chosen)]
 
 
-def told(found) -> list[tuple[str, str, str]]:
+def reported(found) -> list[tuple[str, str, str]]:
     return [(each.key, each.kind, each.reason) for each in found if isinstance(each, Refused)]
 
 
@@ -79,7 +79,7 @@ def test_a_list_with_line_breaks_between_its_words(folder):
 def test_names_start_from_the_root(folder):
     (folder / "lists").mkdir()
     path = write_list(folder / "lists" / "list.jsonl", ROWS[:2])
-    assert told(read_all(path))[::2] == [(f"{i:09d}", "image", "missing image file") for i in range(2)]
+    assert reported(read_all(path))[::2] == [(f"{i:09d}", "image", "missing image file") for i in range(2)]
     assert len(items(read_all(path, image_root=str(folder)))) == 2
     with pytest.raises(DataError, match=r"image_root: .*nowhere is not a folder"):
         read_all(path, image_root=str(folder / "nowhere"))
@@ -126,7 +126,7 @@ def test_a_bad_row_loses_itself_only(folder, format):
         found = read_all(path, max_image_bytes=1500, max_text_bytes=8000, rows_per_shard=rows_per_shard)
         assert all(each.reason in REASONS for each in found if isinstance(each, Refused))
         for number, (_, reasons) in enumerate(bad):
-            assert [reason for key, _, reason in told(found) if key == f"{number:09d}"] == reasons, bad[number]
+            assert [reason for key, _, reason in reported(found) if key == f"{number:09d}"] == reasons, bad[number]
         assert [(item.key, item.texts, item.extension) for item in items(found)] == [
             ("000000019", (), "png"),
             ("000000020", (), "png"),
@@ -138,7 +138,7 @@ def test_broken_lines_lose_themselves_only(folder):
     lines = [json.dumps(ROWS[0]).encode(), b"{", b"", b'{"caption": "\xff"}', b"x" * 5000, json.dumps(ROWS[1]).encode()]
     (folder / "list.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\n".join(lines))
     found = read_all(folder / "list.jsonl", max_text_bytes=1000)
-    assert told(found) == [
+    assert reported(found) == [
         ("000000001", "image", "unreadable text"),
         ("000000002", "image", "unreadable text"),
         ("000000003", "image", "oversized text"),
@@ -154,11 +154,11 @@ def test_a_list_that_breaks_off_keeps_what_is_before(folder):
         path.write_text(whole[:end])
         found = read_all(path, rows_per_shard=2)
         assert [item.key for item in items(found)] == ["000000000", "000000001", "000000002"]
-        assert told(found) == [("list-00001", "shard", "truncated shard")]
+        assert reported(found) == [("list-00001", "shard", "truncated shard")]
         assert said in found[-1].detail
     path.write_text(whole[: whole.index('{"image": "3.png"')] + "}{" * 90_000 + "]")
     found = read_all(path, max_text_bytes=1000)
-    assert [len(items(found)), told(found)] == [3, [("list-00000", "shard", "truncated shard")]]
+    assert [len(items(found)), reported(found)] == [3, [("list-00000", "shard", "truncated shard")]]
 
 
 def test_keys_are_the_rows_where_they_can_be(folder):
@@ -168,7 +168,7 @@ def test_keys_are_the_rows_where_they_can_be(folder):
     assert [item.key for item in items(found)] == [
         "a", "d/e", "000000002", "f.g", "7", *(f"{number:09d}" for number in range(6, 12)),
     ]  # fmt: skip
-    assert told(found) == [("a", "image", "duplicate key"), ("a", "text", "duplicate key")]
+    assert reported(found) == [("a", "image", "duplicate key"), ("a", "text", "duplicate key")]
 
 
 def test_other_keys_for_image_and_caption(folder):
@@ -193,10 +193,10 @@ def test_parquet_that_is_damaged_inside(folder):
     data = bytearray(path.read_bytes())
     data[10 : len(data) // 3] = bytes(len(data) // 3 - 10)
     path.write_bytes(data)
-    found = [told(read_shard(shard, InputOptions(str(path)))) for shard in shards]
+    found = [reported(read_shard(shard, InputOptions(str(path)))) for shard in shards]
     assert ("list-00000", "shard", "unreadable shard") in found[0]
     path.write_bytes(b"")
-    assert told(read_shard(shards[1], InputOptions(str(path)))) == [("list-00001", "shard", "unreadable shard")]
+    assert reported(read_shard(shards[1], InputOptions(str(path)))) == [("list-00001", "shard", "unreadable shard")]
 
 
 def test_a_list_that_is_gone_or_shorter(folder):
@@ -204,7 +204,7 @@ def test_a_list_that_is_gone_or_shorter(folder):
     options = InputOptions(str(path), rows_per_shard=4)
     first, last = find_inputs(options)
     write_list(path, ROWS[:2])
-    assert told(read_shard(first, options)) == [("list-00000", "shard", "truncated shard")]
+    assert reported(read_shard(first, options)) == [("list-00000", "shard", "truncated shard")]
     path.unlink()
     assert list(read_shard(last, options)) == [
         Refused("list-00001", "shard", "unreadable shard", "No such file or directory")
@@ -241,7 +241,7 @@ def test_lists_and_images_of_elsewhere(folder):
     assert [shard.name for shard in shards] == ["list-00000", "list-00001"]
     found = [list(read_shard(shard, far)) for shard in shards]
     assert [item.key for item in items(found[0])] == ["000000000"]
-    assert told(found[0])[0] == ("000000001", "image", "missing image file")
+    assert reported(found[0])[0] == ("000000001", "image", "missing image file")
     here = InputOptions("memory://capfilt_lists/list.jsonl", image_root=str(folder))
     assert len(items(read_shard(find_inputs(here)[0], here))) == 3
 

@@ -29,7 +29,7 @@ def read(path: Path | str, **options) -> list[Item | Refused]:
     return list(read_shard(InputShard("s", "tar", str(path)), InputOptions(str(path), **options)))
 
 
-def told(found: list[Item | Refused]) -> list[tuple[str, str, str]]:
+def reported(found: list[Item | Refused]) -> list[tuple[str, str, str]]:
     return [(each.key, each.kind, each.reason) for each in found if isinstance(each, Refused)]
 
 
@@ -116,7 +116,7 @@ def test_an_image_stays_when_its_text_is_bad(tmp_path, files, reason, detail):
 def test_fields_that_cannot_be_read_leave_the_text(tmp_path):
     members = [("a.png", PNG), ("a.json", b"{"), ("a.txt", b"t"), ("b.png", PNG), ("b.json", b'{"k":"' + b"x" * 900)]
     found = contents(tmp_path, [*members, ("b.txt", b"u")], max_text_bytes=500)
-    assert told(found) == [("a", "fields", "unreadable text"), ("b", "fields", "oversized text")]
+    assert reported(found) == [("a", "fields", "unreadable text"), ("b", "fields", "oversized text")]
     assert [(item.texts, item.fields) for item in items(found)] == [(("t",), {}), (("u",), {})]
 
 
@@ -153,19 +153,19 @@ def test_bytes_that_are_not_utf8_are_written_as_escapes(tmp_path):
     name = b"caf\xe9".decode("utf-8", "surrogateescape")
     found = contents(tmp_path, [(f"{name}.png", PNG), (f"{name}.txt", b"t"), ("ü/日本.png", PNG), ("ü/日本.txt", b"u")])
     assert [(item.key, item.texts) for item in items(found)] == [("caf%E9", ("t",)), ("ü/日本", ("u",))]
-    assert told(found) == []
+    assert reported(found) == []
 
 
 def test_a_name_that_looks_like_an_escaped_unsafe_one_is_another_sample(tmp_path):
     found = contents(tmp_path, [("a\n.png", PNG), ("a%0A.png", PNG), ("a%0A.txt", b"t")])
-    assert told(found) == [("a%0A", "image", "unsafe name")]
+    assert reported(found) == [("a%0A", "image", "unsafe name")]
     assert [(item.key, item.texts) for item in items(found)] == [("a%0A", ("t",))]
 
 
 def test_images_that_cannot_be_used(tmp_path):
     members = [("e.png", b""), ("e.txt", b"t"), ("o.png", PNG + bytes(900)), ("g.gif", PNG), ("g.txt", b"t")]
     found = contents(tmp_path, [*members, ("t.txt", b"t"), ("ok.PNG", PNG), ("ok.txt", b"t")], max_image_bytes=900)
-    assert told(found) == [
+    assert reported(found) == [
         ("e", "image", "empty image"),
         ("e", "text", "no image"),
         ("o", "image", "oversized image"),
@@ -179,7 +179,7 @@ def test_images_that_cannot_be_used(tmp_path):
 def test_the_first_of_equal_keys_stays(tmp_path):
     members = [("a.png", PNG), ("a.txt", b"first"), ("a.jpg", picture(9)), ("a.txt", b"second"), ("a.png", PNG)]
     found = contents(tmp_path, [*members, ("b.png", PNG), ("b.txt", b"t")])
-    assert told(found) == [("a", kind, "duplicate key") for kind in ("image", "text", "image")]
+    assert reported(found) == [("a", kind, "duplicate key") for kind in ("image", "text", "image")]
     assert [(item.key, item.texts, item.image == PNG) for item in items(found)] == [
         ("a", ("first",), True),
         ("b", ("t",), True),
@@ -192,7 +192,7 @@ def test_links_give_nothing(tmp_path):
     )
     (tmp_path / "0.tar").write_bytes(content + bytes(1024))
     found = read(tmp_path / "0.tar")
-    assert told(found)[0] == ("l", "image", "unsafe name")
+    assert reported(found)[0] == ("l", "image", "unsafe name")
     assert [item.key for item in items(found)] == ["a"]
 
 
@@ -235,11 +235,11 @@ def test_a_claim_of_ten_gigabytes_ends_the_shard(tmp_path):
     (tmp_path / "0.tar").write_bytes(good + header("b.png", 10**10) + block(PNG) + bytes(1024))
     found = read(tmp_path / "0.tar")
     assert [item.key for item in items(found)] == ["a"]
-    assert told(found) == [("s", "shard", "truncated shard")]
+    assert reported(found) == [("s", "shard", "truncated shard")]
 
 
 def test_members_of_a_sparse_giant_are_not_read(tmp_path):
-    """The claim is true here: the file has these 3 GB, and none of them is looked at."""
+    """The claim is true here: the file has these 3 GB, and none of them is read."""
     size = 3_000_000_000
     with open(tmp_path / "0.tar", "wb") as file:
         file.write(header("b.png", size))
@@ -249,7 +249,7 @@ def test_members_of_a_sparse_giant_are_not_read(tmp_path):
         file.seek(-(file.tell() % 512) % 512, os.SEEK_CUR)
         file.write(header("a.png", len(PNG)) + block(PNG) + bytes(1024))
     found = read(tmp_path / "0.tar")
-    assert told(found)[:2] == [("b", "image", "oversized image"), ("b", "text", "no image")]
+    assert reported(found)[:2] == [("b", "image", "oversized image"), ("b", "text", "no image")]
 
 
 def test_a_shard_of_too_many_members_ends_early(tmp_path, monkeypatch):
@@ -262,7 +262,7 @@ def test_a_shard_of_too_many_members_ends_early(tmp_path, monkeypatch):
 @pytest.mark.parametrize("content", [b"", b"no tar" * 500, bytes(2 << 20), tarfile.BLOCKSIZE * b"x"])
 def test_no_tar(tmp_path, content):
     (tmp_path / "0.tar").write_bytes(content)
-    assert told(read(tmp_path / "0.tar")) == [("s", "shard", "unreadable shard")]
+    assert reported(read(tmp_path / "0.tar")) == [("s", "shard", "unreadable shard")]
 
 
 def test_shards_that_are_gone_or_folders(tmp_path):
@@ -322,7 +322,7 @@ def test_every_image_and_every_text_comes_to_an_end(members):
     duplicates_beside = sum(
         Counter(texts)[name, "json"] - 1 for name in with_text if {(name, "json"), (name, "txt")} <= set(texts)
     )
-    silent = len({item.key for item in kept} - with_text)  # their missing text is told, too
+    silent = len({item.key for item in kept} - with_text)  # their missing text is reported, too
     lists = sum(first.get((item.key, "txt"), b"") in blank and first.get((item.key, "json")) == two for item in kept)
     assert (
         sum(len(item.texts) for item in kept) + count["text"]

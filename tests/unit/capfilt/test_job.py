@@ -99,7 +99,7 @@ def test_a_copy_elsewhere_is_the_same_job(tmp_path, monkeypatch):
     assert copy.file.run == JobOptions(**{**vars(mine.file.run), "output_dir": mine.output_dir})
 
 
-def test_sections_that_are_missing_are_told_together(tmp_path):
+def test_sections_that_are_missing_are_reported_together(tmp_path):
     (tmp_path / "empty.yaml").write_text("run: {}\n")
     with pytest.raises(ConfigError) as error:
         Job.open(tmp_path / "empty.yaml")

@@ -30,7 +30,7 @@ def last(): time.sleep(1000)  # longer than a test may take: something ends it
 
 @pytest.fixture
 def worker(tmp_path, monkeypatch):
-    """Makes ``vlkit capfilt`` a script that goes on with the given lines; all are in an empty folder."""
+    """Makes ``vlkit capfilt`` a script with the given lines added; all are in an empty folder."""
 
     def become(lines: str = "") -> None:
         (tmp_path / "worker.py").write_text(WORKER + lines)
@@ -76,17 +76,17 @@ def test_a_mistake_of_the_user_is_said_once_and_ends_all(tmp_path, worker):
 
 
 @pytest.mark.parametrize(
-    ("failure", "code", "told"),
+    ("failure", "code", "reported"),
     [
         ("raise KeyError('unexpected')", 1, "worker 1 ended with exit code 1"),
         ("os.kill(os.getpid(), signal.SIGKILL)", 137, "worker 1 was killed by SIGKILL"),
     ],
 )
-def test_a_crash_ends_the_others_and_is_told(tmp_path, worker, caplog, failure, code, told):
-    worker(f"if rank == 0: print(os.getpid(), flush=True); open('told', 'w').close(); last()\ngo_on('told')\n{failure}")
+def test_a_crash_ends_the_others_and_is_reported(tmp_path, worker, caplog, failure, code, reported):
+    worker(f"if rank == 0: print(os.getpid(), flush=True); open('up', 'w').close(); last()\ngo_on('up')\n{failure}")
     shown: list[str] = []
     assert launch(2, [], tmp_path, shown.append) == code
-    assert told in caplog.text
+    assert reported in caplog.text
     assert "worker_1.log" in caplog.text
     assert ("unexpected" in caplog.text) == (code == 1)
     assert not alive(int(shown[-1]))
@@ -125,8 +125,8 @@ def test_workers_end_with_a_killed_launcher(tmp_path, worker):
     code = (
         "import sys; from pathlib import Path; from vlkit.capfilt import launch as m;"
         f"m._COMMAND = ({str(tmp_path / 'worker.py')!r},); start = m._start\n"
-        "def told(*a):\n    w = start(*a); print(w.process.pid, flush=True); return w\n"
-        f"m._start = told; m.launch(2, [], Path({str(tmp_path)!r}), lambda line: None)"
+        "def reported(*a):\n    w = start(*a); print(w.process.pid, flush=True); return w\n"
+        f"m._start = reported; m.launch(2, [], Path({str(tmp_path)!r}), lambda line: None)"
     )
     launcher = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     pids = [int(launcher.stdout.readline()) for _ in range(2)]
@@ -156,10 +156,12 @@ def test_a_worker_has_a_session_of_its_own(worker):
     assert process.stdin.closed
 
 
-@pytest.mark.parametrize(("count", "size", "told"), [(0, "1", "--workers 0"), (2, "4", "torchrun has started several")])
-def test_what_cannot_be_launched(tmp_path, monkeypatch, count, size, told):
+@pytest.mark.parametrize(
+    ("count", "size", "reported"), [(0, "1", "--workers 0"), (2, "4", "torchrun has started several")]
+)
+def test_what_cannot_be_launched(tmp_path, monkeypatch, count, size, reported):
     monkeypatch.setenv("WORLD_SIZE", size)
-    with pytest.raises(VlkitError, match=told):
+    with pytest.raises(VlkitError, match=reported):
         launch(count, [], tmp_path, print)
 
 

@@ -1,4 +1,4 @@
-"""Shards that are decided anew equal those that would have been written at once."""
+"""Shards that are filtered again equal those that would have been written at once."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def results(folder):
 def test_cut_shards_are_those_of_a_job_with_that_decision(first, second, tmp_path):
     source = write_output(tmp_path / "first", SHARDS, first)
     wanted = write_output(tmp_path / "wanted", SHARDS, second)
-    told = apply(source, tmp_path / "cut", second)
+    reported = apply(source, tmp_path / "cut", second)
     assert results(tmp_path / "cut") == results(wanted) != results(source)
-    assert told["status"] == "finished"
+    assert reported["status"] == "finished"
     summary = json.loads((tmp_path / "cut" / "summary.json").read_text())
-    assert {key: told[key] for key in summary} == summary
+    assert {key: reported[key] for key in summary} == summary
     assert summary["images"]["kept"] + summary["images"]["dropped"] == 17
 
 
@@ -151,7 +151,7 @@ def test_it_says_where_it_comes_from(tmp_path):
     assert after == before
 
 
-def test_an_interrupted_cut_goes_on(tmp_path, monkeypatch):
+def test_an_interrupted_cut_resumes(tmp_path, monkeypatch):
     source = write_output(tmp_path / "first", SHARDS, LOOSE)
     whole = apply_module.cut_shard
     cut = []
@@ -177,7 +177,7 @@ def test_several_processes_write_the_same(tmp_path):
     assert results(tmp_path / "cut") == results(write_output(tmp_path / "wanted", SHARDS, STRICT))
 
 
-def test_killed_it_leaves_no_process_and_goes_on(tmp_path):
+def test_killed_it_leaves_no_process_and_resumes(tmp_path):
     source = write_output(tmp_path / "first", [shape_entries(n, 40) for n in range(8)], LOOSE)
     command = [sys.executable, "-m", "vlkit", "capfilt", "apply", str(source), "--output", str(tmp_path / "cut")]
     process = subprocess.Popen([*command, "--threshold", "0.8", "--workers", "2"], stdout=subprocess.PIPE)
@@ -202,8 +202,8 @@ def test_outputs_may_lie_on_an_object_store(tmp_path):
 
 def test_an_unfinished_job_is_cut_as_far_as_it_is_and_later_again(tmp_path):
     source = write_output(tmp_path / "first", SHARDS[:2], LOOSE, missing=1)
-    told = apply(source, tmp_path / "cut", STRICT)
-    assert (told["status"], told["missing"], told["shards"]["read"]) == ("unfinished", 1, 2)
+    reported = apply(source, tmp_path / "cut", STRICT)
+    assert (reported["status"], reported["missing"], reported["shards"]["read"]) == ("unfinished", 1, 2)
     assert not (tmp_path / "cut" / "summary.json").exists()
     write_output(source, SHARDS, LOOSE)
     assert apply(source, tmp_path / "cut", STRICT)["status"] == "finished"
@@ -265,11 +265,11 @@ def test_damage_is_found_and_nothing_damaged_is_written(folder, seed, tmp_path):
     file.write_bytes(data)
     try:
         apply(source, tmp_path / "cut", STRICT)
-        told = ""
+        reported = ""
     except DataError as error:
-        told = str(error)
-    if told:
-        assert "part-000" in told
+        reported = str(error)
+    if reported:
+        assert "part-000" in reported
         assert not list((tmp_path / "cut" / "done").glob("*"))
     else:  # a byte of the manifest that is not needed
         assert folder == "done"
@@ -279,9 +279,9 @@ def test_damage_is_found_and_nothing_damaged_is_written(folder, seed, tmp_path):
 def test_the_command_changes_what_is_given_and_prints_the_counts(tmp_path, capsys):
     source = write_output(tmp_path / "first", SHARDS, Decision("synthetic", 0.4))
     assert main(["capfilt", "apply", str(source), "--output", str(tmp_path / "cut"), "--no-threshold"]) == 0
-    told = capsys.readouterr().out
-    assert "kept: synthetic texts\n" in told
-    assert "images: 19 read, 17 kept, 0 dropped, 2 refused (2 undecodable image)" in told
+    reported = capsys.readouterr().out
+    assert "kept: synthetic texts\n" in reported
+    assert "images: 19 read, 17 kept, 0 dropped, 2 refused (2 undecodable image)" in reported
     assert results(tmp_path / "cut") == results(write_output(tmp_path / "wanted", SHARDS, Decision("synthetic", None)))
 
 

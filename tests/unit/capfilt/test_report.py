@@ -176,7 +176,7 @@ def test_at_the_border_are_texts_that_the_threshold_decides(tmp_path):
     assert border.count('class="text synthetic dropped"') == 4
 
 
-def test_an_image_that_its_table_only_has_is_told(tmp_path):
+def test_an_image_that_its_table_only_has_is_reported(tmp_path):
     out = write_output(tmp_path / "out", [[image("a", [0.9])]])
     other = write_output(tmp_path / "other", [[image("b", [0.9])]])
     (other / "kept" / "part-000.tar").replace(out / "kept" / "part-000.tar")
@@ -234,9 +234,9 @@ def test_a_report_can_lie_elsewhere_and_be_read_from_an_object_store(tmp_path, c
     write_output("memory://report_test/out", [shape_entries(0, 3)])
     assert main(["capfilt", "report", "memory://report_test/out", "--output", str(tmp_path), "--examples", "2"]) == 0
     assert {file.name for file in tmp_path.iterdir()} == {"report.html", "report.png", "report.json"}
-    told = capsys.readouterr().out
-    assert "3 images:" in told
-    assert f"written: {tmp_path}" in told
+    reported = capsys.readouterr().out
+    assert "3 images:" in reported
+    assert f"written: {tmp_path}" in reported
 
 
 def test_parts_of_a_table_hold_whole_images(tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def test_keys_and_values():
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("partion=gpu", "there is no key 'partion'. Did you mean 'partition'"),
         ("node=4", "there is no key 'node'. Did you mean 'nodes'"),
@@ -70,8 +70,8 @@ def test_keys_and_values():
         ("timeout_min=12h", "timeout_min=12h: a number"),
     ],
 )
-def test_a_wrong_option_is_explained(text, told):
-    with pytest.raises(VlkitError, match=re.escape(told)):
+def test_a_wrong_option_is_explained(text, reported):
+    with pytest.raises(VlkitError, match=re.escape(reported)):
         parse_slurm(text)
 
 
@@ -92,7 +92,7 @@ def test_every_node_is_a_job_of_its_own_with_a_worker_for_each_gpu(slurm):
         "--job-name=vlkit-capfilt",
     ):
         assert f"#SBATCH {line}\n" in script
-    assert "#SBATCH --signal=USR2@90\n" in script  # told before it is ended
+    assert "#SBATCH --signal=USR2@90\n" in script  # a signal before it is ended
 
 
 def test_one_job_needs_no_array_and_has_time(slurm):

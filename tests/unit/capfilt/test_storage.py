@@ -165,16 +165,16 @@ def test_names_that_are_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "reported"),
     [
         ("s3x://bucket/out", "nothing here can read or write s3x://.* Did you mean 's3"),
         ("broken://bucket/out", r"broken:// needs a package that is not installed: pip install no_such_package"),
     ],
 )
-def test_a_url_that_cannot_be_used_is_explained(url, told):
+def test_a_url_that_cannot_be_used_is_explained(url, reported):
     known_implementations["broken"] = {"class": "no_such_package.FileSystem", "err": "no"}
     try:
-        with pytest.raises(VlkitError, match=told):
+        with pytest.raises(VlkitError, match=reported):
             Storage(url)
     finally:
         del known_implementations["broken"]

@@ -56,8 +56,8 @@ BATCH = Batch(
 
 
 def lot(todo, outputs, finished=None, ended=lambda: None) -> LotOutput:
-    told = finished if finished is not None else []
-    return LotOutput(todo, outputs.__getitem__, lambda place, counts: told.append((place, counts.kept)), ended)
+    reported = finished if finished is not None else []
+    return LotOutput(todo, outputs.__getitem__, lambda place, counts: reported.append((place, counts.kept)), ended)
 
 
 def test_each_shard_gets_its_own_and_others_are_passed_over():
@@ -89,7 +89,7 @@ def test_the_next_lot_is_put_while_the_last_one_is_written():
     assert fast[1].given == [("c", "C"), (1, 0)]
 
 
-def test_only_so_many_bytes_wait():
+def test_only_a_number_of_bytes_wait():
     large = Batch([Ready(0, Item("a", bytes(150_000_000), "png", ()), {})])
     may_finish = threading.Event()
     output = Output(may_finish=may_finish)
@@ -102,7 +102,7 @@ def test_only_so_many_bytes_wait():
     later.join()
 
 
-def test_an_error_reaches_whoever_puts_the_next_batch():
+def test_an_error_reaches_the_thread_that_puts_the_next_batch():
     output = Output(fail=True)
     one = lot({0}, {0: output})
     with Writer() as writer, pytest.raises(VlkitError, match="no space left"):

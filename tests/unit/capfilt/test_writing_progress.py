@@ -51,7 +51,7 @@ def test_speed_is_that_of_the_last_window(clock, caplog):
     assert facts["model_share"] == pytest.approx(28 / 30)
 
 
-def test_a_shard_is_told(clock, caplog):
+def test_a_shard_is_reported(clock, caplog):
     caplog.set_level(logging.INFO, "vlkit")
     Progress(4, 1).shard("00002", Counts(kept=3, dropped=2, refused=Counter({"empty image": 1})), 2)
     assert caplog.messages == ["shard 00002: 6 images, 3 kept, 2 dropped, 1 refused; 2 of 4 shards are done"]

@@ -181,7 +181,7 @@ def test_overrides_reach_keys_and_list_entries(folder):
         ("optim.lr.deep=x", "optim.lr is 1, which has no keys"),
     ],
 )
-def test_malformed_overrides_say_how_to_mend_them(folder, override, expected):
+def test_malformed_overrides_say_how_to_fix_them(folder, override, expected):
     write("run.yaml", "optim: {lr: 1}\nsets: [{name: a}, {name: b}]\nnone: []\n")
     message = problem(overrides=[override])
     assert message.startswith(f"command line: override {override!r}: ")

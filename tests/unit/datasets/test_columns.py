@@ -168,7 +168,7 @@ def test_tables_without_a_header_and_lists_say_what_to_set(tmp_path):
         ({"image_pattern": "{"}, "it needs {} once"),
     ],
 )
-def test_wrong_keys_and_patterns_are_told_before_anything_is_read(tmp_path, settings, said):
+def test_wrong_keys_and_patterns_are_reported_before_anything_is_read(tmp_path, settings, said):
     with pytest.raises(ConfigError) as error:
         ImageText(saved(tmp_path / "a.json", []), image_processor=name_of, **settings)
     assert said.replace("\\", "") in str(error.value)

@@ -53,7 +53,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch, tmp_path):
         HuggingFaceDataset(str(tmp_path), image_processor=shade)
 
 
-def test_wrong_arguments_are_told_together():
+def test_wrong_arguments_are_reported_together():
     with pytest.raises(ConfigError) as error:
         HuggingFaceDataset("x", split="tain", limit=0)
     assert len(error.value.problems) == 3
@@ -168,7 +168,7 @@ def test_a_folder_of_images_with_metadata(datasets, tmp_path):
     assert (found["references"], int(found["image"][0])) == (["of validation"], 6)
 
 
-def test_parquet_files_of_several_splits_are_told_apart_by_their_names(datasets, tmp_path):
+def test_parquet_files_of_several_splits_are_distinguished_by_their_names(datasets, tmp_path):
     for name in ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001"):
         table(datasets, [name]).to_parquet(str(tmp_path / "data" / f"{name}.parquet"))
     texts = [row["text_input"] for row in HuggingFaceDataset(str(tmp_path), image_processor=shade)]

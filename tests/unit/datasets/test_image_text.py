@@ -178,7 +178,7 @@ def test_a_wrong_argument_is_explained(tmp_path, arguments, part):
     assert part in str(raised.value)
 
 
-def test_all_wrong_arguments_are_told_at_once(tmp_path):
+def test_all_wrong_arguments_are_reported_at_once(tmp_path):
     with pytest.raises(ConfigError) as raised:
         ImageText([], split="x", format="y", limit=-1)
     assert len(raised.value.problems) == 5
@@ -231,7 +231,7 @@ def test_problems_look_at_no_more_rows_than_they_may(tmp_path):
     assert dataset(rows_file(tmp_path, rows)).problems(limit=10)[0].startswith("10 of the 10 image files")
 
 
-def test_captions_and_ids_that_harm_are_told(tmp_path):
+def test_captions_and_ids_that_harm_are_reported(tmp_path):
     for name in "abc":
         picture(tmp_path, f"{name}.png")
     rows = [
@@ -257,7 +257,7 @@ def test_repeated_rows_do_no_harm(tmp_path):
     assert dataset(rows_file(tmp_path, rows)).problems() == []
 
 
-def test_domains_and_image_files_are_told(tmp_path):
+def test_domains_and_image_files_are_reported(tmp_path):
     rows = [
         {"image": "COCO_val2014_000000000042.jpg", "caption": ["a cat"], "domain": "in-domain"},
         {"image": "COCO_val2014_000000000007.jpg", "caption": ["a dog"], "domain": "out-domain"},

@@ -88,12 +88,12 @@ def test_wrong_mixtures_are_named(sizes, weights, message):
 
 
 @pytest.mark.parametrize(("world", "accumulate"), [(1, 2), (2, 1), (2, 2), (4, 1)])
-def test_processes_and_micro_batches_share_one_order(world, accumulate):
+def test_processes_and_micro_batches_share_one_order(world, micro_batches):
     reference = ids(TrainLoader(mixture(7, 5), 8), 5)
-    loaders = [TrainLoader(mixture(7, 5), 8, accumulate, rank, world) for rank in range(world)]
+    loaders = [TrainLoader(mixture(7, 5), 8, micro_batches, rank, world) for rank in range(world)]
     for expected in reference:
         steps = [loader.next_step() for loader in loaders]
-        joined = [each for micro in range(accumulate) for step in steps for each in step[micro]["sample_id"]]
+        joined = [each for micro in range(micro_batches) for step in steps for each in step[micro]["sample_id"]]
         assert joined == expected
 
 

@@ -144,7 +144,7 @@ def test_a_csv_file_without_the_columns(tmp_path):
         dataset(str(tmp_path / "pairs.csv"))
 
 
-def test_wrong_arguments_are_told_together(tmp_path):
+def test_wrong_arguments_are_reported_together(tmp_path):
     file = rows_file(tmp_path, ROWS)
     with pytest.raises(ConfigError) as caught:
         ImagePair(file, split="trian", swap="side", limit=0)  # type: ignore[arg-type]

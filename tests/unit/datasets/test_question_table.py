@@ -66,7 +66,7 @@ def test_sample_to_learn_from_and_to_evaluate():
     assert table(row).sample(0, training=False)["references"] == row.answers
 
 
-def test_what_a_row_lacks_is_told_of_every_sample_alike():
+def test_what_a_row_lacks_is_reported_of_every_sample_alike():
     """A batch keeps the keys that all of its samples have: scores must not depend on who stands beside whom."""
     found = table(QuestionRow(1, "a", "q", [], 3), QuestionRow(2, "a", "q", ["yes"], None, "k"))
     bare, full = (found.sample(i, training=False) for i in range(2))

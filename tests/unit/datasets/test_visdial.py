@@ -171,7 +171,7 @@ def test_dialogs_with_faults_are_left_out_where_faults_are_collected(tmp_path):
         (lambda d: d["dialogs"].clear(), "holds no dialogs"),
     ],
 )
-def test_wrong_annotations_are_told_with_their_place(change, message, tmp_path):
+def test_wrong_annotations_are_reported_with_their_place(change, message, tmp_path):
     files = damaged(visdial_files(tmp_path, count=2, rounds=2), change)
     with pytest.raises(DataError, match=message) as caught:
         dataset(files)

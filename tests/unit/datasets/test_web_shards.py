@@ -108,7 +108,7 @@ def test_any_key_and_text_survive_in_any_tar_format(names, texts, folder, format
         assert found == keys
 
 
-def test_the_index_is_read_once_and_anew_when_the_shard_changes(tmp_path, cache, monkeypatch):
+def test_the_index_is_read_once_and_again_when_the_shard_changes(tmp_path, cache, monkeypatch):
     file = shard(tmp_path / "0.tar", captioned(0, 3))
     first = index_of(file)
     assert len(list((cache / "tar_index").glob("*.npz"))) == 1

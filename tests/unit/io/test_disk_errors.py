@@ -1,4 +1,4 @@
-"""Errors of files name the file, whoever raised them."""
+"""Errors of files name the file, wherever they are raised."""
 
 from __future__ import annotations
 

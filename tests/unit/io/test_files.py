@@ -243,7 +243,7 @@ def test_downloads_obey_the_umask(server, umask):
         assert stat.S_IMODE(path.stat().st_mode) == (0o777 if path.is_dir() else 0o666) & ~umask, path
 
 
-def test_cut_transfer_goes_on_where_it_stopped(server):
+def test_cut_transfer_resumes_where_it_stopped(server):
     server.cut[:] = [1000, 300_000]
     assert fetch(server.url, sha256=SUM).read_bytes() == CONTENT
     assert server.requests == ["", "bytes=1000-", "bytes=300000-"]

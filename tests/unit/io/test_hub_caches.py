@@ -118,10 +118,10 @@ def test_a_new_commit_is_another_file(hub_file):
 
 
 def test_a_copy_put_by_hand(hub_file):
-    with pytest.raises(VlkitError, match=r"hf://Salesforce/other: it is in no cache.*blob/main/model") as told:
+    with pytest.raises(VlkitError, match=r"hf://Salesforce/other: it is in no cache.*blob/main/model") as reported:
         fetch("hf://Salesforce/other")
     place = cache_dir() / "downloads/huggingface.co/Salesforce/other/model.safetensors"
-    assert str(told.value).endswith(f"put it at {place}.")
+    assert str(reported.value).endswith(f"put it at {place}.")
     place.parent.mkdir(parents=True)
     place.write_bytes(CONTENT)
     assert fetch("hf://Salesforce/other", sha256=SUM) == place

@@ -135,7 +135,7 @@ def test_a_hook_is_called():
     assert [isinstance(row, BadRow) for row in rows] == [False, True, False]
 
 
-def test_more_after_a_value_is_told_apart():
+def test_more_after_a_value_is_distinguished():
     with pytest.raises(JsonError) as raised:
         parse_json('{"a": 1}\n{"a": 2}', "x")
     assert raised.value.more

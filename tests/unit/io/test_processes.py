@@ -1,4 +1,4 @@
-"""Names of workers: the dead and the living are told apart."""
+"""Names of workers: dead and living processes are distinguished."""
 
 from __future__ import annotations
 

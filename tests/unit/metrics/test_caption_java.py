@@ -68,7 +68,7 @@ def test_a_program_that_hangs(package: Path, tmp_path: Path, monkeypatch: pytest
     assert skipped == {name: f"{name.upper()} took longer than 0.3 seconds" for name in ("meteor", "spice")}
 
 
-def test_what_the_programs_are_told_and_answer(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_the_programs_are_given_and_answer(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     log = tmp_path / "log"
     answers = 'case "$line" in SCORE*) echo 1 2;; *) echo .1; echo .3; echo .25;; esac'
     meteor = f'while read line; do echo "$line" >> {log}; {answers}; done'

@@ -77,9 +77,9 @@ def test_questions_in_groups(decoder, questions, monkeypatch, bound):
     tree = AnswerTree([[DEC, 3, 4, SEP], [DEC, 5, SEP], [DEC, 3, SEP], [DEC, 6, 7, 8, SEP]])
     chosen = np.array([[0, 1], [2, 3], [3, 0]])
     with torch.no_grad():
-        together = tree.losses(decoder, questions, chosen, 0.1)
+        joint = tree.losses(decoder, questions, chosen, 0.1)
         monkeypatch.setattr(answer_tree, "_NODES_AT_ONCE", bound)
-        torch.testing.assert_close(tree.losses(decoder, questions, chosen, 0.1), together)
+        torch.testing.assert_close(tree.losses(decoder, questions, chosen, 0.1), joint)
 
 
 def test_smoothed_losses_are_torchs_cross_entropy():

@@ -118,7 +118,7 @@ def test_packed_equals_one_text_at_a_time(model, case, causal, masked, seed):
 
 @settings(deadline=None, max_examples=20)
 @given(case=lengths_and_images, layers=st.integers(1, 2), first_only=st.booleans(), seed=st.integers(0, 999))
-def test_texts_begun_once_equal_texts_read_anew(case, layers, first_only, seed):
+def test_texts_begun_once_equal_texts_read_again(case, layers, first_only, seed):
     images, described = case
     torch.manual_seed(seed)
     config = MedConfig(vocab_size=VOCAB, hidden_size=8, num_hidden_layers=layers, num_attention_heads=2)

@@ -102,12 +102,12 @@ def test_cross_plan_brings_every_row_to_its_image_once(case):
     plan = CrossPlan(counts, index, images, CPU, split)
     image_of_row = torch.tensor(index).repeat_interleave(torch.tensor(counts))
     rows = torch.arange(sum(counts))
-    looked_at = []
+    attended = []
     for group, table in zip(plan.groups, group_rows(plan, rows)):
         members = torch.arange(images) if group.images is None else group.images
         assert len(table) == len(members)
-        looked_at.append(members[:, None].expand_as(table).reshape(-1))
-    back = torch.cat(looked_at) if plan.inverse is None else torch.cat(looked_at)[plan.inverse]
+        attended.append(members[:, None].expand_as(table).reshape(-1))
+    back = torch.cat(attended) if plan.inverse is None else torch.cat(attended)[plan.inverse]
     assert torch.equal(back, image_of_row)
     tables = torch.cat([table.reshape(-1) for table in group_rows(plan, rows)])
     assert torch.equal(tables if plan.inverse is None else tables[plan.inverse], rows)

@@ -16,7 +16,7 @@ def level(index: int) -> int:
 
 
 def number(pixels: np.ndarray) -> int:
-    """Which frame this is; a moving white dot and compression are not looked at."""
+    """Which frame this is; a moving white dot and compression do not matter."""
     return round((float(np.median(pixels)) - 10) / STEP)
 
 

@@ -21,7 +21,7 @@ def test_questions_lose_punctuation_without_a_space():
 
 @settings(deadline=None, max_examples=60)
 @given(st.text(max_size=80), st.integers(1, 9))
-def test_cleaning_leaves_at_most_so_many_words(text, count):
+def test_cleaning_leaves_at_most_max_words(text, count):
     for clean in (pre_caption, pre_question):
         cleaned = clean(text, count)
         assert len(cleaned.split(" ")) <= count

@@ -167,7 +167,7 @@ def test_unusable_files_are_bad_samples(tmp_path, reader, kind, message):
     with pytest.raises(BadSample, match=message) as caught:
         reader.read(path, 4)
     assert caught.value.source == str(path)
-    # The process goes on.
+    # The process stays alive.
     assert len(reader.read(write_clip(tmp_path / "good.mp4", 8), 2)) == 2
 
 

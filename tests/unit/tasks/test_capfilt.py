@@ -194,6 +194,6 @@ def test_from_a_config():
         build(TASKS, {"name": "capfilt", "decision": {"texts": "wbe"}})
 
 
-def test_an_empty_set_is_told():
+def test_an_empty_set_is_reported():
     with pytest.raises(DataError, match="'val': none of its samples"):
         CapFiltTask().evaluate(fake_model(), [], context())

@@ -108,7 +108,7 @@ def test_any_model_that_captions(samples):
     assert task.describe(Parrot("a", "b"), batches(samples, 2)[0], context()) == ["a", "b"]
 
 
-def test_scenes_of_the_embedded_world_are_checked():
+def test_scenes_of_the_toy_dataset_are_checked():
     from vlkit.datasets.base import collate
     from vlkit.datasets.shapes.dataset import Shapes
 

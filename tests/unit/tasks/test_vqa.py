@@ -189,7 +189,7 @@ def test_describe(samples):
     assert texts == ["is it red? yes", "what color is the star? red (no)", "how many red shapes are there? 2 (red)"]
 
 
-def test_written_answers_are_decoded_as_told(model, samples):
+def test_written_answers_are_decoded_as_asked(model, samples):
     task = Vqa(inference="generate", generation=GenerationConfig(max_length=4, min_length=1, num_beams=1))
     with torch.inference_mode():
         texts = task.describe(model, batches(samples, 5)[0], context())

@@ -20,7 +20,7 @@ def test_parse_reads_objects_relations_counts_and_background():
     assert said.textures == ["plain"]
 
 
-def test_after_and_the_relation_goes_on_about_the_first_object():
+def test_after_and_the_relation_stays_with_the_first_object():
     said = parse("a red circle left of a blue star and above a red ring")
     assert said.relations == [Relation(0, "left", 1), Relation(0, "above", 2)]
 

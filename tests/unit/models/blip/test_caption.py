@@ -105,15 +105,15 @@ def test_logits_of_a_batch_are_those_of_singles(model, images, order):
 )
 def test_captions_of_a_batch_are_those_of_singles(model, images, config):
     seeds = torch.arange(8)
-    together = model.caption({"image": images}, config, seeds)
-    assert len({texts[0] for texts in together.texts}) >= 4
+    joint = model.caption({"image": images}, config, seeds)
+    assert len({texts[0] for texts in joint.texts}) >= 4
     for order in (torch.arange(8), torch.tensor([5, 0, 7, 2, 1, 6, 3, 4])):
         shuffled = model.caption({"image": images[order]}, config, seeds[order])
         for place, i in enumerate(order.tolist()):
             alone = model.caption({"image": images[[i]]}, config, seeds[[i]])
-            assert together.sequences[i] == shuffled.sequences[place] == alone.sequences[0]
-            assert together.texts[i] == alone.texts[0]
-            assert together.scores[i] == pytest.approx(alone.scores[0], abs=1e-4)
+            assert joint.sequences[i] == shuffled.sequences[place] == alone.sequences[0]
+            assert joint.texts[i] == alone.texts[0]
+            assert joint.scores[i] == pytest.approx(alone.scores[0], abs=1e-4)
 
 
 def test_texts_are_the_sequences_behind_the_prompt(model, images):

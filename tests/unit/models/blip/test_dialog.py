@@ -117,8 +117,8 @@ def test_scores_are_those_of_a_padded_model(model, samples):
 @settings(deadline=None, max_examples=10, derandomize=True)
 @given(order=st.permutations(range(3)), count=st.integers(1, 3), bound=st.sampled_from([1, 60, 150, 10_000]))
 def test_scores_of_a_batch_are_those_of_singles_whatever_fits_into_memory(model, samples, order, count, bound):
-    together = model.score(part(samples, order[:count]), tokens_at_once=bound)
-    for i, scores in zip(order, together):
+    joint = model.score(part(samples, order[:count]), tokens_at_once=bound)
+    for i, scores in zip(order, joint):
         [alone] = model.score(part(samples, [i]))
         torch.testing.assert_close(scores, alone, atol=1e-5, rtol=1e-5)
 

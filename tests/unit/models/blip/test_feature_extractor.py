@@ -106,7 +106,7 @@ def test_without_projections():
             call()
 
 
-def test_long_texts_are_cut_where_the_positions_end_or_where_told(model):
+def test_long_texts_are_cut_where_the_positions_end_or_where_asked(model):
     long = " ".join(["red"] * 100)
     positions = model.med_config.max_position_embeddings
     assert model.extract_features({"text_input": long}, mode="text").text_embeds.shape[1] == positions

@@ -55,11 +55,11 @@ def test_upper_layers_merge(model):
 @settings(deadline=None, max_examples=8, derandomize=True)
 @given(order=st.permutations(range(6)))
 def test_logits_of_a_batch_are_those_of_singles(model, samples, order):
-    together = model.predict(part(samples, order))["predictions"]
-    for row, i in zip(together, order):
+    joint = model.predict(part(samples, order))["predictions"]
+    for row, i in zip(joint, order):
         alone = model.predict(part(samples, [i]))["predictions"][0]
         torch.testing.assert_close(row, alone, atol=1e-5, rtol=1e-5)
-    assert together.std(0).min() > 1e-3
+    assert joint.std(0).min() > 1e-3
 
 
 def test_each_image_is_seen_and_by_its_own_projections(model, samples):

@@ -123,21 +123,21 @@ def test_all_answers_of_a_list(model, images):
 @given(order=st.permutations(range(6)), size=st.integers(1, 6), k=st.integers(1, len(LIST)))
 def test_ranked_in_a_batch_as_one_at_a_time(model, images, order, size, k):
     index = order[:size]
-    together = model.rank(some(images, index), LIST, k)
+    joint = model.rank(some(images, index), LIST, k)
     for place, i in enumerate(index):
         alone = model.rank(some(images, [i]), LIST, k)
-        assert together.texts[place] == alone.texts[0]
-        assert together.scores[place] == pytest.approx(alone.scores[0], abs=1e-4)
+        assert joint.texts[place] == alone.texts[0]
+        assert joint.scores[place] == pytest.approx(alone.scores[0], abs=1e-4)
 
 
 def test_generated_in_a_batch_as_one_at_a_time(model, images):
     config = GenerationConfig(max_length=8, min_length=3, num_beams=2, num_return_sequences=2)
-    together = model.generate(some(images, range(6)), config)
-    assert len({texts[0] for texts in together.texts}) >= 3
+    joint = model.generate(some(images, range(6)), config)
+    assert len({texts[0] for texts in joint.texts}) >= 3
     for i in range(6):
         alone = model.generate(some(images, [i]), config)
-        assert together.texts[i] == alone.texts[0]
-        assert together.scores[i] == pytest.approx(alone.scores[0], abs=1e-4)
+        assert joint.texts[i] == alone.texts[0]
+        assert joint.scores[i] == pytest.approx(alone.scores[0], abs=1e-4)
 
 
 def test_padding_is_seen_only_when_asked_for(model, images):

@@ -95,9 +95,9 @@ def test_a_text_does_not_depend_on_its_batch(config, data, seed):
         images = decoders.states(model, embeds[index])
         return generate(model, images, prompts[index], EOS, config, seeds[index])
 
-    together, alone = run(order), [run([i]) for i in order]
-    assert together.sequences == [one.sequences[0] for one in alone]
-    for mine, one in zip(together.scores, alone):
+    joint, alone = run(order), [run([i]) for i in order]
+    assert joint.sequences == [one.sequences[0] for one in alone]
+    for mine, one in zip(joint.scores, alone):
         assert mine == pytest.approx(one.scores[0], abs=1e-4)  # sums of up to ten
 
 

@@ -291,7 +291,7 @@ def vqa_state() -> dict:
 
 
 @pytest.mark.parametrize(
-    ("state", "told"),
+    ("state", "reported"),
     [
         (vqa_state, ["tensors in it are not the model's", "looks like a BLIP VQA model"]),
         (lambda: captioner(embed_dim=32).state_dict(), ["another shape", "a ViT of width 32/8 at 16 pixels"]),
@@ -301,14 +301,14 @@ def vqa_state() -> dict:
     ],
     ids=["vqa", "wider", "deeper", "foreign", "retrieval"],
 )
-def test_checkpoints_of_another_model(state, told):
+def test_checkpoints_of_another_model(state, reported):
     model = captioner()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     for load in (lambda s: load_weights(model, s), lambda s: build_with_weights(captioner, s)):
         with pytest.raises(CheckpointError) as error:
             load(state())
         message = str(error.value)
-        assert all(part in message for part in told), message
+        assert all(part in message for part in reported), message
         assert "this model is a BLIP captioner with a ViT of width 24/8 at 16 pixels" in message
         assert len(message) < 1200
         assert "\n" not in message
