@@ -61,7 +61,7 @@ def _graphs_without_capture(wanted: bool):
     """Run the steps of the fixed-shape path as they are, where a GPU would replay a graph."""
     start = cuda_graphs.CapturedStep.__init__
     with (
-        mock.patch.object(cuda_graphs, "enabled", return_value=wanted),
+        mock.patch.object(cuda_graphs, "pays", return_value=wanted),
         mock.patch.object(cuda_graphs.CapturedStep, "__init__", lambda self, _: start(self, torch.device("cpu"))),
     ):
         yield
