@@ -22,7 +22,7 @@ from vlkit.config.schema import OptimConfig, RunOptions
 from vlkit.datasets.base import Sample, VLDataset
 from vlkit.datasets.mixture import Mixture
 from vlkit.errors import BadSample
-from vlkit.runner import Runner
+from vlkit.runner.runner import Runner
 from vlkit.tasks.base import Batch, EvalContext, Progress, StepOutput, Task
 
 VOCABULARY, LENGTH, WIDTH, QUEUE = 17, 6, 8, 12

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,16 +31,26 @@ def coco_rows(file: Path, data: Any) -> Iterator[tuple[int, Fields]]:
     Raises:
         DataError: the data are of another format, or the faults of all entries.
     """
+    from pycocotools.coco import COCO
+
     images = data.get("images") if isinstance(data, dict) else None
     annotations = data.get("annotations", []) if isinstance(data, dict) else None
     if not isinstance(images, list) or not isinstance(annotations, list):
         near = did_you_mean("images", data) if isinstance(data, dict) and "images" not in data else ""
         raise DataError(f"{file}: the top level is {top(data)}.{near} {_COCO}")
     numbered = _images(file, images)
-    captions = _captions(file, annotations, [image["id"] for _, image in numbered], len(numbered) < len(images))
+    ids = {image["id"] for _, image in numbered}
+    index = COCO()
+    index.dataset = {
+        "images": [image for _, image in numbered],
+        "annotations": _annotations(file, annotations, ids, len(numbered) < len(images)),
+    }
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+        index.createIndex()
     for number, image in numbered:
+        captions = [annotation["caption"] for annotation in index.imgToAnns.get(image["id"], [])]
         domain = {"domain": image["domain"]} if "domain" in image else {}  # nocaps
-        row = {"image": image["file_name"], "caption": captions[image["id"]], "image_id": image["id"], **domain}
+        row = {"image": image["file_name"], "caption": captions, "image_id": image["id"], **domain}
         yield number, Fields(row)
 
 
@@ -58,21 +70,22 @@ def _images(file: Path, images: list[Any]) -> list[tuple[int, dict[str, Any]]]:
     return good
 
 
-def _captions(file: Path, annotations: list[Any], ids: list[Any], incomplete: bool) -> dict[Any, list[str]]:
-    """Return the captions of each image; with ``incomplete`` some images had faults and are missing in ``ids``."""
-    faults, found = Faults(file, "annotations entry", _COCO), {identity: list[str]() for identity in ids}
+def _annotations(file: Path, annotations: list[Any], ids: set[Any], incomplete: bool) -> list[dict[str, Any]]:
+    """Return the valid entries; with ``incomplete`` some images had faults and are missing in ``ids``."""
+    faults, good = Faults(file, "annotations entry", _COCO), []
     for number, annotation in enumerate(annotations, 1):
         fault = _fault(annotation, ("image_id", "caption"))
-        if not fault and annotation["image_id"] not in found:
+        if not fault and annotation["image_id"] not in ids:
             fault = f"no {'usable ' * incomplete}image has the id {annotation['image_id']!r}."
         if not fault and not isinstance(annotation["caption"], str):
             fault = f"'caption' is {short(annotation['caption'])}, not a text."
         if fault:
             faults.add(number, fault)
         else:
-            found[annotation["image_id"]].append(annotation["caption"])
+            annotation["id"] = number  # the index needs one; some files have none
+            good.append(annotation)
     faults.raise_all()
-    return found
+    return good
 
 
 def _fault(entry: Any, keys: tuple[str, str]) -> str:

@@ -25,12 +25,12 @@ from vlkit.jobs.checks import bad_row_problems, data_problems, disk_problems, im
 from vlkit.jobs.models import build_with_models, from_card, from_name, model_weights
 from vlkit.models.generation import use_cuda_graphs
 from vlkit.models.weights.initial import InitialWeights, from_path, from_run
-from vlkit.runner import RunContext, Runner
 from vlkit.runner.config_changes import training_differences
-from vlkit.runner.context import choose_device
+from vlkit.runner.context import RunContext, choose_device
 from vlkit.runner.distributed import World
 from vlkit.runner.model_state import restored
 from vlkit.runner.output import OutputFolder
+from vlkit.runner.runner import Runner
 
 logger = logging.getLogger(__name__)
 _SAMPLES, _SECONDS = 2, 60.0

@@ -5,7 +5,7 @@ import torch
 
 from tests.assets.toy import options
 from vlkit.errors import ConfigError
-from vlkit.runner import RunContext
+from vlkit.runner.context import RunContext
 
 
 def test_the_context_of_a_run_file(tmp_path):

@@ -13,8 +13,8 @@ from vlkit.datasets.mixture import Mixture
 from vlkit.errors import VlkitError
 from vlkit.jobs.train import TrainJob
 from vlkit.models.blip.contrastive import BlipContrastive
-from vlkit.runner import NonFinite
 from vlkit.runner.checkpoint import MODEL, load_tensors
+from vlkit.runner.log import NonFinite
 
 
 def weights(folder, step=12):
