@@ -17,10 +17,9 @@ from PIL import Image
 from torch import nn
 
 from vlkit.config.build import accepts, check
-from vlkit.config.cards import dataset_splits, list_cards, model_card
+from vlkit.config.cards import dataset_splits, list_cards, list_datasets, model_card
 from vlkit.config.load import load_config
 from vlkit.config.parts import ComponentSpec, ModelPart, dataset_part, model_part
-from vlkit.config.zoo import list_datasets
 from vlkit.datasets.base import VLDataset
 from vlkit.errors import ConfigError, VlkitError, did_you_mean, shortened
 from vlkit.io.image_urls import fetch_image

@@ -87,7 +87,7 @@ class CheckpointError(VlkitError):
 
 
 class LostProcess(VlkitError):
-    """Another process of a distributed run died, stopped, or ended with an error, so this one cannot go on.
+    """Another process of a distributed run died, stopped, or ended with an error, so this one cannot continue.
 
     The command line exits with 1: the run can be started again as it is.
     """

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.assets.run_files import pretrain_run, write
 from vlkit.cli import main
 from vlkit.cli.terminal import log_lines, say
-from vlkit.config.words import short
+from vlkit.config.signature import short
 from vlkit.errors import BadSample, ConfigError, DataError, VlkitError, redacted, redacted_data, secrets_of, shortened
 from vlkit.io import download
 from vlkit.io.cache import cached_path

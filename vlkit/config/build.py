@@ -7,8 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from vlkit.config.convert import Problems, arguments
-from vlkit.config.signature import signature
-from vlkit.config.words import describe_parameter, short
+from vlkit.config.signature import describe_parameter, short, signature
 from vlkit.errors import ConfigError, RegistryError, closest
 from vlkit.registry import PROCESSORS, Registry
 

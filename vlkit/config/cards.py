@@ -1,4 +1,7 @@
-"""Model cards and dataset cards: files under ``vlkit/configs`` that a run names instead of repeating them."""
+"""Model cards and dataset cards: files under ``vlkit/configs`` that a run names instead of repeating them.
+
+The end of the module lists what there is: models with their cards, datasets, processors, tasks.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from vlkit.config.build import check
 from vlkit.config.load import Config, load_config
 from vlkit.errors import ConfigError, did_you_mean
 from vlkit.io.data_dir import DataFile
+from vlkit.registry import DATASETS, MODELS, PROCESSORS, TASKS
 from vlkit.registry.bounds import Range, Seed, WholeNumber
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -197,3 +201,51 @@ def _load(file: Path, schema: type) -> Config:
     if problems:
         raise ConfigError(problems)
     return config
+
+
+class ModelZoo:
+    """Models and the types that have a card; prints as a table."""
+
+    def __iter__(self):
+        return iter(list_models())
+
+    def __len__(self) -> int:
+        return sum(len(types) for _, types in list_models())
+
+    def __str__(self) -> str:
+        models = list_models()
+        width = max(len(name) for name, _ in models) + 2
+        rows = [f"{name:{width}}{', '.join(types)}" for name, types in models]
+        return "\n".join([f"{'Model':{width}}Types", *rows])
+
+
+class DatasetZoo:
+    """Names of datasets."""
+
+    def get_names(self) -> list[str]:
+        """What :func:`list_datasets` gives."""
+        return list_datasets()
+
+
+model_zoo, dataset_zoo = ModelZoo(), DatasetZoo()
+
+
+def list_models() -> list[tuple[str, list[str]]]:
+    """Names of models with the types that have a card, both sorted."""
+    cards = list_cards()
+    return [(name, cards.get(name, [])) for name in sorted({*cards, *MODELS.names()})]
+
+
+def list_datasets() -> list[str]:
+    """Names of dataset classes and dataset cards, sorted."""
+    return sorted({*DATASETS.names(), *list_dataset_cards()})
+
+
+def list_processors() -> list[str]:
+    """Names of processors, sorted."""
+    return PROCESSORS.names()
+
+
+def list_tasks() -> list[str]:
+    """Names of tasks, sorted."""
+    return TASKS.names()

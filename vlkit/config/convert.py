@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from vlkit.config.old_keys import REMOVED, new_key
-from vlkit.config.signature import Signature, signature
-from vlkit.config.words import MAPPINGS, NONE, SEQUENCES, describe_parameter, short, type_name
+from vlkit.config.signature import MAPPINGS, NONE, SEQUENCES, Signature, describe_parameter, short, signature, type_name
 from vlkit.errors import VlkitError, closest, did_you_mean
 from vlkit.registry.bounds import LARGEST_SEED, Filled, Range, is_finite, number
 

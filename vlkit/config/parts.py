@@ -10,8 +10,7 @@ from vlkit.config.build import Origin, accepts, build, check, name_problems, pro
 from vlkit.config.cards import data_files, dataset_card_config, list_dataset_cards, model_card_config, overlay
 from vlkit.config.convert import Problems, convert
 from vlkit.config.load import Config
-from vlkit.config.signature import signature
-from vlkit.config.words import describes_model, short
+from vlkit.config.signature import describes_model, short, signature
 from vlkit.errors import ConfigError, RegistryError, did_you_mean
 from vlkit.io.data_dir import SCHEME, localize
 from vlkit.registry import DATASETS, MODELS, PROCESSORS, TASKS, Registry

@@ -10,7 +10,7 @@ from vlkit.config.load import Config
 from vlkit.config.parts import ComponentSpec, DatasetSpec, ModelPart, dataset_part, model_part, task_part
 from vlkit.config.schema import OptimConfig, RunOptions, length_problem
 from vlkit.config.sections import Sections
-from vlkit.config.words import short
+from vlkit.config.signature import short
 from vlkit.errors import ConfigError, did_you_mean
 
 SECTIONS = ("plugins", "model", "datasets", "task", "optim", "run")

@@ -78,11 +78,11 @@ def _checked(url: str, target: Path, expected: dict[str, str]) -> Path:
 
 @contextlib.contextmanager
 def _locked(target: Path) -> Iterator[None]:
-    from iopath.common.file_io import file_lock
+    from filelock import FileLock
 
+    lock = FileLock(f"{target}.lock")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = file_lock(str(target))
         lock.acquire()
     except OSError as error:
         raise VlkitError(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from vlkit.config.build import accepts, build, check, describe
 from vlkit.config.convert import convert
 from vlkit.config.durations import Duration
-from vlkit.config.words import type_name
+from vlkit.config.signature import type_name
 from vlkit.errors import ConfigError, RegistryError
 from vlkit.registry import Registry
 from vlkit.registry.bounds import Range
