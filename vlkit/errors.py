@@ -30,7 +30,7 @@ class VlkitError(Exception):
         super().__init__(redacted(str(message)), *others)
 
     def add(self, sentence: str) -> None:
-        """Say more: what was kept, how to continue."""
+        """Append a sentence: what was kept, how to continue."""
         self.args = (f"{self} {redacted(sentence)}", *self.args[1:])
 
 
@@ -111,7 +111,7 @@ class MissingDependency(VlkitError):
 
 
 def redacted(text: str, *addresses: str) -> str:
-    """``text`` without the credentials of the addresses in it: what stands before ``@``, after ``?`` and after ``#``.
+    """Return ``text`` without the credentials in its addresses: the parts before ``@``, after ``?`` and after ``#``.
 
     Names of query parameters stay, their values do not, but for a few that hold no secret (``revision``, ``dl``).
     Messages, file names, logs and records of runs are made from what this function gives.
@@ -128,7 +128,7 @@ def redacted(text: str, *addresses: str) -> str:
 
 
 def redacted_data(content: Any) -> Any:
-    """``content`` (mappings, lists, plain values) without the credentials of the addresses in it."""
+    """Return ``content`` (mappings, lists, plain values) without the credentials of the addresses in it."""
     if isinstance(content, Mapping):
         return {key: redacted_data(each) for key, each in content.items()}
     if isinstance(content, (list, tuple)):
@@ -137,7 +137,7 @@ def redacted_data(content: Any) -> Any:
 
 
 def secrets_of(address: str) -> list[str]:
-    """The parts of an address that :func:`redacted` hides, longest first; none shorter than four characters."""
+    """Return the parts of an address that :func:`redacted` hides, longest first; none shorter than four characters."""
     found: list[str] = []
     for match in _ADDRESS.finditer(address):
         _, login, _, query, fragment = match.groups(default="")
@@ -170,19 +170,19 @@ def _hides(pair: str) -> bool:
 
 
 def shortened(value: object, length: int = 60) -> str:
-    """``repr`` of a value that stands in a message, at most ``length`` characters of it."""
+    """Return ``repr`` of a value for a message, at most ``length`` characters of it."""
     text = redacted(repr(value))  # before it is cut: half an address shows what a whole one hides
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def closest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The ``count`` names of ``known`` most like ``name``, best first; none when nothing is like it."""
+    """Return the ``count`` names of ``known`` most like ``name``, best first; none when nothing is like it."""
     return difflib.get_close_matches(str(name), [str(k) for k in known], n=count, cutoff=0.5)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`` Did you mean 'a' or 'b'?`` for names like ``name``, else an empty string: also where ``name`` is known, since
-    then something else is wrong."""
+    """Return `` Did you mean 'a' or 'b'?`` for names like ``name``, else an empty string: also where ``name`` is known,
+    since then something else is wrong."""
     known = list(known)
     near = [] if name in known else closest(str(name)[:200], known)
     return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""

@@ -23,7 +23,7 @@ def build(
     origin: Origin = str,
     **provided: Any,
 ) -> Any:
-    """The object that ``mapping`` describes.
+    """Build the object that ``mapping`` describes.
 
     Args:
         kind: a registry, in which ``mapping["name"]`` is looked up, or the class or function itself.
@@ -49,7 +49,7 @@ def check(
     provided: Collection[str] = (),
     configured: Collection[str] = (),
 ) -> list[str]:
-    """The problems for which :func:`build` would refuse ``mapping``; nothing is built.
+    """Return the problems for which :func:`build` would refuse ``mapping``; build nothing.
 
     Args:
         provided: names of the arguments that the caller would pass on.
@@ -59,14 +59,14 @@ def check(
 
 
 def name_problems(registry: Registry, mapping: Mapping[str, Any], where: str, origin: Origin = str) -> list[str]:
-    """What is wrong with the ``name`` in ``mapping``: it is missing, no text, or not registered."""
+    """Return what is wrong with the ``name`` in ``mapping``: it is missing, no text, or not registered."""
     problems: Problems = []
     _look_up(registry, dict(mapping), where, problems)
     return _sentences(problems, origin)
 
 
 def processor_problems(mapping: Mapping[str, Any], where: str, origin: Origin = str) -> list[str]:
-    """Processors in ``mapping`` that are neither a mapping nor null: a name alone would stay a text."""
+    """Return the processors in ``mapping`` that are neither a mapping nor null: a name alone would stay a text."""
     problems = []
     for key, value in mapping.items():
         if key.endswith("_processor") and value is not None and not isinstance(value, Mapping):
@@ -76,13 +76,13 @@ def processor_problems(mapping: Mapping[str, Any], where: str, origin: Origin = 
 
 
 def accepts(constructor: Constructor, name: str) -> bool:
-    """Whether ``constructor`` takes the keyword ``name``."""
+    """Return whether ``constructor`` takes the keyword ``name``."""
     taken = signature(constructor)
     return taken.open or name in taken.parameters
 
 
 def describe(registry: Registry, name: str) -> str:
-    """What is registered as ``name``: first line of its docstring, and its keys with types and defaults.
+    """Describe what is registered as ``name``: first line of its docstring, and its keys with types and defaults.
 
     Raises:
         RegistryError: there is no such name.
@@ -122,7 +122,7 @@ def _prepare(
 
 
 def _look_up(registry: Registry, given: dict[str, Any], where: str, problems: Problems) -> Constructor | None:
-    """Takes ``name`` out of ``given``."""
+    """Take ``name`` out of ``given`` and look it up."""
     if "name" not in given:
         near = closest("name", [key for key, value in given.items() if isinstance(value, str)])
         hint = f" Is {near[0]!r} meant?" if near else ""

@@ -118,7 +118,7 @@ class DatasetCard:
 
 
 def model_card(name: str, type: str) -> dict[str, Any]:
-    """The card of one type of a model: the keys of :class:`ModelCard`, as plain data.
+    """Return the card of one type of a model: the keys of :class:`ModelCard`, as plain data.
 
     Raises:
         ConfigError: there is no such card, or it is wrong.
@@ -127,7 +127,7 @@ def model_card(name: str, type: str) -> dict[str, Any]:
 
 
 def model_card_config(name: str, type: str) -> Config:
-    """Like :func:`model_card`, with the file and line of each key."""
+    """Return the card of one type of a model with the file and line of each key."""
     types = list_cards().get(name, [])
     if type not in types:
         known = f"Known types: {', '.join(types)}." if types else "This model has no cards: leave 'type' out."
@@ -136,7 +136,7 @@ def model_card_config(name: str, type: str) -> Config:
 
 
 def dataset_card(name: str) -> dict[str, Any]:
-    """The card of a dataset: the keys of :class:`DatasetCard`, as plain data.
+    """Return the card of a dataset: the keys of :class:`DatasetCard`, as plain data.
 
     Raises:
         ConfigError: there is no such card, or it is wrong.
@@ -145,7 +145,7 @@ def dataset_card(name: str) -> dict[str, Any]:
 
 
 def dataset_card_config(name: str) -> Config:
-    """Like :func:`dataset_card`, with the file and line of each key."""
+    """Return the card of a dataset with the file and line of each key."""
     names = list_dataset_cards()
     if name not in names:
         raise ConfigError(f"no dataset card is named {name!r}.{did_you_mean(name, names)} Known: {', '.join(names)}.")
@@ -153,7 +153,7 @@ def dataset_card_config(name: str) -> Config:
 
 
 def dataset_splits(name: str) -> list[str]:
-    """The splits that the card ``name`` lists, in its order; none if there is no such card.
+    """Return the splits that the card ``name`` lists, in its order; none if there is no such card.
 
     Raises:
         ConfigError: the card is wrong.
@@ -163,7 +163,7 @@ def dataset_splits(name: str) -> list[str]:
 
 @lru_cache
 def data_files() -> dict[str, DataFile]:
-    """What all dataset cards say about files of the data folder, by their path in it.
+    """Map paths in the data folder to what the dataset cards say about the files.
 
     Raises:
         ConfigError: a card is wrong.
@@ -173,7 +173,7 @@ def data_files() -> dict[str, DataFile]:
 
 
 def list_cards() -> dict[str, list[str]]:
-    """Model names to the types that have a card, both sorted; files named ``_*.yaml`` are for ``extends``."""
+    """Map model names to the types that have a card, both sorted; files named ``_*.yaml`` are for ``extends``."""
     cards: dict[str, list[str]] = {}
     for file in sorted((CONFIGS / "models").glob("*/[!_]*.yaml")):
         cards.setdefault(file.parent.name, []).append(file.stem)
@@ -181,12 +181,12 @@ def list_cards() -> dict[str, list[str]]:
 
 
 def list_dataset_cards() -> list[str]:
-    """Names of the datasets that have a card, sorted."""
+    """Return the names of the datasets that have a card, sorted."""
     return sorted(file.stem for file in (CONFIGS / "datasets").glob("[!_]*.yaml"))
 
 
 def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``top`` laid over it: mappings key by key, everything else replaced."""
+    """Merge ``top`` over ``base``: mappings key by key, everything else replaced."""
     merged = dict(base)
     for key, value in top.items():
         below = merged.get(key)
@@ -223,7 +223,7 @@ class DatasetZoo:
     """Names of datasets."""
 
     def get_names(self) -> list[str]:
-        """What :func:`list_datasets` gives."""
+        """Return what :func:`list_datasets` gives."""
         return list_datasets()
 
 
@@ -231,21 +231,21 @@ model_zoo, dataset_zoo = ModelZoo(), DatasetZoo()
 
 
 def list_models() -> list[tuple[str, list[str]]]:
-    """Names of models with the types that have a card, both sorted."""
+    """Return the names of models with the types that have a card, both sorted."""
     cards = list_cards()
     return [(name, cards.get(name, [])) for name in sorted({*cards, *MODELS.names()})]
 
 
 def list_datasets() -> list[str]:
-    """Names of dataset classes and dataset cards, sorted."""
+    """Return the names of dataset classes and dataset cards, sorted."""
     return sorted({*DATASETS.names(), *list_dataset_cards()})
 
 
 def list_processors() -> list[str]:
-    """Names of processors, sorted."""
+    """Return the names of processors, sorted."""
     return PROCESSORS.names()
 
 
 def list_tasks() -> list[str]:
-    """Names of tasks, sorted."""
+    """Return the names of tasks, sorted."""
     return TASKS.names()

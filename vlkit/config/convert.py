@@ -22,7 +22,7 @@ Problems = list[tuple[str, str]]
 
 
 def convert(value: Any, hint: Any, path: str, problems: Problems) -> Any:
-    """``value`` as ``hint`` wants it; mistakes are added to ``problems`` and None is returned.
+    """Convert ``value`` to what ``hint`` says; add mistakes to ``problems`` and return None.
 
     Args:
         value: what YAML gave.
@@ -61,7 +61,7 @@ def arguments(
     provided: Collection[str] = (),
     configured: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The keyword arguments that ``mapping`` gives, checked and converted.
+    """Check and convert the keyword arguments that ``mapping`` gives.
 
     Args:
         taken: of the constructor.
@@ -127,7 +127,7 @@ def _advice(value: Any, hint: Any) -> str:
 
 
 def _no_path(value: str) -> str:
-    """Why a text is no path of this machine; "": it is one."""
+    """Return why a text is no path of this machine; "": it is one."""
     if not value.strip():
         return " A path is needed, or null where there is a default."
     return " An address cannot be used here." if _ADDRESS.match(value) else ""
@@ -199,7 +199,7 @@ def _mapping(value: Any, hint: Any, args: tuple[Any, ...], path: str, problems: 
 
 
 def _single(value: Any, kind: type, path: str, problems: Problems) -> Any:
-    """A value for a plain class."""
+    """Convert a value for a plain class."""
     if kind is NONE:
         return None if value is None else _wrong(value, kind, path, problems)
     if kind is float and type(value) in (int, float):

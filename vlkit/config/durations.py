@@ -51,12 +51,12 @@ class Duration:
 
     @property
     def seconds(self) -> float | None:
-        """Seconds of training; None unless the unit is a time."""
+        """Return the seconds of training; None unless the unit is a time."""
         return float(self.amount * TIMES[self.unit]) if self.unit in TIMES else None
 
     @classmethod
     def parse(cls, value: Any) -> Duration:
-        """A duration from what a config holds; a number alone counts steps; ``k`` is thousand, ``M`` million.
+        """Return a duration from what a config holds; a number alone counts steps; ``k`` is thousand, ``M`` million.
 
         Raises:
             ConfigError: what was given is none of the allowed forms.
@@ -77,7 +77,7 @@ class Duration:
         raise ConfigError(f"{value!r} is no duration. Write {cls.FORMS}.")
 
     def resolve(self, samples_per_epoch: int, batch_size: int) -> int:
-        """Optimizer steps, rounded to the nearest whole one (halves up); at least 1 if the duration is not 0.
+        """Return optimizer steps, rounded to the nearest whole one (halves up); at least 1 if the duration is not 0.
 
         Args:
             samples_per_epoch: size of the training data.
@@ -122,7 +122,7 @@ class Cadence:
 
     @classmethod
     def parse(cls, value: Any) -> Cadence:
-        """What a config holds: one duration, or a list of them.
+        """Return what a config holds: one duration, or a list of them.
 
         Raises:
             ConfigError: what was given is none of the allowed forms.
@@ -156,7 +156,7 @@ class Count(int):
 
 
 def _read(text: str, forms: str) -> tuple[int | float, str]:
-    """Number and unit ("" if there is none) of a text such as ``1.5k samples``."""
+    """Return the number and unit ("" if there is none) of a text such as ``1.5k samples``."""
     match = _TEXT.fullmatch(text)
     if match is None:
         raise ConfigError(f"{text!r} cannot be read. Write {forms}.")

@@ -39,7 +39,7 @@ class _Measure:
         self.open: list[str] = []
 
     def size(self, value: Any, path: str, links: int) -> int:
-        """Values plus characters of ``value``, which is at a key path; references are followed."""
+        """Return the values plus characters of ``value``, which is at a key path; references are followed."""
         if path in self.sizes:
             return self.sizes[path]
         if path in self.open:
@@ -81,7 +81,7 @@ class _Measure:
 
 
 def _absolute(name: str, path: str) -> str | None:
-    """The key path that ``name`` in the text at ``path`` means; None: a resolver such as ``oc.env:HOME``."""
+    """Return the key path that ``name`` in the text at ``path`` means; None: a resolver such as ``oc.env:HOME``."""
     if ":" in name:
         return None
     name = re.sub(r"\[(\w+)\]", r".\1", name)

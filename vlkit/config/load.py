@@ -34,7 +34,7 @@ class Config:
         self._places = places or {}
 
     def origin(self, key_path: str) -> str:
-        """``run.yaml: optim.lr (line 12)``, ``command line: optim.lr``, or the key path if nothing is known.
+        """Return ``run.yaml: optim.lr (line 12)``, ``command line: optim.lr``, or the key path if nothing is known.
         A key that was not written takes the line of the nearest mapping that was."""
         place = self._place(key_path)
         if place is None:
@@ -44,7 +44,7 @@ class Config:
         return f"{display(place.file)}: {key_path} (line {place.line})"
 
     def source(self, key_path: str) -> Path | None:
-        """The file in which ``key_path`` was written; None for the command line."""
+        """Return the file in which ``key_path`` was written; None for the command line."""
         place = self._place(key_path)
         return place.file if place else self.path
 
@@ -77,7 +77,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def read_tree(path: str | Path) -> tuple[Node, Config]:
-    """A file as it is written, with what it extends but with interpolations left in, as a tree and as data.
+    """Read a file as it is written, with what it extends but with interpolations left in, as a tree and as data.
 
     Raises:
         ConfigError: a file is missing or not YAML.
@@ -95,7 +95,7 @@ def load_nested(
     overrides: Sequence[str] = (),
     context: Mapping[str, Any] | None = None,
 ) -> Config:
-    """A configuration that another file holds or names.
+    """Load a configuration that another file holds or names.
 
     Args:
         root: a mapping inside the file ``path``, or a path relative to it; ``extends`` in it works as ever.
@@ -119,7 +119,7 @@ def load_nested(
 
 
 def expanded(path: str | Path) -> Path:
-    """``path`` with ``~`` and ``~name`` replaced by home folders; a name that nobody has stays as it is. Of
+    """Replace ``~`` and ``~name`` in ``path`` by home folders; a name that nobody has stays as it is. Of
     ``package://name/path`` the place in the installed package.
 
     Raises:
@@ -136,12 +136,12 @@ def expanded(path: str | Path) -> Path:
 
 
 def to_yaml(config: Config) -> str:
-    """The resolved configuration as YAML; loading it gives the same data."""
+    """Return the resolved configuration as YAML; loading it gives the same data."""
     return dump_yaml(config.data)
 
 
 def display(path: Path | None) -> str:
-    """``path`` as a person would write it: relative when it lies under the working directory."""
+    """Return ``path`` as a person would write it: relative when it lies under the working directory."""
     if path is None:
         return "command line"
     try:
@@ -152,7 +152,7 @@ def display(path: Path | None) -> str:
 
 
 def _load_file(path: Path, chain: tuple[Path, ...], loaded: dict[Path, Node]) -> Node:
-    """The tree of a file with what it extends.
+    """Load the tree of a file with what it extends.
 
     Args:
         path: of the file.
@@ -180,7 +180,7 @@ def _load_file(path: Path, chain: tuple[Path, ...], loaded: dict[Path, Node]) ->
 
 
 def _read(path: Path, by: str) -> bytes:
-    """The content of a file; ``by`` says in messages what names it."""
+    """Read the content of a file; ``by`` says in messages what names it."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):
@@ -206,13 +206,13 @@ def _why(error: Exception) -> str:
 
 
 def _shown(path: Path) -> str:
-    """``path`` for a message: as :func:`display` gives it, the middle left out where it is very long."""
+    """Return ``path`` for a message: as :func:`display` gives it, the middle left out where it is very long."""
     text = display(path)
     return text if len(text) <= 300 else f"{text[:100]}...{text[-100:]} ({len(text):,} characters)"
 
 
 def _with_bases(root: Node, path: Path, chain: tuple[Path, ...], loaded: dict[Path, Node]) -> Node:
-    """``root`` laid over what it extends."""
+    """Merge ``root`` over what it extends."""
     merged = Node({}, root.place)
     for base in _bases(root, path):
         merged = merge(merged, _load_file(path.parent / expanded(base), chain, loaded))
@@ -227,7 +227,7 @@ def _finish(root: Node, path: Path, overrides: Sequence[str], context: Mapping[s
 
 
 def _bases(root: Node, path: Path) -> list[str]:
-    """Takes ``extends`` out of ``root``."""
+    """Take ``extends`` out of ``root``."""
     extends = root.value.pop("extends", None)
     if extends is None or extends.value is None:
         return []
@@ -249,7 +249,7 @@ def _plain(node: Node, path: str, places: dict[str, SourceLocation]) -> Any:
 
 
 def _resolve(config: Config, context: Mapping[str, Any]) -> dict[str, Any]:
-    """The data with every ``${...}`` replaced; it may also name what is in ``context``."""
+    """Replace every ``${...}`` in the data, which may also name what is in ``context``."""
     if not _refers(config.data):
         return config.data
     from omegaconf import OmegaConf
@@ -275,7 +275,7 @@ def _resolve(config: Config, context: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refers(value: Any) -> bool:
-    """Whether a text in ``value`` is resolved to something else."""
+    """Return whether a text in ``value`` is resolved to something else."""
     if isinstance(value, str):
         return "${" in value or value == "???"
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -283,7 +283,7 @@ def _refers(value: Any) -> bool:
 
 
 def _leaves(context: Mapping[str, Any]) -> list[str]:
-    """The key paths of plain values in a mapping of values and mappings of values."""
+    """Return the key paths of plain values in a mapping of values and mappings of values."""
     return [
         f"{name}.{key}" if key else name
         for name, value in context.items()
@@ -292,5 +292,5 @@ def _leaves(context: Mapping[str, Any]) -> list[str]:
 
 
 def _kind(value: Any) -> str:
-    """What a file holds, in words; never its content, which may be a secret."""
+    """Return what a file holds, in words; never its content, which may be a secret."""
     return "a list" if isinstance(value, list) else "a single value"

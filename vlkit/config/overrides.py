@@ -11,7 +11,7 @@ COMMAND_LINE = SourceLocation(None)
 
 
 def merge(base: Node, top: Node) -> Node:
-    """``base`` with ``top`` laid over it: mappings key by key, everything else replaced."""
+    """Merge ``top`` over ``base``: mappings key by key, everything else replaced."""
     if not (isinstance(base.value, dict) and isinstance(top.value, dict)):
         return top
     merged = dict(base.value)
@@ -21,7 +21,7 @@ def merge(base: Node, top: Node) -> Node:
 
 
 def apply_overrides(root: Node, overrides: Sequence[str]) -> Node:
-    """``root`` with each override laid over it, in order.
+    """Merge each override over ``root``, in order.
 
     Args:
         overrides: ``key.path=value``; the value is YAML. A key may be new; a list index may not.
@@ -42,7 +42,7 @@ def apply_overrides(root: Node, overrides: Sequence[str]) -> Node:
 
 
 def lay(root: Node, key_path: str, value: Node) -> Node:
-    """``root`` with ``value`` laid over it at ``key_path``, as an override does; the value keeps its place.
+    """Merge ``value`` over ``root`` at ``key_path``, as an override does; the value keeps its place.
 
     Raises:
         ConfigError: the key path leads through something that has no keys.
@@ -51,7 +51,7 @@ def lay(root: Node, key_path: str, value: Node) -> Node:
 
 
 def parse_override(text: str) -> tuple[list[str], Node]:
-    """``("optim.lr=1e-4")`` gives ``["optim", "lr"]`` and the value.
+    """Parse an override: ``optim.lr=1e-4`` gives ``["optim", "lr"]`` and the value.
 
     Raises:
         ConfigError: no ``=``, an empty key, or a value that is not YAML.
@@ -85,7 +85,7 @@ def _from_command_line(node: Node) -> Node:
 
 
 def _place(node: Node, keys: list[str], value: Node, path: str) -> Node:
-    """A copy of ``node`` with ``value`` at ``keys``; ``path`` is where ``node`` is, for messages."""
+    """Copy ``node`` with ``value`` at ``keys``; ``path`` is where ``node`` is, for messages."""
     if not keys:
         return merge(node, value)
     key, here = keys[0], f"{path}.{keys[0]}" if path else keys[0]

@@ -38,15 +38,15 @@ class ComponentSpec:
 
     @property
     def name(self) -> str:
-        """What is looked up."""
+        """Return the name that is looked up."""
         return str(self.mapping.get("name"))
 
     def check(self) -> list[str]:
-        """What is wrong with it; nothing is built."""
+        """Return the problems; build nothing."""
         return check(self.registry, self.mapping, self.where, self.origin)
 
     def build(self, **provided: Any) -> Any:
-        """The object. What the mapping calls ``data://...`` is looked for in the data folder.
+        """Build the object. What the mapping calls ``data://...`` is taken from the data folder.
 
         Args:
             **provided: constructor arguments that are objects, not configuration.
@@ -90,8 +90,8 @@ class ModelPart(ComponentSpec):
         return problems + [problem for part in self.models.values() for problem in part.check()]
 
     def build(self, **provided: Any) -> Any:
-        """The model; models inside it that are not ``provided`` are built without weights. It knows the image processor
-        of its card, which its calls apply to pictures.
+        """Build the model; models inside it that are not ``provided`` are built without weights. It gets the image
+        processor of its card, which its calls apply to pictures.
 
         Raises:
             ConfigError: what :meth:`check` reports.
@@ -129,12 +129,12 @@ class DatasetSpec(ComponentSpec):
 
 
 def task_part(mapping: Mapping[str, Any], where: str = "task", origin: Origin = str) -> ComponentSpec:
-    """A task from ``{name, ...arguments}``."""
+    """Describe a task by ``{name, ...arguments}``."""
     return ComponentSpec(TASKS, _mapping(mapping, where, origin), where, origin)
 
 
 def model_part(mapping: Mapping[str, Any], where: str = "model", origin: Origin = str) -> ModelPart:
-    """A model from ``{name, type, ...arguments}``: the card's arguments with the given ones over them.
+    """Describe a model by ``{name, type, ...arguments}``: the card's arguments with the given ones over them.
 
     An argument that is a model itself is a mapping of this kind too, which may say ``weights``.
 
@@ -162,7 +162,7 @@ def model_part(mapping: Mapping[str, Any], where: str = "model", origin: Origin 
 
 
 def _models_inside(given: dict[str, Any], where: str, origin: Origin) -> dict[str, ModelPart]:
-    """Takes the mappings of arguments that are models out of ``given``."""
+    """Take the mappings of arguments that are models out of ``given``."""
     mappings = [key for key, value in given.items() if isinstance(value, Mapping)]
     try:
         taken = signature(MODELS.get(str(given.get("name")))).parameters if mappings else {}
@@ -188,7 +188,7 @@ def dataset_part(
     model: ModelPart | None = None,
     training: bool = False,
 ) -> DatasetSpec:
-    """A dataset from ``{name, ...arguments}``.
+    """Describe a dataset by ``{name, ...arguments}``.
 
     Args:
         mapping: may hold processors as ``image_processor: {name: ...}``, and ``weight`` when ``training``. A
@@ -227,7 +227,7 @@ def _is_card(given: Mapping[str, Any]) -> bool:
 
 
 def _with_card(given: dict[str, Any], where: str, origin: Origin) -> tuple[dict[str, Any], Origin]:
-    """The arguments of a dataset that a card describes, and where each was written."""
+    """Return the arguments of a dataset that a card describes, and where each was written."""
     card = dataset_card_config(given["name"])
     splits, split = card.data.get("splits") or {}, given.get("split")
     if splits and split is None and len(splits) == 1:
@@ -245,7 +245,7 @@ def _with_card(given: dict[str, Any], where: str, origin: Origin) -> tuple[dict[
 
 
 def _default_processors(model: ModelPart | None, training: bool) -> dict[str, ComponentSpec]:
-    """What the model's card says, by constructor argument; of several models inside it, the first one's card."""
+    """Return the processors of the model's card by constructor argument; with models inside it, those of the first one."""
     if model is not None and model.models and not model.card:
         model = next(iter(model.models.values()))
     split = "train" if training else "eval"
@@ -267,7 +267,7 @@ def _takes(name: Any, key: str) -> bool:
 
 
 def _first_of(card: Config, given: Mapping[str, Any], where: str, sections: list[str], origin: Origin) -> Origin:
-    """Places of keys that may come from the run file (``where``) or else from one of the card's sections."""
+    """Return the places of keys that may come from the run file (``where``) or else from one of the card's sections."""
 
     def placed(path: str) -> str:
         inside = path[len(where) + 1 :] if path.startswith(f"{where}.") else ""

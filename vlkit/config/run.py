@@ -48,13 +48,13 @@ class RunConfig:
 
     @property
     def output_dir(self) -> Path:
-        """Where the run writes: as configured, or ``output/<name of the run file>``."""
+        """Return the output folder of the run: as configured, or ``output/<name of the run file>``."""
         name = self.config.path.stem if self.config.path else "run"
         return self.run.output_dir or Path("output") / name
 
 
 def check_run(config: Config, training: bool = True) -> RunConfig:
-    """The parts of a run file, after loading its plugins.
+    """Check a run file after loading its plugins; return its parts.
 
     Args:
         training: whether the run trains; otherwise ``optim``, ``datasets.train`` and a length may be absent.
@@ -111,7 +111,7 @@ class _Checker(Sections):
         return found
 
     def entries(self, key: str, kind: type) -> Any:
-        """``datasets.train`` (a list) or ``datasets.eval`` (a mapping); empty when it is absent or wrong."""
+        """Return ``datasets.train`` (a list) or ``datasets.eval`` (a mapping); empty when it is absent or wrong."""
         value = self.mapping("datasets").get(key)
         forms = {"train": "a list: [{name: ...}]", "eval": "a mapping: {val: {name: ...}}"}
         if value is not None and not isinstance(value, kind):

@@ -163,7 +163,7 @@ class RunOptions:
 
     @property
     def length(self) -> Duration | None:
-        """How long to train, however it was given."""
+        """Return the length of training, however it was given."""
         return next(iter(self._lengths().values()), None)
 
     def _lengths(self) -> dict[str, Duration]:
@@ -177,7 +177,7 @@ class RunOptions:
 
 
 def length_problem(optim: OptimConfig, run: RunOptions) -> str | None:
-    """Why the schedule of ``optim`` cannot follow the length of ``run``; None: it can."""
+    """Return why the schedule of ``optim`` cannot follow the length of ``run``; None: it can."""
     if run.length is None or run.length.seconds is None:
         return None
     if optim.schedule_unit == "epoch" and optim.schedule in ("cosine", "linear", "wsd"):

@@ -62,12 +62,12 @@ class Sections:
         self.problems.append(f"{self.config.origin(path)}: {problem}")
 
     def mapping(self, name: str) -> dict[str, Any]:
-        """A section that may be absent or empty."""
+        """Return a section that may be absent or empty."""
         section = self.config.data.get(name)
         return section if isinstance(section, dict) else {}
 
     def section(self, name: str, schema: type[T]) -> T | None:
-        """The options of a section that no registry builds; None when they are wrong."""
+        """Return the options of a section that no registry builds; None when they are wrong."""
         found: Problems = []
         value = self.config.data.get(name)
         options = convert({} if value is None else value, schema, name, found)
@@ -76,14 +76,14 @@ class Sections:
         return options if not found else None
 
     def part(self, name: str, make: Callable[..., Any]) -> Any:
-        """A section that a registry builds, or None when it is absent or cannot even be read."""
+        """Return a section that a registry builds, or None when it is absent or cannot even be read."""
         if self.config.data.get(name) is None:
             self.report(name, f"the section {name!r} is missing: {name}: {{name: ...}}.")
             return None
         return self.checked(make, self.config.data[name], name, self.config.origin)
 
     def checked(self, make: Callable[..., Any], *args: Any) -> Any:
-        """The part that ``make`` gives, its problems reported; None when it cannot be made."""
+        """Return the part that ``make`` gives, its problems reported; None when it cannot be made."""
         try:
             part = make(*args)
         except ConfigError as error:

@@ -41,7 +41,7 @@ class Parameter:
 
     @property
     def required(self) -> bool:
-        """Whether it has no default."""
+        """Return whether it has no default."""
         return self.default is REQUIRED
 
 
@@ -54,7 +54,7 @@ class Signature:
 
 
 def signature(constructor: Callable[..., Any]) -> Signature:
-    """The keyword arguments of a class or function."""
+    """Read the keyword arguments of a class or function."""
     try:
         found = inspect.signature(constructor).parameters.values()
     except (TypeError, ValueError):  # some built-in types have none
@@ -71,7 +71,7 @@ def signature(constructor: Callable[..., Any]) -> Signature:
 
 
 def _factories(constructor: Callable[..., Any]) -> dict[str, Callable[[], Any]]:
-    """What makes the defaults of dataclass fields; the signature shows only a placeholder for them."""
+    """Return the factories of the defaults of dataclass fields; the signature shows only a placeholder for them."""
     if not (isinstance(constructor, type) and dataclasses.is_dataclass(constructor)):
         return {}
     made = {}
@@ -82,7 +82,7 @@ def _factories(constructor: Callable[..., Any]) -> dict[str, Callable[[], Any]]:
 
 
 def _hint(constructor: Callable[..., Any], name: str, annotation: Any) -> Any:
-    """One annotation at a time, so that one which names a type-checking import does not spoil the others."""
+    """Resolve one annotation at a time, so that one which names a type-checking import does not spoil the others."""
     if annotation is inspect.Parameter.empty:
         return Any
     holder = types.SimpleNamespace(__annotations__={name: annotation})
@@ -94,7 +94,7 @@ def _hint(constructor: Callable[..., Any], name: str, annotation: Any) -> Any:
 
 
 def _namespace(constructor: Callable[..., Any], name: str) -> dict[str, Any]:
-    """The names that an annotation could use: those of the module that holds it."""
+    """Return the names that an annotation could use: those of the module that holds it."""
     if not isinstance(constructor, type):
         return getattr(inspect.unwrap(constructor), "__globals__", {})
     if dataclasses.is_dataclass(constructor):
@@ -118,18 +118,18 @@ NONE = type(None)
 
 
 def is_model(kind: Any) -> bool:
-    """Whether a class is a model: ``torch.nn.Module`` or made from it. Nobody names it without importing torch."""
+    """Return whether a class is a ``torch.nn.Module``. Without torch imported there is none."""
     torch = sys.modules.get("torch.nn")
     return torch is not None and isinstance(kind, type) and issubclass(kind, torch.Module)
 
 
 def describes_model(hint: Any) -> bool:
-    """Whether an annotation is that of a model, or of a model or something else."""
+    """Return whether an annotation is that of a model, or of a model or something else."""
     return is_model(hint) or any(map(is_model, get_args(hint)))
 
 
 def type_name(hint: Any) -> str:
-    """An annotation in words a YAML author can use: ``float or null``, ``list of int``, ``'a' or 'b'``."""
+    """Return an annotation in words for a YAML author: ``float or null``, ``list of int``, ``'a' or 'b'``."""
     origin, args = get_origin(hint), get_args(hint)
     if hint in (Any, object) or isinstance(hint, (TypeVar, str)):
         return "any value"
@@ -170,13 +170,13 @@ def _class_name(kind: type) -> str:
 
 
 def describe_parameter(parameter: Parameter) -> str:
-    """``float above 0, default 0.1`` or ``int, required``."""
+    """Return ``float above 0, default 0.1`` or ``int, required``."""
     default = "required" if parameter.required else f"default {short(parameter.default)}"
     return f"{type_name(parameter.hint)}, {default}"
 
 
 def short(value: Any) -> str:
-    """``repr`` as YAML would spell it, cut to 60 characters."""
+    """Return ``repr`` as YAML would spell it, cut to 60 characters."""
     text = {None: "null", True: "true", False: "false"}.get(value) if isinstance(value, (NONE, bool)) else None
     text = text or redacted(str(value) if hasattr(value, "FORMS") else repr(value))
     return text if len(text) <= 60 else text[:57] + "..."

@@ -87,7 +87,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: _Dumper, text: str) -> yaml.Node:
-    """A text, in double quotes where a reader would take one of its characters for the end of a line."""
+    """Represent a text, in double quotes where a reader would take one of its characters for the end of a line."""
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if _LINE_ENDS.search(text) else None)
 
 
@@ -98,7 +98,7 @@ for _tag, _pattern, _first in _RULES:
 
 
 def parse_yaml(content: str | bytes, name: str, file: Path | None = None) -> Node:
-    """The tree of one YAML document; an empty document is an empty mapping.
+    """Parse one YAML document to a tree; an empty document is an empty mapping.
 
     Args:
         content: the text, or UTF-8 or UTF-16 bytes.
@@ -171,7 +171,7 @@ def _check_expanded(root: yaml.Node, name: str) -> None:
 
 
 def _is_text(value: str) -> bool:
-    """Whether a text can be a path and can be written as UTF-8."""
+    """Return whether a text can be a path and can be written as UTF-8."""
     try:
         value.encode()
     except UnicodeError:
@@ -191,7 +191,7 @@ def _at(node: yaml.Node, name: str, problem: str) -> ConfigError:
 
 
 def dump_yaml(data: Any) -> str:
-    """YAML that :func:`parse_yaml` reads back as ``data``; keys keep their order."""
+    """Write YAML that :func:`parse_yaml` reads back as ``data``; keys keep their order."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 

@@ -20,23 +20,23 @@ _SECRET = re.compile(
 
 
 def cache_dir() -> Path:
-    """Where downloads go: ``$VLKIT_CACHE``, else ``~/.cache/vlkit``."""
+    """Return the folder of downloads: ``$VLKIT_CACHE``, else ``~/.cache/vlkit``."""
     return Path(os.environ.get("VLKIT_CACHE") or "~/.cache/vlkit").expanduser()
 
 
 def offline() -> bool:
-    """Whether ``VLKIT_OFFLINE`` or ``HF_HUB_OFFLINE`` forbids downloads."""
+    """Return whether ``VLKIT_OFFLINE`` or ``HF_HUB_OFFLINE`` forbids downloads."""
     values = (os.environ.get(name, "") for name in ("VLKIT_OFFLINE", "HF_HUB_OFFLINE"))
     return any(value.strip().lower() not in ("", "0", "false", "no", "off") for value in values)
 
 
 def cached_path(url: str) -> Path:
-    """Where the cache keeps ``url``, whether or not it is there. Its credentials have no part in the name."""
+    """Return where the cache keeps ``url``, whether or not it is there. Its credentials have no part in the name."""
     return cache_dir().joinpath("downloads", *names_of(url))
 
 
 def mismatch(path: Path, expected: dict[str, str]) -> str:
-    """What differs between a file and its ``expected`` checksums (name of the algorithm to value), or ""."""
+    """Return what differs between a file and its ``expected`` checksums (name of the algorithm to value), or ""."""
     for algorithm, value in expected.items():
         found = digest(path, algorithm)
         if found != value:
@@ -45,7 +45,7 @@ def mismatch(path: Path, expected: dict[str, str]) -> str:
 
 
 def check_first_use(path: Path, record: Path) -> str:
-    """What differs between a file and the SHA-256 that ``record`` keeps of its first use, or ""."""
+    """Return what differs between a file and the SHA-256 that ``record`` keeps of its first use, or ""."""
     first_use = record.read_text().split()[:1] if record.is_file() else []
     problem = mismatch(path, {"sha256": first_use[0]}) if first_use else ""
     return f"{problem} (as at its first use)" if problem else ""
@@ -59,7 +59,7 @@ def record_first_use(path: Path, record: Path) -> None:
 
 
 def split_address(address: str) -> SplitResult:
-    """The parts of an address.
+    """Return the parts of an address.
 
     Raises:
         VlkitError: it is none.
@@ -71,7 +71,8 @@ def split_address(address: str) -> SplitResult:
 
 
 def names_of(address: str) -> list[str]:
-    """Host and path of an address as names of folders and a file, none of which leads out of the folder above it.
+    """Return host and path of an address as names of folders and a file, none of which leads out of the folder above
+    it.
 
     The query becomes a checksum at the end, without its credentials: a file is the same under the next signature.
 
@@ -89,7 +90,7 @@ def names_of(address: str) -> list[str]:
 
 
 def _name(part: str) -> str:
-    """A part of an address as a file name: what is too long for one ends in a checksum instead."""
+    """Return a part of an address as a file name: what is too long for one ends in a checksum instead."""
     if len(part.encode()) <= _LONGEST:
         return part
     return f"{part[:60]}-{hashlib.sha256(part.encode()).hexdigest()[:16]}"

@@ -230,7 +230,7 @@ def _warn_of_the_optimizer(path: Path) -> None:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder is a checkpoint of ours, sound or not."""
+    """Return whether a folder is a checkpoint of ours, sound or not."""
     return os.path.lexists(folder / TRAINER) or (
         step_of(folder) is not None and any(os.path.lexists(folder / name) for name in (MODEL, OPTIMIZER))
     )

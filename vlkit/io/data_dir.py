@@ -1,4 +1,4 @@
-"""The data folder: where annotation files and images of the known datasets lie.
+"""The data folder: annotation files and images of the known datasets.
 
 Configurations name what is in it as ``data://coco/images``. The cards of the datasets say where each file comes from;
 a file that is missing is downloaded if its card has a URL, and otherwise the error says what to put where.
@@ -36,13 +36,13 @@ class DataFile:
 
 
 def data_dir() -> Path:
-    """Where the data lie: ``$VLKIT_DATA``, else ``data`` in the cache."""
+    """Return the data folder: ``$VLKIT_DATA``, else ``data`` in the cache."""
     given = os.environ.get("VLKIT_DATA")
     return Path(given).expanduser() if given else cache_dir() / "data"
 
 
 def localize(value: Any, known: Mapping[str, DataFile]) -> Any:
-    """``value`` with every ``data://...`` in it, at any depth, as a path on this machine.
+    """Replace every ``data://...`` in ``value``, at any depth, by a path on this machine.
 
     Args:
         value: configuration: mappings, lists, plain values.
@@ -78,7 +78,7 @@ def _localize(value: Any, known: Mapping[str, DataFile], problems: list[str]) ->
 
 
 def _ensured(path: Path, file: DataFile) -> list[str]:
-    """See that ``path`` is there and right; what is wrong otherwise."""
+    """Check that ``path`` exists and is right; return the problems."""
     expected = {name: value for name, value in (("md5", file.md5), ("sha256", file.sha256)) if value}
     if path.exists():
         # A file of the user's stays where it is, whatever it holds; downloads are checked where they are made.

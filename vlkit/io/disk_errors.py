@@ -64,7 +64,7 @@ def describe(error: OSError) -> str:
 
 
 def _shown(path: str) -> str:
-    """A path for a message, the middle left out where it is very long."""
+    """Return a path for a message, the middle left out where it is very long."""
     return path if len(path) <= 300 else f"{path[:100]}...{path[-100:]} ({len(path):,} characters)"
 
 
@@ -117,7 +117,7 @@ def cannot(path: str | Path, error: BaseException, done: str = "written") -> Fil
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Whether an error says that the disk is full; safetensors reports it as text only."""
+    """Return whether an error says that the disk is full; safetensors reports it as text only."""
     return number_of(error) in _FULL
 
 

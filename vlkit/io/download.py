@@ -38,7 +38,7 @@ _BROKEN = (_Interrupted, urllib.error.URLError, http.client.HTTPException, Conne
 
 
 def fetch_http(url: str, target: Path, expected: dict[str, str]) -> Path:
-    """The file of ``url``: at ``target``, or in the cache of torch.hub, else downloaded to ``target``; checked.
+    """Return the file of ``url``: at ``target``, or in the cache of torch.hub, else downloaded to ``target``; checked.
 
     Args:
         url: http or https.
@@ -64,7 +64,7 @@ def fetch_http(url: str, target: Path, expected: dict[str, str]) -> Path:
 
 
 def _checked(url: str, target: Path, expected: dict[str, str]) -> Path:
-    """``target``, if it is what is expected and what it was at its first use."""
+    """Return ``target``, if it is what is expected and what it was at its first use."""
     record = target.with_name(target.name + ".sha256")
     problem = mismatch(target, expected) or check_first_use(target, record)
     if problem:
@@ -95,7 +95,7 @@ def _locked(target: Path) -> Iterator[None]:
 
 
 def _download(url: str, target: Path, trusted: bool) -> Path:
-    """The complete ``.part`` file of ``target``."""
+    """Return the complete ``.part`` file of ``target``."""
     part = target.with_name(target.name + ".part")
     for attempt in range(ATTEMPTS):
         try:
@@ -120,7 +120,7 @@ def _download(url: str, target: Path, trusted: bool) -> Path:
 
 
 def _transfer(url: str, part: Path, target: Path, trusted: bool) -> None:
-    """One connection: continues after what ``part`` holds, if the server still has the same file."""
+    """Transfer over one connection, continuing after what ``part`` holds if the server still has the same file."""
     have = _resumable(part, target, trusted)
     request = _request(url)
     if have:
@@ -152,7 +152,7 @@ def _transfer(url: str, part: Path, target: Path, trusted: bool) -> None:
 
 
 def _request(url: str) -> urllib.request.Request:
-    """A request for ``url``; a login in it becomes a header, which is not sent to where the server redirects."""
+    """Return a request for ``url``; a login in it becomes a header, which is not sent to where the server redirects."""
     parts = urlsplit(url)
     login, _, host = parts.netloc.rpartition("@")
     headers = {"User-Agent": "vlkit", "Accept-Encoding": "identity"}
@@ -164,7 +164,7 @@ def _request(url: str) -> urllib.request.Request:
 
 
 def _copy(response: Any, part: Path, have: int, total: int | None) -> None:
-    """Appends the response to the first ``have`` bytes of ``part``."""
+    """Append the response to the first ``have`` bytes of ``part``."""
     from tqdm import tqdm
 
     bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, desc=part.stem, disable=None)
@@ -185,7 +185,7 @@ def _copy(response: Any, part: Path, have: int, total: int | None) -> None:
 
 
 def _resumable(part: Path, target: Path, trusted: bool) -> int:
-    """Bytes of ``part`` that can be kept: none when neither the server nor a checksum would tell that the
+    """Return the bytes of ``part`` that can be kept: none when neither the server nor a checksum would tell that the
     file changed in between."""
     if not part.is_file() or not (trusted or _read(_validator_file(target))):
         return 0
@@ -193,7 +193,7 @@ def _resumable(part: Path, target: Path, trusted: bool) -> int:
 
 
 def _validator(response: Any) -> str:
-    """What names this version of the file for ``If-Range``; weak ETags may not be used there."""
+    """Return the name of this version of the file for ``If-Range``; weak ETags may not be used there."""
     etag = response.headers.get("ETag", "")
     return etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
 

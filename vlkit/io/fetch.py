@@ -19,7 +19,7 @@ _manager: Any = None
 
 
 def fetch(url_or_path: str | Path, sha256: str | None = None, md5: str | None = None) -> Path:
-    """A local file for a path or URL: the file itself, else a copy in a cache, else a download into ours.
+    """Return a local file for a path or URL: the file itself, else a copy in a cache, else a download into ours.
 
     Weights that torch.hub or the Hugging Face hub have already downloaded are used where they are. The SHA-256 of a
     cached file is written down at its first use (in our cache, ``<file>.sha256``) and compared at each later one, also
@@ -63,7 +63,7 @@ def fetch(url_or_path: str | Path, sha256: str | None = None, md5: str | None = 
 
 
 def path_manager() -> Any:
-    """The path manager of iopath; with a handler registered there :func:`fetch` takes ``s3://`` too."""
+    """Return the path manager of iopath; with a handler registered there :func:`fetch` takes ``s3://`` too."""
     global _manager
     if _manager is None:
         from iopath.common.file_io import PathManager
@@ -73,8 +73,8 @@ def path_manager() -> Any:
 
 
 def local_path(path: str | Path) -> Path:
-    """Where on this machine ``path`` is: a path with ``~``, ``file://``, or ``package://name/path`` in an installed
-    package, which is found without being imported. It need not exist.
+    """Return where on this machine ``path`` is: a path with ``~``, ``file://``, or ``package://name/path`` in an
+    installed package, which is found without being imported. It need not exist.
 
     Raises:
         VlkitError: no such package is installed, or the path leads out of it.
@@ -87,7 +87,7 @@ def local_path(path: str | Path) -> Path:
 
 
 def _in_file_address(uri: str) -> str:
-    """The path in a ``file://`` address."""
+    """Return the path in a ``file://`` address."""
     parts = split_address(uri)
     if parts.netloc not in ("", "localhost"):
         raise VlkitError(f"{uri}: files of another host cannot be read. Write file:///<path>, or the path alone.")
@@ -95,7 +95,7 @@ def _in_file_address(uri: str) -> str:
 
 
 def _in_package(uri: str) -> Path:
-    """Where the file of an installed package is; the package is found, not imported."""
+    """Return where the file of an installed package is; the package is found, not imported."""
     package, _, inside = uri.partition("://")[2].partition("/")
     parts = [part for part in inside.split("/") if part not in ("", ".")]
     if ".." in parts or "\\" in inside or "\0" in inside:

@@ -48,7 +48,7 @@ def atomic_write(path: str | Path, mode: str = "wb", need: int | None = None) ->
 
 @contextlib.contextmanager
 def atomic_dir(path: str | Path, need: int | None = None) -> Iterator[Path]:
-    """An empty folder to fill, which becomes ``path`` only when the block ends without an error.
+    """Open an empty folder to fill, which becomes ``path`` only when the block ends without an error.
 
     A folder that is there already is replaced as a whole. (It is moved aside first: a crash between the moves
     leaves it beside ``path``, named ``.<name>.<random>.old``.)
@@ -166,7 +166,7 @@ def sha256(path: str | Path) -> str:
 
 
 def why_unwritable(folder: Path) -> str | None:
-    """Why ``folder``, which need not be there yet, cannot be written; None: it can."""
+    """Return why ``folder``, which need not be there yet, cannot be written; None: it can."""
     path = folder.absolute()
     existing = next(each for each in (path, *path.parents) if each.exists())
     if not existing.is_dir():

@@ -29,7 +29,7 @@ _WEIGHTS = (".pth", ".pt", ".bin", ".safetensors")
 
 
 def in_torch_hub(url: str, expected: dict[str, str], record: Path) -> Path | None:
-    """The file that torch.hub (and so LAVIS, timm and the original BLIP) keeps for ``url``, or None.
+    """Return the file that torch.hub (and so LAVIS, timm and the original BLIP) keeps for ``url``, or None.
 
     It stays as it is: its SHA-256 is written to ``record`` at the first use and compared later.
 
@@ -53,7 +53,8 @@ def in_torch_hub(url: str, expected: dict[str, str], record: Path) -> Path | Non
 
 
 def fetch_hub(uri: str, expected: dict[str, str]) -> Path:
-    """The weights of a repository of the Hugging Face hub: a copy in our cache, or in the hub's, else a download.
+    """Return the weights of a repository of the Hugging Face hub: a copy in our cache, or in the hub's, else a
+    download.
 
     Args:
         uri: ``hf://owner/name``, or ``hf://owner/name@revision``.
@@ -184,7 +185,7 @@ def _restore(name: str, value: str | None) -> None:
 
 
 def hub_cache() -> str:
-    """The folder in which ``datasets`` keeps what it has prepared."""
+    """Return the folder in which ``datasets`` keeps what it has prepared."""
     import datasets.config
 
     return str(datasets.config.HF_DATASETS_CACHE)

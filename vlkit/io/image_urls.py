@@ -35,7 +35,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def fetch_image(url: str, max_bytes: int = MAX_BYTES, seconds: float = SECONDS) -> bytes:
-    """The file behind ``url``; nothing is written to a cache.
+    """Return the file behind ``url``; nothing is written to a cache.
 
     Args:
         url: http or https.
@@ -73,7 +73,7 @@ def fetch_image(url: str, max_bytes: int = MAX_BYTES, seconds: float = SECONDS) 
 
 
 def _request(url: str) -> urllib.request.Request:
-    """A request whose user and password travel in a header, to the first host alone."""
+    """Return a request whose user and password travel in a header, to the first host alone."""
     parts = urlsplit(url)
     user, _, host = parts.netloc.rpartition("@")
     request = urllib.request.Request(
@@ -106,7 +106,7 @@ def _read(url: str, max_bytes: int, seconds: float, deadline: float) -> bytes:
 
 
 def _reason(error: Exception, seconds: float) -> str:
-    """What went wrong, without the address."""
+    """Describe what went wrong, without the address."""
     cause = getattr(error, "reason", None)
     if isinstance(error, urllib.error.HTTPError):
         what = ", a redirect that is not followed" if 300 <= error.code < 400 else ""

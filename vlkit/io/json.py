@@ -145,7 +145,7 @@ _STRICT = json.JSONDecoder(parse_float=_finite, parse_constant=_refused)
 
 
 def _marking(hook: Hook | None, marks: list[_Mark], integers: bool) -> json.JSONDecoder:
-    """A decoder that puts a mark in place of each number that is not accepted.
+    """Return a decoder that puts a mark in place of each number that is not accepted.
 
     Args:
         marks: receives all marks.
@@ -190,7 +190,7 @@ def _syntax(error: json.JSONDecodeError, source: str, row: int = 0) -> JsonError
 
 
 def _row_of(text: str, place: int) -> int:
-    """The number of the element at ``place`` of the list that ``text`` is, from 1; 0: it is no list."""
+    """Return the number of the element at ``place`` of the list that ``text`` is, from 1; 0: it is no list."""
     at = len(text) - len(text.lstrip())
     if text[at : at + 1] != "[":
         return 0
@@ -210,7 +210,7 @@ def _row_of(text: str, place: int) -> int:
 
 
 def _sealed(data: Any, source: str) -> Any:
-    """The data with a :class:`BadRow` in place of each row that holds a mark."""
+    """Return the data with a :class:`BadRow` in place of each row that holds a mark."""
     if isinstance(data, _Mark):
         raise JsonError(source, f"{data.reason}.")
     if isinstance(data, list):
@@ -225,13 +225,14 @@ def _sealed(data: Any, source: str) -> Any:
 
 
 def number_fault_in(value: Any) -> str:
-    """Why a value that the hook of :func:`parse_rows` met holds a number that is not accepted, a sentence; or ""."""
+    """Return why a value that the hook of :func:`parse_rows` met holds a number that is not accepted, a sentence; or
+    ""."""
     mark = _mark_in(value)
     return f"{mark.reason}." if mark else ""
 
 
 def _mark_in(value: Any) -> _Mark | None:
-    """The first mark in a value, which is nested no deeper than ``DEEPEST`` levels."""
+    """Return the first mark in a value, which is nested no deeper than ``DEEPEST`` levels."""
     if isinstance(value, _Mark):
         return value
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -239,7 +240,7 @@ def _mark_in(value: Any) -> _Mark | None:
 
 
 def finite_or_none(content: Any) -> Any:
-    """``content`` with None in place of numbers that are not finite.
+    """Return ``content`` with None in place of numbers that are not finite.
 
     Tuples become lists; keys that are no text become the text that :func:`json.dumps` would write.
     """
@@ -251,7 +252,7 @@ def finite_or_none(content: Any) -> Any:
 
 
 def json_text(content: Any, indent: int | None = None) -> str:
-    """``content`` as JSON, in ASCII.
+    """Return ``content`` as JSON, in ASCII.
 
     Args:
         content: plain data. Anything else (a date, a NumPy number) is written as its text.
@@ -261,5 +262,5 @@ def json_text(content: Any, indent: int | None = None) -> str:
 
 
 def _key(key: Any) -> Any:
-    """JSON names members by texts; a float that is not finite would be named NaN by ``json.dumps``."""
+    """Return the name of a member: a float that is not finite would be named NaN by ``json.dumps``."""
     return str(key) if isinstance(key, float) and not math.isfinite(key) else key

@@ -27,7 +27,7 @@ INSTEAD = "8" * (LONGEST + 1)  # stands for what is nested too deep
 
 
 def too_deep(text: str) -> bool:
-    """Whether brackets outside of strings are nested deeper than ``DEEPEST``."""
+    """Return whether brackets outside of strings are nested deeper than ``DEEPEST``."""
     if len(text) < _LARGE and text.count("[") + text.count("{") <= DEEPEST:
         return False
     data = text.encode("utf-8", "surrogatepass")
@@ -45,14 +45,14 @@ def too_deep(text: str) -> bool:
 
 
 def long_integer(text: str) -> bool:
-    """Whether an integer outside of strings has more than ``LONGEST`` digits."""
+    """Return whether an integer outside of strings has more than ``LONGEST`` digits."""
     if len(text) <= LONGEST or not _SAMPLED.search(text[::_STRIDE]):
         return False
     return any(found[0].lstrip("-").isdigit() and number_fault(found[0]) for found in _outside(text, _NUMBER))
 
 
 def _outside(text: str, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
-    """What ``pattern`` finds outside of the strings of a JSON text."""
+    """Yield what ``pattern`` finds outside of the strings of a JSON text."""
     if "\\" in text:  # of the same length, so that places stay
         text = text.replace("\\\\", "xx").replace('\\"', "xx")
     quotes, at = 0, 0
@@ -79,7 +79,7 @@ def _deep(text: str) -> Iterator[tuple[int, int]]:
 
 
 def without_deep(text: str) -> str:
-    """The text with an integer of its own in place of each value that is nested too deep."""
+    """Return the text with an integer of its own in place of each value that is nested too deep."""
     if not too_deep(text):
         return text
     parts, at = [], 0
@@ -90,7 +90,7 @@ def without_deep(text: str) -> str:
 
 
 def place_of_fault(text: str) -> str:
-    """A sentence: the first thing in a text of valid syntax that is not accepted, with line and column."""
+    """Return a sentence: the first thing in a text of valid syntax that is not accepted, with line and column."""
     faults = []
     deep = next(_deep(text), None) if too_deep(text) else None
     if deep:
@@ -109,7 +109,7 @@ def place_of_fault(text: str) -> str:
 
 
 def number_fault(digits: str) -> str:
-    """Why a number is not accepted, or ""."""
+    """Return why a number is not accepted, or ""."""
     shown = digits if len(digits) <= 20 else f"{digits[:17]}..."
     if not digits.lstrip("-").isdigit():
         return f"it holds the number {shown}, which is too large for a float" if float(digits) in INFINITE else ""

@@ -66,7 +66,8 @@ _NAME = re.compile(r".*-(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-(?P<start>\d+)-[0-
 
 
 def owner_name() -> str:
-    """A new name that contains this host, its boot, this process and when it started; safe as the name of a file."""
+    """Return a new name that contains this host, its boot, this process and when it started; safe as the name of a
+    file."""
     host = re.sub(r"[^A-Za-z0-9]+", "_", platform.node())[:40] or "host"
     pid = os.getpid()
     return f"{host}-{_machine()}-{pid}-{_start_of(pid) or 0}-{secrets.token_hex(4)}"
@@ -84,7 +85,7 @@ def is_this_process(name: str) -> bool:
 
 
 def is_dead(name: str) -> bool:
-    """Whether the process of this name surely runs no more; False for all that cannot be known from here."""
+    """Return whether the process of this name surely runs no more; False for all that cannot be known from here."""
     parts = _NAME.fullmatch(name)
     if parts is None or parts["machine"] != _machine() or os.name == "nt":  # there os.kill would end it
         return False
@@ -101,7 +102,7 @@ def is_dead(name: str) -> bool:
 
 @functools.cache
 def _machine() -> str:
-    """This boot of this host, and the space of process numbers: containers of one host do not see each other's."""
+    """Identify this boot of this host and its PID namespace: containers of one host do not see each other's processes."""
     facts = [platform.node()]
     with contextlib.suppress(OSError):
         facts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -110,7 +111,7 @@ def _machine() -> str:
 
 
 def _start_of(pid: int) -> int | None:
-    """When a process started, in ticks after the boot; None: unknown. It tells apart processes of one number.
+    """Return when a process started, in ticks after the boot; None: unknown. It distinguishes processes of one number.
 
     A zombie, which has ended and was not waited for by its parent yet, gives -1: it is none of those that run.
     """

@@ -62,7 +62,7 @@ class TextError(DataError):
 
 
 def encoding_of(start: bytes) -> tuple[str, int]:
-    """The encoding that the byte order mark at the start of a file names, and the length of the mark in bytes.
+    """Return the encoding that the byte order mark at the start of a file names, and the length of the mark in bytes.
 
     Without a mark it is UTF-8.
     """
@@ -70,7 +70,7 @@ def encoding_of(start: bytes) -> tuple[str, int]:
 
 
 def kind_of(start: bytes) -> str:
-    """What a file that starts with these bytes is, if it is known and is no text: "a PNG image"; or ""."""
+    """Return what a file that starts with these bytes is, if it is known and is no text: "a PNG image"; or ""."""
     found = next((name for signature, name in _SIGNATURES if start.startswith(signature)), "")
     if not found and start[257:262] == b"ustar":
         return "a tar archive"
@@ -105,7 +105,7 @@ def decode(data: bytes, source: str, line: int = 1) -> str:
 
 
 def not_utf8(data: bytes, at: int) -> str:
-    """``not UTF-8 (byte 0xe9).`` for the byte at ``at``, with what the encoding may be."""
+    """Return ``not UTF-8 (byte 0xe9).`` for the byte at ``at``, with what the encoding may be."""
     said = f"not UTF-8 (byte 0x{data[at]:02x})."
     if data[:4096].count(0) * 4 > len(data[:4096]):
         return f"{said} It looks like UTF-16 without a byte order mark."
@@ -122,13 +122,13 @@ _ESCAPED = re.compile("[\udc80-\udcff]")
 
 
 def plain_suffix(file: Path) -> str:
-    """The suffix that tells the format, in lower case: ``.json`` of ``a.JSON`` and of ``a.json.gz``."""
+    """Return the suffix that tells the format, in lower case: ``.json`` of ``a.JSON`` and of ``a.json.gz``."""
     return Path(file.stem if file.suffix.lower() == ".gz" else file.name).suffix.lower()
 
 
 @contextlib.contextmanager
 def open_bytes(file: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file; those inside where it is gzip data, whatever it is called.
+    """Open the bytes of a file; those inside where it is gzip data, whatever its name is.
 
     Raises:
         TextError: it cannot be read, or the gzip data are cut off, damaged or a bomb, also while the block reads on.
@@ -176,7 +176,7 @@ class _Unpacked(io.RawIOBase):
 
 
 def read_bytes(file: Path) -> bytes:
-    """All bytes of a text file, unpacked where it is gzip data.
+    """Read all bytes of a text file, unpacked where it is gzip data.
 
     Raises:
         TextError: it cannot be read, or is known not to be text.
@@ -188,7 +188,7 @@ def read_bytes(file: Path) -> bytes:
 
 
 def start_of(file: Path) -> str:
-    """The first characters of a text file, without white space in front.
+    """Read the first characters of a text file, without white space in front.
 
     Raises:
         TextError: it cannot be read, or is known not to be text.
@@ -227,7 +227,7 @@ def check_kind(file: Path, start: bytes) -> None:
 
 @contextlib.contextmanager
 def open_text(file: Path, newline: str | None = None) -> Iterator[TextIO]:
-    """The characters of a text file: UTF-8, or what its byte order mark says.
+    """Open the characters of a text file: UTF-8, or what its byte order mark says.
 
     Bytes that are no UTF-8 become half surrogates, which :func:`encoding_fault` explains: one bad line leaves the
     others. Line ends are those of Unix, Windows and old Macs; other characters that Unicode calls line ends are none.
@@ -253,7 +253,7 @@ def open_text(file: Path, newline: str | None = None) -> Iterator[TextIO]:
 
 
 def encoding_fault(text: str) -> str:
-    """Why a text that :func:`open_text` gave holds bytes that are no UTF-8, a sentence; or ""."""
+    """Return why a text that :func:`open_text` gave holds bytes that are no UTF-8, a sentence; or ""."""
     found = None if text.isascii() else _ESCAPED.search(text)
     if not found:
         return ""

@@ -48,7 +48,7 @@ class Registry:
         _registries.add(self)
 
     def register(self, name: str) -> Callable[[T], T]:
-        """A decorator that files the class or function below it under ``name``.
+        """Return a decorator that registers the class or function below it under ``name``.
 
         Raises:
             RegistryError: the name is taken by something defined elsewhere; both places are named.
@@ -66,7 +66,7 @@ class Registry:
         return decorate
 
     def get(self, name: str) -> Callable[..., Any]:
-        """The class registered as ``name``.
+        """Return the class registered as ``name``.
 
         Raises:
             RegistryError: nothing is; the message has the closest names and all that are known.
@@ -86,7 +86,7 @@ class Registry:
         )
 
     def names(self) -> list[str]:
-        """All names, sorted, after a full scan."""
+        """Return all names, sorted, after a full scan."""
         self._scan()
         load_entry_points()
         return sorted(self._items)
@@ -134,7 +134,7 @@ def _drop_unfinished() -> None:
 
 
 def _place(item: Callable[..., Any]) -> str:
-    """``file:line``; a reloaded file gives the same place, so it may register again."""
+    """Return ``file:line``; a reloaded file gives the same place, so it may register again."""
     try:
         return f"{inspect.getsourcefile(item)}:{inspect.getsourcelines(item)[1]}"
     except (OSError, TypeError):
@@ -199,22 +199,22 @@ TASKS = Registry("task", "vlkit.tasks")
 
 
 def list_models() -> list[str]:
-    """Names of models, sorted. This and what follows is how LAVIS's ``registry`` is asked."""
+    """Return the names of models, sorted. This and the following functions are LAVIS's interface of ``registry``."""
     return MODELS.names()
 
 
 def list_processors() -> list[str]:
-    """Names of processors, sorted."""
+    """Return the names of processors, sorted."""
     return PROCESSORS.names()
 
 
 def list_datasets() -> list[str]:
-    """Names of dataset classes, sorted; those of dataset cards are in ``vlkit.list_datasets()``."""
+    """Return the names of dataset classes, sorted; those of dataset cards are in ``vlkit.list_datasets()``."""
     return DATASETS.names()
 
 
 def list_tasks() -> list[str]:
-    """Names of tasks, sorted."""
+    """Return the names of tasks, sorted."""
     return TASKS.names()
 
 
@@ -224,15 +224,15 @@ def get_model_class(name: str) -> Callable[..., Any]:
 
 
 def get_processor_class(name: str) -> Callable[..., Any]:
-    """The processor registered as ``name``."""
+    """Return the processor registered as ``name``."""
     return PROCESSORS.get(name)
 
 
 def get_builder_class(name: str) -> Callable[..., Any]:
-    """The dataset registered as ``name``."""
+    """Return the dataset registered as ``name``."""
     return DATASETS.get(name)
 
 
 def get_task_class(name: str) -> Callable[..., Any]:
-    """The task registered as ``name``."""
+    """Return the task registered as ``name``."""
     return TASKS.get(name)

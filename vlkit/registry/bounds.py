@@ -46,7 +46,7 @@ class Range:
 
     @property
     def technical(self) -> bool:
-        """Whether ``high`` is only what the number types of the machine allow, which descriptions leave out."""
+        """Return whether ``high`` is only what the number types of the machine allow, which descriptions leave out."""
         return self.high in (LARGEST_INT, LARGEST_SEED, LARGEST_FLOAT)
 
     def __str__(self) -> str:
@@ -100,7 +100,7 @@ Statistic = Annotated[float, Range(-1e6, 1e6)]
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a number is finite as a float: no NaN, not infinite, and no integer too large for it."""
+    """Return whether a number is finite as a float: no NaN, not infinite, and no integer too large for it."""
     try:
         return math.isfinite(value)
     except OverflowError:
@@ -108,13 +108,13 @@ def is_finite(value: Any) -> bool:
 
 
 def number(value: float) -> str:
-    """A bound as people write it: integers in full, other numbers with up to six digits."""
+    """Return a bound as people write it: integers in full, other numbers with up to six digits."""
     whole = float(value).is_integer() and abs(value) < 2**63
     return str(int(value)) if whole else f"{value:g}"
 
 
 def number_spans(hint: Any) -> list[tuple[type, Range | None]]:
-    """Every ``int`` and ``float`` in an annotation, at any depth, with its bounds; None: it has none.
+    """Return every ``int`` and ``float`` in an annotation, at any depth, with its bounds; None: it has none.
 
     Args:
         hint: an annotation, resolved and with its extras.
@@ -155,7 +155,7 @@ def check_fields(instance: Any, what: str = "") -> None:
 
 
 def _needed(value: Any, hint: Any) -> str:
-    """``it must be at least 1``, or ``a finite number is needed``, where ``value`` is not what ``hint`` says."""
+    """Return ``it must be at least 1``, or ``a finite number is needed``, where ``value`` is not what ``hint`` says."""
     kind, span = number_spans(hint)[0]
     is_number = isinstance(value, numbers.Integral if kind is int else numbers.Real) and not isinstance(value, bool)
     if not is_number or span is None or not is_finite(value):

@@ -25,7 +25,7 @@ VARIABLE = "VLKIT_PLUGIN_FILES"
 
 
 def module_name(file: Path) -> str:
-    """The module of a plugin file: the same in every process and on every run.
+    """Return the module of a plugin file: the same in every process and on every run.
 
     Args:
         file: resolved path.
@@ -35,7 +35,7 @@ def module_name(file: Path) -> str:
 
 
 def known_files() -> dict[str, Path]:
-    """Module name to file, for the plugins of this process and of those that started it."""
+    """Map module names to files, for the plugins of this process and of those that started it."""
     try:
         files = json.loads(os.environ.get(VARIABLE) or "[]")
     except ValueError:  # set by someone else
