@@ -245,7 +245,7 @@ def _with_card(given: dict[str, Any], where: str, origin: Origin) -> tuple[dict[
 
 
 def _default_processors(model: ModelPart | None, training: bool) -> dict[str, ComponentSpec]:
-    """Return the processors of the model's card by constructor argument; with models inside it, those of the first one."""
+    """Return the processors of the model's card by constructor argument; with models inside it, those of the first."""
     if model is not None and model.models and not model.card:
         model = next(iter(model.models.values()))
     split = "train" if training else "eval"

@@ -102,7 +102,7 @@ def is_dead(name: str) -> bool:
 
 @functools.cache
 def _machine() -> str:
-    """Identify this boot of this host and its PID namespace: containers of one host do not see each other's processes."""
+    """Identify this boot of this host and its PID namespace: containers do not see each other."""
     facts = [platform.node()]
     with contextlib.suppress(OSError):
         facts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
