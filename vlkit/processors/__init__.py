@@ -1,7 +1,6 @@
-"""From raw images and texts to what models take: each processor is a callable, registered in ``PROCESSORS``.
+"""Convert images, texts and videos to model inputs. Processors are callables, registered in ``PROCESSORS``.
 
-``open_image`` reads any picture, ``resize`` crops and scales it, ``randaugment`` (with ``warp``) augments it,
-``image`` and ``text`` hold the registered transforms, ``tokenizer`` turns texts into ids and back. Import
-what you
-need from these modules: this package itself loads nothing.
+``open_image`` reads image files, ``resize`` crops and scales, ``randaugment`` (with ``warp``) augments, ``image``,
+``text`` and ``video`` hold the registered transforms, ``tokenizer`` converts texts to ids and back. The package itself
+loads none of them.
 """

@@ -1,4 +1,4 @@
-"""Image files before they are decoded: what they are, and whether decoding them is within the limits.
+"""Check image files before they are decoded: their format, and whether decoding stays within the limits.
 
 A small file can keep a decoder busy for minutes or fill the memory: by its size in pixels, by scans of a JPEG, tiles of
 a TIFF, metadata that overlap, or millions of empty blocks. Each is bounded here, by what the headers say, so that a
@@ -28,12 +28,12 @@ from vlkit.processors.image_headers import (
 )
 
 MAX_PIXELS = 250_000_000
-"""A gigabyte as Pillow keeps it. Photographs of 240 megapixels are the largest that a camera for sale takes."""
+"""A gigabyte in Pillow. The largest cameras on sale take 240 megapixels."""
 SCANS_OF_ALL = 6
 """Scans that a JPEG of ``max_pixels`` may have. Smaller ones may have more, up to ``MAX_SCANS``; encoders write 10."""
 _MAX_TILES = 100_000
 _SLOW = {"WEBP": 2, "AVIF": 4, "JPEG2000": 8}
-"""How many times longer than a JPEG's a pixel takes, about."""
+"""Approximate decoding time of a pixel, relative to JPEG."""
 _IN_PYTHON = {"ppm": 400, "ppm_plain": 400, "bmp_rle": 200}
 """The same for what Pillow decodes without native code."""
 
@@ -82,7 +82,7 @@ def open_encoded(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Opened
 
 
 def jpeg_header(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> JpegHeader | None:
-    """The markers of a JPEG file; None for other formats.
+    """Return the markers of a JPEG file; None for other formats.
 
     Raises:
         TooLarge: it is beyond a limit.
@@ -129,7 +129,7 @@ def check_size(width: int, height: int, name: str, max_pixels: int, slow: float 
 
 
 def unknown(data: bytes, name: str) -> str:
-    """Why ``data`` is no image that can be read."""
+    """Explain why ``data`` cannot be read as an image."""
     for format in FORMATS:
         accept = Image.OPEN[format][1] if format in Image.OPEN else None
         if accept is not None and accept(data[:16]):
@@ -184,7 +184,7 @@ def _check(image: Image.Image, data: bytes, name: str, max_pixels: int) -> None:
 
 
 def _bytes_of_pixel(tiles: list[Any], mode: str) -> int:
-    """In a file of raw or deflated pixels."""
+    """Return the bytes of a pixel in a file of raw or deflated pixels."""
     raw = tiles[0][3] if tiles else ""
     raw = raw[0] if isinstance(raw, tuple) and raw else raw
     channels = {"RGBA": 4, "RGBX": 4, "CMYK": 4, "RGB": 3, "LA": 2}.get(mode, 1)
@@ -196,7 +196,7 @@ _COMPRESSION, _ROWS, _JPEG = 259, 278, (6, 7)
 
 
 def _check_tiff(image: Any, data: bytes, name: str, max_pixels: int) -> None:
-    """Sizes and numbers of tiles (or strips), and the scans in them."""
+    """Check sizes and numbers of tiles (or strips), and the scans in them."""
     tags = image.tag_v2
 
     def values(keys: tuple[int, int]) -> list[int]:
@@ -232,7 +232,7 @@ def _check_scans(pixels: int, what: str, name: str, max_pixels: int) -> None:
 
 
 def _check_exif_of_avif(data: bytes, name: str) -> None:
-    """Pillow reads the EXIF block of these at once."""
+    """Check the EXIF block of an AVIF file, which Pillow reads as a whole."""
     for mark in (b"II*\0", b"MM\0*"):
         at = data.find(mark)
         for _ in range(16):
@@ -244,7 +244,7 @@ def _check_exif_of_avif(data: bytes, name: str) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Of formats other than JPEG. Pillow turns TIFF itself."""
+    """Return the orientation of formats other than JPEG. Pillow turns TIFF itself."""
     if image.format == "TIFF":
         return 1
     exif, xmp = image.info.get("exif"), image.info.get("XML:com.adobe.xmp") or image.info.get("xmp")

@@ -1,4 +1,4 @@
-"""What a file is, for messages: whether it is a regular one, and its format by its first bytes."""
+"""Name the kind of a file in messages: regular or special, and its format by its first bytes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _SPECIAL = {
 
 
 def file_size(path: str, wanted: str) -> int:
-    """Bytes of a regular file. Others are not opened: reading them may never end.
+    """Return the size of a regular file in bytes. Special files are not opened, since reading them may never end.
 
     Args:
         path: of the file.
@@ -74,7 +74,7 @@ def file_size(path: str, wanted: str) -> int:
 
 
 def kind_of(start: bytes, name: str = "") -> str:
-    """What a file is, with an article: "an EPS image"; "" where nothing is known.
+    """Return the kind of a file with an article ("an EPS image"), or "" if it is unknown.
 
     Args:
         start: its first 4 kB.

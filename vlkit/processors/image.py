@@ -45,7 +45,7 @@ class Normalize:
 
 
 def _as_tensor(pixels: np.ndarray) -> Tensor:
-    """The same values, in the same memory where torch takes it."""
+    """Return the same values as a tensor, without a copy where torch allows it."""
     if not pixels.flags.writeable or any(stride < 0 for stride in pixels.strides):
         pixels = pixels.copy()
     return torch.from_numpy(pixels)
@@ -67,7 +67,7 @@ def _check_range(name: str, low: float, high: float, most: float = float("inf"))
 
 
 def check_pixels(image_size: int, max_pixels: int) -> list[str]:
-    """What is wrong with these two arguments of an image processor."""
+    """List the errors of these two arguments of an image processor."""
     problems = [] if image_size >= 1 else [f"image_size: {image_size} pixels; it must be 1 or more."]
     if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
         problems.append(f"max_pixels: {max_pixels}; give a whole number of pixels, 1 or more (default: {MAX_PIXELS}).")
@@ -113,7 +113,7 @@ class BlipImageEval:
 
 @PROCESSORS.register("blip_image_train")
 class BlipImageTrain:
-    """A random part resized to a square, flipped half of the time, augmented and normalized. Paper: 4.1.
+    """Resize a random part to a square, flip it half of the time, augment and normalize. Paper: 4.1.
 
     Args:
         image_size: pixels a side.

@@ -53,7 +53,7 @@ class JpegHeader:
 
 
 def read_jpeg(data: bytes) -> JpegHeader | None:
-    """The header of a JPEG file; None where it is too damaged to tell. Takes time in proportion to the file.
+    """Read the header of a JPEG file; None if it is too damaged. Takes time in proportion to the file.
 
     Args:
         data: the file.
@@ -98,13 +98,13 @@ def read_jpeg(data: bytes) -> JpegHeader | None:
 
 
 def count_scans(data: bytes) -> int:
-    """Scans of a JPEG stream inside another format, which may lack its tables: at least 1."""
+    """Count the scans of a JPEG stream inside another format, which may lack its tables: at least 1."""
     header = read_jpeg(data)
     return 1 if header is None else header.scans
 
 
 class Metadata:
-    """What is left out, and what of it matters."""
+    """Metadata segments that are left out, and the orientation in them."""
 
     def __init__(self) -> None:
         self.dropped = 0
@@ -113,11 +113,11 @@ class Metadata:
 
     @property
     def orientation(self) -> int:
-        """EXIF's; that of XMP where EXIF has none."""
+        """Orientation of EXIF, or of XMP where EXIF has none."""
         return self._exif or self._xmp or 1
 
     def add(self, marker: int, content: bytes) -> None:
-        """Take note of a segment."""
+        """Record a segment."""
         self.dropped += 1
         if marker == _APP1 and content.startswith(b"Exif\0") and self._exif is None:
             self._exif = exif_orientation(content)
@@ -126,7 +126,7 @@ class Metadata:
 
 
 def _count_scans(data: bytes, at: int) -> tuple[int, int]:
-    """Scans from the one whose header ends at ``at``, and segments between them, each as far as its limit."""
+    """Count scans from the one whose header ends at ``at``, and segments between them, up to their limits."""
     scans, segments = 1, 0
     while scans <= MAX_SCANS and segments <= MAX_SEGMENTS:
         match = _AFTER_SCAN.search(data, at)
@@ -140,7 +140,7 @@ def _count_scans(data: bytes, at: int) -> tuple[int, int]:
 
 
 def exif_orientation(block: bytes) -> int | None:
-    """1 (upright) to 8, from an EXIF block (with or without ``Exif\\0\\0`` in front); None: it does not say."""
+    """Return 1 (upright) to 8, from an EXIF block (with or without ``Exif\\0\\0`` in front); None: it does not say."""
     if block.startswith(b"Exif\0"):
         block = block[6:]
     if block[:4] not in (b"II*\0", b"MM\0*"):
@@ -163,13 +163,13 @@ def exif_orientation(block: bytes) -> int | None:
 
 
 def xmp_orientation(packet: bytes) -> int | None:
-    """The same from an XMP packet."""
+    """Return the orientation in an XMP packet."""
     found = _XMP.search(packet)
     return int(found[1]) if found else None
 
 
 def claimed_bytes(block: bytes) -> int:
-    """What the tags of an EXIF block (or of a TIFF file) say they hold, overlaps counted each time."""
+    """Sum the sizes that the tags of an EXIF block (or of a TIFF file) declare; overlaps count each time."""
     order = "little" if block[:2] == b"II" else "big"
 
     def number(at: int, size: int) -> int:

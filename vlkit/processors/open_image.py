@@ -1,4 +1,4 @@
-"""Any picture a data set may hold, as 8-bit RGB."""
+"""Open images of any kind as 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _filters: warnings.catch_warnings | None = None
 
 
 def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """``source`` as a person would see it: upright (EXIF), on white, the first frame of an animation.
+    """Return ``source`` as it is displayed: upright (EXIF), on white, the first frame of an animation.
 
     Gray pictures of 16 bits are scaled to 8 bits. So are 32-bit integers in 0..65535; floats are taken as
     0..1 if they lie there, else as 0..255. Values outside these ranges are stretched from their minimum and
@@ -72,7 +72,7 @@ def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
 
 
 def describe(source: Any) -> str:
-    """What to call ``source`` in a message: its path where it has one."""
+    """Return a name of ``source`` for messages: its path if it has one."""
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     if isinstance(source, bytes):
@@ -84,7 +84,7 @@ def describe(source: Any) -> str:
 
 
 def read_bytes(source: Any, max_pixels: int = MAX_PIXELS) -> bytes:
-    """The encoded file behind a path, or the bytes given.
+    """Return the content of the file at a path, or the bytes given.
 
     Args:
         source: a path or bytes.
@@ -151,7 +151,7 @@ def _guarded(source: bytes | Image.Image, name: str, max_pixels: int) -> Image.I
 
 @contextmanager
 def pillow_without_limits() -> Iterator[None]:
-    """No warning and no limit of Pillow's inside: odd metadata and large sizes are judged by vlkit.
+    """Disable Pillow's warnings and size limit inside: vlkit checks metadata and sizes itself.
 
     Threads may overlap: the first one that enters saves what is global, the last one that leaves restores it.
     """
@@ -177,7 +177,7 @@ def pillow_without_limits() -> Iterator[None]:
 
 
 def encoded_format(data: bytes) -> str:
-    """Pillow's name of the format of an image file; "" where it is none that is read."""
+    """Return Pillow's name of the format of an image file, or "" if it is not supported."""
     try:
         with pillow_without_limits():
             return open_encoded(data, "").image.format or ""
@@ -186,7 +186,7 @@ def encoded_format(data: bytes) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation of a PIL image, 1 (upright) to 8; 1 where there is none or it cannot be read."""
+    """Return the EXIF orientation of a PIL image, 1 (upright) to 8; 1 where there is none or it cannot be read."""
     try:
         # The base class reads what the header held; some formats' own method would decode the picture.
         value = Image.Image.getexif(image).get(_ORIENTATION, 1)
@@ -201,14 +201,14 @@ def _upright(shown: Image.Image, orientation: int) -> Image.Image:
 
 
 def _without_orientation(image: Image.Image) -> Image.Image:
-    """``image`` without the metadata that may ask to turn it: a picture that is opened twice is turned once."""
+    """Remove the metadata that ask for a rotation, so that a picture opened twice is turned once."""
     for name in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
         image.info.pop(name, None)
     return image
 
 
 def _composed(image: Image.Image) -> Image.Image:
-    """RGB without transparency."""
+    """Convert to RGB, with transparency on white."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith(("I", "F")):
@@ -234,13 +234,13 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _strips(image: Image.Image) -> list[tuple[int, int]]:
-    """Top and bottom of parts of at most ``_STRIP`` pixels."""
+    """Return top and bottom of strips of at most ``_STRIP`` pixels."""
     rows = max(1, _STRIP // max(1, image.width))
     return [(top, min(image.height, top + rows)) for top in range(0, image.height, rows)]
 
 
 def _to_8bit(image: Image.Image) -> np.ndarray:
-    """A gray picture of 16 or 32 bits or floats, as uint8 [H, W]."""
+    """Scale a gray picture of 16 or 32 bits or floats to uint8 [H, W]."""
     source, strips = np.asarray(image), _strips(image)
 
     def values(top: int, bottom: int) -> np.ndarray:

@@ -44,7 +44,7 @@ def _luma(original: bool) -> tuple[float, ...]:
 
 
 def value_counts(image: np.ndarray) -> np.ndarray:
-    """How often each value occurs in each channel, int64 [3, 256].
+    """Count how often each value occurs in each channel, int64 [3, 256].
 
     Args:
         image: uint8 [H, W, 3].
@@ -54,7 +54,7 @@ def value_counts(image: np.ndarray) -> np.ndarray:
 
 
 def apply_tables(image: np.ndarray, tables: np.ndarray) -> np.ndarray:
-    """Every value replaced by what its table says.
+    """Replace every value by the entry of its table.
 
     Args:
         image: uint8 [H, W, 3].
@@ -81,7 +81,7 @@ def _translated(values: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 
 def identity(image: np.ndarray) -> np.ndarray:
-    """The image itself."""
+    """Return the image itself."""
     return image
 
 
@@ -105,7 +105,7 @@ def auto_contrast(image: np.ndarray, cutoff: float = 0, *, original: bool = Fals
 
 
 def _stretch(low: int, high: int, original: bool) -> np.ndarray:
-    """The table that maps ``low`` to 0 and ``high`` to 255."""
+    """Return the table that maps ``low`` to 0 and ``high`` to 255."""
     values = np.arange(256)
     if high <= low:
         return values
@@ -121,7 +121,7 @@ def equalize(image: np.ndarray) -> np.ndarray:
 
 
 def _flatten(count: np.ndarray) -> np.ndarray:
-    """The table for a channel whose values occur ``count`` times."""
+    """Return the table for a channel whose values occur ``count`` times."""
     total = np.cumsum(count)
     step = int(total[-1] - count[np.flatnonzero(count)[-1]]) // 255
     return (step // 2 + total - count) // step if step else np.arange(256)
@@ -139,12 +139,12 @@ def posterize(image: np.ndarray, bits: int) -> np.ndarray:
 
 
 def color(image: np.ndarray, factor: float, *, original: bool = False) -> np.ndarray:
-    """Blend with the grey image: 0 is grey, 1 the image, above 1 more colourful.
+    """Blend with the gray image: 0 is gray, 1 the image, above 1 more colorful.
 
     Args:
         image: uint8 [H, W, 3].
         factor: at least 0.
-        original: the grey image has the weights of red and blue exchanged.
+        original: the gray image has the weights of red and blue exchanged.
     """
     luma = np.array(_luma(original), dtype=np.float32)[:, None]
     mix = (np.eye(3, dtype=np.float32) - luma) * np.float32(factor) + luma
@@ -152,7 +152,7 @@ def color(image: np.ndarray, factor: float, *, original: bool = False) -> np.nda
 
 
 def contrast(image: np.ndarray, factor: float, *, original: bool = False) -> np.ndarray:
-    """Blend with the image's mean grey: 0 is grey, 1 the image, above 1 more contrast.
+    """Blend with the image's mean gray: 0 is gray, 1 the image, above 1 more contrast.
 
     Args:
         image: uint8 [H, W, 3].
@@ -193,7 +193,7 @@ def sharpness(image: np.ndarray, factor: float, *, original: bool = False) -> np
 
 
 def _smooth(image: np.ndarray) -> np.ndarray:
-    """The mean of each pixel (weight 5) and its eight neighbours (weight 1), mirrored at the border."""
+    """Average each pixel (weight 5) with its eight neighbors (weight 1), mirrored at the border."""
     height, width = image.shape[:2]
     mode: Any = "reflect" if min(height, width) > 1 else "edge"
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode=mode).astype(np.uint16)
@@ -203,7 +203,7 @@ def _smooth(image: np.ndarray) -> np.ndarray:
 
 
 def rotate(image: np.ndarray, degrees: float, fill: Fill = _BLACK) -> np.ndarray:
-    """Turn counter-clockwise about the centre."""
+    """Turn counter-clockwise about the center."""
     return warp_affine(image, rotation(degrees, *image.shape[:2]), fill)
 
 
@@ -252,7 +252,7 @@ _HAS_ORIGINAL = {"AutoContrast", "Color", "Contrast", "Sharpness"}
 
 
 def arguments(name: str, level: float, rng: Rng) -> tuple[Any, ...]:
-    """The arguments of operation ``name`` at ``level``.
+    """Return the arguments of operation ``name`` at ``level``.
 
     Args:
         name: a key of ``OPERATIONS``.
@@ -273,13 +273,13 @@ def arguments(name: str, level: float, rng: Rng) -> tuple[Any, ...]:
 
 
 def operate(name: str, image: np.ndarray, *args: Any, original: bool = False) -> np.ndarray:
-    """Operation ``name`` on ``image``; ``original`` reaches the operations that know it."""
+    """Apply operation ``name``; ``original`` is passed to the operations that have it."""
     options = {"original": True} if original and name in _HAS_ORIGINAL else {}
     return OPERATIONS[name](image, *args, **options)
 
 
 class RandomAugment:
-    """A few randomly chosen operations, each left out with probability one half.
+    """Apply a few randomly chosen operations, each left out with probability one half.
 
     Args:
         n: operations drawn per image, with replacement.
@@ -307,12 +307,10 @@ class RandomAugment:
             raise ConfigError(problems)
 
     def draw(self, rng: Rng) -> list[tuple[Any, ...]]:
-        """The operations of one image, as (name, \\*arguments), left-out ones absent.
+        """Draw the operations of one image, as (name, \\*arguments), without those left out.
 
         The draws come in the order of the original: all names, then per name whether it is left out and,
-            unless it
-        is, its direction. A ``RandomState`` therefore repeats what the original does after
-        ``numpy.random.seed``.
+        unless it is, its direction. A ``RandomState`` therefore repeats the original after ``numpy.random.seed``.
         """
         drawn = []
         for index in rng.choice(len(self.augs), self.n):
@@ -323,7 +321,7 @@ class RandomAugment:
         return drawn
 
     def __call__(self, image: np.ndarray, rng: Rng) -> np.ndarray:
-        """An augmented copy of ``image`` (uint8 [H, W, 3]), or ``image`` itself where nothing changes."""
+        """Return an augmented copy of ``image`` (uint8 [H, W, 3]), or ``image`` itself where nothing changes."""
         for name, *args in self.draw(rng):
             image = operate(name, image, *args, original=self.original)
         return image

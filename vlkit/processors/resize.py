@@ -1,4 +1,4 @@
-"""Any picture as a square of uint8 pixels: crop and antialiased bicubic resize, exactly as PIL or faster.
+"""Crop images and resize them to squares (antialiased bicubic), exactly as PIL or faster.
 
 ``"pil"`` decodes and resizes with Pillow. ``"fast"`` decodes JPEG with torchvision and resizes tensors: within 2
 gray levels of Pillow, far less on average.
@@ -36,7 +36,7 @@ def check_method(method: str) -> None:
 def square(
     source: ImageSource, size: int, method: str, choose_box: ChooseBox | None = None, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """``source``, or the part of it that ``choose_box`` picks, resized to ``size`` x ``size``.
+    """Resize ``source``, or the part of it that ``choose_box`` picks, to ``size`` x ``size``.
 
     Args:
         source: what :func:`~vlkit.processors.open_image.open_image` takes.
@@ -93,7 +93,7 @@ def _square_fast(image: Tensor, size: int, choose_box: ChooseBox | None) -> np.n
 
 
 def open_tensor(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """``source`` as a uint8 tensor [3, H, W], the same as :func:`~vlkit.processors.open_image.open_image` gives. JPEG
+    """Return ``source`` as a uint8 tensor [3, H, W], the same as :func:`~vlkit.processors.open_image.open_image` gives. JPEG
     is decoded by torchvision where that gives the same pixels: upright, RGB, 8 bits.
 
     Raises:
@@ -118,7 +118,7 @@ def open_tensor(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Tensor:
 
 
 def _decode_jpeg(data: bytes, name: str, max_pixels: int) -> Tensor | None:
-    """The picture, or None: leave it to Pillow, which knows more formats and says better what is wrong. The other
+    """Decode a JPEG file; None leaves it to Pillow, which knows more formats and reports errors better. The other
     decoders of torchvision are not used: that for PNG crashes on some damaged files."""
     import torch
     from torchvision.io import decode_jpeg
@@ -136,7 +136,7 @@ def _decode_jpeg(data: bytes, name: str, max_pixels: int) -> Tensor | None:
 def random_box(
     height: int, width: int, scale: Sequence[float], ratio: Sequence[float], rng: np.random.Generator
 ) -> Box:
-    """A random part of an image, as torchvision's RandomResizedCrop chooses it.
+    """Choose a random part of an image, as torchvision's RandomResizedCrop chooses it.
 
     Args:
         height, width: of the image, in pixels.

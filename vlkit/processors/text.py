@@ -1,4 +1,4 @@
-"""The text transforms of BLIP: lower case, little punctuation, a limited number of words."""
+"""Text transforms of BLIP: lower case, little punctuation, a limited number of words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SPACES = re.compile(r"\s{2,}")
 
 
 def pre_caption(text: str, max_words: int = 50) -> str:
-    """``text`` as the model was trained on captions: punctuation and runs of white space become one space.
+    """Clean a caption as in the training of BLIP: punctuation and runs of white space become one space.
 
     Args:
         text: any caption.
@@ -27,7 +27,7 @@ def pre_caption(text: str, max_words: int = 50) -> str:
 
 
 def pre_question(text: str, max_words: int = 50) -> str:
-    """``text`` as the model was trained on questions: punctuation is deleted, spaces stay except at the end.
+    """Clean a question as in the training of BLIP: punctuation is deleted, spaces stay except at the end.
 
     Args:
         text: any question.

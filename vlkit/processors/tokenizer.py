@@ -1,4 +1,4 @@
-"""Texts to token ids and back, as BERT's tokenizer does it, from vocabularies that lie on this disk."""
+"""Convert texts to token ids and back with BERT's rules, from vocabularies on the local disk."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Tokenizer:
     def encode(
         self, texts: str | Sequence[str], max_length: int | None = None, special: bool = True
     ) -> list[list[int]]:
-        """The ids of each text.
+        """Return the ids of each text.
 
         Args:
             texts: one text, or several. Special tokens written out in a text ("[SEP]") count as such.
@@ -114,7 +114,7 @@ class Tokenizer:
     def batch(
         self, texts: str | Sequence[str], max_length: int | None = None, pad_to: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Ids of all texts in one tensor, padded on the right.
+        """Return the ids of all texts in one tensor, padded on the right.
 
         Args:
             texts: B texts.
@@ -134,12 +134,12 @@ class Tokenizer:
         return input_ids, (torch.arange(longest) < lengths[:, None]).long()
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
-        """The token behind each id; [UNK] for an id out of range."""
+        """Return the token of each id; [UNK] for an id out of range."""
         unknown = self._token_of[self.unk_id]
         return [self._token_of.get(int(i), unknown) for i in ids]
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """The text of ``ids`` (a list or 1-d tensor): pieces joined, no space before English punctuation.
+        """Return the text of ``ids`` (a list or 1-d tensor): pieces joined, no space before English punctuation.
 
         Args:
             ids: token ids.
@@ -160,7 +160,7 @@ class Tokenizer:
         return [self.decode(row, skip_special_tokens) for row in rows]
 
     def _joined(self, ids: list[int]) -> list[str]:
-        """Stretches of text between [DEC]s and [ENC]s, and these: pieces are not joined to them."""
+        """Join pieces to stretches of text between [DEC]s and [ENC]s, which stay apart."""
         parts: list[list[str]] = [[]]
         for i, token in zip(ids, self.tokens(ids)):
             if i in (self.dec_id, self.enc_id):
@@ -180,7 +180,7 @@ def _is_unicode(text: str) -> bool:
 
 @functools.cache
 def build_tokenizer(spec: str = "bert-base-uncased") -> Tokenizer:
-    """The tokenizer of ``spec``; built once per process. Never opens a connection.
+    """Build the tokenizer of ``spec``; built once per process. Never opens a connection.
 
     Args:
         spec: "bert-base-uncased" or "shapes" (both ship with the package), or the path of a vocabulary
@@ -242,7 +242,7 @@ def _from_vocabulary(path: Path, spec: str) -> Any:
 
 
 class UnknownShare(NamedTuple):
-    """How much of some texts a tokenizer does not know.
+    """Share of texts that a tokenizer does not know.
 
     Args:
         share: of the tokens that are [UNK], 0 to 1; 0 without texts.
@@ -256,7 +256,7 @@ class UnknownShare(NamedTuple):
 
 
 def unknown_share(tokenizer: Any, texts: Sequence[str]) -> UnknownShare:
-    """The share of [UNK] among the tokens of ``texts``.
+    """Compute the share of [UNK] among the tokens of ``texts``.
 
     Args:
         tokenizer: a :class:`Tokenizer`.
@@ -275,7 +275,7 @@ def unknown_share(tokenizer: Any, texts: Sequence[str]) -> UnknownShare:
 
 
 def unknown_note(tokenizer: Any, texts: Sequence[str], key: str = "model.tokenizer") -> str:
-    """What to do where more than ``MOST_UNKNOWN`` of the tokens of ``texts`` are [UNK]; "" where a tokenizer fits.
+    """Return advice if more than ``MOST_UNKNOWN`` of the tokens of ``texts`` are [UNK], else "".
 
     Args:
         tokenizer, texts: as for :func:`unknown_share`.
@@ -293,7 +293,7 @@ def unknown_note(tokenizer: Any, texts: Sequence[str], key: str = "model.tokeniz
 
 
 class FitWatch:
-    """Says once whether a tokenizer fits texts that come bit by bit.
+    """Check once whether a tokenizer fits texts that come bit by bit.
 
     Args:
         tokenizer: what reads them; anything but a :class:`Tokenizer` is not watched.
@@ -305,7 +305,7 @@ class FitWatch:
         self._texts: list[str] | None = [] if isinstance(tokenizer, Tokenizer) else None
 
     def see(self, texts: Iterable[str]) -> str:
-        """A note as :func:`unknown_note` gives it, or ""; nothing is watched after the first note or enough texts."""
+        """Return a note of :func:`unknown_note`, or ""; checking ends after the first note or enough texts."""
         if self._texts is None:
             return ""
         self._texts += texts

@@ -1,4 +1,4 @@
-"""From videos to stacks of frames as image models take them. Paper: 5.6."""
+"""Convert videos to stacks of frames for image models. Paper: 5.6."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RESIZES = (*METHODS, "decoder")
 def sample_frames(
     source: VideoSource, frames: int, sampling: str = "even", size: int | None = None
 ) -> list[ImageSource]:
-    """Frames of a video.
+    """Choose frames of a video.
 
     Args:
         source: a video file; a folder of images, in the order of their names (2 before 10); a list of images; or a
@@ -63,7 +63,7 @@ def sample_frames(
 
 
 def frame_files(folder: str | os.PathLike[str]) -> list[str]:
-    """The image files in ``folder``, ordered by name, numbers in names by their value."""
+    """List the image files in ``folder``, ordered by name, numbers in names by their value."""
     names = [name for name in os.listdir(folder) if name.lower().endswith(FRAME_SUFFIXES)]
     return [str(Path(folder) / name) for name in sorted(names, key=_natural)]
 
@@ -85,7 +85,7 @@ def stack_frames(frames: Sequence[ImageSource], image_processor: Any, rng: np.ra
 
 
 def original_norm(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """The original's normalization of a clip: pixels are divided by 255 only if one of them is above 1, so an all but
+    """Normalize a clip as the original does: pixels are divided by 255 only if one of them is above 1, so an all but
     black clip comes out as if it were bright.
 
     Args:
@@ -98,7 +98,7 @@ def original_norm(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 @PROCESSORS.register("blip_video_eval")
 class BlipVideoEval:
-    """Frames of a video, resized to squares and normalized as images are.
+    """Resize frames of a video to squares and normalize them as images.
 
     Args:
         frames: per video. Paper: 8 for retrieval, 16 for questions.

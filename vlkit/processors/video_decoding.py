@@ -1,4 +1,4 @@
-"""Decodes frames of video files in a process of its own: ``python -m vlkit.processors.video_decoding``.
+"""Decode frames of video files in a process of its own: ``python -m vlkit.processors.video_decoding``.
 
 decord hangs on some files for ever and holds the interpreter lock meanwhile, and no decoder of foreign files is safe
 from crashing: both can be survived from another process only. :mod:`vlkit.processors.video_reader` starts this one
@@ -41,7 +41,7 @@ Frames = dict[int, np.ndarray]
 
 
 def frame_indices(count: int, frames: int, sampling: str = "even") -> list[int]:
-    """Indices of ``frames`` frames of a video that has ``count``.
+    """Choose the indices of ``frames`` frames of a video that has ``count``.
 
     "even" cuts the video into ``frames`` parts of equal length and takes the middle of each: the i-th index is
     floor((i + 1/2) * count / frames), so the end of the video counts as much as its start, and a single frame is the
@@ -76,7 +76,7 @@ def check_sampling(frames: int, sampling: str) -> None:
 
 
 def sampling_problems(frames: int, sampling: str) -> list[str]:
-    """What :func:`check_sampling` would raise."""
+    """List the errors that :func:`check_sampling` raises."""
     problems = []
     if frames < 1:
         problems.append(f"frames: {frames} given; it must be 1 or more.")
@@ -87,11 +87,11 @@ def sampling_problems(frames: int, sampling: str) -> list[str]:
 
 
 class Doubtful(Exception):
-    """What was decoded may be wrong, and another decoder knows."""
+    """The decoded frames may be wrong; another decoder decides."""
 
 
 def decode_with_decord(path: str, frames: int, sampling: str, size: int | None, doubt: bool) -> tuple[int, Frames]:
-    """Number of frames of the video, and those that ``sampling`` chooses.
+    """Return the number of frames of the video, and those that ``sampling`` chooses.
 
     Args:
         path: of the file.
@@ -122,7 +122,7 @@ def decode_with_decord(path: str, frames: int, sampling: str, size: int | None, 
 
 
 def decode_with_av(path: str, frames: int, sampling: str, size: int | None) -> tuple[int, Frames]:
-    """The same with PyAV. Where the file holds fewer frames than it claims, those that it holds count."""
+    """Decode with PyAV. Where the file holds fewer frames than it claims, those that it holds count."""
     import av
 
     with av.open(path) as container:
@@ -143,7 +143,7 @@ def decode_with_av(path: str, frames: int, sampling: str, size: int | None) -> t
 
 
 def _times(container: Any) -> tuple[list[int], list[int]]:
-    """Times of all frames and of the key frames, ascending, as the packets say; none where a packet has no time."""
+    """Return the times of all frames and of the key frames, ascending, as the packets say; none where a packet has no time."""
     import av
 
     times, keys = [], []
@@ -162,7 +162,7 @@ def _times(container: Any) -> tuple[list[int], list[int]]:
 
 
 def _at_times(container: Any, times: Sequence[int], keys: Sequence[int]) -> list[Any]:
-    """The frames shown at exactly these ascending times, from the nearest key frame each; fewer where one is not
+    """Return the frames shown at exactly these ascending times, from the nearest key frame each; fewer where one is not
     there."""
     import av
 
@@ -188,7 +188,7 @@ def _at_times(container: Any, times: Sequence[int], keys: Sequence[int]) -> list
 
 
 def _all_frames(path: str) -> Iterator[Any]:
-    """Frames from the first to the last that can be decoded."""
+    """Yield the frames from the first to the last that can be decoded."""
     import av
 
     with av.open(path) as container:
@@ -209,7 +209,7 @@ def _pixels(frame: Any, size: int | None) -> np.ndarray:
 
 
 def answer(request: dict[str, Any]) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """What to reply to one request: a header, and the pixels that follow it."""
+    """Return the reply to one request: a header, and the pixels that follow it."""
     path, frames, sampling, size = (request[key] for key in ("path", "frames", "sampling", "size"))
     try:
         if request["decoder"] == "decord":

@@ -1,4 +1,4 @@
-"""Reads frames of video files through a process that may hang or crash without harm.
+"""Read frames of video files through a process that may hang or crash without harm.
 
 decord is asked first, PyAV where decord is absent, fails, or does not finish. A look at index and packets beforehand
 cannot replace the time limit: those of files on which decord hangs are like any other, and only decoding shows how many
@@ -50,7 +50,7 @@ class VideoReader:
     def read(
         self, path: str | os.PathLike[str], frames: int, sampling: str = "even", size: int | None = None
     ) -> list[np.ndarray]:
-        """Frames of a video file.
+        """Read frames of a video file.
 
         Args:
             path: of the file.
@@ -96,7 +96,7 @@ class VideoReader:
                     pipe.close()  # type: ignore[union-attr]
 
     def _ask(self, request: dict[str, Any]) -> list[np.ndarray] | str:
-        """The frames, or why there are none."""
+        """Return the frames, or the reason why there are none."""
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._process = _start()

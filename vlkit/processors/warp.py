@@ -1,4 +1,4 @@
-"""Affine warps of uint8 images in the fixed-point bilinear arithmetic of OpenCV 4.
+"""Compute affine warps of uint8 images in the fixed-point bilinear arithmetic of OpenCV 4.
 
 Reproducing that arithmetic to the bit keeps augmentation equal to the original's without depending on OpenCV,
 whose later versions round differently.
@@ -23,7 +23,7 @@ Matrix = Sequence[Sequence[float]]
 
 
 def rotation(degrees: float, height: int, width: int) -> Matrix:
-    """The matrix (2 x 3, source to target) that turns an image about its center.
+    """Return the matrix (2 x 3, source to target) that turns an image about its center.
 
     Args:
         degrees: counter-clockwise as seen.
@@ -35,7 +35,7 @@ def rotation(degrees: float, height: int, width: int) -> Matrix:
 
 
 def warp_affine(image: np.ndarray, matrix: Matrix, fill: Sequence[int] = (0, 0, 0)) -> np.ndarray:
-    """``image`` moved by ``matrix``, at the same size.
+    """Move ``image`` by ``matrix``, at the same size.
 
     Args:
         image: uint8 [H, W, 3].
@@ -59,7 +59,7 @@ def _inverse(matrix: Matrix) -> tuple[float, ...]:
 
 
 def _summands(inverse: tuple[float, ...], height: int, width: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For x and for y of a target pixel's origin: what its column [W] and its row [H] add, in 1/1024 pixel."""
+    """Return, for x and y of a target pixel's origin, the summands of its column [W] and row [H], in 1/1024 pixel."""
     a, b, c, d, e, f = inverse
     unit = 1 << _POSITION_BITS
     columns, rows = np.arange(width), np.arange(height)
@@ -74,7 +74,7 @@ def _summands(inverse: tuple[float, ...], height: int, width: int) -> list[tuple
 
 
 def _split(fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whole pixels, and the rest in 1/32 pixel, of positions in 1/1024 pixel."""
+    """Split into whole pixels, and the rest in 1/32 pixel, of positions in 1/1024 pixel."""
     fixed = fixed >> (_POSITION_BITS - _FRACTION_BITS)
     return fixed >> _FRACTION_BITS, fixed & (_STEPS - 1)
 
@@ -95,7 +95,7 @@ class _Slide(NamedTuple):
 
 
 def _slide_of(inverse: tuple[float, ...], height: int, width: int) -> _Slide | None:
-    """The warp as a slide; None: it is none."""
+    """Return the warp as a slide, or None if it is none."""
     (x_column, x_row), (y_column, y_row) = _summands(inverse, height, width)
     unit = 1 << _POSITION_BITS
     if not y_column.any() and (x_column == np.arange(width) * unit).all():
@@ -109,7 +109,7 @@ def _slide_of(inverse: tuple[float, ...], height: int, width: int) -> _Slide | N
 
 
 def _slid(image: np.ndarray, slide: _Slide, fill: Sequence[int]) -> np.ndarray:
-    """``image`` moved by ``slide``. Lines that move equally far are copied together."""
+    """Move ``image`` by ``slide``. Lines that move equally far are copied together."""
     along = slide.along
     length, count = image.shape[along], image.shape[1 - along]
     shape = list(image.shape)
@@ -138,12 +138,12 @@ def _slid(image: np.ndarray, slide: _Slide, fill: Sequence[int]) -> np.ndarray:
 
 
 def _part(along: int, begin: int, end: int, first: int, last: int) -> tuple[slice, slice]:
-    """Places ``begin`` to ``end`` of lines ``first`` to ``last``."""
+    """Index the pixels ``begin`` to ``end`` of lines ``first`` to ``last``."""
     return (slice(first, last), slice(begin, end)) if along else (slice(begin, end), slice(first, last))
 
 
 def _gather(image: np.ndarray, inverse: tuple[float, ...], fill: Sequence[int]) -> np.ndarray:
-    """``image`` under any warp: four neighbors of each origin, weighted."""
+    """Apply any warp to ``image``: four neighbors of each origin, weighted."""
     height, width = image.shape[:2]
     corner, weights = _neighbors(inverse, height, width)
     stride = width + 4
@@ -160,7 +160,7 @@ def _gather(image: np.ndarray, inverse: tuple[float, ...], fill: Sequence[int]) 
 
 @lru_cache(maxsize=4)  # training turns by two angles only; each entry holds 40 bytes a pixel
 def _neighbors(inverse: tuple[float, ...], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the upper left neighbor of each origin is in the padded image, int64 [H, W], and the weights of the four
+    """Return the index of the upper left neighbor of each origin in the padded image, int64 [H, W], and the weights of the four
     neighbors, int64 [4, H, W]."""
     (x_column, x_row), (y_column, y_row) = _summands(inverse, height, width)
     x, x_fraction = _split(x_row[:, None] + x_column)
