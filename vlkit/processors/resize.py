@@ -93,7 +93,7 @@ def _square_fast(image: Tensor, size: int, choose_box: ChooseBox | None) -> np.n
 
 
 def open_tensor(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """Return ``source`` as a uint8 tensor [3, H, W], the same as :func:`~vlkit.processors.open_image.open_image` gives. JPEG
+    """Return ``source`` as a uint8 tensor [3, H, W], equal to :func:`~vlkit.processors.open_image.open_image`. JPEG
     is decoded by torchvision where that gives the same pixels: upright, RGB, 8 bits.
 
     Raises:

@@ -160,8 +160,8 @@ def _gather(image: np.ndarray, inverse: tuple[float, ...], fill: Sequence[int]) 
 
 @lru_cache(maxsize=4)  # training turns by two angles only; each entry holds 40 bytes a pixel
 def _neighbors(inverse: tuple[float, ...], height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the index of the upper left neighbor of each origin in the padded image, int64 [H, W], and the weights of the four
-    neighbors, int64 [4, H, W]."""
+    """Return where the upper left neighbor of each origin is in the padded image, int64 [H, W], and the weights of the
+    four neighbors, int64 [4, H, W]."""
     (x_column, x_row), (y_column, y_row) = _summands(inverse, height, width)
     x, x_fraction = _split(x_row[:, None] + x_column)
     y, y_fraction = _split(y_row[:, None] + y_column)
