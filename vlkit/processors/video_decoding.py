@@ -143,7 +143,7 @@ def decode_with_av(path: str, frames: int, sampling: str, size: int | None) -> t
 
 
 def _times(container: Any) -> tuple[list[int], list[int]]:
-    """Return the times of all frames and of the key frames, ascending, from the packets; none if a packet lacks its time."""
+    """Return the times of all frames and of the key frames, ascending; none if a packet lacks its time."""
     import av
 
     times, keys = [], []
