@@ -24,7 +24,6 @@ from benchmarks.compare import Row
 from vlkit.capfilt.annotator import Batch, Plan, batches, lots_of
 from vlkit.capfilt.input_reader import Decoder, Reader
 from vlkit.capfilt.input_shards import read_shard
-from vlkit.capfilt.job import Job
 from vlkit.capfilt.shard_output import DONE, DROPPED, KEPT, LEDGER, SUMMARY, TABLES, file_name
 from vlkit.capfilt.storage import Storage
 from vlkit.capfilt.tables import COLUMNS, read_table, rounded, write_table
@@ -32,6 +31,7 @@ from vlkit.config.load import load_config
 from vlkit.config.yamlfile import dump_yaml
 from vlkit.datasets.shapes.dataset import Shapes
 from vlkit.datasets.shard_writer import encoded_picture, write_shards
+from vlkit.jobs.capfilt import CapFiltJob
 
 MODEL = {
     "name": "blip_capfilt",
@@ -218,16 +218,18 @@ class _Bench:
 
     def __init__(self, file: Path):
         self.file = file
-        self.ready = self._job("output-none").prepare()
+        job = self._job("output-none")
+        self.checked = job.inspect()
+        self.annotator = job.build(self.checked)
         # The first table of a process imports pandas, where it is installed: a second that is no part of the work.
         write_table(io.BytesIO(), {name: [] for name in COLUMNS})
 
     def in_memory(self) -> list[Batch]:
         """The batches of the job, decoded."""
-        job, annotator = self._job("output-none").file, self.ready.annotator
+        job, annotator = self._job("output-none").file, self.annotator
         decode = Decoder(annotator.processors, int(job.input.max_pixels))
         found: list[Batch] = []
-        for lot in lots_of(self.ready.shards, job.run.shards_at_once):
+        for lot in lots_of(self.checked.shards, job.run.shards_at_once):
             shards = list(enumerate(lot.shards))
             plan = Plan(0, 0, frozenset(range(len(shards))))
             with Reader(shards, lambda shard: read_shard(shard, job.input), decode, 1, lambda: None) as events:
@@ -236,7 +238,7 @@ class _Bench:
 
     def encoder(self, loaded: Sequence[Batch]) -> float:
         """Seconds of the image encoder (of both, where there are two)."""
-        annotator = self.ready.annotator
+        annotator = self.annotator
         tensors = [torch.stack([image.images["image"] for image in batch.images]) for batch in loaded]
         start = time.monotonic()
         with torch.inference_mode():
@@ -246,7 +248,7 @@ class _Bench:
 
     def models(self, loaded: Sequence[Batch]) -> tuple[float, list[tuple[str, str, float | None]]]:
         """Seconds of all that the models do, and the texts with their ITM probabilities."""
-        annotator = self.ready.annotator
+        annotator = self.annotator
         start = time.monotonic()
         found = [annotator(batch.images) for batch in loaded]
         taken = time.monotonic() - start
@@ -257,7 +259,7 @@ class _Bench:
         """Do the job, or what others leave of it; when that began and ended."""
         job = self._job(output)
         with Storage(job.output_dir) as place:
-            worker = job.worker(self.ready, place, lambda: False)
+            worker = job.worker(self.annotator, self.checked, place, lambda: False)
             begin = time.monotonic()
             worker.run()
             return begin, time.monotonic()
@@ -265,13 +267,13 @@ class _Bench:
     def tables(self, output: str) -> list[tuple[str, str, float | None]]:
         """What :meth:`models` gives, as the engine has written it."""
         rows: list[tuple[str, str, float | None]] = []
-        for shard in self.ready.shards:
+        for shard in self.checked.shards:
             columns = read_table(self.file.parent / output / file_name(TABLES, shard.name))
             rows += zip(columns["source"], columns["text"], columns["itm"])
         return rows
 
-    def _job(self, output: str) -> Job:
-        return Job.of(load_config(self.file, [f"run.output_dir={self.file.parent / output}"]))
+    def _job(self, output: str) -> CapFiltJob:
+        return CapFiltJob(load_config(self.file, [f"run.output_dir={self.file.parent / output}"]))
 
 
 def _digest(output: Path) -> str:

@@ -92,7 +92,7 @@ def start_cli(
             has to kill it.
     """
     context = multiprocessing.get_context("forkserver")
-    modules = ["torch._dynamo", "vlkit.pipeline", "vlkit.capfilt.launch", "pandas", "pyarrow.parquet", __name__]
+    modules = ["torch._dynamo", "vlkit.pipeline", "vlkit.jobs.capfilt", "pandas", "pyarrow.parquet", __name__]
     context.set_forkserver_preload(modules)  # imports are slow; done once
     texts = [str(argument) for argument in arguments]
     process = context.Process(target=_cli, args=(os.getcwd(), texts, environment or {}, printed, held))

@@ -16,12 +16,11 @@ import torch
 from tests.assets.run_files import SIZES, fails, snapshot, start_cli, write
 from tests.assets.waiting import LONG, wait_until
 from tests.unit.capfilt.small import picture, result, write_shards, write_tar
-from vlkit.capfilt.job import Job
-from vlkit.capfilt.launch import run_job
 from vlkit.cli import main
 from vlkit.config.parts import model_part
 from vlkit.datasets.web_shards import WebShards
 from vlkit.io.tensor_files import load_tensors, save_tensors
+from vlkit.jobs.capfilt import CapFiltJob
 
 IMAGES = (6, 5, 9)
 
@@ -71,7 +70,7 @@ def job(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str
 def whole(made: Path, tmp_path_factory) -> dict[str, str]:
     """The result of a job that nothing stopped, done elsewhere."""
     folder = tmp_path_factory.mktemp("whole")
-    found = run_job(Job.open(write(folder / "job.yaml", content(made, str(folder / "out")))))
+    found = CapFiltJob.load(write(folder / "job.yaml", content(made, str(folder / "out")))).run()
     assert found["status"] == "finished"
     assert found["worked"]["images"] == sum(IMAGES)
     return result(folder / "out")

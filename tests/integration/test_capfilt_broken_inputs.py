@@ -19,11 +19,10 @@ from tests.assets.run_files import SIZES, snapshot, write
 from tests.assets.tars import Member, block, header, picture, write_tar
 from vlkit.capfilt import shard_output
 from vlkit.capfilt.backends import LocalStore
-from vlkit.capfilt.job import Job
-from vlkit.capfilt.launch import run_job
 from vlkit.config.parts import model_part
 from vlkit.datasets.web_shards import WebShards
 from vlkit.errors import DataError, VlkitError
+from vlkit.jobs.capfilt import CapFiltJob
 from vlkit.processors.open_image import open_image
 from vlkit.runner.checkpoint import save_tensors
 
@@ -158,7 +157,7 @@ def annotate(models: dict[str, Any], shards: Path, out: Path) -> dict[str, Any]:
     """Run the engine in this process; the summary."""
     options = {"output_dir": str(out), "batch_size": 5, "device": "cpu", "shards_at_once": 2}
     file = write(out.parent / f"{out.name}.yaml", {**models, "input": {"path": str(shards)}, "run": options})
-    return run_job(Job.open(file))
+    return CapFiltJob.load(file).run()
 
 
 def outputs(out: Path) -> dict[tuple[str, str], Any]:

@@ -14,12 +14,12 @@ import pytest
 import yaml
 
 from vlkit.capfilt.inputs import REASONS, InputOptions
-from vlkit.capfilt.job import Job
 from vlkit.capfilt.job_file import NEUTRAL, JobOptions
 from vlkit.capfilt.shard_output import SUFFIXES
 from vlkit.capfilt.tables import COLUMNS
 from vlkit.cli import COMMANDS, main
 from vlkit.config.parts import dataset_part
+from vlkit.jobs.capfilt import CapFiltJob
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "capfilt.md").read_text()
@@ -97,7 +97,7 @@ def test_the_json_of_the_page_is_that_of_an_image(folder):
 def test_the_job_file_of_the_page(tmp_path):
     file = tmp_path / "job.yaml"
     file.write_text(BLOCKS["yaml"][0])
-    assert Job.open(file).output_dir == "output/my"
+    assert CapFiltJob.load(file).output_dir == "output/my"
 
 
 def test_the_mixture_of_the_page(tmp_path):

@@ -13,10 +13,13 @@ from vlkit.capfilt.annotator import Batch, Lot, Plan, batches, lots_of
 from vlkit.capfilt.claims import Claims
 from vlkit.capfilt.input_reader import Decoder, Reader, Ready
 from vlkit.capfilt.input_shards import read_shard
+from vlkit.capfilt.input_texts import RowKeys
 from vlkit.capfilt.inputs import InputOptions, InputShard
+from vlkit.capfilt.job_file import JobOptions
 from vlkit.capfilt.output import StoredShard
-from vlkit.capfilt.refusals import MOST, RefusalLimit
-from vlkit.capfilt.shard_output import DONE, SUFFIXES, SUMMARY, Decides, ShardOutput, file_name, write_summary
+from vlkit.capfilt.record import done_shards
+from vlkit.capfilt.refusals import RefusalLimit
+from vlkit.capfilt.shard_output import DONE, SUMMARY, Decides, ShardOutput, file_name, write_summary
 from vlkit.capfilt.storage import Storage
 from vlkit.capfilt.writing import LotOutput, Progress, Writer
 
@@ -46,7 +49,7 @@ class Annotator(Protocol):
 
 
 class Stopped(Exception):
-    """Somebody asked to stop."""
+    """The worker was asked to stop."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,9 @@ class Worker:
         options: of the input.
         place: output folder.
         annotator: the models.
-        batch_size: images that they take at once.
-        shards_at_once: shards in a lot.
-        readers: threads that decode images.
-        lease: seconds after which a lot is free whose worker gave no sign.
-        store_dropped: whether images without a kept text are stored.
-        store_images: whether images are stored at all.
-        max_refused: share of the rows that may be refused before the job stops; None: any.
-        stop: asked again and again; true: end soon. What is not finished is done by the next call, or by others.
+        run: options of the job.
+        stop: polled between batches. Return True to stop after the current batch; the next run resumes the remaining
+            shards.
     """
 
     def __init__(
@@ -82,26 +80,20 @@ class Worker:
         options: InputOptions,
         place: Storage,
         annotator: Annotator,
-        batch_size: int,
-        shards_at_once: int = 2,
-        readers: int = 2,
-        lease: float = 600.0,
-        store_dropped: bool = True,
-        store_images: bool = True,
-        max_refused: float | None = MOST,
+        run: JobOptions,
         stop: Callable[[], bool] = lambda: False,
     ):
-        self.shards, self.options, self.place, self.annotator = shards, options, place, annotator
-        self.batch_size, self.readers, self.lease = batch_size, readers, lease
-        self.store_dropped, self.store_images = store_dropped, store_images
-        self.lots = lots_of(shards, shards_at_once)
+        self.shards, self.options, self.place, self.annotator, self.settings = shards, options, place, annotator, run
+        self.lots = lots_of(shards, run.shards_at_once)
         self.progress = Progress(len(shards), len(self._done()))
         self._decode = Decoder(annotator.processors, int(options.max_pixels), annotator.reads)
-        self._limit = RefusalLimit(place, [shard.name for shard in shards], max_refused)
+        web_only = getattr(annotator.decision, "texts", None) == "web"
+        caption_key = RowKeys(options).wanted_caption if web_only else None
+        self._limit = RefusalLimit(place, [shard.name for shard in shards], run.max_refused, caption_key)
         self._stop = stop
 
     def run(self) -> dict[str, Any] | None:
-        """Work until every shard is done, by whomever.
+        """Work until every shard is done, here or in other processes.
 
         Returns:
             The summary; None when it was asked to stop.
@@ -111,7 +103,7 @@ class Worker:
         """
         self._limit.redo()
         try:
-            with Claims(self.place, self.lease) as claims, Writer() as writer:
+            with Claims(self.place, self.settings.lease) as claims, Writer() as writer:
                 self._work(HandOut(self.lots, self.place, claims, lambda: self._look(writer)), writer)
         except Stopped:
             return None
@@ -124,7 +116,7 @@ class Worker:
         while started is not None:
             following = None
             try:
-                for batch in batches(started.reader, started.plan, self.batch_size):
+                for batch in batches(started.reader, started.plan, self.settings.batch_size):
                     self._look(writer)
                     if following is None and started.reader.all_read:
                         following = self._start(lots, lots.next_free)
@@ -141,13 +133,13 @@ class Worker:
     def _start(self, lots: HandOut, take: Callable[[], Lot | None]) -> _Started | None:
         """Begins to read a lot, as far as it is not done."""
         while (lot := take()) is not None:
-            plan = Plan.of([self._annotated(shard) for shard in lot.shards], self.batch_size)
+            plan = Plan.of([self._annotated(shard) for shard in lot.shards], self.settings.batch_size)
             if plan.todo:
                 reader = Reader(
                     list(enumerate(lot.shards))[plan.first :],
                     lambda shard: read_shard(shard, self.options),
                     self._decode,
-                    self.readers,
+                    self.settings.readers,
                     self._look,
                 )
                 return _Started(plan, reader, self._output(lots, lot, plan))
@@ -155,9 +147,11 @@ class Worker:
         return None
 
     def _output(self, lots: HandOut, lot: Lot, plan: Plan) -> LotOutput:
+        run = self.settings
+
         def opened(place: int) -> ShardOutput:
             name = lot.shards[place].name
-            return ShardOutput(name, self.place, self.annotator.decision, self.store_dropped, self.store_images)
+            return ShardOutput(name, self.place, self.annotator.decision, run.store_dropped, run.output == "shards")
 
         def finished(place: int, counts: Counts) -> None:
             self.progress.shard(lot.shards[place].name, counts, len(self._done()))
@@ -264,8 +258,3 @@ class HandOut:
             self._look()
             pause.wait(min(_FIRST_WAIT, seconds))
             seconds -= _FIRST_WAIT
-
-
-def done_shards(place: Storage) -> set[str]:
-    """Names of the shards that are done."""
-    return {name.removesuffix(SUFFIXES[DONE]) for name in place.list(DONE)}

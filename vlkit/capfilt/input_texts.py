@@ -115,7 +115,7 @@ def captions(fields: dict[str, Any], keys: RowKeys, options: InputOptions) -> li
     except Ambiguous as error:
         return [Fault("no text", str(error))]
     if key is None:
-        return [Fault("no text", f"no key {keys.wanted_caption!r}")]
+        return [Fault("no text", no_key(keys.wanted_caption))]
     given = fields[key]
     if not isinstance(given, list):
         return [_caption(given, repr(key), options)]
@@ -125,6 +125,11 @@ def captions(fields: dict[str, Any], keys: RowKeys, options: InputOptions) -> li
     ]
     texts += [Fault("oversized text", f"{key!r} has more than {MOST_CAPTIONS} texts")] * len(given[MOST_CAPTIONS:])
     return texts or [Fault("no text", f"{key!r} is {short(given)}")]
+
+
+def no_key(key: str) -> str:
+    """Return what a ledger says of a row without the key of the captions."""
+    return f"no key {key!r}"
 
 
 def _caption(given: Any, where: str, options: InputOptions) -> str | Fault:

@@ -28,20 +28,20 @@ from vlkit.registry.bounds import MOST_PROCESSES
 logger = logging.getLogger(__name__)
 
 
-def apply(source: str | Path, output: str | Path, decision: Decision, workers: int = 1) -> dict[str, Any]:
+def refilter(source: str | Path, output: str | Path, decision: Decision, workers: int = 1) -> dict[str, Any]:
     """Write the shards of ``source`` as the job would have written them with another decision.
 
-    A second call goes on where the first was stopped, and adds what ``source`` has got since.
+    A second call resumes where the first was stopped, and adds the shards that ``source`` has gained since.
 
     Args:
-        source: output folder of ``vlkit capfilt`` or of an earlier ``apply``; a path or an address.
+        source: output folder of ``vlkit capfilt`` or of an earlier refiltering; a path or an address.
         output: another one; it gets the same layout.
         decision: which texts are kept.
         workers: processes; with more than 1, a script that calls this needs ``if __name__ == "__main__":``.
 
     Returns:
         ``status``: "finished", or "unfinished" where the job of ``source`` is; ``missing``: shards that it has not
-        done; and the counts of what was cut, as in ``summary.json``.
+        done; and the counts of the new shards, as in ``summary.json``.
 
     Raises:
         ConfigError: ``output`` is ``source`` or holds something else, or ``decision`` needs what was not stored.
@@ -55,8 +55,8 @@ def apply(source: str | Path, output: str | Path, decision: Decision, workers: i
         _write_record(old, decision, target)
         done = set(target.list(DONE))
         todo = [shard.name for shard in old.shards if f"{shard.name}.json" not in done]
-        for count, name in enumerate(_cut_all(place, target, todo, decision, workers), 1):
-            logger.info("shard %s is cut; %d of %d", name, len(old.shards) - len(todo) + count, len(old.shards))
+        for count, name in enumerate(_refilter_all(place, target, todo, decision, workers), 1):
+            logger.info("shard %s is filtered; %d of %d", name, len(old.shards) - len(todo) + count, len(old.shards))
         counts = total(StoredShard.of(target, shard.name).counts for shard in old.shards)
         if old.missing:
             logger.warning("%s: %d shards are not done yet; they are missing here, too.", place, old.missing)
@@ -64,8 +64,8 @@ def apply(source: str | Path, output: str | Path, decision: Decision, workers: i
         return {"status": "finished", "missing": 0, **write_summary(target, counts)}
 
 
-def cut_shard(source: Storage, output: Storage, name: str, decision: Decision) -> None:
-    """Write the shard ``name`` of one output folder into another, decided anew."""
+def refilter_shard(source: Storage, output: Storage, name: str, decision: Decision) -> None:
+    """Write the shard ``name`` of one output folder into another, with another decision."""
     shard = StoredShard.of(source, name)
     written = ShardOutput(name, output, decision, shard.has_dropped, shard.has_images)
     try:
@@ -87,18 +87,20 @@ def cut_shard(source: Storage, output: Storage, name: str, decision: Decision) -
         raise
 
 
-def _cut_all(source: Storage, output: Storage, names: list[str], decision: Decision, workers: int) -> Iterator[str]:
-    """Cuts the shards, in any number of processes; their names as they are done, in order."""
+def _refilter_all(
+    source: Storage, output: Storage, names: list[str], decision: Decision, workers: int
+) -> Iterator[str]:
+    """Filter the shards in ``workers`` processes, and yield their names in order."""
     if workers == 1 or len(names) < 2:
         for name in names:
-            cut_shard(source, output, name, decision)
+            refilter_shard(source, output, name, decision)
             yield name
         return
     # Not forked: the caller may have threads, of torch for one.
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(names)), spawn, initializer=_end_with_parent)
     try:
-        futures = [pool.submit(_cut_elsewhere, source.url, output.url, name, decision) for name in names]
+        futures = [pool.submit(_refilter_elsewhere, source.url, output.url, name, decision) for name in names]
         for name, future in zip(names, futures):
             future.result()
             yield name
@@ -118,9 +120,9 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
-def _cut_elsewhere(source: str, output: str, name: str, decision: Decision) -> None:
+def _refilter_elsewhere(source: str, output: str, name: str, decision: Decision) -> None:
     with Storage(source) as place, Storage(output) as target:
-        cut_shard(place, target, name, decision)
+        refilter_shard(place, target, name, decision)
 
 
 @dataclass

@@ -12,7 +12,7 @@ from vlkit.cli.train import add_run_file, check_kind, overrides_of
 
 if TYPE_CHECKING:
     from vlkit.capfilt.decision import Decision
-    from vlkit.capfilt.job import Job
+    from vlkit.jobs.capfilt import CapFiltJob
 
 
 class CapFilt:
@@ -32,12 +32,12 @@ class CapFilt:
     @staticmethod
     def run(args: argparse.Namespace) -> int:
         """Do the job; return 128 + signal when a signal stopped it."""
-        from vlkit.capfilt.job import Job
         from vlkit.errors import ConfigError
+        from vlkit.jobs.capfilt import CapFiltJob
 
         with log_lines():
             check_kind(args.file, "job")
-            job = Job.open(args.file, overrides_of(args))
+            job = CapFiltJob.load(args.file, overrides_of(args))
             if args.slurm is not None and args.workers is not None:
                 raise ConfigError("--slurm and --workers are given; with --slurm write workers_per_node=N in it.")
             return _slurm(job, args) if args.slurm is not None else _run(job, args)
@@ -69,13 +69,13 @@ class Apply:
     def run(args: argparse.Namespace) -> int:
         """Filter, and print the counts."""
         from vlkit.capfilt.output import StoredOutput
-        from vlkit.capfilt.refilter import apply
+        from vlkit.capfilt.refilter import refilter
         from vlkit.capfilt.storage import Storage
 
         with log_lines():
             with Storage(args.source) as place:
                 decision = _decision(StoredOutput.open(place).decision, args)
-            result = apply(args.source, args.output, decision, args.workers)
+            result = refilter(args.source, args.output, decision, args.workers)
             say(f"kept: {decision}")
             for line in _count_lines(result):
                 say(line)
@@ -111,10 +111,8 @@ class Report:
         return 0
 
 
-def _run(job: Job, args: argparse.Namespace) -> int:
-    from vlkit.capfilt.launch import run_job
-
-    result = run_job(job, args.workers, say, _arguments(args))
+def _run(job: CapFiltJob, args: argparse.Namespace) -> int:
+    result = job.run(args.workers, say, _arguments(args))
     if result["status"] == "interrupted":
         say(f"interrupted; the same command continues in {job.output_dir}")
         return 128 + int(result["signal"])
@@ -125,12 +123,12 @@ def _run(job: Job, args: argparse.Namespace) -> int:
     return 0
 
 
-def _slurm(job: Job, args: argparse.Namespace) -> int:
+def _slurm(job: CapFiltJob, args: argparse.Namespace) -> int:
     from vlkit.capfilt.slurm import parse_slurm, submit, wait
     from vlkit.capfilt.storage import Storage
 
     options = parse_slurm(args.slurm)
-    job.check()
+    job.inspect()
     local = Storage(job.output_dir).local
     log_folder = Path(local, "log") if local is not None else None
     jobs = submit(options, _arguments(args), log_folder)

@@ -58,14 +58,15 @@ def _run_file(args: argparse.Namespace) -> Lines:
 
 
 def _capfilt(args: argparse.Namespace) -> Lines:
-    from vlkit.capfilt.job import Job
     from vlkit.errors import ConfigError
+    from vlkit.jobs.capfilt import CapFiltJob
 
     if args.checkpoint:
         raise ConfigError("--checkpoint: the models of a job name their weights themselves, model.captioner.weights.")
     if args.images == "all":
         raise ConfigError("--images all: a job decodes every image itself, and counts those that cannot be used.")
-    Job.open(args.file, overrides_of(args)).prepare()
+    job = CapFiltJob.load(args.file, overrides_of(args))
+    job.build(job.inspect())
     return []
 
 

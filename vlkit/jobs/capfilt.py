@@ -1,197 +1,307 @@
-"""Jobs of CapFilt: annotate image shards, filter an annotated output again, and report on it."""
+"""The job of CapFilt: caption and filter web images, in one process or in several that share the work."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+import logging
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from vlkit.capfilt import job as capfilt_job
-from vlkit.capfilt.decision import Decision
-from vlkit.capfilt.input_shards import find_inputs
-from vlkit.capfilt.job_file import NEUTRAL
-from vlkit.capfilt.launch import run_job
-from vlkit.capfilt.output import StoredOutput
-from vlkit.capfilt.refilter import apply
-from vlkit.capfilt.report import write_report
-from vlkit.capfilt.shard_output import DONE
+import torch
+from PIL import Image
+
+from vlkit.capfilt.annotator import ModelAnnotator
+from vlkit.capfilt.engine import Worker, summary_of
+from vlkit.capfilt.input_reader import Ready
+from vlkit.capfilt.input_shards import described, find_all, find_inputs, read_shard
+from vlkit.capfilt.inputs import InputOptions, InputShard, Item, local_path
+from vlkit.capfilt.job_file import NEUTRAL, check_job
+from vlkit.capfilt.launch import check_workers, launch
+from vlkit.capfilt.output import NOT_READ
+from vlkit.capfilt.record import done_shards, is_replaceable, write_record
+from vlkit.capfilt.shard_output import SUMMARY
 from vlkit.capfilt.storage import Storage
-from vlkit.config.build import build
-from vlkit.config.load import Config
-from vlkit.errors import ConfigError, VlkitError
-from vlkit.jobs.base import NOTHING, Job, Pending, Problems, Result, digest
-from vlkit.jobs.models import model_weights
-from vlkit.registry.bounds import Processes, Range
+from vlkit.config.build import accepts
+from vlkit.config.load import Config, expanded
+from vlkit.config.parts import ComponentSpec
+from vlkit.config.yamlfile import dump_yaml
+from vlkit.errors import ConfigError, VlkitError, redacted_data
+from vlkit.io.child_processes import cores, end_with_parent
+from vlkit.io.folders import why_unwritable
+from vlkit.jobs.base import NOTHING, Job, Pending, Problems, Result
+from vlkit.jobs.capfilt_output import fingerprint, shares
+from vlkit.jobs.models import build_with_models, image_processors, model_weights
+from vlkit.registry import PROCESSORS
+from vlkit.runner.config_changes import plain
+from vlkit.runner.device import autocast, choose_device
+from vlkit.runner.signals import StopRequest
+
+logger = logging.getLogger(__name__)
+_FIRST_IMAGES = 100  # of which the texts are compared with the tokenizer
+_PROMISE = "the worker stops after this batch; the same command resumes after the last finished shard"
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The result of the checks that need no model.
+
+    Args:
+        shards: of the input.
+        record: what the output folder records of the job.
+        summary: of the output, if nothing is left to do.
+    """
+
+    shards: list[InputShard]
+    record: dict[str, Any]
+    summary: dict[str, Any] | None
 
 
 class CapFiltJob(Job):
-    """Caption and filter web images; ``kept/`` in the output folder holds the bootstrapped shards."""
+    """Caption and filter web images; ``kept/`` in the output folder holds the bootstrapped shards.
+
+    Attributes:
+        file: the checked sections of the job file.
+    """
 
     command = "capfilt"
     in_every_process = True
 
     def __init__(self, config: Config):
         super().__init__(config)
-        self.job = capfilt_job.Job.of(config)
+        self.file = check_job(config)
 
     @property
     def output_dir(self) -> str:
         """The output folder, or its address."""
-        return self.job.output_dir
+        return self.file.output_dir
 
     @property
     def device(self) -> str:
-        return self.job.file.run.device
+        return self.file.run.device
 
     def prepare(self, pending: Pending = NOTHING, fresh: bool = False) -> None:
-        problems = Problems()
-        if fresh or pending:
-            self._check_present(pending, problems)
-        else:
-            with problems.of(""):
-                self.job.check()
-        problems.end()
-
-    def _check_present(self, pending: Pending, problems: Problems) -> None:
-        """Check inputs and weights that exist already."""
-        file, origin = self.job.file, self.config.origin
+        if not fresh and not pending:
+            self.inspect()
+            return
+        problems, file = Problems(), self.file
         if "input" not in pending:
-            with problems.of(origin("input")):
+            with problems.of(self.config.origin("input")):
                 find_inputs(file.input)
         models = {role: each for role, each in file.model.models.items() if f"{each.where}.weights" not in pending}
         with problems.of(""):  # their messages name the place
             model_weights(dataclasses.replace(file.model, models=models))
             if not file.model.models:
-                raise ConfigError(f"{origin('model')}: {file.model.name} has no captioner.")
+                raise ConfigError(f"{self.config.origin('model')}: {file.model.name} has no captioner.")
+        problems.end()
 
-    def run(self) -> Result:
-        return run_job(self.job)
+    def inspect(self) -> CheckResult:
+        """Check input, weights and output folder without building models. Nothing is written.
+
+        Raises:
+            ConfigError: everything that is wrong.
+        """
+        problems, file, origin = Problems(), self.file, self.config.origin
+        with problems.of(origin("input")):
+            found = find_all(file.input)
+        with problems.of(""):  # their messages name the place
+            weights = self._weights()
+        with problems.of(origin("run.output_dir")):
+            place = Storage(self.output_dir)
+            if place.local is not None and (why := why_unwritable(place.local)):
+                raise ConfigError(f"{place} cannot be made: {why}. Choose another run.output_dir.")
+        problems.end()
+        inputs = {shard.name: dataclasses.asdict(shard) for shard in found.shards}
+        not_read = {NOT_READ: described(found.not_read)} if found.not_read else {}
+        record = redacted_data(plain({**file.essential(), "weights": weights, "inputs": inputs, **not_read}))
+        replaced = False
+        with problems.of(origin("run.output_dir")):
+            replaced = is_replaceable(place, record)
+        problems.end()
+        finished = not replaced and place.exists(SUMMARY) and done_shards(place).issuperset(inputs)
+        return CheckResult(found.shards, record, summary_of(place) if finished else None)
+
+    def build(self, checked: CheckResult) -> ModelAnnotator:
+        """Build models and processors, and annotate one blank image. Nothing is written.
+
+        Raises:
+            ConfigError: everything that is wrong.
+        """
+        problems, file = Problems(), self.file
+        with problems.of(self.config.origin("run.device")):
+            device = choose_device(file.run.device, int(os.environ.get("LOCAL_RANK") or 0))
+        with problems.of(self.config.origin("task")):
+            task = file.task.build()
+        problems.end()
+        with problems.of(""):  # their messages name the place
+            processors = {name: self._processor(part) for name, part in image_processors(file.model).items()}
+            model = build_with_models(file.model).eval().to(device)
+            cast = autocast(device, file.run.precision)
+            annotator = ModelAnnotator(model, task, processors, device, cast, file.run.seed)
+            _annotate_blank(annotator)
+            annotator.see(_first_texts(checked.shards[0], file.input))
+        problems.end()
+        return annotator
+
+    def worker(
+        self, annotator: ModelAnnotator, checked: CheckResult, place: Storage, stop: Callable[[], bool]
+    ) -> Worker:
+        """Make one worker of the job; write the record of the job, unless it is written.
+
+        Args:
+            annotator: from :meth:`build`.
+            checked: from :meth:`inspect`.
+            place: output folder.
+            stop: polled between batches; True stops after the current one.
+
+        Raises:
+            ConfigError: the folder meanwhile holds another job.
+        """
+        write_record(place, checked.record)
+        return Worker(checked.shards, self.file.input, place, annotator, self.file.run, stop)
+
+    def run(
+        self,
+        workers: int | None = None,
+        show: Callable[[str], object] = logger.info,
+        arguments: Sequence[str] | None = None,
+    ) -> Result:
+        """Do what is left of the job.
+
+        Args:
+            workers: processes to start on this machine; None: this process does the work.
+            show: given each line that the first of several processes prints.
+            arguments: of ``vlkit capfilt`` that give this job, for several processes; None: it is written to a file.
+
+        Returns:
+            ``status``: "finished" with the counts of the whole job, or "interrupted" with ``signal``; ``seconds`` of
+            this call. ``worked``: images, images a second etc. of this process alone; None where it did nothing.
+
+        Raises:
+            VlkitError: everything that is wrong with the job, or the output cannot be written.
+        """
+        start, worked = time.monotonic(), None
+        if workers is not None:
+            check_workers(workers)
+        checked = self.inspect()
+        if checked.summary is not None:
+            result = {"status": "finished", **checked.summary}
+        elif workers is not None:
+            result = self._run_workers(workers, show, arguments)
+        else:
+            result, worked = self._run_here(checked)
+        return {**result, "seconds": time.monotonic() - start, "worked": worked}
 
     def record(self, result: Result) -> Result:
         if result["status"] == "interrupted":
             return {"status": "interrupted", "signal": result["signal"], "metrics": {}}
-        return {"status": "finished", "metrics": _shares(result), "worked": result["worked"]}
+        return {"status": "finished", "metrics": shares(result), "worked": result["worked"]}
 
     def output_fingerprint(self) -> str:
-        return _fingerprint(Path(self.output_dir))
+        return fingerprint(Path(self.output_dir))
 
     def relevant(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         run = {key: value for key, value in (config.get("run") or {}).items() if key not in NEUTRAL}
         return {**config, "run": run}
 
+    def as_yaml(self) -> str:
+        """Return a job file that gives this job from any working directory."""
+        config = self.config
+        data = {**config.data, "run": {**(config.data.get("run") or {}), "output_dir": self.output_dir}}
+        if entries := data.get("plugins"):
+            sources = [config.source(f"plugins.{index}") for index in range(len(entries))]
+            folders = [source.parent if source else Path() for source in sources]
+            data["plugins"] = [str(Path(folder, expanded(each)).resolve()) for folder, each in zip(folders, entries)]
+        return dump_yaml(data)
 
-@dataclass(frozen=True)
-class CutEntries:
-    """Schema of a stage that filters an output again.
+    def _run_here(self, checked: CheckResult) -> tuple[Result, dict[str, Any]]:
+        threads = self.file.run.threads
+        with StopRequest(_PROMISE) as request, Storage(self.output_dir) as place, _torch_threads(threads):
+            end_with_parent()
+            annotator = self.build(checked)
+            free = cores() // threads
+            if annotator.device.type == "cpu" and free > 1 and "LOCAL_RANK" not in os.environ:
+                logger.info("one process with %d of %d cores; --workers %d uses all", threads, cores(), free)
+            worker = self.worker(annotator, checked, place, lambda: request.received is not None)
+            summary = worker.run()
+            if summary is None:
+                return {"status": "interrupted", "signal": request.received}, worker.progress.facts()
+            return {"status": "finished", **summary}, worker.progress.facts()
 
-    Args:
-        source: output folder of ``vlkit capfilt``, or of such a stage.
-        decision: which texts are kept.
-        workers: processes.
-        output_dir: set by the pipeline.
-    """
+    def _run_workers(self, workers: int, show: Callable[[str], object], arguments: Sequence[str] | None) -> Result:
+        with Storage(self.output_dir) as place, tempfile.TemporaryDirectory(prefix="vlkit-") as folder:
+            if arguments is None:
+                file = Path(folder, "job.yaml")
+                file.write_text(self.as_yaml(), encoding="utf-8")
+                arguments = [str(file)]
+            if place.local is not None:
+                log_folder = place.local / "log"
+            else:
+                log_folder = Path(tempfile.mkdtemp(prefix="vlkit-log-"))
+                logger.info("the workers' logs are in %s", log_folder)
+            code = launch(workers, arguments, log_folder, show)
+            if code in (128 + signal.SIGTERM, 128 + signal.SIGINT):
+                return {"status": "interrupted", "signal": code - 128}
+            if code or not place.exists(SUMMARY):
+                raise VlkitError(f"a worker failed (exit code {code}); the same command resumes where they stopped.")
+            return {"status": "finished", **summary_of(place)}
 
-    source: str
-    decision: Decision
-    workers: Processes = 1
-    output_dir: Path = Path()
+    def _weights(self) -> dict[str, str]:
+        """Return the SHA-256 of the weights of each model."""
+        model = self.file.model
+        if not model.models:
+            raise ConfigError(f"{model.name} has no captioner. Give model: {{name: blip_capfilt, captioner: {{...}}}}.")
+        found = model_weights(model)
+        lacking = [
+            f"{part.origin(f'{part.where}.weights')}: there are no weights: its card names none. Give a file, the "
+            "folder of a run, an address or card:<model>/<type>."
+            for role, part in model.models.items()
+            if role not in found
+        ]
+        if lacking:
+            raise ConfigError(lacking)
+        return {role: each.fingerprint() for role, each in found.items()}
 
-
-@dataclass(frozen=True)
-class ReportEntries:
-    """Schema of a stage that reports on an output.
-
-    Args:
-        source: as for :class:`CutEntries`.
-        examples: random images, and as many at the threshold.
-        output_dir: set by the pipeline.
-    """
-
-    source: str
-    examples: Annotated[int, Range(0, 10_000)] = 24
-    output_dir: Path = Path()
-
-
-class _OutputJob(Job):
-    """A job that reads the output of CapFilt."""
-
-    output_key = "output_dir"
-    seed_key = None
-    schema: type[Any]
-
-    def __init__(self, config: Config):
-        super().__init__(config)
-        self.entries = build(self.schema, config.data, "", config.origin)
-
-    def prepare(self, pending: Pending = NOTHING, fresh: bool = False) -> None:
-        if "source" in pending:
-            return
-        try:
-            with Storage(self.entries.source) as place:
-                StoredOutput.open(place)
-        except VlkitError as error:
-            raise ConfigError(f"{self.config.origin('source')}: {error}") from error
-
-
-class CutJob(_OutputJob):
-    """Filter again, as ``vlkit capfilt apply`` does; ``kept/`` in the output folder holds the shards."""
-
-    command = "cut"
-    schema = CutEntries
-
-    def run(self) -> Result:
-        entries = self.entries
-        found = apply(entries.source, entries.output_dir, entries.decision, entries.workers)
-        if found["missing"]:
-            raise VlkitError(f"{entries.source}: {found['missing']} shards are not done yet.")
-        return {"status": "finished", "metrics": _shares(found)}
-
-    def output_fingerprint(self) -> str:
-        return _fingerprint(self.entries.output_dir)
-
-    def relevant(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {key: value for key, value in config.items() if key not in ("output_dir", "workers")}
+    def _processor(self, part: ComponentSpec) -> Any:
+        """Build an image processor; its limit of pixels is that of the input unless it is given."""
+        if "max_pixels" in part.mapping or not accepts(PROCESSORS.get(part.name), "max_pixels"):
+            return part.build()
+        return part.build(max_pixels=int(self.file.input.max_pixels))
 
 
-class ReportJob(_OutputJob):
-    """Write numbers, page and picture, as ``vlkit capfilt report`` does."""
-
-    command = "report"
-    schema = ReportEntries
-
-    def run(self) -> Result:
-        folder = self.entries.output_dir
-        found = write_report(self.entries.source, folder, self.entries.examples)
-        metrics = {key: value for key, value in _numbers(found).items() if value is not None}
-        return {"status": "finished", "metrics": metrics, "picture": str(folder / "report.png")}
-
-    def output_fingerprint(self) -> str:
-        return digest([self.entries.output_dir / "report.json"])
+@contextlib.contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    """Let torch compute with ``count`` threads while entered."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
-def _fingerprint(folder: Path) -> str:
-    """Identify an output by its manifests, which hold the checksums of all files."""
-    return digest((folder / DONE).glob("*.json"))
+def _first_texts(shard: InputShard, options: InputOptions) -> list[str]:
+    """Return some texts of a shard; none of a remote one, because all of it would be copied."""
+    if local_path(shard.path) is None:
+        return []
+    items = (found for found in read_shard(shard, options) if isinstance(found, Item))
+    return [text for item in islice(items, _FIRST_IMAGES) for text in item.texts]
 
 
-def _shares(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Count images and texts, and give the shares that were kept."""
-    images, texts = summary["images"], summary["texts"]
-    found = {"images": images["read"], "images_kept": images["kept"] / max(images["kept"] + images["dropped"], 1)}
-    for name, each in texts.items():
-        if each["scored"]:
-            found |= {f"{name}_texts": each["scored"], f"{name}_kept": each["kept"] / each["scored"]}
-    return found
-
-
-def _numbers(report: Mapping[str, Any]) -> dict[str, float]:
-    """Select the numbers of a report; nested ones as ``counts/images/kept``."""
-    found: dict[str, float] = {}
-    for key, value in report.items():
-        if isinstance(value, Mapping) and key in ("counts", "images", "texts", "web", "synthetic"):
-            found |= {f"{key}/{name}": each for name, each in _numbers(value).items()}
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            found[key] = value
-    return found
+def _annotate_blank(annotator: ModelAnnotator) -> None:
+    """Annotate one blank image, so that what the models refuse is reported before anything is written."""
+    blank = Image.new("RGB", (32, 32), "white")
+    images = {name: processor(blank) for name, processor in annotator.processors.items()}
+    try:
+        annotator.annotate([Ready(0, Item("blank", b"", "png", ("a picture",)), images)])
+    except VlkitError:
+        raise
+    except Exception as error:  # a model is anyone's code
+        raise ConfigError(f"a first image fails: {type(error).__name__}: {error}") from error

@@ -17,7 +17,8 @@ from vlkit.io.disk_errors import named
 from vlkit.io.files import atomic_write
 from vlkit.io.json import json_text, parse_json
 from vlkit.jobs.base import Job, Pending, Result
-from vlkit.jobs.capfilt import CapFiltJob, CutJob, ReportJob
+from vlkit.jobs.capfilt import CapFiltJob
+from vlkit.jobs.capfilt_output import RefilterJob, ReportJob
 from vlkit.jobs.shards import ShardsJob
 from vlkit.jobs.train import EvaluateJob, TrainJob
 from vlkit.runner.writer import WriterLock
@@ -33,7 +34,7 @@ class _StageTrainJob(TrainJob):
     first_batch = False
 
 
-_JOBS: tuple[type[Job], ...] = (_StageTrainJob, EvaluateJob, ShardsJob, CapFiltJob, CutJob, ReportJob)
+_JOBS: tuple[type[Job], ...] = (_StageTrainJob, EvaluateJob, ShardsJob, CapFiltJob, RefilterJob, ReportJob)
 COMMANDS = {job.command: job for job in _JOBS}
 """Maps the command in a pipeline file to the class of its job."""
 

@@ -19,6 +19,7 @@ from vlkit.capfilt.annotator import ModelAnnotator
 from vlkit.capfilt.decision import Decision
 from vlkit.capfilt.engine import Worker
 from vlkit.capfilt.input_shards import InputOptions, find_inputs
+from vlkit.capfilt.job_file import JobOptions
 from vlkit.capfilt.storage import Storage
 from vlkit.models.blip.capfilt import BlipCapFilt
 from vlkit.models.blip.caption import BlipCaption
@@ -93,7 +94,9 @@ def worker(
     """A worker on all shards of a folder; batches of 5 images, lots of 3 shards."""
     inputs = InputOptions(str(shards), max_pixels=options.pop("max_pixels", 10_000))
     options = {"batch_size": 5, "shards_at_once": 3, "readers": 2, "lease": 600.0, **options}
-    return Worker(find_inputs(inputs), inputs, Storage(output), annotate, stop=stop, **options)
+    if not options.pop("store_images", True):
+        options["output"] = "scores"
+    return Worker(find_inputs(inputs), inputs, Storage(output), annotate, JobOptions(**options), stop)
 
 
 def result(output: Path) -> dict[str, str]:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vlkit.capfilt.job import Job
 from vlkit.cli.train import file_kind
 from vlkit.config.load import load_config
+from vlkit.jobs.capfilt import CapFiltJob
 from vlkit.jobs.train import EvaluateJob, TrainJob
 from vlkit.pipeline import load_pipeline
 
@@ -24,7 +24,7 @@ def test_it_can_be_built(file):
         return
     config = load_config(file)
     if "input" in config.data:
-        job = Job.of(config)
+        job = CapFiltJob(config)
         assert list(job.file.model.models) == ["captioner", "filter"]
         assert job.file.task.build().decision.threshold == 0.5
         return

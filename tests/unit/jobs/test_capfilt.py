@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from vlkit.capfilt.job import Job
 from vlkit.capfilt.job_file import NEUTRAL, JobOptions
 from vlkit.config.yamlfile import dump_yaml
 from vlkit.errors import ConfigError
+from vlkit.jobs.capfilt import CapFiltJob
 
 CONTENT: dict[str, Any] = {
     "model": {
@@ -25,11 +25,11 @@ CONTENT: dict[str, Any] = {
 }
 
 
-def job(folder: Path, *overrides: str, name: str = "job.yaml", **changes: Any) -> Job:
+def job(folder: Path, *overrides: str, name: str = "job.yaml", **changes: Any) -> CapFiltJob:
     file = folder / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(dump_yaml({**CONTENT, **changes}))
-    return Job.open(file, overrides)
+    return CapFiltJob.load(file, overrides)
 
 
 def test_options_and_where_it_writes(tmp_path):
@@ -94,7 +94,7 @@ def test_a_copy_elsewhere_is_the_same_job(tmp_path, monkeypatch):
     assert mine.file.run.seed == 4
     (tmp_path / "b").mkdir()
     (tmp_path / "b/copy.yaml").write_text(mine.as_yaml())
-    copy = Job.open("b/copy.yaml")
+    copy = CapFiltJob.load("b/copy.yaml")
     assert copy.file.essential() == mine.file.essential()
     assert copy.file.run == JobOptions(**{**vars(mine.file.run), "output_dir": mine.output_dir})
 
@@ -102,7 +102,7 @@ def test_a_copy_elsewhere_is_the_same_job(tmp_path, monkeypatch):
 def test_sections_that_are_missing_are_reported_together(tmp_path):
     (tmp_path / "empty.yaml").write_text("run: {}\n")
     with pytest.raises(ConfigError) as error:
-        Job.open(tmp_path / "empty.yaml")
+        CapFiltJob.load(tmp_path / "empty.yaml")
     for section in ("model", "task", "input"):
         assert f"the section '{section}' is missing" in str(error.value)
 
