@@ -149,6 +149,8 @@ class Worker:
     def _output(self, lots: HandOut, lot: Lot, plan: Plan) -> LotOutput:
         run = self.settings
 
+        run = self.settings
+
         def opened(place: int) -> ShardOutput:
             name = lot.shards[place].name
             return ShardOutput(name, self.place, self.annotator.decision, run.store_dropped, run.output == "shards")

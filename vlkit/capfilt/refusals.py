@@ -103,12 +103,13 @@ class RefusalLimit:
         share = refused_share(found, without_key)
         reasons = found.refused + Counter({no_key(self._caption_key or ""): without_key}) or found.web_refused
         counted = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+        refused = found.refused.total() + without_key
         shards = f"the first {len(self._known)} shards" if len(self._known) > 1 else "the first shard"
         what = "nothing came of" if share == 1 else f"{100 * share:.2f}% of the images were refused in"
         return (
-            f"{what} {shards}: {found.read:,} images read, {found.refused.total() + without_key:,} refused ({counted}). "
-            f"{self._examples(without_key > 0)}Correct the input, or the keys of 'input'; then the same command does these shards "
-            f"again and continues. All lines are in {self._place}/ledger. (run.max_refused is {self._most:g}: set it "
+            f"{what} {shards}: {found.read:,} images read, {refused:,} refused ({counted}). "
+            f"{self._examples(without_key > 0)}Correct the input, or the keys of 'input'; then the same command does "
+            f"these shards again and continues. All lines are in {self._place}/ledger. (run.max_refused is {self._most:g}: set it "
             "to 1 to continue in any case.)"
         )
 

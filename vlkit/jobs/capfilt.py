@@ -41,7 +41,7 @@ from vlkit.jobs.capfilt_output import fingerprint, shares
 from vlkit.jobs.models import build_with_models, image_processors, model_weights
 from vlkit.registry import PROCESSORS
 from vlkit.runner.config_changes import plain
-from vlkit.runner.device import autocast, choose_device
+from vlkit.runner.context import autocast, choose_device
 from vlkit.runner.signals import StopRequest
 
 logger = logging.getLogger(__name__)

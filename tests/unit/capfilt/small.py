@@ -92,7 +92,8 @@ def worker(
     shards: Path, output: Path, annotate: Any, stop: Callable[[], bool] = lambda: False, **options: Any
 ) -> Worker:
     """A worker on all shards of a folder; batches of 5 images, lots of 3 shards."""
-    inputs = InputOptions(str(shards), max_pixels=options.pop("max_pixels", 10_000))
+    limits = {name: options.pop(name) for name in ("max_pixels", "caption_key") if name in options}
+    inputs = InputOptions(str(shards), **{"max_pixels": 10_000, **limits})
     options = {"batch_size": 5, "shards_at_once": 3, "readers": 2, "lease": 600.0, **options}
     if not options.pop("store_images", True):
         options["output"] = "scores"

@@ -9,7 +9,10 @@ import pytest
 
 from tests.unit.capfilt.small import annotator, picture, result, worker, write_tar
 from vlkit.capfilt.accounting import Counts
+from vlkit.capfilt.decision import Decision
+from vlkit.capfilt.record import nothing_came
 from vlkit.capfilt.refusals import LEAST_ROWS, refused_share
+from vlkit.capfilt.storage import Storage
 from vlkit.errors import VlkitError
 
 HALF = LEAST_ROWS // 2
@@ -103,6 +106,44 @@ def test_the_records_of_all_workers_count(annotate, tmp_path):
     late._limit.redo = lambda: None  # the other one is still at work
     with pytest.raises(VlkitError, match="first 2 shards: 1,000 images"):
         late.run()
+
+
+def without_captions(folder: Path, sizes: tuple[int, ...]) -> Path:
+    """Shards of images whose JSON has its text under another key than ``caption``."""
+    for shard, size in enumerate(sizes):
+        names = [f"{shard}-{number:04d}" for number in range(size)]
+        files = {f"{name}.png": picture(number) for number, name in enumerate(names)}
+        files |= {f"{name}.json": b'{"words": "a red circle"}' for name in names}
+        write_tar(folder / f"{shard:05d}.tar", dict(sorted(files.items())))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def captionless(tmp_path_factory):
+    return without_captions(tmp_path_factory.mktemp("captionless"), (HALF, HALF))
+
+
+def test_rows_without_the_caption_key_count_where_only_captions_are_kept(captionless, tmp_path):
+    web_only = annotator(decision=Decision("web", 0.0))
+    with pytest.raises(VlkitError) as stopped:
+        worker(captionless, tmp_path, web_only, caption_key="wrong").run()
+    message = str(stopped.value)
+    assert message.startswith(
+        "nothing came of the first 2 shards: 1,000 images read, 1,000 refused (1,000 no key 'wrong')"
+    )
+    assert "00000: '0-0000': no text (no key 'wrong')" in message
+    with Storage(tmp_path) as place:
+        assert nothing_came(place)  # the job with the right key replaces it
+    with pytest.raises(VlkitError, match="nothing came"):
+        worker(captionless, tmp_path, web_only, caption_key="wrong").run()
+    assert worker(captionless, tmp_path / "all", web_only, caption_key="wrong", max_refused=1).run()
+
+
+def test_captions_of_the_captioner_are_of_use_without_those_of_the_web(annotate, tmp_path):
+    folder = without_captions(tmp_path / "in", (LEAST_ROWS,))
+    summary = worker(folder, tmp_path / "out", annotate, caption_key="wrong").run()
+    assert summary["texts"]["web"]["refused"] == {"no text": LEAST_ROWS}
+    assert summary["texts"]["synthetic"]["scored"] == LEAST_ROWS
 
 
 def test_shares():
