@@ -41,20 +41,28 @@ def is_replaceable(place: Storage, record: dict[str, Any]) -> bool:
     except DataError as error:
         raise ConfigError(f"{error} Choose another run.output_dir.") from error
     changed = differences(_compared(before), _compared(record))
-    if changed and not nothing_came(place):
+    if changed and not nothing_came(place, before):
         raise ConfigError(
             f"{place} holds another job: {changed}. Choose another run.output_dir, or delete the folder to start over."
         )
     return bool(changed)
 
 
-def nothing_came(place: Storage) -> bool:
-    """Whether shards are done, but no text of them was scored, and no worker holds a claim on others."""
+def nothing_came(place: Storage, record: Any = None) -> bool:
+    """Whether shards are done, but nothing came of them, and no worker holds a claim on others.
+
+    Args:
+        place: output folder.
+        record: of its job. Where that keeps captions of the web alone, and is not finished, images without one are
+            nothing, too.
+    """
     done = done_shards(place)
     if not done or place.list(CLAIMS):
         return False
-    counts = (StoredShard.of(place, name).counts for name in sorted(done))
-    return not any(each.web_scored or each.synthetic for each in counts)
+    counts = [StoredShard.of(place, name).counts for name in sorted(done)]
+    if _keeps_web_only(record) and not place.exists(SUMMARY):
+        return not any(each.web_scored for each in counts)
+    return not any(each.annotated for each in counts)
 
 
 def forget_all(place: Storage) -> None:
@@ -80,3 +88,10 @@ def done_shards(place: Storage) -> set[str]:
 def _compared(record: Any) -> Any:
     """Return the part of a record on which two commands have to agree."""
     return {key: value for key, value in record.items() if key != NOT_READ} if isinstance(record, dict) else record
+
+
+def _keeps_web_only(record: Any) -> bool:
+    try:
+        return bool(record["task"]["decision"]["texts"] == "web")
+    except (KeyError, TypeError):
+        return False

@@ -109,8 +109,8 @@ class RefusalLimit:
         return (
             f"{what} {shards}: {found.read:,} images read, {refused:,} refused ({counted}). "
             f"{self._examples(without_key > 0)}Correct the input, or the keys of 'input'; then the same command does "
-            f"these shards again and continues. All lines are in {self._place}/ledger. (run.max_refused is {self._most:g}: set it "
-            "to 1 to continue in any case.)"
+            f"these shards again and continues. All lines are in {self._place}/ledger. (run.max_refused is "
+            f"{self._most:g}: set it to 1 to continue in any case.)"
         )
 
     def _examples(self, texts: bool) -> str:

@@ -133,7 +133,9 @@ def test_rows_without_the_caption_key_count_where_only_captions_are_kept(caption
     )
     assert "00000: '0-0000': no text (no key 'wrong')" in message
     with Storage(tmp_path) as place:
-        assert nothing_came(place)  # the job with the right key replaces it
+        job = {"task": {"name": "capfilt", "decision": {"texts": "web"}}}
+        assert nothing_came(place, job)  # the job with the right key replaces it
+        assert not nothing_came(place, {"task": {"name": "capfilt"}})
     with pytest.raises(VlkitError, match="nothing came"):
         worker(captionless, tmp_path, web_only, caption_key="wrong").run()
     assert worker(captionless, tmp_path / "all", web_only, caption_key="wrong", max_refused=1).run()
