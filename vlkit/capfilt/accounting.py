@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass
 class Counts:
-    """What became of the images and texts of one or more shards.
+    """Counts of the images and texts of one or more shards, by their result.
 
     Args:
         kept: images with at least one kept text.
@@ -42,7 +42,7 @@ class Counts:
 
     @property
     def annotated(self) -> int:
-        """Images that the models saw."""
+        """Images that were annotated."""
         return self.kept + self.dropped
 
     @property
@@ -65,7 +65,7 @@ class Counts:
                 setattr(self, name, mine + value)
 
     def check(self, images: int, texts: int) -> None:
-        """Look whether everything adds up.
+        """Check that the sums add up.
 
         Args:
             images, texts: that were met in the input, counted when they were read.
@@ -84,7 +84,7 @@ class Counts:
             raise RuntimeError(f"the counts do not add up: {'; '.join(wrong)}. {self}")
 
     def as_dict(self) -> dict[str, Any]:
-        """For a manifest; :meth:`from_dict` reads it. ``images.read`` is kept + dropped + refused, and
+        """Return the counts as data of a manifest. ``images.read`` is kept + dropped + refused, and
         ``texts.web.read`` is scored + refused + unasked."""
         return {
             "images": {
@@ -110,7 +110,7 @@ class Counts:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Counts:
-        """What :meth:`as_dict` gave."""
+        """Read the result of :meth:`as_dict`."""
         images, web, synthetic = data["images"], data["texts"]["web"], data["texts"]["synthetic"]
         return cls(
             kept=images["kept"],
@@ -130,7 +130,7 @@ class Counts:
 
 
 def total(parts: Iterable[Counts]) -> Counts:
-    """The sum."""
+    """Add up counts."""
     found = Counts()
     for part in parts:
         found.add(part)

@@ -22,7 +22,7 @@ _SCORES = {"captioner's log-probabilities": ("log_prob",), "filter's scores": ("
 
 
 class ModelAnnotator:
-    """Captions and scores batches of images.
+    """Caption and score batches of images.
 
     Args:
         model: captioner and filter, on its device and in eval mode.
@@ -49,7 +49,7 @@ class ModelAnnotator:
         self._fit = FitWatch(tokenizer, "the tokenizer of model.filter")
 
     def __call__(self, images: Sequence[Ready]) -> list[list[Any]]:
-        """The texts of each image with their scores, those of the web first.
+        """Return the texts of each image with their scores, those of the web first.
 
         Raises:
             VlkitError: a score is not a number.
@@ -59,7 +59,7 @@ class ModelAnnotator:
         return found
 
     def annotate(self, images: Sequence[Ready]) -> list[list[Any]]:
-        """The same without a warning of texts that the tokenizer does not know."""
+        """Annotate without a warning about texts that the tokenizer does not know."""
         seeds = torch.tensor([seed_of(ready.item.key, self.seed) for ready in images])
         web = [ready.item.texts for ready in images]
         with torch.inference_mode(), self.autocast():
@@ -80,11 +80,11 @@ class ModelAnnotator:
             logger.warning("the texts of the web: %s", note)
 
     def reads(self, text: str) -> bool:
-        """Whether anything is left of a web text after the preprocessing of captions."""
+        """Return whether anything is left of a web text after the preprocessing of captions."""
         return bool(self.task.read(text).strip()) if hasattr(self.task, "read") else True
 
     def encoder_speed(self, images: Sequence[Ready]) -> float | None:
-        """Images a second that the image encoder (both, where there are two) alone takes; None: the model has none."""
+        """Measure images per second of the image encoders alone; None: the model has none."""
         if not hasattr(self.model, "encode"):
             return None
         samples = self._samples(images)
@@ -113,14 +113,14 @@ class Lot:
 
 
 def lots_of(shards: Sequence[InputShard], at_once: int) -> list[Lot]:
-    """The input cut into lots of ``at_once`` shards; the last may be smaller."""
+    """Divide the input into lots of ``at_once`` shards; the last may be smaller."""
     groups = [tuple(shards[start : start + at_once]) for start in range(0, len(shards), at_once)]
     return [Lot(group[0].name, group) for group in groups]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to go on with a lot.
+    """How to resume a lot.
 
     Args:
         first: the shard to read from.
@@ -134,7 +134,7 @@ class Plan:
 
     @classmethod
     def of(cls, annotated: Sequence[int | None], batch_size: int) -> Plan:
-        """The plan for a lot.
+        """Plan a lot.
 
         Args:
             annotated: of each shard how many images went through the models; None: it is not done.
@@ -165,7 +165,7 @@ class Batch:
 
     @property
     def images(self) -> list[Ready]:
-        """Those that the models are to see."""
+        """The decoded images."""
         return [event for event in self.events if isinstance(event, Ready)]
 
     @property
@@ -174,16 +174,16 @@ class Batch:
         return sum(len(ready.item.image) for ready in self.images)
 
     def without_pixels(self) -> Batch:
-        """The same for somebody who needs the encoded images alone: the pixels are many times as large."""
+        """Return the batch without decoded pixels, which are many times as large as the encoded images."""
         return Batch([Ready(each.shard, each.item, {}) if isinstance(each, Ready) else each for each in self.events])
 
 
 def batches(events: Iterable[Event], plan: Plan, batch_size: int) -> Iterator[Batch]:
-    """The batches that the shards of ``plan`` need, up to the end of the last of them.
+    """Yield the batches that the shards of ``plan`` need, up to the end of the last of them.
 
     Args:
         events: of the lot from ``plan.first`` on.
-        plan: how to go on.
+        plan: how to resume the lot.
         batch_size: images in a batch; the last of a lot may have fewer.
     """
     skip, missing = plan.skip, set(plan.todo)

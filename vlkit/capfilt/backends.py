@@ -19,7 +19,7 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 class Store(Protocol):
-    """What a kind of storage can do; names are checked already."""
+    """Operations of a storage backend; names are checked already."""
 
     def open(self, name: str) -> IO[bytes]: ...
     def exists(self, name: str) -> bool: ...
@@ -31,7 +31,7 @@ class Store(Protocol):
 
 
 def store_of(url: str) -> Store:
-    """The storage behind a path or URL.
+    """Return the backend of a path or URL.
 
     Raises:
         VlkitError: nobody knows its kind, or the package for it is not installed.
@@ -193,7 +193,7 @@ class FsspecStore:
         return f"{self.folder}/{name}"
 
     def _forget(self) -> None:
-        """Listings are cached, and other workers write too."""
+        """Forget cached listings, because other workers write too."""
         self.fs.invalidate_cache()
 
 

@@ -47,10 +47,10 @@ class Claims:
         self.close()
 
     def order(self, lots: Sequence[str]) -> list[str]:
-        """In which order to try ``lots``: those that nobody has first.
+        """Order ``lots`` for trying: unclaimed ones first.
 
-        Where creating a file is not exclusive each worker begins with another one, lest all that start together take
-        the same.
+        Where creating a file is not exclusive each worker begins with another lot, so that workers that start together
+        do not take the same.
         """
         claimed = {name.removesuffix(".json") for name in self.place.list(FOLDER)}
         free = [lot for lot in lots if lot not in claimed]
@@ -60,7 +60,7 @@ class Claims:
         return free + [lot for lot in lots if lot in claimed]
 
     def take(self, lot: str) -> bool:
-        """Claim a lot unless another living worker has it; whether this worker has it now."""
+        """Claim a lot unless another living worker has it; return whether this worker has it now."""
         name = _name(lot)
         with self._lock:
             if lot not in self._held:
@@ -98,7 +98,7 @@ class Claims:
             self.release(lot)
 
     def _take_over(self, name: str) -> bool:
-        """Replaces a claim that nobody refreshes any more; whether this worker did.
+        """Replace a claim that is no longer refreshed; return whether this worker did.
 
         Several may find the same old claim at once. It goes to the one that claims the replacing of just this content,
         and finds it still there then.
@@ -123,7 +123,7 @@ class Claims:
         return age is not None and (age > self.lease or is_dead(_owner(content)))
 
     def _read(self, name: str) -> bytes:
-        """A claim; empty if there is none."""
+        """Read a claim; empty if there is none."""
         try:
             return self.place.read_bytes(name)
         except VlkitError:
@@ -157,7 +157,7 @@ def _name(lot: str) -> str:
 
 
 def _owner(claim: bytes) -> str:
-    """The owner that a claim names; "" if it cannot be read."""
+    """Return the owner of a claim; "" if it cannot be read."""
     try:
         return str(json.loads(claim)["owner"])
     except (ValueError, KeyError, TypeError):  # half written, where that can be

@@ -31,7 +31,7 @@ class Scored(Protocol):
 
 @dataclass(frozen=True)
 class Decision:
-    """Which texts are kept. Paper: 3.3.
+    """Decide which texts of an image are kept. Paper: 3.3.
 
     Scores and thresholds are compared as they are written, to six places, so that a table decides as the model's output
     did. A text that is empty or has a score that is not a number is never kept.
@@ -40,7 +40,7 @@ class Decision:
         texts: the sources that are kept from; "web" alone is the paper's filter without captioner, "synthetic" alone
             takes captions for all images.
         threshold: least ITM probability, 0 to 1; None: any (the paper's captioner without filter).
-        itc_threshold: least ITC similarity, -1 to 1, asked beside ``threshold``; None: any.
+        itc_threshold: least ITC similarity, -1 to 1, in addition to ``threshold``; None: any.
 
     Raises:
         ConfigError: a value that is not allowed.
@@ -69,16 +69,16 @@ class Decision:
         return f"{texts} with {asked}" if asked else texts
 
     def kept(self, texts: Sequence[Scored]) -> list[bool]:
-        """Whether each text is kept."""
+        """Return whether each text is kept."""
         return [self._keeps(each) for each in texts]
 
     def captions(self, texts: Sequence[Scored]) -> list[str]:
-        """The texts that are kept, each once: those of the web first, else in the order given."""
+        """Return the kept texts, each once: those of the web first, else in the given order."""
         kept = [each for each in texts if self._keeps(each)]
         return list(dict.fromkeys(each.text for each in sorted(kept, key=lambda each: each.source != "web")))
 
     def stricter_than(self, other: Decision) -> bool:
-        """Whether every text that this keeps, ``other`` keeps too, whatever its scores are."""
+        """Return whether ``other`` keeps every text that this one keeps, for any scores."""
         return (
             other.texts in ("both", self.texts)
             and _at_least(self.threshold, other.threshold)

@@ -111,7 +111,7 @@ class Worker:
         return self._summary()
 
     def _work(self, lots: HandOut, writer: Writer) -> None:
-        """Does one lot after the other. While the models see the end of one, the next is read already."""
+        """Process one lot after the other. While the models process the end of one, the next is read already."""
         started = self._start(lots, lots.next)
         while started is not None:
             following = None
@@ -131,7 +131,7 @@ class Worker:
             started = following or self._start(lots, lots.next)
 
     def _start(self, lots: HandOut, take: Callable[[], Lot | None]) -> _Started | None:
-        """Begins to read a lot, as far as it is not done."""
+        """Start to read a lot, as far as it is not done."""
         while (lot := take()) is not None:
             plan = Plan.of([self._annotated(shard) for shard in lot.shards], self.settings.batch_size)
             if plan.todo:
@@ -172,7 +172,7 @@ class Worker:
         return texts
 
     def _annotated(self, shard: InputShard) -> int | None:
-        """Images of a shard that went through the models; None: it is not done."""
+        """Return the number of annotated images of a shard; None: it is not done."""
         if not self.place.exists(file_name(DONE, shard.name)):
             return None
         return StoredShard.of(self.place, shard.name).counts.annotated
@@ -187,7 +187,7 @@ class Worker:
             writer.check()
 
     def _summary(self) -> dict[str, Any]:
-        """Counts over everything, also written; equal whoever writes it."""
+        """Return and write the counts of the whole job; equal in every process."""
         if self.place.exists(SUMMARY):
             return summary_of(self.place)
         counts = total(StoredShard.of(self.place, shard.name).counts for shard in self.shards)
@@ -195,7 +195,7 @@ class Worker:
 
 
 def summary_of(place: Storage) -> dict[str, Any]:
-    """What :meth:`Worker.run` returned when the job was finished."""
+    """Read the result of :meth:`Worker.run` of a finished job."""
     return json.loads(place.read_bytes(SUMMARY))
 
 
@@ -204,7 +204,7 @@ _OWN_WAIT = 0.02  # while the own files are being written
 
 
 class HandOut:
-    """The lots of a job, as one worker sees them.
+    """Choose the next lot of a worker.
 
     Args:
         lots: all of them.
@@ -218,7 +218,7 @@ class HandOut:
         self._mine: set[str] = set()
 
     def next(self) -> Lot | None:
-        """A lot that is this worker's now; waits while others do all that is left. None: nothing is left."""
+        """Claim a lot; wait while others process all that are left. None: nothing is left."""
         wait = _FIRST_WAIT
         while left := self._left():
             lot = self._take(left)
@@ -233,11 +233,11 @@ class HandOut:
         return None
 
     def next_free(self) -> Lot | None:
-        """A lot that is this worker's now; None if none is free at the moment."""
+        """Claim a lot; None if none is free at the moment."""
         return self._take(self._left())
 
     def give_back(self, lot: Lot) -> None:
-        """The lot is done, or not to be done by this worker."""
+        """Release the claim on a lot."""
         self._claims.release(lot.name)
         self._mine.discard(lot.name)
 
@@ -254,7 +254,7 @@ class HandOut:
         return None
 
     def _sleep(self, seconds: float) -> None:
-        """Waits, in short pieces because a signal only sets a flag."""
+        """Wait, in short pieces because a signal only sets a flag."""
         pause = threading.Event()
         while seconds > 0:
             self._look()

@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 
 class Damage(Exception):
-    """What is wrong with the rest of a list."""
+    """The rest of a list cannot be read."""
 
 
 class RowOffset(NamedTuple):
@@ -35,7 +35,7 @@ class RowOffset(NamedTuple):
 
 
 def cut(file: Path, suffix: str, rows: int, limit: int) -> list[RowOffset]:
-    """Where a list is to be cut into shards of ``rows`` rows; none: it has no rows.
+    """Return the offsets that divide a list into shards of ``rows`` rows; none: it has no rows.
 
     Args:
         file: the list.
@@ -56,7 +56,7 @@ def cut(file: Path, suffix: str, rows: int, limit: int) -> list[RowOffset]:
             for number, (offset, _) in enumerate(_raw(stream, suffix, None, limit)):
                 if number % rows == 0:
                     found.append(RowOffset(number, offset))
-        except Damage:  # which is told by whoever reads the last shard
+        except Damage:  # reported when the last shard is read
             if not found:
                 raise
     return found
@@ -65,7 +65,7 @@ def cut(file: Path, suffix: str, rows: int, limit: int) -> list[RowOffset]:
 def read_list(
     file: Path, suffix: str, first: RowOffset, count: int | None, limit: int
 ) -> Iterator[tuple[int, Row | Fault]]:
-    """Numbers and rows of a list, from ``first`` on.
+    """Yield numbers and rows of a list, from ``first`` on.
 
     Args:
         file: the list.
@@ -101,7 +101,7 @@ def _json_rows(file: Path, suffix: str, first: RowOffset, limit: int) -> Iterato
 
 
 def _raw(stream: IO[bytes], suffix: str, offset: int | None, limit: int) -> Iterator[tuple[int, bytes | None]]:
-    """Offset and bytes of every row (None: too large) from ``offset`` on, or from the first one."""
+    """Yield offset and bytes of every row (None: too large) from ``offset`` on, or from the first one."""
     start = stream.read(_BLOCK)
     _check_text(start)
     bare = start.removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -115,7 +115,7 @@ def _raw(stream: IO[bytes], suffix: str, offset: int | None, limit: int) -> Iter
 
 
 def _check_text(start: bytes) -> None:
-    """Raises what the file is, if it is no text in UTF-8 with line feeds."""
+    """Raise Damage if the file is not text in UTF-8 with line feeds."""
     kind, encoding = kind_of(start), encoding_of(start)[0]
     if kind:
         raise Damage(f"it is {kind}")
@@ -138,7 +138,7 @@ def _lines(stream: IO[bytes], place: int, limit: int) -> Iterator[tuple[int, byt
 
 
 def _elements(stream: IO[bytes], place: int, limit: int) -> Iterator[tuple[int, bytes | None]]:
-    """As Latin-1, in which every byte is a character, so that places in the text are places in the file: what gives
+    """Decode as Latin-1, in which every byte is a character, so that positions in text and file agree: what gives
     JSON its structure is ASCII in both."""
     decoder, text, at = json.JSONDecoder(), "", 0
     stream.seek(place)
@@ -185,7 +185,7 @@ def _parquet_rows(file: Path, first: int, limit: int) -> Iterator[Row | Fault]:
 
 
 def _holds_bytes(type: Any) -> bool:
-    """Whether a column may hold encoded images: bytes, or Hugging Face's struct of ``bytes`` and ``path``."""
+    """Return whether a column may hold encoded images: bytes, or Hugging Face's struct of ``bytes`` and ``path``."""
     from pyarrow import types
 
     if types.is_dictionary(type):
@@ -196,7 +196,7 @@ def _holds_bytes(type: Any) -> bool:
 
 
 def _batches(table: Any, first: int, size: int) -> Iterator[Any]:
-    """The rows from ``first`` on; no row group before it is read."""
+    """Yield the rows from ``first`` on, without reading earlier row groups."""
     before = 0
     for group in range(table.num_row_groups):
         rows = table.metadata.row_group(group).num_rows
@@ -210,7 +210,7 @@ def _batches(table: Any, first: int, size: int) -> Iterator[Any]:
 
 
 def _plain(row: Any, encoded: list[str], limit: int) -> Row | Fault:
-    """One row as plain data; columns of ``encoded`` as they are."""
+    """Return a row as plain data; columns of ``encoded`` as they are."""
     try:
         values = row.to_pylist()[0]
         images = {name: values[name] for name in encoded}

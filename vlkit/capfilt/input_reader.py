@@ -27,7 +27,7 @@ _LOOK_SECONDS = 0.2  # between looks whether somebody asked to stop
 
 @dataclass(frozen=True)
 class Ready:
-    """An image that the models can take.
+    """A decoded image.
 
     Args:
         shard: its place in the lot.
@@ -50,7 +50,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class End:
-    """All of a shard was read.
+    """The end of a shard.
 
     Args:
         shard: its place in the lot.
@@ -66,7 +66,7 @@ Event = Ready | Rejected | End
 
 
 class Decoder:
-    """From an encoded image to what the models take.
+    """Decode images into inputs of the models.
 
     Args:
         processors: input of the models ("image", "filter_image") to its image processor.
@@ -78,7 +78,7 @@ class Decoder:
         self.processors, self.max_pixels, self.reads = processors, max_pixels, reads
 
     def __call__(self, shard: int, item: Item) -> list[Event]:
-        """The image, or why there is none (and what becomes of its text)."""
+        """Decode an item; return the image, or why it is rejected with its texts."""
         try:
             self._check_size(item.image)
             images = {name: processor(item.image) for name, processor in self.processors.items()}
@@ -112,7 +112,7 @@ def _turned(shard: int, item: Item, reason: str, detail: str) -> list[Event]:
 
 
 class Reader:
-    """What several shards hold, decoded by threads ahead of whoever iterates.
+    """Iterate over the content of shards, decoded ahead by threads.
 
     Args:
         shards: (place in the lot, shard) in order.
@@ -172,7 +172,7 @@ class Reader:
             return found
 
     def _put(self, entry: Future[list[Event]] | BaseException | None) -> bool:
-        """Whether it was wanted."""
+        """Put an entry; return False when the reader was closed."""
         while not self._closing.is_set():
             try:
                 self._queue.put(entry, timeout=_LOOK_SECONDS)
@@ -193,7 +193,7 @@ class Reader:
             self._put(error)
 
     def _chunks(self, place: int, shard: InputShard) -> Iterator[list[tuple[int, Item] | Event]]:
-        """What the shard holds, in pieces for one thread."""
+        """Split the content of a shard into chunks for one thread."""
         chunk: list[tuple[int, Item] | Event] = []
         size = images = texts = 0
         for found in self._read(shard):

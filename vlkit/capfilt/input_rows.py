@@ -24,12 +24,12 @@ _MAGIC = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n", "png"))
 
 
 def suffix_of(path: str) -> str:
-    """The suffix of a file or address, in lower case."""
+    """Return the suffix of a file or address, in lower case."""
     return os.path.splitext(re.split(r"[?#]", path)[0] if "://" in path else path)[1].lower()
 
 
 def read_rows(shard: InputShard, options: InputOptions) -> Iterator[Item | Refused]:
-    """Everything that a shard of a list holds.
+    """Read a shard of a list.
 
     The key of a row is its ``key``, if that can be one, else its number in nine digits.
 
@@ -62,7 +62,7 @@ def read_rows(shard: InputShard, options: InputOptions) -> Iterator[Item | Refus
 
 
 def folder_of(path: str) -> str:
-    """Where a file lies; "" for the working directory."""
+    """Return the folder of a file; "" for the working directory."""
     return path.rpartition("/")[0] if local_path(path) is None else str(Path(str(local_path(path))).parent)
 
 
@@ -77,7 +77,7 @@ def _key(number: int, row: Row) -> str:
 
 @dataclass
 class _RowReader:
-    """Reads one row."""
+    """Read one row."""
 
     row: Row
     root: str
@@ -85,7 +85,7 @@ class _RowReader:
     options: InputOptions
 
     def read(self, key: str, repeated: bool) -> Iterator[Item | Refused]:
-        """The item of the row, or why there is none; ``repeated``: its key is that of an earlier row."""
+        """Read the item of the row, or why there is none; ``repeated``: its key is that of an earlier row."""
         image = Fault("duplicate key") if repeated else self._image()
         found = captions(self.row, self.keys, self.options)
         texts = tuple(each for each in found if isinstance(each, str))
@@ -97,7 +97,7 @@ class _RowReader:
         yield Item(key, *image, texts, self._fields())
 
     def _fields(self) -> dict[str, Any]:
-        """The other data: neither captions nor encoded images, but the names of image files."""
+        """Return the other data: neither captions nor encoded images, but the names of image files."""
         own = self.keys.image(self.row)
         with contextlib.suppress(Ambiguous):
             caption = self.keys.caption(self.row)
@@ -108,7 +108,7 @@ class _RowReader:
         return {name: _field(value) for name, value in self.row.items() if name != own}
 
     def _image(self) -> tuple[bytes, str] | Fault:
-        """The encoded image that the row names or holds, and the suffix of its file."""
+        """Read the encoded image that the row names or holds, and the suffix of its file."""
         try:
             key = self.keys.image(self.row)
         except Ambiguous as error:
@@ -137,14 +137,14 @@ class _RowReader:
 
 
 def _field(value: Any) -> Any:
-    """A value without encoded files: of a struct of bytes and path the path."""
+    """Return a value without encoded files: of a struct of bytes and path the path."""
     if isinstance(value, dict) and set(value) == {"bytes", "path"}:
         return value["path"]
     return f"{len(value)} bytes" if isinstance(value, bytes) else value
 
 
 def _image(name: str, root: str, options: InputOptions) -> bytes | Fault:
-    """The encoded image, never more than the options allow."""
+    """Read an encoded image, never more than the options allow."""
     limit = options.max_image_bytes
     if re.match("https?://", name):
         return Fault("missing image file", "an address: download the images first, with img2dataset for example")
@@ -170,7 +170,7 @@ def _checked(data: bytes, options: InputOptions) -> bytes | Fault:
 
 
 def _why_null(row: Row) -> str:
-    """What img2dataset says of an image that it did not get."""
+    """Return what img2dataset says about an image that it did not get."""
     said = [f"{name} {short(row[name])}" for name in ("status", "error_message") if isinstance(row.get(name), str)]
     return f"; {', '.join(said)}" if said else ""
 
@@ -197,7 +197,7 @@ def _store(folder: str) -> Store:
 
 
 def _extension(name: str, data: bytes) -> str:
-    """What the file is to be called after, so that ``web_shards`` reads it; "": nothing that it reads."""
+    """Return the suffix under which ``web_shards`` reads the file; "": it reads none like it."""
     suffix = suffix_of(name).lstrip(".")
     if suffix in IMAGES:
         return suffix

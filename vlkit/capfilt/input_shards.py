@@ -42,7 +42,7 @@ _FIRST_ROWS = 20  # rows of a list
 
 
 class Inputs(NamedTuple):
-    """What an input consists of.
+    """The shards of an input, and what is not read.
 
     Args:
         shards: in its order.
@@ -54,12 +54,12 @@ class Inputs(NamedTuple):
 
 
 def find_inputs(options: InputOptions) -> list[InputShard]:
-    """The shards of an input; see :func:`find_all`."""
+    """Return the shards of an input; see :func:`find_all`."""
     return find_all(options).shards
 
 
 def find_all(options: InputOptions) -> Inputs:
-    """The shards of an input, in its order: every tar, and every stretch of a list.
+    """Find the shards of an input, in its order: every tar, and every range of rows of a list.
 
     They are named after their files, with a number in front where the names alone would be equal.
 
@@ -98,7 +98,7 @@ def _check_root(folder: str) -> None:
 
 
 def _files(path: str, not_read: list[str]) -> list[str]:
-    """The files that a path means; those of a folder that are not read are added to ``not_read``."""
+    """Return the files of a path, and add those of a folder that are not read to ``not_read``."""
     here = local_path(path)
     if here is None:
         files = _far_files(path, not_read)
@@ -133,7 +133,7 @@ def _how_to_read(file: str) -> str:
 
 
 def _far_files(path: str, not_read: list[str]) -> list[str]:
-    """The files that an address means: a brace pattern, ``*`` in its last part, or a folder."""
+    """Return the files of an address: a brace pattern, ``*`` in its last part, or a folder."""
     found: list[str] = []
     try:
         urls = expand_braces(path)
@@ -160,7 +160,7 @@ def _far_files(path: str, not_read: list[str]) -> list[str]:
 
 
 def _shards(file: str, options: InputOptions) -> list[InputShard]:
-    """The parts of a file, not yet named."""
+    """Return the shards of a file, not yet named."""
     if suffix_of(file) == ".tar":
         return [InputShard("", "tar", file)]
     rows = options.rows_per_shard
@@ -179,7 +179,7 @@ def _shards(file: str, options: InputOptions) -> list[InputShard]:
 
 
 def _check_keys(file: str, first: RowOffset, options: InputOptions) -> None:
-    """Look whether the first rows name images at all."""
+    """Check that the first rows name images at all."""
     local, seen = kept_copy(file).file, list[Row]()
     with contextlib.suppress(Damage):  # the ledger names it when the rows are read
         for _, row in islice(read_list(local, suffix_of(file), first, None, options.max_text_bytes), _FIRST_ROWS):
@@ -200,7 +200,7 @@ def _check_keys(file: str, first: RowOffset, options: InputOptions) -> None:
 
 
 READ = (".tar", ".parquet")
-"""What is read of a folder: the first of these suffixes that it has, in upper or lower case."""
+"""Suffixes of the files that are read of a folder: the first that occurs, in upper or lower case."""
 _COMPRESSED = (".gz", ".tgz", ".zst", ".tzst", ".bz2", ".tbz2", ".xz", ".txz", ".lz4", ".zip")
 _OURS = (SHARDS_RECORD, CAPFILT_RECORD, "summary.json")
 _NAMED = 3
@@ -220,7 +220,7 @@ class FolderFiles(NamedTuple):
 
 
 def files_in(folder: str, store: Store) -> FolderFiles:
-    """Divide what is in a folder.
+    """Divide the entries of a folder into those that are read and the others.
 
     Args:
         folder: named in errors.
@@ -241,7 +241,7 @@ def files_in(folder: str, store: Store) -> FolderFiles:
 
 
 def described(names: Sequence[str]) -> str:
-    """Names by their suffixes: ``12 .jpg (a.jpg, b.jpg, c.jpg, ...), 1 folder (images/)``."""
+    """Group names by their suffixes: ``12 .jpg (a.jpg, b.jpg, c.jpg, ...), 1 folder (images/)``."""
     groups: dict[str, list[str]] = {}
     for name in names:
         kind = "folder" if name.endswith("/") else _suffix(name) or "without a suffix"
@@ -250,12 +250,12 @@ def described(names: Sequence[str]) -> str:
 
 
 def is_compressed(name: str) -> bool:
-    """Whether a file is called like a compressed one."""
+    """Return whether the name is that of a compressed file."""
     return name.lower().endswith(_COMPRESSED)
 
 
 def _nothing(folder: str, store: Store, others: list[str]) -> str:
-    """Why nothing of a folder is read."""
+    """Explain why nothing of a folder is read."""
     holds = f"; it holds {described(others)}" if others else ""
     found = f"the folder holds no *.tar file and no *.parquet file{holds}."
     if store.exists(CAPFILT_RECORD):
@@ -272,7 +272,7 @@ def _nothing(folder: str, store: Store, others: list[str]) -> str:
 
 
 def _entries(folder: Path) -> list[str]:
-    """Everything in a folder, links that lead nowhere included."""
+    """List a folder, with links that lead nowhere."""
     with os.scandir(folder) as entries:
         return [f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries]
 
@@ -293,7 +293,7 @@ __all__ += ["read_shard"]
 
 
 def read_shard(shard: InputShard, options: InputOptions) -> Iterator[Item | Refused]:
-    """Everything that a shard holds, in its order; equal files give equal results.
+    """Read a shard in its order; equal files give equal results.
 
     Whatever a file holds, nothing is raised: what cannot be used is given as :class:`Refused`. A shard that lies
     elsewhere is copied to this machine first.

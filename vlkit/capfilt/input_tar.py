@@ -58,7 +58,7 @@ class _Listing:
         self._leave_further_images()
 
     def _leave_further_images(self) -> None:
-        """Masks and the like, ``a.seg.png`` of the sample ``a``, are no samples, as for ``web_shards``."""
+        """Move masks and the like, ``a.seg.png`` of the sample ``a``, to the unread members, as ``web_shards`` does."""
         parts = {
             key: {kind: part for kind, part in sample.parts.items() if not part.fault}
             for (safe, key), sample in self.samples.items()
@@ -94,7 +94,7 @@ class _Listing:
 
 
 def read_tar(name: str, file: Path, options: InputOptions) -> Iterator[Item | Refused]:
-    """Everything that a tar holds.
+    """Read a tar.
 
     Names are keys and nothing more: no file is ever made of them. Nothing is read that is larger than the options
     allow, whatever headers claim.
@@ -131,7 +131,7 @@ def _damage(name: str, detail: str, begun: bool) -> Refused:
 
 @dataclass
 class _SampleReader:
-    """Reads one sample."""
+    """Read one sample."""
 
     key: str
     sample: _Sample
@@ -157,7 +157,7 @@ class _SampleReader:
             yield Refused(self.key, "image" if kind == "image" else said, "duplicate key", f"another {kind}")
 
     def _image_fault(self) -> Fault | None:
-        """Why the sample gives no item."""
+        """Explain why the sample gives no item; None: it gives one."""
         if self.sample.fault:
             return Fault("unsafe name", self.sample.fault)
         image = self.sample.parts.get("image")

@@ -20,7 +20,7 @@ MOST_CAPTIONS = 1000
 
 
 class Fault(NamedTuple):
-    """Why something cannot be used: one of ``REASONS``, and what is known beyond that."""
+    """Reason why something cannot be used (one of ``REASONS``), with a detail."""
 
     reason: str
     detail: str = ""
@@ -28,7 +28,7 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class TextFile:
-    """A file of a sample that is not read yet.
+    """A file of a sample, read on demand.
 
     Args:
         size: bytes.
@@ -41,7 +41,7 @@ class TextFile:
 
 @dataclass(frozen=True)
 class WebText:
-    """What the files beside an image say.
+    """The content of the text files next to an image.
 
     Args:
         texts: the captions; where there is none ``refused`` says why.
@@ -55,7 +55,7 @@ class WebText:
 
 
 def web_text(key: str, files: dict[str, TextFile], keys: RowKeys, options: InputOptions) -> WebText:
-    """The captions and other data of a sample.
+    """Read the captions and other data of a sample.
 
     Args:
         key: of the sample.
@@ -82,7 +82,7 @@ def web_text(key: str, files: dict[str, TextFile], keys: RowKeys, options: Input
 
 
 def _used(sources: dict[str, list[str | Fault]], first: str, listed: bool) -> list[str]:
-    """Which of the sources count; ``listed``: the JSON has a list of captions."""
+    """Choose the sources that count; ``listed``: the JSON has a list of captions."""
     order = sorted(sources, key=lambda name: name != first)
     if len(order) == 2:
         empty = [all(isinstance(each, Fault) and each.reason == "no text" for each in sources[name]) for name in order]
@@ -100,7 +100,7 @@ def _is_list(fields: dict[str, Any], keys: RowKeys) -> bool:
 
 
 def _without_caption(fields: dict[str, Any], keys: RowKeys, used: bool) -> dict[str, Any]:
-    """The other data of a JSON. A key that is only taken for the caption by its name stays where it was not used."""
+    """Return the other data of a JSON. A key that only looks like the caption stays where it was not used."""
     own = {keys.wanted_caption}
     if used:
         with contextlib.suppress(Ambiguous):
@@ -109,7 +109,7 @@ def _without_caption(fields: dict[str, Any], keys: RowKeys, used: bool) -> dict[
 
 
 def captions(fields: dict[str, Any], keys: RowKeys, options: InputOptions) -> list[str | Fault]:
-    """The captions in a mapping: one text or a list of them, and for each that cannot be used the reason."""
+    """Return the captions in a mapping: one text or a list, and a fault for each that cannot be used."""
     try:
         key = keys.caption(fields)
     except Ambiguous as error:
@@ -141,7 +141,7 @@ def _caption(given: Any, where: str, options: InputOptions) -> str | Fault:
 
 
 def parsed(data: bytes) -> Any:
-    """What a JSON text holds, or the :class:`Fault` in it."""
+    """Parse a JSON text; return the :class:`Fault` in it, if any."""
     try:
         return parse_json(data, "")
     except TextError as error:
@@ -149,7 +149,7 @@ def parsed(data: bytes) -> Any:
 
 
 def too_large(size: int, options: InputOptions) -> Fault:
-    """The fault of a text of ``size`` bytes."""
+    """Return the fault of a text of ``size`` bytes."""
     return Fault("oversized text", f"{size} bytes, {options.max_text_bytes} allowed")
 
 
@@ -177,11 +177,11 @@ _ENCODED = Column("image", IMAGES)
 
 
 class Ambiguous(DataError):
-    """Several keys could be meant."""
+    """Several keys match."""
 
 
 class RowKeys:
-    """The keys that the options set, else the common names.
+    """Find the keys of image and captions: those of the options, else common names.
 
     Args:
         options: of the input.
@@ -194,7 +194,7 @@ class RowKeys:
         self.wanted_image, self.wanted_caption = options.image_key or "image", options.caption_key or "caption"
 
     def image(self, row: Mapping[str, Any]) -> str | None:
-        """The key of the image; None: the row has none.
+        """Return the key of the image; None: the row has none.
 
         Raises:
             Ambiguous: several could be meant.
@@ -202,7 +202,7 @@ class RowKeys:
         return _found(self._image, "image", row)
 
     def caption(self, row: Mapping[str, Any]) -> str | None:
-        """The key of the captions; None: the row has none.
+        """Return the key of the captions; None: the row has none.
 
         Raises:
             Ambiguous: several could be meant.

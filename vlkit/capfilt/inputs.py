@@ -94,7 +94,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class InputOptions:
-    """Where images and texts are, and how much of them is taken in.
+    """The section ``input`` of a job: where images and texts are, and limits.
 
     Args:
         path: tar files as img2dataset writes them, or lists (.jsonl, .parquet, .json): a path, a pattern, a folder,
@@ -157,7 +157,7 @@ _LASTING_NUMBERS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
 def local_path(path: str) -> Path | None:
-    """The file, if ``path`` means one of this machine."""
+    """Return the local file that ``path`` means; None: it is remote."""
     scheme = urlsplit(path).scheme if "://" in path else ""
     if scheme == "package":
         return package_path(path)
@@ -167,7 +167,7 @@ def local_path(path: str) -> Path | None:
 
 
 def beside(url: str) -> tuple[Store, str]:
-    """Where a file lies that is not of this machine, and its name there.
+    """Return the storage of a remote file, and its name there.
 
     Raises:
         VlkitError: there is no such kind of address, or the package for it is not installed.
@@ -178,7 +178,7 @@ def beside(url: str) -> tuple[Store, str]:
 
 @contextlib.contextmanager
 def local_copy(path: str) -> Iterator[Path]:
-    """The file at ``path``: itself if it is of this machine, else a copy that is removed afterwards.
+    """Yield a local file: ``path`` itself, or a copy of a remote one that is removed afterwards.
 
     Raises:
         OSError: it cannot be read, several times.
@@ -194,13 +194,13 @@ def local_copy(path: str) -> Iterator[Path]:
 
 @functools.lru_cache(maxsize=2)
 def kept_copy(path: str) -> KeptCopy:
-    """Like :func:`local_copy`, but it stays until other files or the end of the process: for a list, which is read
+    """Return a copy that is kept until others replace it or the process ends: for a list, which is read
     once for every shard that is cut from it."""
     return KeptCopy(path)
 
 
 class KeptCopy:
-    """A file of this machine, or the copy of one of elsewhere, which goes when this object does.
+    """A local file, or the copy of a remote one that is removed with this object.
 
     Args:
         path: of it, or its address.
@@ -213,7 +213,7 @@ class KeptCopy:
 
 
 def tried(action: Callable[[], T], what: str, errors: type[Exception] = OSError) -> T:
-    """What ``action`` gives; it is done again after errors that may pass.
+    """Return the result of ``action``; retry after errors that may be temporary.
 
     Args:
         action: done up to three times.
@@ -238,7 +238,7 @@ def tried(action: Callable[[], T], what: str, errors: type[Exception] = OSError)
 
 
 def reason(error: OSError) -> str:
-    """Why, in words that are the same on every machine: no path of it, no number of a request."""
+    """Describe an error in words that are the same on every machine, without its path or a request number."""
     return error.strerror or type(error.__cause__ or error).__name__
 
 
@@ -264,7 +264,7 @@ _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 def fault(name: str) -> str:
-    """Why files must not be called ``name``, or ""."""
+    """Explain why files must not be called ``name``; "": they may."""
     if name.startswith(("/", "\\")) or _DRIVE.match(name):
         return "an absolute path"
     parts = re.split(r"[/\\]", name)
@@ -278,7 +278,7 @@ def fault(name: str) -> str:
 
 
 def shown(name: str) -> str:
-    """Any name so that it can be printed, different ones differently."""
+    """Make a name printable; different names stay different."""
     text = "".join(c if c.isprintable() else f"%{ord(c):02X}" for c in escaped(name))
     if len(text) <= _SHOWN:
         return text
@@ -287,7 +287,7 @@ def shown(name: str) -> str:
 
 
 def shard_names(stems: list[str]) -> list[str]:
-    """Safe and unique names of shards: ``stems`` where these are, else with their number in front."""
+    """Return safe and unique names of shards: ``stems``, or with their number in front where those are not unique."""
     safe = [re.sub(r"[^\w.-]", "_", stem, flags=re.ASCII).lstrip(".-")[:100] or "shard" for stem in stems]
     if len({name.casefold() for name in safe}) == len(safe):
         return safe
@@ -296,7 +296,7 @@ def shard_names(stems: list[str]) -> list[str]:
 
 
 def seed_of(key: str, seed: int) -> int:
-    """The seed of the image ``key`` in a job with ``seed``.
+    """Return the seed of the image ``key`` in a job with ``seed``, the same in any batch and process.
 
     Returns:
         0 .. 2**63 - 1.

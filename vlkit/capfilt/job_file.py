@@ -60,7 +60,7 @@ NEUTRAL = ("output_dir", "device", "readers", "lease", "max_refused")
 
 @dataclass(frozen=True)
 class JobFile:
-    """A job file that was found to be right.
+    """A validated job file.
 
     Args:
         model, task: ready to be built.
@@ -81,7 +81,7 @@ class JobFile:
         return self.run.output_dir or str(Path("output") / name)
 
     def essential(self) -> dict[str, Any]:
-        """What of the file the output depends on; weights are told by their content, not by where they are."""
+        """Return the part of the file that the output depends on; weights are identified by their content."""
         data = self.config.data
         run = {key: value for key, value in asdict(self.run).items() if key not in NEUTRAL}
         return {
@@ -93,7 +93,7 @@ class JobFile:
 
 
 def check_job(config: Config) -> JobFile:
-    """The parts of a job file, after loading its plugins.
+    """Validate a job file, after loading its plugins.
 
     Raises:
         ConfigError: every problem of every section.

@@ -46,7 +46,7 @@ class Worker:
     start: int
 
     def printed(self) -> str:
-        """What it printed in this run."""
+        """Return the output of this run."""
         with open(self.log, "rb") as file:
             file.seek(self.start)
             return file.read().decode(errors="replace")
@@ -83,7 +83,7 @@ def launch(count: int, arguments: Sequence[str], log_folder: Path, show: Callabl
 
 
 def start_worker(arguments: Sequence[str], local_rank: int, environment: Mapping[str, str], **options: Any) -> Any:
-    """A process of ``vlkit capfilt`` in a process group of its own, which ends when this process does.
+    """Start ``vlkit capfilt`` in a process group of its own, which ends when this process does.
 
     Args:
         arguments: of the command.
@@ -132,7 +132,7 @@ def _start(index: int, count: int, arguments: Sequence[str], log: Path) -> Worke
 
 @contextlib.contextmanager
 def _forwarded_signals(workers: Sequence[Worker]) -> Iterator[list[int]]:
-    """While entered, the workers get SIGTERM and SIGINT that this process gets; the list of those."""
+    """Forward SIGTERM and SIGINT to the workers while entered; the list holds those received."""
     received: list[int] = []
 
     def forward(number: int, frame: Any) -> None:
@@ -151,7 +151,7 @@ def _forwarded_signals(workers: Sequence[Worker]) -> Iterator[list[int]]:
 
 
 def _watch(workers: Sequence[Worker], received: Sequence[int], show: Callable[[str], object]) -> Worker | None:
-    """Waits until all have ended; the first that fails, unless a signal was the reason."""
+    """Wait until all have ended; return the first that fails, unless a signal was the reason."""
     with open(workers[0].log, "rb") as shown:
         shown.seek(workers[0].start)
         while True:

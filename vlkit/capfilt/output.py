@@ -21,7 +21,7 @@ from vlkit.io.json import JsonError, parse_json
 
 RECORD = CAPFILT_RECORD
 NOT_READ = "not_read"
-"""Key of the record: what of the folders of the input is not read, in words."""
+"""Key of the record: a description of the files of the input that are not read."""
 _BATCH_ROWS = 1 << 15
 
 
@@ -62,7 +62,7 @@ class StoredShard:
 
     @classmethod
     def of(cls, place: Storage, name: str) -> StoredShard:
-        """The shard that the manifest ``done/<name>.json`` describes."""
+        """Read the manifest ``done/<name>.json``."""
         file = file_name(DONE, name)
         try:
             manifest = parse_json(place.read_bytes(file), file)
@@ -81,7 +81,7 @@ class StoredShard:
         return file_name(DROPPED, self.name) in self.files
 
     def images(self, folder: str) -> Iterator[StoredImage]:
-        """The images in ``folder`` ("kept" or "dropped"), in order; the checksum is compared at the end."""
+        """Iterate over the images in ``folder`` ("kept" or "dropped"); the checksum is verified at the end."""
         with self._checked(folder) as file, tarfile.open(fileobj=file, mode="r|") as tar:
             image: tuple[str, bytes] | None = None
             for member in tar:
@@ -94,7 +94,7 @@ class StoredShard:
                 image = None
 
     def some_images(self, folder: str, keys: Container[str] | None = None) -> Iterator[StoredImage]:
-        """Those of ``keys`` (None: all) in ``folder``; what lies between is skipped, and no checksum is compared."""
+        """Iterate over the images with ``keys`` (None: all) in ``folder``, without verifying the checksum."""
         name = file_name(folder, self.name)
         with self._explained(name), self.place.open(name) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             image = None
@@ -107,14 +107,14 @@ class StoredShard:
                     image = (member.name, data) if image is None else None
 
     def ledger(self) -> Iterator[Refused]:
-        """Every input that gave no output."""
+        """Iterate over the inputs that gave no output."""
         name = file_name(LEDGER, self.name)
         with self._checked(LEDGER) as file:
             for line in file:
                 yield Refused(**parse_json(line, name))
 
     def table(self, columns: tuple[str, ...] | None = tuple(COLUMNS)) -> Iterator[Any]:
-        """Parts of the table as ``pyarrow.Table``; the texts of one image are in one part.
+        """Iterate over the table in parts of type ``pyarrow.Table``; the texts of one image are in one part.
 
         Args:
             columns: that are read; None: all, with the fields of the input.
@@ -139,13 +139,13 @@ class StoredShard:
                 yield waiting
 
     def check(self, folder: str) -> None:
-        """Compare the file of ``folder`` with its manifest."""
+        """Verify the checksum of the file of ``folder``."""
         with self._checked(folder):
             pass
 
     @contextlib.contextmanager
     def _checked(self, folder: str) -> Iterator[IO[bytes]]:
-        """A file of the shard, compared with its manifest when it was read to its end without an error."""
+        """Open a file of the shard, and verify its checksum when it is closed without an error."""
         name = file_name(folder, self.name)
         with self._explained(name), self.place.open(name) as plain:
             file = _Hashing(plain)
@@ -180,7 +180,7 @@ class StoredOutput:
 
     @classmethod
     def open(cls, place: Storage) -> StoredOutput:
-        """The output in ``place``.
+        """Open the output in ``place``.
 
         Raises:
             DataError: there is none, or it is damaged.
@@ -198,12 +198,12 @@ class StoredOutput:
 
     @property
     def missing(self) -> int:
-        """Shards of the input that are not done yet."""
+        """Number of shards of the input that are not done yet."""
         return len(self.record["inputs"]) - len(self.shards)
 
     @property
     def counts(self) -> Counts:
-        """Of the shards that are done."""
+        """Counts of the finished shards."""
         return total(shard.counts for shard in self.shards)
 
 
@@ -234,7 +234,7 @@ class _Hashing:
 
 
 def _key(name: str) -> str:
-    """Of a member ``<key>.<extension>``."""
+    """Return the key of a member ``<key>.<extension>``."""
     return name.rpartition(".")[0]
 
 

@@ -109,7 +109,7 @@ def _refilter_all(
 
 
 def _end_with_parent() -> None:
-    """The processes of a pool would wait for work for ever if the one that started them was killed."""
+    """End this process of a pool with its parent; it would wait for work for ever."""
     parent = multiprocessing.parent_process()
 
     def wait() -> None:
@@ -127,7 +127,7 @@ def _refilter_elsewhere(source: str, output: str, name: str, decision: Decision)
 
 @dataclass
 class _Row:
-    """What the table says of an image; nothing, if it has no texts.
+    """The rows of the table for one image; empty if it has no texts.
 
     Args:
         key, image: of the sample, and the hash of its image.
@@ -142,7 +142,7 @@ class _Row:
 
 
 def _images(shard: StoredShard) -> Iterator[tuple[StoredImage | None, _Row]]:
-    """The images in the order of the input, with their rows; None: the image is not stored."""
+    """Yield the images in the order of the input, with their rows; None: the image is not stored."""
     folders = {True: shard.images(KEPT)} if shard.has_images else {}
     folders |= {False: shard.images(DROPPED)} if shard.has_dropped else {}
     rows = _Rows(shard)
@@ -153,14 +153,14 @@ def _images(shard: StoredShard) -> Iterator[tuple[StoredImage | None, _Row]]:
 
 
 class _Rows:
-    """The table of a shard, image by image."""
+    """Read the table of a shard image by image."""
 
     def __init__(self, shard: StoredShard):
         self._parts = (row for part in shard.table(None) for row in part.to_pylist())
         self._row = next(self._parts, None)
 
     def image(self, index: int) -> _Row:
-        """What the table says of an image. Images are asked for in order."""
+        """Return the rows of an image. Call it in the order of the images."""
         found = _Row()
         while self._row is not None and self._row["index"] <= index:
             if self._row["index"] == index:
@@ -191,7 +191,7 @@ def _next(shard: StoredShard, images: Iterator[StoredImage]) -> StoredImage:
 
 
 def _end(shard: StoredShard, folders: Iterable[Iterator[StoredImage]]) -> None:
-    """Looks whether all was used; only at its end a file is compared with its checksum."""
+    """Check that everything was used; the checksum of a file is verified at its end."""
     if any(next(images, None) is not None for images in folders):
         raise DataError(f"{shard.place}: shard {shard.name} stores more images than its table has.")
 
@@ -201,7 +201,7 @@ def _text(given: Mapping[str, Any]) -> RoundedText:
 
 
 def _check(old: StoredOutput, decision: Decision, target: Storage) -> None:
-    """Raises what is wrong with the request."""
+    """Raise an error if the request is not possible."""
     if _same(old.place, target):
         raise ConfigError(f"{target}: the output would overwrite what is read. Choose another folder.")
     lacking = [shard.name for shard in old.shards if shard.has_images and not shard.has_dropped]
@@ -225,7 +225,7 @@ def _same(first: Storage, second: Storage) -> bool:
 
 
 def _has_itc(old: StoredOutput) -> bool:
-    """Whether any text has a similarity; True where there are no texts."""
+    """Return whether any text has a similarity; True where there are no texts."""
     parts = (part["itc"] for shard in old.shards for part in shard.table(("index", "itc")))
     rows = False
     for column in parts:
@@ -236,7 +236,7 @@ def _has_itc(old: StoredOutput) -> bool:
 
 
 def _write_record(old: StoredOutput, decision: Decision, target: Storage) -> None:
-    """Says in the output folder what it is, or looks whether it is that."""
+    """Write the record of the output, or check that it is the same."""
     task = {**old.record["task"], "decision": asdict(decision)}
     cut_from = {"output": redacted(str(old.place)), "decision": asdict(old.decision)}
     record = {**old.record, "task": task, "cut_from": cut_from}

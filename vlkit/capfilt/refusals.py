@@ -52,7 +52,7 @@ class RefusalLimit:
         self._lacking: dict[str, int] = {}
 
     def check(self) -> None:
-        """Call after each finished shard.
+        """Raise if too much was refused; call after each finished shard.
 
         Raises:
             VlkitError: too much was refused, with the reasons and examples.

@@ -34,7 +34,7 @@ class Scored(decision.Scored, Protocol):
 
 
 class Decides(Protocol):
-    """Which texts of an image stay."""
+    """Decide which texts of an image are kept."""
 
     def kept(self, texts: Sequence[Any]) -> list[bool]: ...
 
@@ -58,17 +58,17 @@ class RoundedText:
 
 
 def file_name(folder: str, shard: str) -> str:
-    """Where a shard's file of one kind lies in the output folder."""
+    """Return the name of a shard's file in one of the folders."""
     return f"{folder}/{shard}{SUFFIXES[folder]}"
 
 
 def hash_of(image: bytes) -> str:
-    """What the table calls an image."""
+    """Return the hash that identifies an image in the table."""
     return hashlib.sha256(image).hexdigest()[:_HASH]
 
 
 def write_summary(place: Storage, counts: Counts) -> dict[str, Any]:
-    """Write the counts over everything; equal whoever writes them."""
+    """Write the counts of the whole job; equal in every process."""
     counts.check(counts.read, counts.web)
     summary = counts.as_dict()
     data = json_text(summary, indent=1).encode() + b"\n"
@@ -78,7 +78,7 @@ def write_summary(place: Storage, counts: Counts) -> dict[str, Any]:
 
 
 class ShardOutput:
-    """Writes the output of one shard. Equal calls give equal bytes.
+    """Write the output of one shard. Equal calls give equal bytes.
 
     Args:
         shard: its name.
@@ -102,7 +102,7 @@ class ShardOutput:
                 self._files[folder] = HashedFile(self._local(folder))
 
     def refuse(self, refused: Refused) -> None:
-        """An input that gives no output."""
+        """Record an input that gives no output."""
         line = asdict(refused)
         if refused.count == 1:
             del line["count"]
@@ -118,7 +118,7 @@ class ShardOutput:
         counters[refused.kind][refused.reason] += refused.count
 
     def add(self, item: Item, found: Sequence[Scored]) -> None:
-        """An image with all texts that there are for it."""
+        """Add an image with its texts."""
         texts = [RoundedText.of(text) for text in found]
         fields = {free_name(name, _OWN_KEYS): value for name, value in finite_or_none(item.fields).items()}
         self._fields.add(fields, len(texts))
@@ -127,7 +127,7 @@ class ShardOutput:
     def add_stored(
         self, key: str, image: str, found: Sequence[Scored], columns: Mapping[str, Any], item: Item | None
     ) -> None:
-        """An image of an earlier output.
+        """Add an image of an earlier output.
 
         Args:
             key: of the sample.
@@ -228,7 +228,7 @@ _TAR_END = bytes(2 * _BLOCK)
 
 
 def tar_member(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
-    """Header, content and padding of a file in a tar; no time, no owner."""
+    """Return header, content and padding of a file in a tar; no time, no owner."""
     info = tarfile.TarInfo(name)
     info.size = len(data)
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape"), data, bytes(-len(data) % _BLOCK)
@@ -248,7 +248,7 @@ class HashedFile:
 
     @property
     def sha256(self) -> str:
-        """Of what was written so far."""
+        """SHA-256 of what was written so far."""
         return self._hash.hexdigest()
 
     def write(self, *parts: bytes) -> None:

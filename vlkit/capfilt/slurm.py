@@ -19,11 +19,11 @@ _SLURM = (
     *("array_parallelism", "signal_delay_s"),
 )
 _DEFAULTS = {"name": "vlkit-capfilt", "timeout_min": 720}
-_REQUEUED = 1000  # times that a job whose time is up goes on; it always makes progress
+_REQUEUED = 1000  # times that a job whose time is up is resumed; it always makes progress
 
 
 class SlurmWorker:
-    """What one task of a job runs: a process of ``vlkit capfilt``.
+    """A task of a Slurm job: a process of ``vlkit capfilt``.
 
     Args:
         arguments: of the command.
@@ -33,7 +33,7 @@ class SlurmWorker:
         self.arguments = list(arguments)
 
     def __call__(self) -> None:
-        """Work until the job is done, by whomever.
+        """Work until all shards are done.
 
         Raises:
             RuntimeError: the worker failed; what it printed is in the log of the task.
@@ -49,7 +49,7 @@ class SlurmWorker:
             raise RuntimeError(f"the worker ended with exit code {code}; its log says why")
 
     def checkpoint(self) -> Any:
-        """The same again, when the node was taken away or the time was up: what is done is skipped."""
+        """Submit the task again when the node was taken away or the time was up; it resumes."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
@@ -100,7 +100,7 @@ def submit(options: Mapping[str, Any], arguments: Sequence[str], log_folder: Pat
 
 
 def wait(jobs: Sequence[Any]) -> int:
-    """Wait for jobs; the exit code: 0, or 1 when a worker failed, whose log is named."""
+    """Wait for jobs; return 0, or 1 when a worker failed, whose log is named."""
     failed = [job for job in jobs if _failed(job)]
     for job in failed:
         logger.error("job %s failed; its logs are in %s", job.job_id, job.paths.folder)

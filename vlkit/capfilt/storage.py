@@ -24,7 +24,7 @@ _ABANDONED_SECONDS = 86400.0
 
 
 class Storage:
-    """An output folder. Names in it are relative, with "/" between folders, and never lead out of it.
+    """Storage of a job's output: a local directory or a URL. Names are relative, with "/" between folders.
 
     A file appears under its name as a whole or not at all: on a local folder by a rename after the bytes are on the
     disk, on an object store because uploads are like that.
@@ -57,7 +57,7 @@ class Storage:
 
     @property
     def local(self) -> Path | None:
-        """The folder, if it is one of this machine."""
+        """The local directory; None for a URL."""
         return self._store.folder if isinstance(self._store, LocalStore) else None
 
     @property
@@ -91,7 +91,7 @@ class Storage:
 
     @staticmethod
     def _sweep(unfinished: Path) -> None:
-        """Removes what dead processes of this machine, and any others more than a day ago, did not finish."""
+        """Remove unfinished files of dead processes of this machine, and of others after a day."""
         for folder in unfinished.glob("*"):
             with contextlib.suppress(OSError):
                 if is_dead(folder.name) or time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS:
@@ -100,22 +100,22 @@ class Storage:
             unfinished.rmdir()
 
     def open(self, name: str) -> IO[bytes]:
-        """The file, to be read."""
+        """Open a file for reading."""
         with self._explained(name, "read"):
             return self._store.open(_checked(name))
 
     def read_bytes(self, name: str) -> bytes:
-        """All of the file."""
+        """Read a file."""
         with self._explained(name, "read"), self._store.open(_checked(name)) as file:
             return file.read()
 
     def exists(self, name: str) -> bool:
-        """Whether there is a file (or folder) of this name."""
+        """Return whether there is a file (or folder) of this name."""
         with self._explained(name, "looked up"):
             return self._store.exists(_checked(name))
 
     def list(self, folder: str) -> list[str]:
-        """The names of the files in ``folder``, sorted and without it; none where there is no such folder."""
+        """List the sorted names of the files in ``folder``; none where there is no such folder."""
         with self._explained(folder, "listed"):
             return sorted(name for name in self._store.names(_checked(folder)) if not name.startswith("."))
 
@@ -148,7 +148,7 @@ class Storage:
             self._store.remove(_checked(name))
 
     def age(self, name: str) -> float | None:
-        """Seconds since the file was written, by the clock of the storage; None: there is none.
+        """Return the seconds since the file was written, by the clock of the storage; None: there is no such file.
 
         Where the storage tells no times: seconds since this object first saw the present content.
         """
@@ -167,7 +167,7 @@ class Storage:
         return time.monotonic() - self._first_seen[name][1]
 
     def _now(self) -> float:
-        """The present time of the storage, whose clock may be wrong: a file is written and looked at now and then."""
+        """Return the time of the storage's clock, which may be wrong: it is measured from time to time with a file."""
         if self._clock is None or time.monotonic() - self._clock[1] > _CLOCK_SECONDS:
             name = f"{UNFINISHED}/{self.scratch.name}/clock-{owner_name()}"
             self.write_bytes(name, b"")
@@ -178,7 +178,7 @@ class Storage:
         return time.time() + self._clock[0]
 
     def _written(self, name: str, data: bytes) -> Path:
-        """A scratch file with this content."""
+        """Write a scratch file."""
         local = self.scratch / owner_name()
         with self._explained(name, "written", len(data)):
             local.write_bytes(data)
@@ -186,7 +186,7 @@ class Storage:
 
     @contextlib.contextmanager
     def _explained(self, name: str, done: str, need: int | None = None) -> Iterator[None]:
-        """Errors of any storage as ours, which say what could not be done to which file (of ``need`` bytes)."""
+        """Turn errors of the storage into a VlkitError that names the file (of ``need`` bytes) and the operation."""
         where = f"{self.url.rstrip('/')}/{name}"
         try:
             yield

@@ -30,7 +30,7 @@ DIGITS = 6
 
 
 def rounded(score: float | None) -> float | None:
-    """A score as it is written and compared; None: there is none, or it is not a finite number."""
+    """Round a score as it is written and compared; None: there is none, or it is not a finite number."""
     return None if score is None or not math.isfinite(score) else round(float(score), DIGITS)
 
 
@@ -59,7 +59,7 @@ def write_table(
 
 
 def read_table(file: str | Path | IO[bytes]) -> dict[str, list[Any]]:
-    """The columns of a table, scores as they were compared with thresholds when it was written."""
+    """Read the columns of a table, with scores as they were compared with thresholds."""
     from pyarrow import parquet
 
     columns = parquet.read_table(file, columns=list(COLUMNS)).to_pydict()
@@ -67,7 +67,7 @@ def read_table(file: str | Path | IO[bytes]) -> dict[str, list[Any]]:
 
 
 PREFIX = "input_"
-"""In front of the name of a field that one of our own columns or keys has."""
+"""Prefix of a field whose name is that of an own column or key."""
 MORE = "more_fields"
 """Column of the fields for which there is no column of their own, as a JSON mapping."""
 MOST_FIELDS = 256
@@ -89,7 +89,7 @@ def free_name(name: str, taken: Collection[str]) -> str:
 
 
 class FieldColumns:
-    """Collects the fields of a shard's images and makes columns of them. Equal calls give equal columns.
+    """Collect the fields of a shard's images and make columns of them. Equal calls give equal columns.
 
     Args:
         taken: names of our own columns.
@@ -102,7 +102,7 @@ class FieldColumns:
         self._rows: list[int] = []  # image of each row
 
     def add(self, fields: Mapping[str, Any], rows: int) -> None:
-        """The fields of an image, which has ``rows`` rows in the table."""
+        """Add the fields of an image that has ``rows`` rows in the table."""
         found: dict[str, Any] = {}
         rest: dict[str, Any] = {}
         for name, value in fields.items():
@@ -113,18 +113,18 @@ class FieldColumns:
         self.add_columns(found | ({MORE: rest} if rest else {}), rows)
 
     def add_columns(self, columns: Mapping[str, Any], rows: int) -> None:
-        """What columns of an earlier table hold for an image."""
+        """Add the columns of an earlier table for an image."""
         if rows:
             self._rows += [len(self._images)] * rows
             self._images.append(columns)
 
     def columns(self) -> dict[str, tuple[str, list[Any]]]:
-        """Type (of pyarrow) and values of each column, in the order of their first appearance."""
+        """Return type (of pyarrow) and values of each column, in the order of their first appearance."""
         names = dict.fromkeys(name for image in self._images for name in image)
         return {name: self._typed([image.get(name) for image in self._images]) for name in names}
 
     def _column(self, name: str) -> str:
-        """The column of a field; "": there are too many."""
+        """Return the column of a field; "": there are too many."""
         if name not in self._names:
             if len(self._names) == MOST_FIELDS:
                 return ""
@@ -138,7 +138,7 @@ class FieldColumns:
         return self._names[name]
 
     def _typed(self, values: Sequence[Any]) -> tuple[str, list[Any]]:
-        """One type for the values of all images: their own if they share one, else JSON."""
+        """Choose one type for the values of all images: their own if they share one, else JSON."""
         kinds = {type(value) for value in values if value is not None}
         whole = [value for value in values if type(value) is int]
         if kinds <= {str}:
@@ -156,5 +156,5 @@ class FieldColumns:
 
 
 def _text(value: str) -> str:
-    """Text that UTF-8 can hold: without halves of surrogate pairs."""
+    """Replace halves of surrogate pairs, which UTF-8 cannot hold."""
     return value.encode("utf-8", "replace").decode()

@@ -20,12 +20,12 @@ _LOOK_SECONDS = 0.2  # between looks whether the other side has failed
 
 
 class LotOutput:
-    """The files of one lot.
+    """Write the files of one lot.
 
     Args:
         todo: places of the shards that are to be written.
         open_output: makes the output of the shard at a place.
-        finished: told the place and the counts of each shard whose manifest is written.
+        finished: called with the position and the counts of each shard whose manifest is written.
         ended: called when the lot is written.
     """
 
@@ -65,7 +65,7 @@ class LotOutput:
 
 
 class Writer:
-    """A thread that writes the batches of one lot after the other."""
+    """Write the batches of one lot after the other, in a thread."""
 
     def __init__(self) -> None:
         self._queue: queue.Queue[tuple[LotOutput, Batch | None, Sequence[Any]] | None] = queue.Queue(_BATCHES)
@@ -81,7 +81,7 @@ class Writer:
         return self
 
     def __exit__(self, kind: object, *error: object) -> None:
-        """Waits until all is written, or after an error drops what is not."""
+        """Wait until everything is written; after an error, drop the rest."""
         if kind is not None:
             self._aborted.set()
         self._put(None)
@@ -111,11 +111,11 @@ class Writer:
         self.check()
 
     def end(self, lot: LotOutput) -> None:
-        """There are no more batches of this lot."""
+        """Announce that no more batches of this lot follow."""
         self._put((lot, None, ()))
 
     def check(self) -> None:
-        """Look whether all could be written so far.
+        """Raise the error of an earlier write, if there is one.
 
         Raises:
             VlkitError: it could not.
@@ -154,7 +154,7 @@ _SECONDS = 10.0  # between two lines
 
 
 class Progress:
-    """Speed of one worker.
+    """Measure and log the speed of one worker.
 
     Args:
         shards: of the job.
@@ -175,12 +175,12 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since it started."""
+        """Return the seconds since the start."""
         return time.monotonic() - self._start
 
     @contextlib.contextmanager
     def batch(self, images: int) -> Iterator[None]:
-        """While entered, the models work on so many images."""
+        """Measure the time of the models for a number of images while entered."""
         start = time.monotonic()
         yield
         self.model_seconds += time.monotonic() - start
@@ -189,7 +189,7 @@ class Progress:
             self._show()
 
     def shard(self, name: str, counts: Counts, done: int) -> None:
-        """A shard is written; ``done`` are now."""
+        """Log a finished shard, and how many shards are done."""
         self.done = done
         logger.info(
             "shard %s: %d images, %d kept, %d dropped, %d refused; %d of %d shards are done",
@@ -197,7 +197,7 @@ class Progress:
         )
 
     def facts(self) -> dict[str, float | int | None]:
-        """Images, seconds, images a second, and the share of the time that the models worked."""
+        """Return images, seconds, images per second, and the share of the time that the models worked."""
         seconds = self.seconds
         return {
             "images": self.images,

@@ -64,7 +64,7 @@ class _Candidate:
 
 
 class ExamplePicker:
-    """Chooses examples while tables go by, then reads them.
+    """Choose examples while tables are read, then load them.
 
     Args:
         decision: its threshold is the border: that of ITM, or of ITC if there is none of ITM.

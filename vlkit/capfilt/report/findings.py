@@ -98,7 +98,7 @@ def _by_source(right: dict[str, float]) -> str:
 
 
 def _scores(counts: np.ndarray, low: int) -> dict[str, float] | None:
-    """Mean and quartiles, as exactly as the bins are; None without scores."""
+    """Return mean and quartiles, as exact as the bins; None without scores."""
     if not counts.sum():
         return None
     width = (1 - low) / BINS
@@ -112,6 +112,6 @@ def _scores(counts: np.ndarray, low: int) -> dict[str, float] | None:
 
 
 def _mean(lengths: np.ndarray) -> float | None:
-    """Mean number of words; None without texts."""
+    """Return the mean number of words; None without texts."""
     total = lengths.sum()
     return round(float((np.arange(MOST_WORDS + 1) * lengths).sum() / total), 3) if total else None

@@ -34,7 +34,7 @@ class Tally:
 
 
 def purity(shards: Sequence[StoredShard]) -> dict[str, float]:
-    """Shares of correct texts: every claim of such a text is true of the scene, and it makes one.
+    """Return the shares of correct texts: a correct text makes a claim, and all of its claims are true of the scene.
 
     Returns:
         Nothing, if the first image has no scene; later images without one do not count. Else ``purity_before``: of
@@ -68,7 +68,7 @@ def purity(shards: Sequence[StoredShard]) -> dict[str, float]:
 
 
 def _has_scenes(shards: Sequence[StoredShard]) -> bool:
-    """Whether the first image has one."""
+    """Return whether the first image has a scene."""
     for shard in shards:
         for folder in _folders(shard):
             image = next(shard.some_images(folder), None)
@@ -89,12 +89,12 @@ def _rows(shard: StoredShard) -> Iterator[dict[str, Any]]:
 
 
 def scene_of(image: StoredImage) -> Scene | None:
-    """What the image shows; None where its JSON does not say it: the key may hold anything else there."""
+    """Return the scene of an image; None where its JSON holds none: the key may hold anything else."""
     return _scene(image.record.get(FIELD))
 
 
 def _scene(given: Any) -> Scene | None:
-    """A scene from its mapping, or from the JSON text that a table has for it."""
+    """Parse a scene from its mapping, or from the JSON text in a table."""
     try:
         return Scene.from_dict(json.loads(given) if isinstance(given, str) else given)
     except (KeyError, TypeError, ValueError, AttributeError):

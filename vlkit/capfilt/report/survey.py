@@ -62,7 +62,7 @@ class SourceSurvey:
 
 
 class Survey:
-    """Adds up the tables of any number of shards.
+    """Add up the tables of any number of shards.
 
     Args:
         decision: that the output was made with.
@@ -90,7 +90,7 @@ class Survey:
         self.images += binned(np.maximum.reduceat(np.where(eligible, itm, -1.0), image_starts(part)), 0)
 
     def kept_at(self, thresholds: np.ndarray, images: int) -> dict[str, np.ndarray]:
-        """Shares of the texts of each source, and of all images, that other thresholds would keep.
+        """Return the shares of texts of each source, and of all images, that other thresholds would keep.
 
         Args:
             thresholds: multiples of 1 / BINS from 0 to 1.
@@ -104,14 +104,14 @@ class Survey:
         return found | {"images": _from(self.images)[first] / max(images, 1)}
 
     def _similar(self, itc: np.ndarray, missing: np.ndarray) -> np.ndarray:
-        """Whether the ITC similarity does not speak against a text."""
+        """Return whether the ITC similarity allows a text."""
         if self.decision.itc_threshold is None:
             return missing | ~np.isnan(itc)
         return ~missing & (itc >= round(self.decision.itc_threshold, DIGITS))
 
 
 def image_starts(part: Any) -> np.ndarray:
-    """The first row of each image in a ``pyarrow.Table``; the rows of an image follow each other."""
+    """Return the first row of each image in a ``pyarrow.Table``; the rows of an image are adjacent."""
     return np.flatnonzero(np.diff(part["index"].to_numpy(), prepend=-1))
 
 
@@ -147,12 +147,12 @@ class Repeated:
 
     @property
     def share(self) -> float:
-        """Of the texts, those that stand elsewhere already."""
+        """Share of the texts that repeat another."""
         return 1 - self.different / self.texts if self.texts else 0.0
 
 
 class Repeats:
-    """Counts exactly with bounded memory: a large set is first distributed over temporary files by a hash, so that
+    """Count exactly with bounded memory: a large set is first distributed over temporary files by a hash, so that
     equal texts meet in one file, and then counted file by file.
 
     Args:
@@ -188,7 +188,7 @@ class Repeats:
             self._files[number].write(json_text(text) + "\n")
 
     def count(self, most: int) -> Repeated:
-        """What was added so far, with the ``most`` most frequent."""
+        """Count the texts that were added, and find the ``most`` most frequent."""
         texts, different, top = 0, 0, list[tuple[int, str]]()
         for counter in self._counters():
             texts += counter.total()
