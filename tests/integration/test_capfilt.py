@@ -251,7 +251,7 @@ def test_scores_alone_are_reported_and_decided_again(job, whole, capsys):
     assert not {name.split("/")[0] for name in found} & {"kept", "dropped"}
     tables = {name for name in whole if name.startswith("tables/")}
     assert {name: found[name] for name in tables} == {name: whole[name] for name in tables}
-    assert main(["capfilt", "apply", "out", "--output", "strict", "--threshold", "0.6"]) == 0
+    assert main(["capfilt", "refilter", "out", "--output", "strict", "--threshold", "0.6"]) == 0
     assert main(["capfilt", "report", "strict"]) == 0
     assert "No examples: images were not stored (run.output: scores)." in capsys.readouterr().out
     message = fails(capsys, "capfilt", write(Path("job.yaml"), job))
@@ -314,8 +314,8 @@ def test_check_warns_of_a_tokenizer_that_does_not_fit(job, capsys):
 
 
 def test_sub_words_are_commands_of_their_own(capsys):
-    assert main(["capfilt", "apply", "--help"]) == 0
-    assert "vlkit capfilt apply" in capsys.readouterr().out
+    assert main(["capfilt", "refilter", "--help"]) == 0
+    assert "vlkit capfilt refilter" in capsys.readouterr().out
     assert main(["capfilt", "--help"]) == 0
     assert "job file" in capsys.readouterr().out
 

@@ -51,7 +51,7 @@ def pipeline() -> dict[str, Any]:
             {"name": "capfilt", "command": "capfilt", "config": capfilt},
             {
                 "name": "cut",
-                "command": "cut",
+                "command": "refilter",
                 "config": {"source": "${stages.capfilt}", "decision": {"texts": "web", "threshold": None}},
             },
             {"name": "report", "command": "report", "config": {"source": "${stages.capfilt}", "examples": 2}},

@@ -34,7 +34,7 @@ class RowOffset(NamedTuple):
     offset: int = 0
 
 
-def cut(file: Path, suffix: str, rows: int, limit: int) -> list[RowOffset]:
+def shard_offsets(file: Path, suffix: str, rows: int, limit: int) -> list[RowOffset]:
     """Return the offsets that divide a list into shards of ``rows`` rows; none: it has no rows.
 
     Args:
@@ -70,7 +70,7 @@ def read_list(
     Args:
         file: the list.
         suffix: one of ``SUFFIXES``.
-        first: one of those that :func:`cut` gives.
+        first: one of those that :func:`shard_offsets` gives.
         count: of rows; None: all that follow.
         limit: bytes of the largest row that is read.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vlkit.capfilt.backends import LocalStore, Store, store_of
-from vlkit.capfilt.input_lists import SUFFIXES, Damage, Row, RowOffset, cut, read_list
+from vlkit.capfilt.input_lists import SUFFIXES, Damage, Row, RowOffset, read_list, shard_offsets
 from vlkit.capfilt.input_rows import read_rows, suffix_of
 from vlkit.capfilt.input_tar import read_tar
 from vlkit.capfilt.input_texts import Ambiguous, RowKeys
@@ -165,7 +165,7 @@ def _shards(file: str, options: InputOptions) -> list[InputShard]:
         return [InputShard("", "tar", file)]
     rows = options.rows_per_shard
     try:
-        places = cut(kept_copy(file).file, suffix_of(file), rows, options.max_text_bytes)
+        places = shard_offsets(kept_copy(file).file, suffix_of(file), rows, options.max_text_bytes)
         if places:
             _check_keys(file, places[0], options)
     except OSError as error:

@@ -102,7 +102,7 @@ class InputOptions:
         max_image_bytes: of an encoded image.
         max_pixels: of a decoded image.
         max_text_bytes: of a text file, a JSON file, or a row of a list.
-        rows_per_shard: how lists are cut.
+        rows_per_shard: rows of a list in each shard.
         image_root: where the image names of a list start from; None: the folder of the list.
         image_key, caption_key: what holds them in a row; captions also in JSON files. None: ``image`` and ``caption``,
             or another common name (``jpg``, ``file_name``, ``text``, ``title``, ...).
@@ -195,7 +195,7 @@ def local_copy(path: str) -> Iterator[Path]:
 @functools.lru_cache(maxsize=2)
 def kept_copy(path: str) -> KeptCopy:
     """Return a copy that is kept until others replace it or the process ends: for a list, which is read
-    once for every shard that is cut from it."""
+    once for every shard of it."""
     return KeptCopy(path)
 
 

@@ -56,7 +56,7 @@ def refilter(source: str | Path, output: str | Path, decision: Decision, workers
         done = set(target.list(DONE))
         todo = [shard.name for shard in old.shards if f"{shard.name}.json" not in done]
         for count, name in enumerate(_refilter_all(place, target, todo, decision, workers), 1):
-            logger.info("shard %s is filtered; %d of %d", name, len(old.shards) - len(todo) + count, len(old.shards))
+            logger.info("shard %s is cut; %d of %d", name, len(old.shards) - len(todo) + count, len(old.shards))
         counts = total(StoredShard.of(target, shard.name).counts for shard in old.shards)
         if old.missing:
             logger.warning("%s: %d shards are not done yet; they are missing here, too.", place, old.missing)

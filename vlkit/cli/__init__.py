@@ -21,7 +21,7 @@ COMMANDS = {
     "check": ("vlkit.cli.check", "do everything that a run would do, except train"),
     "run": ("vlkit.cli.run", "run the stages of a pipeline file, skipping what is finished"),
     "capfilt": ("vlkit.cli.capfilt:CapFilt", "caption and filter web images, as a job file says"),
-    "capfilt apply": ("vlkit.cli.capfilt:Apply", "filter scored shards again, without the models"),
+    "capfilt refilter": ("vlkit.cli.capfilt:Refilter", "filter scored shards again, without the models"),
     "capfilt report": ("vlkit.cli.capfilt:Report", "draw what was kept and dropped"),
     "shards": ("vlkit.cli.convert:Shards", "write a dataset as webdataset shards"),
     "convert": ("vlkit.cli.convert:Convert", "write weights under the names of another library"),
@@ -66,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(name: str, arguments: list[str]) -> int:
     if name == "bench":
         raise VlkitError("'vlkit bench' is now 'python -m benchmarks', run in a checkout of vlkit.")
+    if [name, *arguments[:1]] == ["capfilt", "apply"]:
+        raise VlkitError("'vlkit capfilt apply' is now 'vlkit capfilt refilter'.")
     if name not in COMMANDS:
         raise VlkitError(
             f"there is no command {name!r}.{did_you_mean(name, COMMANDS)} Commands: {', '.join(COMMANDS)}."

@@ -1,4 +1,4 @@
-"""``vlkit capfilt`` with ``apply`` and ``report``: caption and filter web images."""
+"""``vlkit capfilt`` with ``refilter`` and ``report``: caption and filter web images."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class CapFilt:
             return _slurm(job, args) if args.slurm is not None else _run(job, args)
 
 
-class Apply:
+class Refilter:
     """Filter a CapFilt output again with other thresholds, and write its shards again. No model is needed; the same
     command again continues what was stopped.
 
@@ -53,7 +53,7 @@ class Apply:
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         """Add source, target and decision."""
-        parser.add_argument("source", metavar="OUT", help="output folder of vlkit capfilt, or of an earlier apply")
+        parser.add_argument("source", metavar="OUT", help="output folder of vlkit capfilt, or of an earlier refilter")
         parser.add_argument("--output", metavar="NEW", required=True, help="folder for the new shards")
         itm, itc = parser.add_mutually_exclusive_group(), parser.add_mutually_exclusive_group()
         itm.add_argument("--threshold", type=float, metavar="X", help="least ITM probability of kept texts, 0 to 1")
@@ -80,7 +80,9 @@ class Apply:
             for line in _count_lines(result):
                 say(line)
             if result["missing"]:
-                say(f"{args.source} is unfinished: {result['missing']:,} shards are not done yet. Apply again later.")
+                say(
+                    f"{args.source} is unfinished: {result['missing']:,} shards are not done yet. Refilter again later."
+                )
             say(f"written: {args.output}")
         return 0
 
@@ -94,7 +96,7 @@ class Report:
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         """Add source and target."""
-        parser.add_argument("source", metavar="OUT", help="output folder of vlkit capfilt or of its apply")
+        parser.add_argument("source", metavar="OUT", help="output folder of vlkit capfilt or of its refilter")
         parser.add_argument("--output", metavar="DIR", help="folder of the report (default: OUT/report)")
         parser.add_argument("--examples", type=int, default=24, metavar="N", help="images of each kind to show")
 

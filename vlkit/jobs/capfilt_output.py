@@ -74,9 +74,9 @@ class _OutputJob(Job):
 
 
 class RefilterJob(_OutputJob):
-    """Filter again, as ``vlkit capfilt apply`` does; ``kept/`` in the output folder holds the shards."""
+    """Filter again, as ``vlkit capfilt refilter`` does; ``kept/`` in the output folder holds the shards."""
 
-    command = "cut"
+    command = "refilter"
     schema = RefilterEntries
 
     def run(self) -> Result:

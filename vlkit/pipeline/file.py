@@ -78,6 +78,7 @@ class _Loader:
     def __init__(self, path: Path, variant: str | None):
         self.path, self.variant = path, variant
         self.root, self.config = read_tree(path)
+        self.refuse_old_commands()
         self.entries: PipelineEntries = build(PipelineEntries, self.config.data, "", self.config.origin)
         self.names = [entry.name for entry in self.entries.stages]
         self.values: dict[str, list[Layer]] = {name: [] for name in self.names}
@@ -108,6 +109,15 @@ class _Loader:
         self.problems += table_problems(table, self.names, sets, self.config.origin)
         self.end()
         return PipelineFile(self.path, folder, list(stages.values()), table, entries.jobs, self.variant)
+
+    def refuse_old_commands(self) -> None:
+        """Raise an error that names the new command of stages with a command that was renamed."""
+        stages = self.config.data.get("stages")
+        entries = enumerate(stages) if isinstance(stages, list) else ()
+        old = [index for index, entry in entries if isinstance(entry, dict) and entry.get("command") == "cut"]
+        if old:
+            places = [self.config.origin(f"stages.{index}.command") for index in old]
+            raise ConfigError([f"{place}: the command 'cut' is now 'refilter'." for place in places])
 
     def end(self) -> None:
         if self.problems:

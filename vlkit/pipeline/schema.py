@@ -9,7 +9,7 @@ from typing import Any, Literal
 from vlkit.errors import ConfigError
 from vlkit.registry.bounds import Processes, Seed
 
-Command = Literal["train", "evaluate", "shards", "capfilt", "cut", "report"]
+Command = Literal["train", "evaluate", "shards", "capfilt", "refilter", "report"]
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,8 @@ def test_a_misspelled_option_names_the_closest(capsys):
         ["evaluate", "run.yaml", "--checkpoint", " "],
         ["run", "pipeline.yaml", "--only", ""],
         ["run", "pipeline.yaml", "--output", ""],
-        ["capfilt", "apply", "", "--output", "new"],
-        ["capfilt", "apply", "job", "--output", ""],
+        ["capfilt", "refilter", "", "--output", "new"],
+        ["capfilt", "refilter", "job", "--output", ""],
         ["capfilt", "report", ""],
         ["convert", "a.pth", "", "--to", "hf"],
         ["show", "cards", ""],
@@ -226,3 +226,8 @@ def test_a_command_without_its_file_says_what_is_missing(capsys):
 def test_the_former_benchmark_command_names_the_new_one(capsys):
     assert cli.main(["bench", "caption"]) == 2
     assert "'python -m benchmarks'" in capsys.readouterr().err
+
+
+def test_the_former_command_to_filter_again_names_the_new_one(capsys):
+    assert cli.main(["capfilt", "apply", "out", "--output", "new"]) == 2
+    assert "is now 'vlkit capfilt refilter'" in capsys.readouterr().err

@@ -88,3 +88,8 @@ def test_a_stage_that_is_run_once_cannot_use_one_that_is_not(load):
 def test_a_file_without_references(load):
     model = load(train("model", "data/*.tar"))["model"]
     assert (model.references, model.after) == ({}, ())
+
+
+def test_a_former_command_of_a_stage_names_the_new_one(load):
+    with pytest.raises(ConfigError, match=r"pipe\.yaml:.*stages\.1\.command.*: the command 'cut' is now 'refilter'"):
+        load(shards("web"), {"name": "cut", "command": "cut", "config": {"source": "x", "decision": {}}})

@@ -35,7 +35,7 @@ def write_report(source: str | Path, output: str | Path | None = None, examples:
     in temporary files, which take about as much space as the texts.
 
     Args:
-        source: output folder of ``vlkit capfilt`` or of its ``apply``.
+        source: output folder of ``vlkit capfilt`` or of its ``refilter``.
         output: folder of the report; None: ``report`` in the output folder.
         examples: images drawn from the set, and as many at the border.
 
