@@ -8,6 +8,7 @@ from vlkit.capfilt.claims import FOLDER as CLAIMS
 from vlkit.capfilt.output import NOT_READ, RECORD, StoredShard
 from vlkit.capfilt.shard_output import DONE, SUFFIXES, SUMMARY, file_name
 from vlkit.capfilt.storage import Storage
+from vlkit.config.old_keys import capfilt_with_current_keys
 from vlkit.errors import ConfigError, DataError
 from vlkit.io.json_reader import parse_json
 from vlkit.io.json_writer import json_text
@@ -87,7 +88,9 @@ def done_shards(place: Storage) -> set[str]:
 
 def _compared(record: Any) -> Any:
     """Return the part of a record on which two commands have to agree."""
-    return {key: value for key, value in record.items() if key != NOT_READ} if isinstance(record, dict) else record
+    if not isinstance(record, dict):
+        return record
+    return {key: value for key, value in capfilt_with_current_keys(record).items() if key != NOT_READ}
 
 
 def _keeps_web_only(record: Any) -> bool:
