@@ -87,7 +87,14 @@ def capfilt_job(folder: Path) -> dict[str, Any]:
         "model": {"name": "blip_capfilt", "captioner": captioner, "filter": scorer},
         "task": {"name": "capfilt", "generation": GENERATION, "decision": {"threshold": 0.5}, "max_words": 20},
         "input": {"path": "data/0.tar", "max_pixels": 10000, "rows_per_shard": 10, "text": "txt"},
-        "run": {"output_dir": "job", "batch_size": 2, "device": "cpu", "readers": 1, "threads": 1, "lease": 30.0},
+        "run": {
+            "output_dir": "job",
+            "batch_size": 2,
+            "device": "cpu",
+            "decode_threads": 1,
+            "threads": 1,
+            "lease": 30.0,
+        },
     }
 
 

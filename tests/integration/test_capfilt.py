@@ -101,7 +101,7 @@ def test_a_finished_job_is_reported_again(job, capsys):
     assert main(["capfilt", file]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("images", "web", "synthetic"))]
     before = snapshot(Path("out"))
-    assert main(["capfilt", file, "run.readers=3", "run.lease=5"]) == 0
+    assert main(["capfilt", file, "run.decode_threads=3", "run.lease=5"]) == 0
     printed = capsys.readouterr().out
     assert [line for line in printed.splitlines() if line in lines] == lines
     assert "this process" not in printed

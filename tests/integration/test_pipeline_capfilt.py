@@ -96,7 +96,7 @@ def test_data_go_from_stage_to_stage(folder, capsys):
     assert main(["run", file]) == 0
     assert capsys.readouterr().out.count("finished, skipped") == 7
     assert snapshot(OUT) == before
-    assert main(["run", file, "capfilt.run.readers=3", "cut.workers=2"]) == 0  # nothing depends on these
+    assert main(["run", file, "capfilt.run.decode_threads=3", "cut.workers=2"]) == 0  # nothing depends on these
     assert "capfilt: " in fails(capsys, "run", file, "capfilt.task.decision.threshold=0.1")
 
     (OUT / "cut/done/00000.json").write_text("{}")

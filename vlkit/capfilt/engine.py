@@ -139,7 +139,7 @@ class Worker:
                     list(enumerate(lot.shards))[plan.first :],
                     lambda shard: read_shard(shard, self.options),
                     self._decode,
-                    self.settings.readers,
+                    self.settings.decode_threads,
                     self._look,
                 )
                 return _Started(plan, reader, self._output(lots, lot, plan))

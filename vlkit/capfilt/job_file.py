@@ -31,7 +31,7 @@ class JobOptions:
         seed: of sampling, together with the key of each image.
         threads: of a process for computing on the CPU. The last digits of scores depend on it, therefore it belongs to
             the job; several workers of one thread are faster than one with several.
-        readers: threads of a process that decode images.
+        decode_threads: threads of a process that decode images.
         shards_at_once: consecutive shards that one process takes as its work; batches are filled over their borders.
         lease: seconds without a sign of life after which the work of a process is free for others.
         store_dropped: whether images of which no text was kept are stored, too.
@@ -46,7 +46,7 @@ class JobOptions:
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: Seed = 0
     threads: Processes = 1
-    readers: Processes = 2
+    decode_threads: Processes = 2
     shards_at_once: PositiveInt = 2
     lease: Annotated[float, Range(0, 1e8, open=True)] = 600.0
     store_dropped: bool = True
@@ -54,7 +54,7 @@ class JobOptions:
     max_refused: UnitInterval | None = MOST
 
 
-NEUTRAL = ("output_dir", "device", "readers", "lease", "max_refused")
+NEUTRAL = ("output_dir", "device", "decode_threads", "lease", "max_refused")
 """Keys of ``run`` that leave the output as it is: a job may be continued with others."""
 
 

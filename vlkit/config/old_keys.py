@@ -15,6 +15,7 @@ from vlkit.config.yamlfile import Node
 
 RENAMED = {
     "run.accumulate": "run.grad_accum_steps",
+    "run.readers": "run.decode_threads",  # of CapFilt jobs
     "settings.accumulate": "settings.grad_accum_steps",  # of trainer.json
 }
 """Old key path to the new one, each of a section and a key in it."""

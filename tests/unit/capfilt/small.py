@@ -94,7 +94,7 @@ def worker(
     """A worker on all shards of a folder; batches of 5 images, lots of 3 shards."""
     limits = {name: options.pop(name) for name in ("max_pixels", "caption_key") if name in options}
     inputs = InputOptions(str(shards), **{"max_pixels": 10_000, **limits})
-    options = {"batch_size": 5, "shards_at_once": 3, "readers": 2, "lease": 600.0, **options}
+    options = {"batch_size": 5, "shards_at_once": 3, "decode_threads": 2, "lease": 600.0, **options}
     if not options.pop("store_images", True):
         options["output"] = "scores"
     return Worker(find_inputs(inputs), inputs, Storage(output), annotate, JobOptions(**options), stop)

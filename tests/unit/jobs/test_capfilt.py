@@ -44,7 +44,7 @@ def test_options_and_where_it_writes(tmp_path):
     [
         "run.output_dir=x",
         "run.device=cpu",
-        "run.readers=9",
+        "run.decode_threads=9",
         "run.lease=1",
         "run.seed=0",
         "model.captioner.weights=other",
@@ -90,7 +90,7 @@ def test_a_copy_elsewhere_is_the_same_job(tmp_path, monkeypatch):
     (tmp_path / "a/plugin.py").write_text(plugin.format(os.getpid()))
     (tmp_path / "a/base.yaml").write_text("run: {seed: 4}\nplugins: [plugin.py]\n")
     task = {"name": f"mine_{os.getpid()}"}
-    mine = job(tmp_path / "a", "run.readers=3", extends="base.yaml", task=task)
+    mine = job(tmp_path / "a", "run.decode_threads=3", extends="base.yaml", task=task)
     assert mine.file.run.seed == 4
     (tmp_path / "b").mkdir()
     (tmp_path / "b/copy.yaml").write_text(mine.as_yaml())
@@ -111,3 +111,8 @@ def test_a_model_without_a_captioner_is_refused(tmp_path):
     model = {"name": "blip_image_text_matching", "type": "tiny"}
     with pytest.raises(ConfigError, match="has no captioner"):
         job(tmp_path, model=model).check()
+
+
+def test_the_former_name_of_a_key_names_the_new_one(tmp_path):
+    with pytest.raises(ConfigError, match="decode_threads"):
+        job(tmp_path, "run.readers=3")
