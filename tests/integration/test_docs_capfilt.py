@@ -140,7 +140,8 @@ def test_a_command_is_understood(line):
     if f"{command} {arguments[0]}" in COMMANDS:
         command, arguments = f"{command} {arguments[0]}", arguments[1:]
     parser = argparse.ArgumentParser()
-    importlib.import_module(COMMANDS[command][0]).add_arguments(parser)
+    module, _, name = COMMANDS[command][0].partition(":")
+    getattr(importlib.import_module(module), name).add_arguments(parser)
     assert vars(parser.parse_intermixed_args(arguments))
 
 

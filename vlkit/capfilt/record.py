@@ -10,8 +10,7 @@ from vlkit.capfilt.shard_output import DONE, SUFFIXES, SUMMARY, file_name
 from vlkit.capfilt.storage import Storage
 from vlkit.config.old_keys import capfilt_with_current_keys
 from vlkit.errors import ConfigError, DataError
-from vlkit.io.json_reader import parse_json
-from vlkit.io.json_writer import json_text
+from vlkit.io.json import json_text, parse_json
 from vlkit.runner.config_changes import differences
 
 

@@ -34,8 +34,8 @@ from vlkit.config.load import Config, expanded
 from vlkit.config.parts import ComponentSpec
 from vlkit.config.yamlfile import dump_yaml
 from vlkit.errors import ConfigError, VlkitError, redacted_data
-from vlkit.io.child_processes import cores, end_with_parent
-from vlkit.io.folders import why_unwritable
+from vlkit.io.files import why_unwritable
+from vlkit.io.processes import cores, end_with_parent
 from vlkit.jobs.base import NOTHING, Job, Pending, Problems, Result
 from vlkit.jobs.capfilt_output import fingerprint, shares
 from vlkit.jobs.models import build_with_models, image_processors, model_weights
