@@ -86,7 +86,7 @@ class RefilterJob(_OutputJob):
             raise VlkitError(f"{entries.source}: {found['missing']} shards are not done yet.")
         return {"status": "finished", "metrics": shares(found)}
 
-    def outputfingerprint(self) -> str:
+    def output_fingerprint(self) -> str:
         return fingerprint(self.entries.output_dir)
 
     def relevant(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -105,7 +105,7 @@ class ReportJob(_OutputJob):
         metrics = {key: value for key, value in _numbers(found).items() if value is not None}
         return {"status": "finished", "metrics": metrics, "picture": str(folder / "report.png")}
 
-    def outputfingerprint(self) -> str:
+    def output_fingerprint(self) -> str:
         return digest([self.entries.output_dir / "report.json"])
 
 
