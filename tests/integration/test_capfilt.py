@@ -126,7 +126,7 @@ def test_a_signal_stops_a_worker_and_the_same_command_resumes(job, whole):
     process.join(LONG)
     printed = Path("printed").read_text()
     assert process.exitcode == 128 + signal.SIGTERM, printed
-    assert "interrupted; the same command goes on in out" in printed
+    assert "interrupted; the same command continues in out" in printed
     assert not list(Path("out/claims").glob("*"))
     assert not Path("out/summary.json").exists()
     assert main(["capfilt", slow]) == 0
