@@ -16,7 +16,6 @@ from vlkit.config.old_keys import with_current_keys
 from vlkit.errors import ConfigError, VlkitError, redacted_data
 from vlkit.io.disk_errors import describe
 from vlkit.io.files import sha256
-from vlkit.runner.config_changes import differences, plain
 
 Result = dict[str, Any]
 J = TypeVar("J", bound="Job")
@@ -185,11 +184,15 @@ class Job(ABC):
             before: that configuration.
             finished: whether the job was finished with it.
         """
+        from vlkit.runner.config_changes import plain  # the runner is slow to import, and load_model does without
+
         now = redacted_data(plain(self.config.data))
         return self.differences(redacted_data(with_current_keys(before)), now, finished)
 
     def differences(self, before: Mapping[str, Any], now: Mapping[str, Any], finished: bool) -> str:
         """Compare two configurations, both with current keys and without credentials; see :meth:`changes`."""
+        from vlkit.runner.config_changes import differences
+
         return differences(self.relevant(before), self.relevant(now))
 
 
