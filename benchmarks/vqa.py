@@ -22,8 +22,8 @@ from benchmarks.original import vqa as original
 from benchmarks.original import weights
 from benchmarks.peers import DTYPES, peer_of, sizes
 from benchmarks.reference import measure, row
+from vlkit.models.attention import ImageKV
 from vlkit.models.blip.vqa import Answers, BlipVqa
-from vlkit.models.kv_cache import ImageKV
 
 PIXELS, READ = 480, "questions already read"
 # With the same number of tokens: cross-attention in transformers sees the padding of shorter questions.

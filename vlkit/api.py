@@ -26,7 +26,7 @@ from vlkit.io.image_urls import fetch_image
 from vlkit.jobs.models import from_card
 from vlkit.models.arguments import as_mapping, check_flag, checked_keywords
 from vlkit.models.inputs import PictureReader
-from vlkit.models.weights.initial import from_path
+from vlkit.models.weights.load import from_path
 from vlkit.processors.open_image import open_image
 from vlkit.registry import DATASETS, PROCESSORS
 

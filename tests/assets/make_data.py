@@ -10,7 +10,7 @@ from PIL import Image
 
 from vlkit.datasets.shapes.captions import paraphrases
 from vlkit.datasets.shapes.dataset import Shapes
-from vlkit.datasets.shapes.render import render
+from vlkit.datasets.shapes.scene import render
 
 
 def coco_file(folder: str | Path, count: int = 8, seed: int = 0, image_size: int = 48, captions: int = 5) -> Path:

@@ -20,8 +20,7 @@ from vlkit.datasets.shapes.captions import paraphrases
 from vlkit.datasets.shapes.dataset import Shapes
 from vlkit.datasets.shapes.heads import ShapesNLVR
 from vlkit.datasets.shapes.questions import ANSWERS, questions
-from vlkit.datasets.shapes.render import render
-from vlkit.datasets.shapes.scene import Scene
+from vlkit.datasets.shapes.scene import Scene, render
 
 ROWS = 10
 SIZE = 48

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from vlkit.datasets.shapes.heads import ShapesDialog
-from vlkit.datasets.shapes.render import render
+from vlkit.datasets.shapes.scene import render
 
 _NAMES = {
     "train": ("train2014/COCO_train2014_{:012d}.jpg", "val2014/COCO_val2014_{:012d}.jpg"),

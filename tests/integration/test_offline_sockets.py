@@ -86,7 +86,7 @@ def found(tmp_path_factory) -> dict[str, dict]:
         from vlkit import list_datasets, list_models, load_dataset, load_model
         from vlkit.registry import DATASETS
         from vlkit.jobs.models import from_name
-        from vlkit.models.weights.initial import from_path
+        from vlkit.models.weights.load import from_path
         far = {FAR!r}
         for kind in DATASETS.names():
             if "shapes" not in kind:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.parity.golden import Case, check_logits, filled_state
-from vlkit.models.kv_cache import KVCache
+from vlkit.models.attention import KVCache
 from vlkit.models.losses import lm_loss, lm_targets, sum_by_text
 from vlkit.models.med import MedConfig, TextDecoder, TextTransformer
 from vlkit.models.packing import TextBatch

@@ -12,7 +12,7 @@ import pytest
 
 from tests.assets.tars import picture, write_tar
 from vlkit.config.load import load_config
-from vlkit.config.sections import load_plugins
+from vlkit.config.schema import load_plugins
 from vlkit.datasets.hf import HuggingFaceDataset
 from vlkit.datasets.image_text import ImageText
 from vlkit.datasets.texts import read_answer_list
@@ -20,7 +20,7 @@ from vlkit.datasets.video import VideoText
 from vlkit.datasets.web_shards import WebShards
 from vlkit.errors import ConfigError, DataError, VlkitError
 from vlkit.io.fetch import fetch, local_path
-from vlkit.models.weights.initial import from_path
+from vlkit.models.weights.load import from_path
 from vlkit.processors.tokenizer import build_tokenizer
 from vlkit.registry import plugin_files
 

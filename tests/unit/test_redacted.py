@@ -20,10 +20,9 @@ from vlkit.cli.terminal import log_lines, say
 from vlkit.config.signature import short
 from vlkit.errors import BadSample, ConfigError, DataError, VlkitError, redacted, redacted_data, secrets_of, shortened
 from vlkit.io import download
-from vlkit.io.cache import cached_path
+from vlkit.io.cache import cached_path, fetch_hub
 from vlkit.io.data_dir import localize
 from vlkit.io.fetch import fetch
-from vlkit.io.hub_caches import fetch_hub
 from vlkit.runner.output import OutputFolder, environment
 
 SECRETS = ("us3r", "t0ken", "s1gnature", "k3y")

@@ -10,7 +10,7 @@ from vlkit.capfilt.inputs import InputOptions
 from vlkit.capfilt.refusals import MOST
 from vlkit.config.load import Config
 from vlkit.config.parts import ComponentSpec, ModelPart, model_part, task_part
-from vlkit.config.sections import Sections
+from vlkit.config.schema import Sections
 from vlkit.errors import ConfigError
 from vlkit.io.data_dir import localize
 from vlkit.registry.bounds import BatchSize, FilledText, PositiveInt, Processes, Range, Seed, UnitInterval

@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlkit.config.interpolation import check_interpolations
 from vlkit.config.old_keys import is_record, tree_with_current_keys
-from vlkit.config.overrides import apply_overrides, lay, merge
+from vlkit.config.overrides import apply_overrides, check_interpolations, lay, merge
 from vlkit.config.yamlfile import MAX_BYTES, Node, SourceLocation, dump_yaml, parse_yaml
 from vlkit.errors import ConfigError, VlkitError, did_you_mean
 from vlkit.io.fetch import local_path

@@ -8,8 +8,7 @@ from typing import Any
 
 from vlkit.config.load import Config
 from vlkit.config.parts import ComponentSpec, DatasetSpec, ModelPart, dataset_part, model_part, task_part
-from vlkit.config.schema import OptimConfig, RunOptions, length_problem
-from vlkit.config.sections import Sections
+from vlkit.config.schema import OptimConfig, RunOptions, Sections, length_problem
 from vlkit.config.signature import short
 from vlkit.errors import ConfigError, did_you_mean
 

@@ -11,7 +11,7 @@ from typing import Any
 from vlkit.datasets.annotation_files import find_file, short_names
 from vlkit.datasets.base import VLDataset
 from vlkit.datasets.media import Media, image_media, media_root, missing_files
-from vlkit.datasets.string_table import Source
+from vlkit.datasets.texts import Source
 from vlkit.io.files import sha256
 
 

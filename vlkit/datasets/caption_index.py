@@ -16,8 +16,7 @@ from vlkit.datasets.base import Sample
 from vlkit.datasets.coco import PARTS
 from vlkit.datasets.columns import CAPTION, IMAGE, IMAGE_ID, VIDEO, ColumnKeys, Fields, Key
 from vlkit.datasets.faults import Faults, image_id_fault, printable, short
-from vlkit.datasets.string_table import PackedStrings, RowOffsets, Source
-from vlkit.datasets.texts import Text, process, texts_of, valid_text
+from vlkit.datasets.texts import PackedStrings, RowOffsets, Source, Text, process, texts_of, valid_text
 from vlkit.errors import BadSample, DataError, did_you_mean
 
 _SHOWN = 3

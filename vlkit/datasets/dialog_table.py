@@ -13,8 +13,7 @@ import numpy as np
 from vlkit.datasets.annotation_files import good_rows
 from vlkit.datasets.columns import CAPTION, IMAGE, IMAGE_ID, ColumnKeys, Fields, Key
 from vlkit.datasets.faults import LARGEST, Faults, entry_fault, lacks, short
-from vlkit.datasets.string_table import PackedStrings
-from vlkit.datasets.texts import valid_text
+from vlkit.datasets.texts import PackedStrings, valid_text
 from vlkit.errors import DataError
 from vlkit.io.json import BadRow, number_fault_in, parse_rows
 from vlkit.io.text import TextError, read_bytes

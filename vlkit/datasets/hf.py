@@ -17,9 +17,8 @@ from vlkit.datasets.faults import image_id_fault, listed
 from vlkit.datasets.media import Media, evenly, local_folder, nearest, pixel_limit, sample_name
 from vlkit.datasets.texts import Text, draw_caption, texts_of
 from vlkit.errors import BadSample, DataError, MissingDependency, VlkitError, did_you_mean
-from vlkit.io.cache import offline
+from vlkit.io.cache import hub_cache, offline, without_hub
 from vlkit.io.fetch import local_path
-from vlkit.io.hub_caches import hub_cache, without_hub
 from vlkit.processors.open_image import open_image
 from vlkit.registry import DATASETS
 from vlkit.registry.bounds import FilledText, PositiveInt

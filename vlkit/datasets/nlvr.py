@@ -15,8 +15,7 @@ from vlkit.datasets.base import SPLITS, Sample, check_arguments
 from vlkit.datasets.columns import IMAGES, LABEL, LEFT, RIGHT, SENTENCE, ColumnKeys, Fields, Key
 from vlkit.datasets.faults import Faults, lacks, listed, printable, short
 from vlkit.datasets.media import evenly
-from vlkit.datasets.string_table import PackedStrings
-from vlkit.datasets.texts import Text, process, texts_of, valid_text
+from vlkit.datasets.texts import PackedStrings, Text, process, texts_of, valid_text
 from vlkit.errors import BadSample
 from vlkit.registry import DATASETS
 from vlkit.registry.bounds import Column, FilledText, PositiveInt

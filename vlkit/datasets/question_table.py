@@ -15,8 +15,7 @@ from vlkit.datasets.annotation_files import good_rows, parsed_rows, table_rows
 from vlkit.datasets.base import Sample
 from vlkit.datasets.columns import ANSWER, IMAGE, QUESTION, QUESTION_ID, VIDEO, ColumnKeys, Fields, Key
 from vlkit.datasets.faults import Faults, entry_fault, few, printable, short
-from vlkit.datasets.string_table import PackedStrings, RowOffsets, Source
-from vlkit.datasets.texts import Text, process, texts_of, valid_text
+from vlkit.datasets.texts import PackedStrings, RowOffsets, Source, Text, process, texts_of, valid_text
 from vlkit.errors import BadSample, DataError
 from vlkit.io.json import parse_rows
 from vlkit.io.text import TextError, read_bytes, start_of

@@ -14,8 +14,7 @@ from vlkit.datasets.caption_index import CaptionTable, caption_columns, read_row
 from vlkit.datasets.columns import ColumnKeys, Key
 from vlkit.datasets.media import FEW_VIDEOS, Media, evenly, pixel_limit
 from vlkit.datasets.question_table import QuestionTable, question_columns, read_questions
-from vlkit.datasets.string_table import PackedStrings
-from vlkit.datasets.texts import Text, read_answer_list
+from vlkit.datasets.texts import PackedStrings, Text, read_answer_list
 from vlkit.errors import BadSample, DataError
 from vlkit.processors.open_image import open_image
 from vlkit.processors.video_decoding import sampling_problems

@@ -1,16 +1,196 @@
-"""The cache of downloads: where it is, the names of files in it, and the checksums that files there must have."""
+"""The cache directory, first-use checksums, and the caches of the Hugging Face hub and of torch.hub."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import functools
 import hashlib
+import importlib
+import logging
 import os
 import re
+import socket
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from vlkit.errors import VlkitError, redacted
 from vlkit.io.files import atomic_write, digest
+
+logger = logging.getLogger(__name__)
+HUB = "hf://"
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_NAME = re.compile(r"(?!\.+$)[\w.-]{1,96}")  # '.' and '..' would lead out of the cache
+_PATIENCE = 3.0  # seconds
+_WEIGHTS = (".pth", ".pt", ".bin", ".safetensors")
+
+
+def in_torch_hub(url: str, expected: dict[str, str], record: Path) -> Path | None:
+    """Return the file that torch.hub (and so LAVIS, timm and the original BLIP) keeps for ``url``, or None.
+
+    It stays as it is: its SHA-256 is written to ``record`` at the first use and compared later.
+
+    Args:
+        url: of weights.
+        expected: algorithm to checksum; another file of that name is left alone.
+        record: where the SHA-256 is kept.
+
+    Raises:
+        VlkitError: the file changed since its first use.
+    """
+    name = urlsplit(url).path.rpartition("/")[2]
+    home = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
+    file = Path(home).expanduser() / "hub" / "checkpoints" / name
+    if not name.endswith(_WEIGHTS) or not file.is_file():
+        return None
+    if problem := mismatch(file, expected):
+        logger.warning("%s is not used for %s: %s.", file, redacted(url), problem)
+        return None
+    return _unchanged(file, record)
+
+
+def fetch_hub(uri: str, expected: dict[str, str]) -> Path:
+    """Return the weights of a repository of the Hugging Face hub: a copy in our cache, or in the hub's, else a
+    download.
+
+    Args:
+        uri: ``hf://owner/name``, or ``hf://owner/name@revision``.
+        expected: algorithm to checksum; may be empty.
+
+    Raises:
+        VlkitError: no such repository, no connection (the message says which file to put where), or a file that is
+            not what it was.
+    """
+    repository, at, revision = uri.removeprefix(HUB).partition("@")
+    names = [*repository.split("/"), *(revision.split("/") if at else ())]
+    if repository.count("/") != 1 or not all(_NAME.fullmatch(name) for name in names):
+        raise VlkitError(f"{uri}: a repository of the hub is written hf://owner/name or hf://owner/name@revision.")
+    folder = cache_dir().joinpath("downloads", "huggingface.co", *repository.split("/"), revision)
+    for name in _HUB_FILES:
+        if (folder / name).is_file():
+            return _checked(folder / name, expected, folder / f"{name}.sha256")
+    file = _cached(repository, revision or None) or _downloaded(uri, repository, revision or None, folder)
+    # The parent's name is the commit: another commit may hold another file.
+    return _checked(file, expected, folder / file.parent.name / f"{file.name}.sha256")
+
+
+def _cached(repository: str, revision: str | None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in _HUB_FILES:
+        found = try_to_load_from_cache(repository, name, revision=revision)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def _downloaded(uri: str, repository: str, revision: str | None, folder: Path) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    reason = "it is in no cache, and VLKIT_OFFLINE or HF_HUB_OFFLINE is set"
+    error: Exception | None = None
+    for name in _HUB_FILES if not offline() else ():
+        try:
+            return Path(_in_time(functools.partial(hf_hub_download, repository, name, revision=revision)))
+        except LocalEntryNotFoundError as failure:  # an EntryNotFoundError too, but of the connection
+            reason, error = "the hub cannot be reached", failure
+            break
+        except EntryNotFoundError as failure:
+            reason, error = f"the repository has no {' and no '.join(_HUB_FILES)}", failure
+        except Exception as failure:  # whatever the client and its HTTP library raise
+            reason, error = str(failure).strip().partition("\n")[0] or type(failure).__name__, failure
+            break
+    address = f"https://huggingface.co/{repository}/blob/{revision or 'main'}/{_HUB_FILES[0]}"
+    raise VlkitError(
+        f"{uri}: {reason}. To do without: download {address} elsewhere and put it at {folder / _HUB_FILES[0]}."
+    ) from error
+
+
+def _in_time(download: Callable[[], str]) -> str:
+    """Return the result of ``download``, or give up after a few seconds where the name of the hub cannot be resolved:
+    its client would retry for half a minute.
+
+    Raises:
+        LocalEntryNotFoundError: there is no network.
+        Exception: raised by ``download``.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    future: Future[str] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(download())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="vlkit-hub", daemon=True).start()
+    if not concurrent.futures.wait([future], _PATIENCE).done and not urllib.request.getproxies():
+        try:
+            socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+        except OSError as error:
+            raise LocalEntryNotFoundError(str(error)) from error
+    return future.result()
+
+
+def _checked(file: Path, expected: dict[str, str], record: Path) -> Path:
+    if problem := mismatch(file, expected):
+        raise VlkitError(f"{file}: {problem}. Is it the right file, and complete?")
+    return _unchanged(file, record)
+
+
+def _unchanged(file: Path, record: Path) -> Path:
+    if problem := check_first_use(file, record):
+        raise VlkitError(
+            f"{file}: {problem}. If the file may have changed, delete {record}; otherwise delete the file, and it is "
+            f"downloaded again."
+        )
+    record_first_use(file, record)
+    return file
+
+
+@contextlib.contextmanager
+def without_hub() -> Iterator[None]:
+    """While entered, ``datasets`` and ``huggingface_hub`` open no connection if :func:`~vlkit.io.cache.offline` holds.
+
+    They read the environment when they are imported, which may have been before: their settings are changed, too.
+    """
+    if not offline():
+        yield
+        return
+    names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+    with contextlib.ExitStack() as stack:
+        for module in ("huggingface_hub.constants", "datasets.config"):
+            with contextlib.suppress(ImportError):
+                settings = vars(importlib.import_module(module))
+                before = {name: settings[name] for name in names if name in settings}
+                stack.callback(settings.update, before)
+                settings.update(dict.fromkeys(before, True))
+        for name in names:  # for processes that start meanwhile
+            stack.callback(_restore, name, os.environ.get(name))
+            os.environ[name] = "1"
+        yield
+
+
+def _restore(name: str, value: str | None) -> None:
+    if value is None:
+        del os.environ[name]
+    else:
+        os.environ[name] = value
+
+
+def hub_cache() -> str:
+    """Return the folder in which ``datasets`` keeps what it has prepared."""
+    import datasets.config
+
+    return str(datasets.config.HF_DATASETS_CACHE)
+
 
 _LONGEST = 180  # bytes of a file name; suffixes are added to it
 _SECRET = re.compile(

@@ -19,9 +19,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from vlkit.errors import VlkitError, redacted
-from vlkit.io.cache import check_first_use, mismatch, offline, record_first_use
+from vlkit.io.cache import check_first_use, in_torch_hub, mismatch, offline, record_first_use
 from vlkit.io.disk_errors import cannot, full_disk, is_full_disk, named
-from vlkit.io.hub_caches import in_torch_hub
 
 logger = logging.getLogger(__name__)
 TIMEOUT = 30.0  # seconds without a byte

@@ -11,9 +11,8 @@ from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
 from vlkit.errors import VlkitError, did_you_mean
-from vlkit.io.cache import cached_path, mismatch, offline, split_address
+from vlkit.io.cache import cached_path, fetch_hub, mismatch, offline, split_address
 from vlkit.io.download import fetch_http
-from vlkit.io.hub_caches import fetch_hub
 
 _manager: Any = None
 

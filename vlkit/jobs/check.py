@@ -22,7 +22,7 @@ from vlkit.datasets.mixture import Mixture
 from vlkit.errors import BadSample, ConfigError, VlkitError, did_you_mean
 from vlkit.jobs.base import Pending, Problems
 from vlkit.jobs.checks import checkpoint_bytes, free_bytes, human, overlap_notes
-from vlkit.models.weights.initial import InitialWeights
+from vlkit.models.weights.load import InitialWeights
 from vlkit.runner.activation_checkpointing import SavedBytes, checkpoint_activations, tensors_of
 from vlkit.runner.context import autocast, choose_device, seed_all
 from vlkit.runner.model_state import evaluating, start_training

@@ -18,8 +18,7 @@ from vlkit.io.tensor_files import save_tensors
 from vlkit.models.blip.base import BlipBase
 from vlkit.models.vit import VitConfig
 from vlkit.models.weights.files import check_precision, read_checkpoint, stored
-from vlkit.models.weights.initial import from_path
-from vlkit.models.weights.load import fit_weights
+from vlkit.models.weights.load import fit_weights, from_path
 from vlkit.models.weights.match import LoadReport
 from vlkit.models.weights.names import (
     HUGGING_FACE_CLASSES,

@@ -2,7 +2,7 @@
 captioner and the filter of ``blip_capfilt``.
 
 Cards are configuration, which ``vlkit.models`` does not read: this module resolves them to files, and
-``vlkit.models.weights.initial`` identifies and loads those.
+``vlkit.models.weights.load`` identifies and loads those.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vlkit.config.parts import ComponentSpec, ModelPart, model_part
 from vlkit.errors import ConfigError
 from vlkit.io.fetch import fetch
 from vlkit.jobs.base import Problems
-from vlkit.models.weights.initial import InitialWeights, from_path
+from vlkit.models.weights.load import InitialWeights, from_path
 from vlkit.registry import PROCESSORS
 
 logger = logging.getLogger(__name__)

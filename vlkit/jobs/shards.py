@@ -11,7 +11,7 @@ from typing import Any
 from vlkit.config.build import build, check
 from vlkit.config.load import Config
 from vlkit.config.parts import dataset_part
-from vlkit.config.sections import load_plugins
+from vlkit.config.schema import load_plugins
 from vlkit.datasets.base import VLDataset
 from vlkit.datasets.faults import collect_faults
 from vlkit.datasets.shard_writer import RECORD, encoded_picture, samples_in, write_shards

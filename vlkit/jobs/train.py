@@ -24,7 +24,7 @@ from vlkit.jobs.check import SAMPLES, CheckReport, Data, Prepared, add_data_note
 from vlkit.jobs.checks import bad_row_problems, data_problems, disk_problems, image_size_problems, tokenizer_notes
 from vlkit.jobs.models import build_with_models, from_card, from_name, model_weights
 from vlkit.models.generation import use_cuda_graphs
-from vlkit.models.weights.initial import InitialWeights, from_path, from_run
+from vlkit.models.weights.load import InitialWeights, from_path, from_run
 from vlkit.runner.config_changes import training_differences
 from vlkit.runner.context import RunContext, choose_device
 from vlkit.runner.distributed import World

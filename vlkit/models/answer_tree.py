@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlkit.models.kv_cache import ImageKV
+from vlkit.models.attention import ImageKV
 from vlkit.models.med import TextDecoder
 from vlkit.models.packing import MaskedSegments
 

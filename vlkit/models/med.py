@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from vlkit.errors import VlkitError
-from vlkit.models.kv_cache import ImageKV, KVCache, LayerCache
+from vlkit.models.attention import ImageKV, KVCache, LayerCache
 from vlkit.models.onednn_linear import Linear, gelu
 from vlkit.models.packing import CrossPlan, MaskedSegments, Segments, TextBatch
 from vlkit.models.text_layers import Embeddings, Layer, MedConfig, TextPlan, init_bert

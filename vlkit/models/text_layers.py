@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vlkit.errors import ConfigError, VlkitError
-from vlkit.models.attention import attend, merge_heads, split_heads
-from vlkit.models.kv_cache import LayerCache
+from vlkit.models.attention import LayerCache, attend, merge_heads, split_heads
 from vlkit.models.onednn_linear import Linear, fused_projections, gelu
 from vlkit.models.packing import CrossPlan, Segments
 from vlkit.registry.bounds import Depth, DropRate, Range, Tokens, Width, check_fields

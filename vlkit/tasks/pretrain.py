@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vlkit.contracts import GenerationConfig
-from vlkit.io.tensor_spool import TensorSpool
+from vlkit.io.tensor_files import TensorSpool
 from vlkit.metrics.classification import accuracy, auc
 from vlkit.metrics.retrieval import recall
 from vlkit.registry import TASKS

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vlkit.errors import ConfigError, DataError
-from vlkit.io.tensor_spool import TensorSpool
+from vlkit.io.tensor_files import TensorSpool
 from vlkit.metrics.retrieval import median_rank, recall
 from vlkit.processors.text import pre_caption
 from vlkit.registry import TASKS

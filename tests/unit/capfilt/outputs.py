@@ -16,8 +16,7 @@ from vlkit.capfilt.inputs import Item, Refused
 from vlkit.capfilt.shard_output import ShardOutput
 from vlkit.capfilt.storage import Storage
 from vlkit.datasets.shapes.captions import caption, web_caption
-from vlkit.datasets.shapes.render import render
-from vlkit.datasets.shapes.scene import sample_scene, stream
+from vlkit.datasets.shapes.scene import render, sample_scene, stream
 
 
 @dataclass

@@ -20,7 +20,7 @@ from vlkit.datasets.image_text import ImageText
 from vlkit.datasets.loading import EvalLoader, TrainLoader
 from vlkit.datasets.mixture import Mixture
 from vlkit.datasets.shapes.dataset import Shapes
-from vlkit.datasets.shapes.render import render
+from vlkit.datasets.shapes.scene import render
 from vlkit.errors import BadSample, ConfigError, DataError
 from vlkit.processors.open_image import open_image
 from vlkit.registry import DATASETS

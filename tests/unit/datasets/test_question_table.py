@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlkit.datasets.question_table import QuestionRow, QuestionTable, weigh_answers
-from vlkit.datasets.string_table import Source
+from vlkit.datasets.texts import Source
 from vlkit.errors import BadSample
 
 texts = st.text(max_size=6)

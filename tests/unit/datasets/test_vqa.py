@@ -204,7 +204,7 @@ def test_batches_and_workers(folder):
 def test_memory_is_flat():
     """A few flat buffers, whatever the number of rows."""
     from vlkit.datasets.question_table import QuestionRow, QuestionTable
-    from vlkit.datasets.string_table import Source
+    from vlkit.datasets.texts import Source
 
     def parts(count):
         rows = (QuestionRow(i, f"{i // 5}.jpg", f"what is {i}?", ["yes"] * 10, i) for i in range(count))

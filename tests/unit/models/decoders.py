@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlkit.models.kv_cache import ImageKV
+from vlkit.models.attention import ImageKV
 from vlkit.models.med import MedConfig, TextDecoder
 from vlkit.models.packing import TextBatch
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.unit.models import small
 from vlkit.models import answer_tree
 from vlkit.models.answer_tree import AnswerTree, smoothed_losses
-from vlkit.models.kv_cache import ImageKV
+from vlkit.models.attention import ImageKV
 from vlkit.models.losses import lm_loss, lm_targets
 from vlkit.models.med import TextDecoder
 from vlkit.models.packing import MaskedSegments, TextBatch

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.unit.models import decoders
 from vlkit.errors import VlkitError
-from vlkit.models.kv_cache import ImageKV, KVCache, moved_order
+from vlkit.models.attention import ImageKV, KVCache, moved_order
 from vlkit.models.med import MedConfig, TextTransformer, share_parameters
 from vlkit.models.packing import TextBatch
 

@@ -12,7 +12,7 @@ import torch
 from tests.unit.models import small
 from tests.unit.tasks.shares import batches, context, evaluate_in_shares, parts
 from vlkit.errors import ConfigError, DataError
-from vlkit.io.tensor_spool import TensorSpool
+from vlkit.io.tensor_files import TensorSpool
 from vlkit.models.blip.retrieval import BlipRetrieval
 from vlkit.tasks.base import EvalContext, Progress
 from vlkit.tasks.reranking import UNSEEN

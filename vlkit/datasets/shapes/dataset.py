@@ -24,8 +24,7 @@ from vlkit.datasets.shapes.captions import (
     web_caption,
 )
 from vlkit.datasets.shapes.questions import Question
-from vlkit.datasets.shapes.render import render
-from vlkit.datasets.shapes.scene import DATA_VERSION, Scene, sample_scene, stream
+from vlkit.datasets.shapes.scene import DATA_VERSION, Scene, render, sample_scene, stream
 from vlkit.errors import DataError, did_you_mean
 from vlkit.registry import DATASETS
 from vlkit.registry.bounds import Range, UnitInterval

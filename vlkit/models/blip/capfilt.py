@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from vlkit.contracts import GenerationConfig, ScoredText
 from vlkit.errors import VlkitError
 from vlkit.models.arguments import check_whole, checked_keywords, one_or_more, text_list
+from vlkit.models.attention import ImageKV
 from vlkit.models.blip.caption import Captions, check_config, decode_captions, seeds_of
 from vlkit.models.blip.samples import Samples, refuse_unknown, wanted
-from vlkit.models.kv_cache import ImageKV
 from vlkit.models.packing import TextBatch
 from vlkit.registry import MODELS
 from vlkit.registry.bounds import PositiveInt

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from vlkit.errors import ConfigError, VlkitError, shortened
 from vlkit.models.arguments import check_flag, check_whole, checked_keywords, number_list, text_list
+from vlkit.models.attention import ImageKV
 from vlkit.models.blip.base import BlipBase, LossOutput
 from vlkit.models.blip.samples import Samples, joined
 from vlkit.models.generation import Generated, GenerationConfig, generate
-from vlkit.models.kv_cache import ImageKV
 from vlkit.models.losses import lm_count, lm_loss, lm_targets
 from vlkit.models.med import MedConfig, TextDecoder
 from vlkit.models.packing import TextBatch

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from vlkit.errors import ConfigError, VlkitError
 from vlkit.models.arguments import check_memory
+from vlkit.models.attention import ImageKV
 from vlkit.models.blip.base import BlipBase, pooled_feats
 from vlkit.models.blip.samples import Samples
 from vlkit.models.blip.text_prefix import PairScorer, PassLimits, split_evenly
-from vlkit.models.kv_cache import ImageKV
 from vlkit.models.losses import differentiate_now, draw_index, soft_contrast
 from vlkit.models.med import MedConfig, TextPrefix, TextTransformer
 from vlkit.models.momentum import gather_batch, momentum_copy, random_queue, update_momentum, world_size

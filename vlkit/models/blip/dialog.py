@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from vlkit.errors import VlkitError
 from vlkit.models.arguments import as_mapping, check_whole, checked_keywords, text_list
+from vlkit.models.attention import ImageKV
 from vlkit.models.blip.base import BlipBase, LossOutput
 from vlkit.models.blip.dialog_texts import (
     Candidates,
@@ -35,7 +36,6 @@ from vlkit.models.blip.dialog_texts import (
     options_of,
 )
 from vlkit.models.blip.samples import Samples, wanted
-from vlkit.models.kv_cache import ImageKV
 from vlkit.models.med import MedConfig, TextTransformer
 from vlkit.models.packing import Segments, TextBatch
 from vlkit.models.vit import VitConfig

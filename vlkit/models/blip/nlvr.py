@@ -19,11 +19,10 @@ from torch import Tensor, nn
 
 from vlkit.errors import VlkitError
 from vlkit.models.arguments import as_mapping, checked_keywords, number_list
-from vlkit.models.attention import split_heads
+from vlkit.models.attention import ImageKV, split_heads
 from vlkit.models.blip.base import BlipBase, LossOutput
 from vlkit.models.blip.samples import Samples, check_keys, wanted
 from vlkit.models.inputs import Items, pictures
-from vlkit.models.kv_cache import ImageKV
 from vlkit.models.med import MedConfig, TextTransformer
 from vlkit.models.onednn_linear import Linear, fused_projections
 from vlkit.models.packing import TextBatch

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from vlkit.contracts import GenerationConfig
 from vlkit.models.arguments import check_choice, check_flag, check_share, checked_keywords
+from vlkit.models.attention import ImageKV
 from vlkit.models.blip.base import LossOutput
 from vlkit.models.blip.caption import Captions, caption_images
 from vlkit.models.blip.contrastive import BlipContrastive, Features, QueueSize, Temperature, gather_features
 from vlkit.models.blip.samples import Samples
-from vlkit.models.kv_cache import ImageKV
 from vlkit.models.losses import hard_negatives, itm_loss, lm_count, lm_loss, lm_targets
 from vlkit.models.med import SHARED, MedConfig, TextDecoder, share_parameters
 from vlkit.models.momentum import enqueue, rank

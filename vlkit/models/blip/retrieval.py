@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from vlkit.errors import VlkitError
-from vlkit.io.tensor_spool import TensorSpool
+from vlkit.io.tensor_files import TensorSpool
 from vlkit.models.arguments import check_flag, check_share, check_whole, checked_keywords, one_or_more, text_list
 from vlkit.models.blip.base import LossOutput, frames_of
 from vlkit.models.blip.contrastive import BlipContrastive, Features, QueueSize, Temperature, gather_features

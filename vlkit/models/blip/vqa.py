@@ -30,10 +30,10 @@ from vlkit.models.arguments import (
     one_or_more,
     text_list,
 )
+from vlkit.models.attention import ImageKV
 from vlkit.models.blip.base import BlipBase, LossOutput
 from vlkit.models.blip.caption import check_config, decode_captions, seeds_of
 from vlkit.models.blip.samples import Samples, joined, wanted
-from vlkit.models.kv_cache import ImageKV
 from vlkit.models.losses import lm_loss, lm_targets, sum_by_text
 from vlkit.models.med import MedConfig, TextDecoder, TextTransformer
 from vlkit.models.packing import MaskedSegments, Segments, TextBatch

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from vlkit.contracts import GenerationConfig
 from vlkit.errors import VlkitError
+from vlkit.models.attention import ImageKV
 from vlkit.models.generation import cuda_graphs
 from vlkit.models.generation.beam_search import BeamSearch
 from vlkit.models.generation.sampling import Sampler, draw_uniform
 from vlkit.models.generation.steps import Generated, decode_steps
-from vlkit.models.kv_cache import ImageKV
 from vlkit.models.med import TextDecoder
 
 __all__ = ["Generated", "GenerationConfig", "generate", "use_cuda_graphs"]

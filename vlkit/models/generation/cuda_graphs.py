@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from vlkit.contracts import GenerationConfig
+from vlkit.models.attention import ImageKV, KVCache
 from vlkit.models.generation.steps import Generated, Method, State
-from vlkit.models.kv_cache import ImageKV, KVCache
 from vlkit.models.med import TextDecoder
 from vlkit.models.packing import MaskedSegments
 

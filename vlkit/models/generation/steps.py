@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vlkit.contracts import GenerationConfig
-from vlkit.models.kv_cache import ImageKV, KVCache, moved_order, place_rows
+from vlkit.models.attention import ImageKV, KVCache, moved_order, place_rows
 from vlkit.models.med import TextDecoder
 
 

@@ -15,7 +15,7 @@ from vlkit.datasets.base import collate
 from vlkit.datasets.shapes.captions import KINDS
 from vlkit.datasets.shapes.checker import check
 from vlkit.datasets.shapes.dataset import Shapes
-from vlkit.datasets.shapes.render import render
+from vlkit.datasets.shapes.scene import render
 from vlkit.errors import DataError
 from vlkit.registry import DATASETS
 

@@ -14,9 +14,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from tests.unit.models import decoders
 from tests.unit.models.decoders import BOS, EOS
+from vlkit.models.attention import ImageKV
 from vlkit.models.generation import Generated, GenerationConfig, cuda_graphs, generate, use_cuda_graphs
 from vlkit.models.generation.cuda_graphs import is_suitable
-from vlkit.models.kv_cache import ImageKV
 from vlkit.models.med import TextDecoder
 
 VOCAB = 2600  # large enough that the best few are searched in parts, and the head of a distribution is not all

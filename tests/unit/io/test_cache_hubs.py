@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 
 from vlkit.errors import VlkitError
-from vlkit.io import hub_caches
+from vlkit.io import cache as hub_caches
 from vlkit.io.cache import cache_dir, cached_path
 from vlkit.io.fetch import fetch
 

@@ -15,7 +15,7 @@ from vlkit.config.parts import ModelPart
 from vlkit.errors import CheckpointError, ConfigError
 from vlkit.jobs.models import from_card, from_name
 from vlkit.jobs.train import EvaluateJob, TrainJob
-from vlkit.models.weights.initial import from_path, from_run
+from vlkit.models.weights.load import from_path, from_run
 from vlkit.registry import MODELS
 
 

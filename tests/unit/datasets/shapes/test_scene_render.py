@@ -6,10 +6,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import vlkit.datasets.shapes.render as render_module
+import vlkit.datasets.shapes.scene as render_module
 from tests.unit.datasets.shapes.worlds import ONE, PLAIN, THREE, scenes
-from vlkit.datasets.shapes.render import CONTRAST, RGB, TONE_RGB, render, render_batch
-from vlkit.datasets.shapes.scene import COLORS, RADIUS, SHAPES, SIZES, TEXTURES, TONES, Background, Scene, SceneObject
+from vlkit.datasets.shapes.scene import (
+    COLORS,
+    CONTRAST,
+    RADIUS,
+    RGB,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    TONE_RGB,
+    TONES,
+    Background,
+    Scene,
+    SceneObject,
+    render,
+    render_batch,
+)
 
 
 def test_objects_have_their_color_at_their_place_and_the_tone_elsewhere():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vlkit.errors import VlkitError
-from vlkit.io.tensor_spool import TensorSpool
+from vlkit.io.tensor_files import TensorSpool
 
 CPU = torch.device("cpu")
 BATCHES = [([0, 1], torch.randn(2, 3, 4)), ([2, 5], torch.randn(2, 3, 4)), ([6], torch.randn(1, 3, 4))]

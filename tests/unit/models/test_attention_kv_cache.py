@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlkit.models.kv_cache import KVCache, place_rows
+from vlkit.models.attention import KVCache, place_rows
 
 
 class PlainCache:

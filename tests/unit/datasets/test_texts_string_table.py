@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlkit.datasets.image_text import ImageText
-from vlkit.datasets.string_table import PackedStrings, RowOffsets
+from vlkit.datasets.texts import PackedStrings, RowOffsets
 
 
 def path_only(path, rng):
