@@ -20,7 +20,7 @@ from vlkit.config.convert import convert
 from vlkit.config.schema import OptimConfig, RunOptions
 from vlkit.config.signature import signature
 from vlkit.errors import ConfigError, VlkitError
-from vlkit.jobs.capfilt import CutEntries, ReportEntries
+from vlkit.jobs.capfilt_output import RefilterEntries, ReportEntries
 from vlkit.jobs.shards import ShardsEntries
 from vlkit.models.arguments import check_memory, machine_memory
 from vlkit.models.blip.caption import BlipCaption
@@ -46,7 +46,7 @@ def constructors() -> list[Any]:
     """Everything that a run file, job file, pipeline file or card can build, nested dataclasses included."""
     roots = [registry.get(name) for registry in (MODELS, PROCESSORS, DATASETS, TASKS) for name in registry.names()]
     ours = [root for root in roots if root.__module__.startswith("vlkit.")]
-    ours += [OptimConfig, RunOptions, JobOptions, InputOptions, PipelineEntries, CutEntries, ReportEntries]
+    ours += [OptimConfig, RunOptions, JobOptions, InputOptions, PipelineEntries, RefilterEntries, ReportEntries]
     ours += [ShardsEntries, ModelCard, DatasetCard]
     found: list[Any] = []
     while ours:
