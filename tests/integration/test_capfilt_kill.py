@@ -219,7 +219,7 @@ def start(*arguments: str, module: str = "vlkit", held_until: Path = ROOT) -> An
 
 
 def owners(out: Path) -> set[int]:
-    """The processes that have a lot."""
+    """The processes that have claimed work."""
     found = set()
     for file in (out / "claims").glob("*.json"):
         with contextlib.suppress(FileNotFoundError):

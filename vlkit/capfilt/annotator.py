@@ -100,7 +100,7 @@ class ModelAnnotator:
 
 
 @dataclass(frozen=True)
-class Lot:
+class ShardGroup:
     """Consecutive shards that one worker does.
 
     Args:
@@ -112,15 +112,15 @@ class Lot:
     shards: tuple[InputShard, ...]
 
 
-def lots_of(shards: Sequence[InputShard], at_once: int) -> list[Lot]:
-    """Divide the input into lots of ``at_once`` shards; the last may be smaller."""
+def shard_groups(shards: Sequence[InputShard], at_once: int) -> list[ShardGroup]:
+    """Divide the input into groups of ``at_once`` shards; the last may be smaller."""
     groups = [tuple(shards[start : start + at_once]) for start in range(0, len(shards), at_once)]
-    return [Lot(group[0].name, group) for group in groups]
+    return [ShardGroup(group[0].name, group) for group in groups]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to resume a lot.
+    """How to resume a group.
 
     Args:
         first: the shard to read from.
@@ -134,7 +134,7 @@ class Plan:
 
     @classmethod
     def of(cls, annotated: Sequence[int | None], batch_size: int) -> Plan:
-        """Plan a lot.
+        """Plan a group.
 
         Args:
             annotated: of each shard how many images went through the models; None: it is not done.
@@ -182,9 +182,9 @@ def batches(events: Iterable[Event], plan: Plan, batch_size: int) -> Iterator[Ba
     """Yield the batches that the shards of ``plan`` need, up to the end of the last of them.
 
     Args:
-        events: of the lot from ``plan.first`` on.
-        plan: how to resume the lot.
-        batch_size: images in a batch; the last of a lot may have fewer.
+        events: of the group from ``plan.first`` on.
+        plan: how to resume the group.
+        batch_size: images in a batch; the last of a group may have fewer.
     """
     skip, missing = plan.skip, set(plan.todo)
     batch, count = Batch(), 0

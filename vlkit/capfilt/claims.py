@@ -1,4 +1,4 @@
-"""Claims of workers on lots: small files that their owner refreshes while it lives."""
+"""Claims of workers on groups: small files that their owner refreshes while it lives."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ FOLDER = "claims"
 
 
 class Claims:
-    """The claims of one worker on the lots of a job.
+    """The claims of one worker on the groups of a job.
 
-    Two workers may in rare cases hold one lot (an object store without exclusive creation, a worker that slept for
+    Two workers may in rare cases hold one group (an object store without exclusive creation, a worker that slept for
     longer than the lease); then both write the same bytes. What a claim saves is work.
 
     Args:
@@ -34,7 +34,7 @@ class Claims:
         if not lease > 0:
             raise VlkitError(f"run.lease is {lease}: a positive number of seconds is needed, 600 for example.")
         self.place, self.lease, self.owner = place, lease, owner or owner_name()
-        self._held: dict[str, int] = {}  # lot -> number of the last refreshment
+        self._held: dict[str, int] = {}  # group -> number of the last refreshment
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._refresh_until_closed, name="claims", daemon=True)
@@ -46,44 +46,44 @@ class Claims:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def order(self, lots: Sequence[str]) -> list[str]:
-        """Order ``lots`` for trying: unclaimed ones first.
+    def order(self, groups: Sequence[str]) -> list[str]:
+        """Order ``groups`` for trying: unclaimed ones first.
 
-        Where creating a file is not exclusive each worker begins with another lot, so that workers that start together
+        Where creating a file is not exclusive each worker begins with another group, so that workers that start together
         do not take the same.
         """
         claimed = {name.removesuffix(".json") for name in self.place.list(FOLDER)}
-        free = [lot for lot in lots if lot not in claimed]
+        free = [group for group in groups if group not in claimed]
         if free and self.place.local is None:
             first = int(hashlib.sha256(self.owner.encode()).hexdigest(), 16) % len(free)
             free = free[first:] + free[:first]
-        return free + [lot for lot in lots if lot in claimed]
+        return free + [group for group in groups if group in claimed]
 
-    def take(self, lot: str) -> bool:
-        """Claim a lot unless another living worker has it; return whether this worker has it now."""
-        name = _name(lot)
+    def take(self, group: str) -> bool:
+        """Claim a group unless another living worker has it; return whether this worker has it now."""
+        name = _name(group)
         with self._lock:
-            if lot not in self._held:
+            if group not in self._held:
                 if not (self.place.create(name, self._content(0)) or self._take_over(name)):
                     return False
                 if self.place.local is None and _owner(self._read(name)) != self.owner:
                     return False  # another wrote at the same moment, and last
-                self._held[lot] = 0
+                self._held[group] = 0
             return True
 
-    def release(self, lot: str) -> None:
-        """Give a lot back, done or not."""
+    def release(self, group: str) -> None:
+        """Give a group back, done or not."""
         with self._lock:
-            if self._held.pop(lot, None) is not None and _owner(self._read(_name(lot))) == self.owner:
-                self.place.remove(_name(lot))
+            if self._held.pop(group, None) is not None and _owner(self._read(_name(group))) == self.owner:
+                self.place.remove(_name(group))
 
     def refresh(self) -> None:
         """Show that this worker lives. A thread does it by itself, four times in a lease."""
-        for lot in list(self._held):
+        for group in list(self._held):
             try:
-                self._refresh(lot)
+                self._refresh(group)
             except Exception as error:  # the storage may be back before the lease ends
-                logger.warning("the claim on %s could not be refreshed (%s).", lot, error)
+                logger.warning("the claim on %s could not be refreshed (%s).", group, error)
 
     def clear(self) -> None:
         """Remove what dead workers left, and all other claims: call it when everything is done."""
@@ -94,8 +94,8 @@ class Claims:
         """Give everything back and stop refreshing."""
         self._stop.set()
         self._thread.join()
-        for lot in list(self._held):
-            self.release(lot)
+        for group in list(self._held):
+            self.release(group)
 
     def _take_over(self, name: str) -> bool:
         """Replace a claim that is no longer refreshed; return whether this worker did.
@@ -136,24 +136,24 @@ class Claims:
         while not self._stop.wait(self.lease / 4):
             self.refresh()
 
-    def _refresh(self, lot: str) -> None:
+    def _refresh(self, group: str) -> None:
         with self._lock:
-            if lot not in self._held:
+            if group not in self._held:
                 return
-            name = _name(lot)
+            name = _name(group)
             if not self.place.exists(name):  # all is done, and somebody cleared up
-                del self._held[lot]
+                del self._held[group]
                 return
             if _owner(self.place.read_bytes(name)) != self.owner:
-                logger.warning("another worker took over %s; both write the same.", lot)
-                del self._held[lot]
+                logger.warning("another worker took over %s; both write the same.", group)
+                del self._held[group]
                 return
-            self._held[lot] += 1
-            self.place.write_bytes(name, self._content(self._held[lot]))
+            self._held[group] += 1
+            self.place.write_bytes(name, self._content(self._held[group]))
 
 
-def _name(lot: str) -> str:
-    return f"{FOLDER}/{lot}.json"
+def _name(group: str) -> str:
+    return f"{FOLDER}/{group}.json"
 
 
 def _owner(claim: bytes) -> str:

@@ -1,4 +1,4 @@
-"""The loop of one worker: choose a lot, annotate it, write it, until none is left."""
+"""The loop of one worker: choose a group, annotate it, write it, until none is left."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from vlkit.capfilt.accounting import Counts, total
-from vlkit.capfilt.annotator import Batch, Lot, Plan, batches, lots_of
+from vlkit.capfilt.annotator import Batch, ShardGroup, Plan, batches, shard_groups
 from vlkit.capfilt.claims import Claims
 from vlkit.capfilt.input_reader import Decoder, Reader, Ready
 from vlkit.capfilt.input_shards import read_shard
@@ -21,7 +21,7 @@ from vlkit.capfilt.record import done_shards
 from vlkit.capfilt.refusals import RefusalLimit
 from vlkit.capfilt.shard_output import DONE, SUMMARY, Decides, ShardOutput, file_name, write_summary
 from vlkit.capfilt.storage import Storage
-from vlkit.capfilt.writing import LotOutput, Progress, Writer
+from vlkit.capfilt.writing import GroupOutput, Progress, Writer
 
 
 class Annotator(Protocol):
@@ -54,11 +54,11 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class _Started:
-    """A lot that is being read."""
+    """A group that is being read."""
 
     plan: Plan
     reader: Reader
-    output: LotOutput
+    output: GroupOutput
 
 
 class Worker:
@@ -84,7 +84,7 @@ class Worker:
         stop: Callable[[], bool] = lambda: False,
     ):
         self.shards, self.options, self.place, self.annotator, self.settings = shards, options, place, annotator, run
-        self.lots = lots_of(shards, run.shards_at_once)
+        self.groups = shard_groups(shards, run.shards_at_once)
         self.progress = Progress(len(shards), len(self._done()))
         self._decode = Decoder(annotator.processors, int(options.max_pixels), annotator.reads)
         web_only = getattr(annotator.decision, "texts", None) == "web"
@@ -104,22 +104,22 @@ class Worker:
         self._limit.redo()
         try:
             with Claims(self.place, self.settings.lease) as claims, Writer() as writer:
-                self._work(HandOut(self.lots, self.place, claims, lambda: self._look(writer)), writer)
+                self._work(GroupQueue(self.groups, self.place, claims, lambda: self._look(writer)), writer)
         except Stopped:
             return None
         self._limit.check()  # another worker may have done the last shards, and stopped
         return self._summary()
 
-    def _work(self, lots: HandOut, writer: Writer) -> None:
-        """Process one lot after the other. While the models process the end of one, the next is read already."""
-        started = self._start(lots, lots.next)
+    def _work(self, groups: GroupQueue, writer: Writer) -> None:
+        """Process one group after the other. While the models process the end of one, the next is read already."""
+        started = self._start(groups, groups.next)
         while started is not None:
             following = None
             try:
                 for batch in batches(started.reader, started.plan, self.settings.batch_size):
                     self._look(writer)
                     if following is None and started.reader.all_read:
-                        following = self._start(lots, lots.next_free)
+                        following = self._start(groups, groups.next_free)
                     writer.put(started.output, batch, self._annotate(batch))
                 writer.end(started.output)
             except BaseException:
@@ -128,38 +128,38 @@ class Worker:
                 raise
             finally:
                 started.reader.close()
-            started = following or self._start(lots, lots.next)
+            started = following or self._start(groups, groups.next)
 
-    def _start(self, lots: HandOut, take: Callable[[], Lot | None]) -> _Started | None:
-        """Start to read a lot, as far as it is not done."""
-        while (lot := take()) is not None:
-            plan = Plan.of([self._annotated(shard) for shard in lot.shards], self.settings.batch_size)
+    def _start(self, groups: GroupQueue, take: Callable[[], ShardGroup | None]) -> _Started | None:
+        """Start to read a group, as far as it is not done."""
+        while (group := take()) is not None:
+            plan = Plan.of([self._annotated(shard) for shard in group.shards], self.settings.batch_size)
             if plan.todo:
                 reader = Reader(
-                    list(enumerate(lot.shards))[plan.first :],
+                    list(enumerate(group.shards))[plan.first :],
                     lambda shard: read_shard(shard, self.options),
                     self._decode,
                     self.settings.decode_threads,
                     self._look,
                 )
-                return _Started(plan, reader, self._output(lots, lot, plan))
-            lots.give_back(lot)
+                return _Started(plan, reader, self._output(groups, group, plan))
+            groups.release(group)
         return None
 
-    def _output(self, lots: HandOut, lot: Lot, plan: Plan) -> LotOutput:
+    def _output(self, groups: GroupQueue, group: ShardGroup, plan: Plan) -> GroupOutput:
         run = self.settings
 
         run = self.settings
 
         def opened(place: int) -> ShardOutput:
-            name = lot.shards[place].name
+            name = group.shards[place].name
             return ShardOutput(name, self.place, self.annotator.decision, run.store_dropped, run.output == "shards")
 
         def finished(place: int, counts: Counts) -> None:
-            self.progress.shard(lot.shards[place].name, counts, len(self._done()))
+            self.progress.shard(group.shards[place].name, counts, len(self._done()))
             self._limit.check()
 
-        return LotOutput(plan.todo, opened, finished, lambda: lots.give_back(lot))
+        return GroupOutput(plan.todo, opened, finished, lambda: groups.release(group))
 
     def _annotate(self, batch: Batch) -> list[list[Any]]:
         images = batch.images
@@ -203,27 +203,27 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.2, 5.0  # seconds between looks at what others do
 _OWN_WAIT = 0.02  # while the own files are being written
 
 
-class HandOut:
-    """Choose the next lot of a worker.
+class GroupQueue:
+    """Choose the next group of a worker.
 
     Args:
-        lots: all of them.
+        groups: all of them.
         place: output folder.
         claims: of this worker.
         look: asked again and again while waiting; may raise.
     """
 
-    def __init__(self, lots: Sequence[Lot], place: Storage, claims: Claims, look: Callable[[], None]):
-        self._lots, self._place, self._claims, self._look = lots, place, claims, look
+    def __init__(self, groups: Sequence[ShardGroup], place: Storage, claims: Claims, look: Callable[[], None]):
+        self._groups, self._place, self._claims, self._look = groups, place, claims, look
         self._mine: set[str] = set()
 
-    def next(self) -> Lot | None:
-        """Claim a lot; wait while others process all that are left. None: nothing is left."""
+    def next(self) -> ShardGroup | None:
+        """Claim a group; wait while others process all that are left. None: nothing is left."""
         wait = _FIRST_WAIT
         while left := self._left():
-            lot = self._take(left)
-            if lot is not None:
-                return lot
+            group = self._take(left)
+            if group is not None:
+                return group
             if self._mine:
                 self._sleep(_OWN_WAIT)
             else:
@@ -232,25 +232,25 @@ class HandOut:
         self._claims.clear()
         return None
 
-    def next_free(self) -> Lot | None:
-        """Claim a lot; None if none is free at the moment."""
+    def next_free(self) -> ShardGroup | None:
+        """Claim a group; None if none is free at the moment."""
         return self._take(self._left())
 
-    def give_back(self, lot: Lot) -> None:
-        """Release the claim on a lot."""
-        self._claims.release(lot.name)
-        self._mine.discard(lot.name)
+    def release(self, group: ShardGroup) -> None:
+        """Release the claim on a group."""
+        self._claims.release(group.name)
+        self._mine.discard(group.name)
 
-    def _left(self) -> list[Lot]:
+    def _left(self) -> list[ShardGroup]:
         done = done_shards(self._place)
-        return [lot for lot in self._lots if any(shard.name not in done for shard in lot.shards)]
+        return [group for group in self._groups if any(shard.name not in done for shard in group.shards)]
 
-    def _take(self, left: Sequence[Lot]) -> Lot | None:
-        for lot in left:
+    def _take(self, left: Sequence[ShardGroup]) -> ShardGroup | None:
+        for group in left:
             self._look()
-            if lot.name not in self._mine and self._claims.take(lot.name):
-                self._mine.add(lot.name)
-                return lot
+            if group.name not in self._mine and self._claims.take(group.name):
+                self._mine.add(group.name)
+                return group
         return None
 
     def _sleep(self, seconds: float) -> None:

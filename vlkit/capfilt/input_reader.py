@@ -30,7 +30,7 @@ class Ready:
     """A decoded image.
 
     Args:
-        shard: its place in the lot.
+        shard: its place in the group.
         item: what was read.
         images: model inputs by name, each [3, S, S].
     """
@@ -53,7 +53,7 @@ class End:
     """The end of a shard.
 
     Args:
-        shard: its place in the lot.
+        shard: its place in the group.
         images, texts: that were met in it.
     """
 
@@ -115,7 +115,7 @@ class Reader:
     """Iterate over the content of shards, decoded ahead by threads.
 
     Args:
-        shards: (place in the lot, shard) in order.
+        shards: (place in the group, shard) in order.
         read: gives what a shard holds.
         decode: makes events of an item.
         threads: that decode.

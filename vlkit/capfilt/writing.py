@@ -19,14 +19,14 @@ _BATCHES, _BYTES = 16, 256_000_000  # that wait to be written, at most; one batc
 _LOOK_SECONDS = 0.2  # between looks whether the other side has failed
 
 
-class LotOutput:
-    """Write the files of one lot.
+class GroupOutput:
+    """Write the files of one group.
 
     Args:
         todo: places of the shards that are to be written.
         open_output: makes the output of the shard at a place.
         finished: called with the position and the counts of each shard whose manifest is written.
-        ended: called when the lot is written.
+        ended: called when the group is written.
     """
 
     def __init__(
@@ -65,11 +65,11 @@ class LotOutput:
 
 
 class Writer:
-    """Write the batches of one lot after the other, in a thread."""
+    """Write the batches of one group after the other, in a thread."""
 
     def __init__(self) -> None:
-        self._queue: queue.Queue[tuple[LotOutput, Batch | None, Sequence[Any]] | None] = queue.Queue(_BATCHES)
-        self._open: list[LotOutput] = []
+        self._queue: queue.Queue[tuple[GroupOutput, Batch | None, Sequence[Any]] | None] = queue.Queue(_BATCHES)
+        self._open: list[GroupOutput] = []
         self._waiting = 0  # bytes of images
         self._less = threading.Condition()
         self._error: BaseException | None = None
@@ -86,16 +86,16 @@ class Writer:
             self._aborted.set()
         self._put(None)
         self._thread.join()
-        for lot in self._open:
-            lot.discard()
+        for group in self._open:
+            group.discard()
         if kind is None:
             self.check()
 
-    def put(self, lot: LotOutput, batch: Batch, texts: Sequence[Any]) -> None:
+    def put(self, group: GroupOutput, batch: Batch, texts: Sequence[Any]) -> None:
         """Write a batch, soon.
 
         Args:
-            lot: that it belongs to.
+            group: that it belongs to.
             batch: in the order of the input.
             texts: of each of its images.
 
@@ -107,12 +107,12 @@ class Writer:
             while self._waiting and self._waiting + size > _BYTES and self._thread.is_alive():
                 self._less.wait(_LOOK_SECONDS)
             self._waiting += size
-        self._put((lot, batch.without_pixels(), texts))
+        self._put((group, batch.without_pixels(), texts))
         self.check()
 
-    def end(self, lot: LotOutput) -> None:
-        """Announce that no more batches of this lot follow."""
-        self._put((lot, None, ()))
+    def end(self, group: GroupOutput) -> None:
+        """Announce that no more batches of this group follow."""
+        self._put((group, None, ()))
 
     def check(self) -> None:
         """Raise the error of an earlier write, if there is one.
@@ -124,7 +124,7 @@ class Writer:
             error, self._error = self._error, None
             raise error
 
-    def _put(self, entry: tuple[LotOutput, Batch | None, Sequence[Any]] | None) -> None:
+    def _put(self, entry: tuple[GroupOutput, Batch | None, Sequence[Any]] | None) -> None:
         while self._thread.is_alive():
             try:
                 return self._queue.put(entry, timeout=_LOOK_SECONDS)
@@ -134,17 +134,17 @@ class Writer:
     def _run(self) -> None:
         try:
             while (entry := self._queue.get()) is not None and not self._aborted.is_set():
-                lot, batch, texts = entry
-                if lot not in self._open:
-                    self._open.append(lot)
+                group, batch, texts = entry
+                if group not in self._open:
+                    self._open.append(group)
                 if batch is not None:
-                    lot.write(batch, texts, self._aborted.is_set)
+                    group.write(batch, texts, self._aborted.is_set)
                     with self._less:
                         self._waiting -= batch.image_bytes
                         self._less.notify()
                 else:
-                    self._open.remove(lot)
-                    lot.ended()
+                    self._open.remove(group)
+                    group.ended()
         except BaseException as error:  # raised where batches are put
             self._error = error
 

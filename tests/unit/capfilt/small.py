@@ -91,7 +91,7 @@ def annotator(generation: GenerationConfig | None = None, decision: Decision | N
 def worker(
     shards: Path, output: Path, annotate: Any, stop: Callable[[], bool] = lambda: False, **options: Any
 ) -> Worker:
-    """A worker on all shards of a folder; batches of 5 images, lots of 3 shards."""
+    """A worker on all shards of a folder; batches of 5 images, groups of 3 shards."""
     limits = {name: options.pop(name) for name in ("max_pixels", "caption_key") if name in options}
     inputs = InputOptions(str(shards), **{"max_pixels": 10_000, **limits})
     options = {"batch_size": 5, "shards_at_once": 3, "decode_threads": 2, "lease": 600.0, **options}

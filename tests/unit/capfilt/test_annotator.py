@@ -1,11 +1,11 @@
-"""Batches of a lot that is gone on with are those of a lot that was never stopped."""
+"""Batches of a group that is resumed are those of a group that was never stopped."""
 
 from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlkit.capfilt.annotator import Plan, batches, lots_of
+from vlkit.capfilt.annotator import Plan, batches, shard_groups
 from vlkit.capfilt.input_reader import End, Event, Ready, Rejected
 from vlkit.capfilt.inputs import InputShard, Item, Refused
 
@@ -76,10 +76,10 @@ def test_whatever_is_done_the_rest_is_done_in_the_same_batches(shards, done, siz
     assert all(len(batch.images) == size for batch in again[:-1])
 
 
-def test_lots_are_runs_of_shards():
+def test_groups_are_runs_of_shards():
     shards = [InputShard(name, "tar", f"{name}.tar") for name in "abcde"]
-    lots = lots_of(shards, 2)
-    assert [(lot.name, [shard.name for shard in lot.shards]) for lot in lots] == [
+    groups = shard_groups(shards, 2)
+    assert [(group.name, [shard.name for shard in group.shards]) for group in groups] == [
         ("a", ["a", "b"]),
         ("c", ["c", "d"]),
         ("e", ["e"]),

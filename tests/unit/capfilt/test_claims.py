@@ -20,7 +20,7 @@ from vlkit.capfilt.claims import Claims
 from vlkit.capfilt.storage import Storage
 from vlkit.errors import VlkitError
 
-LOTS = [f"lot-{number}" for number in range(12)]
+GROUPS = [f"group-{number}" for number in range(12)]
 LEASE = 600.0  # seconds, of which none passes but by let_pass()
 
 
@@ -55,9 +55,9 @@ def let_pass(place: Storage, seconds: float) -> None:
             place._store.fs.store[f"{place._store.folder}/claims/{name}"].modified -= timedelta(seconds=seconds)
 
 
-def refreshed(place: Storage, lot: str) -> int:
+def refreshed(place: Storage, group: str) -> int:
     """How often the owner of a claim has refreshed it."""
-    return json.loads((place.local / f"claims/{lot}.json").read_bytes())["refreshed"]
+    return json.loads((place.local / f"claims/{group}.json").read_bytes())["refreshed"]
 
 
 @pytest.mark.parametrize("url", ["folder", "memory://claims/out"])
@@ -131,8 +131,8 @@ def test_on_an_object_store_workers_begin_with_different_lots():
     with Storage("memory://order/out") as far:
         for number in range(30):
             with Claims(far, 60, f"worker {number}") as claims:
-                order = claims.order(LOTS)
-            assert sorted(order) == sorted(LOTS)
+                order = claims.order(GROUPS)
+            assert sorted(order) == sorted(GROUPS)
             firsts.add(order[0])
     assert len(firsts) > 6
 
@@ -206,9 +206,9 @@ def race(folder, lease, begin, won):
     place = Storage(folder)
     claims = Claims(place, lease)
     begin.wait()
-    for lot in LOTS:
-        if claims.take(lot):
-            won.put((lot, claims.owner))
+    for group in GROUPS:
+        if claims.take(group):
+            won.put((group, claims.owner))
     begin.wait()
     claims.close()
 
@@ -216,33 +216,37 @@ def race(folder, lease, begin, won):
 @pytest.mark.parametrize("left", ["nothing", "old claims", "claims of the dead"])
 def test_eight_processes_never_share_a_lot(place, left):
     lease = 600.0
-    for lot in LOTS if left != "nothing" else []:
+    for group in GROUPS if left != "nothing" else []:
         dead = subprocess.Popen(["true"])  # its number is free again, or given to a process that started later
         dead.wait()
         machine = Claims(place, lease).owner.rsplit("-", 4)
         owner = "-".join([machine[0], machine[1], str(dead.pid), "1", "00000000"])
         name = "gone" if left == "old claims" else owner
-        place.write_bytes(f"claims/{lot}.json", json.dumps({"owner": name}).encode())
+        place.write_bytes(f"claims/{group}.json", json.dumps({"owner": name}).encode())
         if left == "old claims":
-            os.utime(place.local / f"claims/{lot}.json", (time.time() - 2 * lease,) * 2)
+            os.utime(place.local / f"claims/{group}.json", (time.time() - 2 * lease,) * 2)
     context = multiprocessing.get_context("fork")
     begin, won = context.Barrier(8), context.Queue()
     processes = [context.Process(target=race, args=(str(place), lease, begin, won)) for _ in range(8)]
     [process.start() for process in processes]
-    found = [won.get(timeout=LONG) for _ in LOTS]
+    found = [won.get(timeout=LONG) for _ in GROUPS]
     [process.join(LONG) for process in processes]
     assert [process.exitcode for process in processes] == [0] * 8
     assert won.empty()
-    assert Counter(lot for lot, _ in found) == Counter(LOTS)
+    assert Counter(group for group, _ in found) == Counter(GROUPS)
     assert place.list("claims") == []
 
 
 def test_eight_threads_never_share_a_lot(place):
     claims = [Claims(place, 60) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        won = [lot for lots in pool.map(lambda each: [lot for lot in LOTS if each.take(lot)], claims) for lot in lots]
+        won = [
+            group
+            for groups in pool.map(lambda each: [group for group in GROUPS if each.take(group)], claims)
+            for group in groups
+        ]
     [each.close() for each in claims]
-    assert Counter(won) == Counter(LOTS)
+    assert Counter(won) == Counter(GROUPS)
 
 
 def test_a_dead_replacer_blocks_nobody(place):

@@ -23,7 +23,7 @@ from vlkit.datasets.web_shards import WebShards
 from vlkit.errors import VlkitError
 from vlkit.models.generation import GenerationConfig
 
-SIZES = (7, 3, 0, 9, 1, 6, 12)  # lots of three: 10, 16 and 12 images in batches of five
+SIZES = (7, 3, 0, 9, 1, 6, 12)  # groups of three: 10, 16 and 12 images in batches of five
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_a_worker_waits_for_what_others_have_and_takes_it_when_they_give_it_back
 def test_a_worker_that_waits_can_be_stopped(shards, annotate, tmp_path):
     looks = iter(range(10))  # more than before it waits
     with Claims(Storage(tmp_path), lease=600.0) as others:
-        assert all(others.take(lot) for lot in ("00000", "00003", "00006"))
+        assert all(others.take(group) for group in ("00000", "00003", "00006"))
         assert worker(shards, tmp_path, annotate, lambda: next(looks, None) is None).run() is None
 
 

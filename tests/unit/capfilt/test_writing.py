@@ -11,7 +11,7 @@ from vlkit.capfilt.accounting import Counts
 from vlkit.capfilt.annotator import Batch
 from vlkit.capfilt.input_reader import End, Ready, Rejected
 from vlkit.capfilt.inputs import Item, Refused
-from vlkit.capfilt.writing import LotOutput, Writer
+from vlkit.capfilt.writing import GroupOutput, Writer
 from vlkit.errors import VlkitError
 
 
@@ -55,15 +55,15 @@ BATCH = Batch(
 )
 
 
-def lot(todo, outputs, finished=None, ended=lambda: None) -> LotOutput:
+def group(todo, outputs, finished=None, ended=lambda: None) -> GroupOutput:
     reported = finished if finished is not None else []
-    return LotOutput(todo, outputs.__getitem__, lambda place, counts: reported.append((place, counts.kept)), ended)
+    return GroupOutput(todo, outputs.__getitem__, lambda place, counts: reported.append((place, counts.kept)), ended)
 
 
 def test_each_shard_gets_its_own_and_others_are_passed_over():
     outputs, finished, ended = {0: Output(), 2: Output()}, [], []
     with Writer() as writer:
-        one = lot({0, 2}, outputs, finished, lambda: ended.append(len(outputs[2].given)))
+        one = group({0, 2}, outputs, finished, lambda: ended.append(len(outputs[2].given)))
         writer.put(one, BATCH, ["A", "C", "D"])
         writer.put(one, Batch([End(2, 1, 0)]), [])
         writer.end(one)
@@ -80,7 +80,7 @@ def test_the_next_lot_is_put_while_the_last_one_is_written():
     order: list[str] = []
     with Writer() as writer:
         for name, outputs in (("slow", slow), ("fast", fast)):
-            one = lot(outputs, outputs, ended=lambda name=name: order.append(name))
+            one = group(outputs, outputs, ended=lambda name=name: order.append(name))
             writer.put(one, BATCH, ["A", "C", "D"])
             writer.end(one)
         assert order == []
@@ -95,16 +95,16 @@ def test_only_a_number_of_bytes_wait():
     output = Output(may_finish=may_finish)
     later = threading.Timer(0.3, may_finish.set)
     with Writer() as writer:
-        writer.put(lot({0}, {0: output}), Batch([*large.events, End(0, 1, 0)]), ["A"])
+        writer.put(group({0}, {0: output}), Batch([*large.events, End(0, 1, 0)]), ["A"])
         later.start()  # that was put at once, and is now written until then
-        writer.put(lot({0}, {0: Output()}), large, ["A"])
+        writer.put(group({0}, {0: Output()}), large, ["A"])
         assert output.given == [("a", "A"), (1, 0)]
     later.join()
 
 
 def test_an_error_reaches_the_thread_that_puts_the_next_batch():
     output = Output(fail=True)
-    one = lot({0}, {0: output})
+    one = group({0}, {0: output})
     with Writer() as writer, pytest.raises(VlkitError, match="no space left"):
         wait_until(lambda: writer.put(one, BATCH, ["A", "C", "D"]))
     assert output.discarded
@@ -112,7 +112,7 @@ def test_an_error_reaches_the_thread_that_puts_the_next_batch():
 
 def test_an_error_in_the_last_batch_is_not_lost():
     with pytest.raises(VlkitError, match="no space left"), Writer() as writer:
-        writer.put(lot({0}, {0: Output(fail=True)}), BATCH, ["A", "C", "D"])
+        writer.put(group({0}, {0: Output(fail=True)}), BATCH, ["A", "C", "D"])
 
 
 def test_after_an_error_elsewhere_what_is_open_is_discarded():
@@ -120,7 +120,7 @@ def test_after_an_error_elsewhere_what_is_open_is_discarded():
 
     def fail() -> None:
         with Writer() as writer:
-            writer.put(lot({1, 2}, outputs), BATCH, ["A", "C", "D"])
+            writer.put(group({1, 2}, outputs), BATCH, ["A", "C", "D"])
             wait_until(lambda: outputs[2].given)
             raise KeyError
 
