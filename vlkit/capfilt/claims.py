@@ -49,7 +49,7 @@ class Claims:
     def order(self, groups: Sequence[str]) -> list[str]:
         """Order ``groups`` for trying: unclaimed ones first.
 
-        Where creating a file is not exclusive each worker begins with another group, so that workers that start together
+        Where creating a file is not exclusive each worker begins with another, so that workers that start together
         do not take the same.
         """
         claimed = {name.removesuffix(".json") for name in self.place.list(FOLDER)}

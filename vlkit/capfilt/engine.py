@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from vlkit.capfilt.accounting import Counts, total
-from vlkit.capfilt.annotator import Batch, ShardGroup, Plan, batches, shard_groups
+from vlkit.capfilt.annotator import Batch, Plan, ShardGroup, batches, shard_groups
 from vlkit.capfilt.claims import Claims
 from vlkit.capfilt.input_reader import Decoder, Reader, Ready
 from vlkit.capfilt.input_shards import read_shard
