@@ -87,7 +87,7 @@ def test_wrong_mixtures_are_named(sizes, weights, message):
         mixture(*sizes, weights=weights)
 
 
-@pytest.mark.parametrize(("world", "grad_accum_steps"), [(1, 2), (2, 1), (2, 2), (4, 1)])
+@pytest.mark.parametrize(("world", "micro_batches"), [(1, 2), (2, 1), (2, 2), (4, 1)])
 def test_processes_and_micro_batches_share_one_order(world, micro_batches):
     reference = ids(TrainLoader(mixture(7, 5), 8), 5)
     loaders = [TrainLoader(mixture(7, 5), 8, micro_batches, rank, world) for rank in range(world)]
