@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.compare import Row
-from vlkit.capfilt.annotator import Batch, Plan, batches, lots_of
+from vlkit.capfilt.annotator import Batch, Plan, batches, shard_groups
 from vlkit.capfilt.input_reader import Decoder, Reader
 from vlkit.capfilt.input_shards import read_shard
 from vlkit.capfilt.shard_output import DONE, DROPPED, KEPT, LEDGER, SUMMARY, TABLES, file_name
@@ -229,7 +229,7 @@ class _Bench:
         job, annotator = self._job("output-none").file, self.annotator
         decode = Decoder(annotator.processors, int(job.input.max_pixels))
         found: list[Batch] = []
-        for lot in lots_of(self.checked.shards, job.run.shards_at_once):
+        for lot in shard_groups(self.checked.shards, job.run.shards_at_once):
             shards = list(enumerate(lot.shards))
             plan = Plan(0, 0, frozenset(range(len(shards))))
             with Reader(shards, lambda shard: read_shard(shard, job.input), decode, 1, lambda: None) as events:
