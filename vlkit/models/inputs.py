@@ -20,7 +20,6 @@ from torch import Tensor
 from vlkit.errors import BadSample, VlkitError, redacted, shortened
 from vlkit.io.fetch import fetch
 from vlkit.processors.open_image import describe
-from vlkit.processors.video import FRAME_SUFFIXES, sample_frames
 
 Items: TypeAlias = "Tensor | list[Any]"
 """Preprocessed pictures [B, 3, S, S] (or videos [B, F, 3, S, S]), or a list with one item each."""
@@ -121,6 +120,8 @@ class PictureReader:
             item = list(item)
         elif isinstance(item, (str, os.PathLike)):
             item = self._video_path(item, name)
+        from vlkit.processors.video import sample_frames  # pictures need no video reader
+
         try:
             frames = sample_frames(item, self.frames)
         except BadSample as error:
@@ -311,6 +312,8 @@ def _single(item: Any, name: str, read: Callable[[Any, str], Items]) -> Any:
 
 def _is_frame(item: Any) -> bool:
     if isinstance(item, (str, os.PathLike)):
+        from vlkit.processors.video import FRAME_SUFFIXES
+
         text = os.fspath(item)
         return isinstance(text, str) and text.lower().endswith(FRAME_SUFFIXES) and not os.path.isdir(text)
     if torch.is_tensor(item) or isinstance(item, np.ndarray):
