@@ -179,6 +179,7 @@ def test_without_network_the_hub_is_given_up_soon(monkeypatch):
 
     ended = threading.Event()
     monkeypatch.setenv("VLKIT_OFFLINE", "0")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setattr(hub_caches, "_PATIENCE", 0.01)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_, **__: ended.wait(60))
     monkeypatch.setattr(urllib.request, "getproxies", dict)
