@@ -136,12 +136,15 @@ class ParallelPipeline:
 
     def _wait(self, stop: StopRequest) -> None:
         """Wait until a stage ends, if any runs; pass a signal on to all of them, once."""
-        while self.running and all(each.process.poll() is None for each in self.running):
-            if stop.received is not None and self.signal is None:
+        ended: list[_Running] = []
+        while self.running and not ended:
+            ended = [each for each in self.running if each.process.poll() is not None]
+            if stop.received is not None and self.signal is None:  # before _end: it may be why a stage ended
                 self.signal = stop.received
                 self._pass_on(self.signal)
-            time.sleep(_POLL_SECONDS)
-        for each in [each for each in self.running if each.process.poll() is not None]:
+            if not ended:
+                time.sleep(_POLL_SECONDS)
+        for each in ended:
             if each.process.stdin is not None:
                 each.process.stdin.close()
             self.running.remove(each)

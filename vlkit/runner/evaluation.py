@@ -119,9 +119,10 @@ class Evaluator:
 def _normalization(dataset: VLDataset) -> tuple[list[float] | None, list[float] | None]:
     """Return mean and standard deviation of the images' channels, if their processor normalizes them."""
     normalize: Any = getattr(getattr(dataset, "image_processor", None), "normalize", None)
-    if normalize is None:
+    mean, std = getattr(normalize, "mean", None), getattr(normalize, "std", None)
+    if mean is None or std is None:  # of a plugin, "normalize" may be a method or a flag
         return None, None
-    return torch.as_tensor(normalize.mean).flatten().tolist(), torch.as_tensor(normalize.std).flatten().tolist()
+    return torch.as_tensor(mean).flatten().tolist(), torch.as_tensor(std).flatten().tolist()
 
 
 class _Stoppable:

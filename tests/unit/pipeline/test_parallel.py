@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from vlkit.pipeline.parallel import ParallelPipeline, threads_at_most
+from vlkit.runner.signals import StopRequest
 
 
 def stage(key: str, *after: str, alone: bool = False) -> Any:
@@ -79,3 +81,17 @@ def test_omp_num_threads_bounds_the_threads(asked, threads, monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: range(8), raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     assert threads_at_most() == threads
+
+
+def test_a_stage_that_ended_by_a_signal_to_all_processes_was_stopped_and_has_not_failed(tmp_path):
+    sent: list[int] = []
+    ended = SimpleNamespace(poll=lambda: -15, returncode=-15, stdin=None, send_signal=lambda number: None)
+    running = SimpleNamespace(poll=lambda: None, send_signal=sent.append)
+    schedule: Any = Schedule(stage("a"), stage("b"))
+    for key, process in (("a", ended), ("b", running)):
+        each = SimpleNamespace(key=key, folder=tmp_path / key)
+        schedule.running.append(SimpleNamespace(stage=each, process=process, since=0.0))
+    stop = StopRequest()
+    stop.received = signal.SIGTERM
+    schedule._wait(stop)
+    assert (schedule.stopped, schedule.failed, sent) == (["a"], {}, [signal.SIGTERM])

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
-from vlkit.runner.evaluation import draw_sample_grid
+from vlkit.runner.evaluation import _normalization, draw_sample_grid
 
 
 def pixel(path, left, top):
@@ -36,3 +40,9 @@ def test_a_constant_image_and_the_first_frame_of_a_video(tmp_path):
     video = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])
     draw_sample_grid([video, torch.full((3, 4, 4), 7.0)], ["", ""], tmp_path / "p.png", [0.0] * 3, [1.0] * 3)
     assert pixel(tmp_path / "p.png", 100, 100) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("normalize", [None, True, lambda image: image])
+def test_a_processor_without_statistics_has_none(normalize):
+    dataset: Any = SimpleNamespace(image_processor=SimpleNamespace(normalize=normalize))
+    assert _normalization(dataset) == (None, None)
