@@ -149,8 +149,6 @@ class Worker:
     def _output(self, groups: GroupQueue, group: ShardGroup, plan: Plan) -> GroupOutput:
         run = self.settings
 
-        run = self.settings
-
         def opened(place: int) -> ShardOutput:
             name = group.shards[place].name
             return ShardOutput(name, self.place, self.annotator.decision, run.store_dropped, run.output == "shards")

@@ -14,7 +14,7 @@ from torch import nn
 
 from tests.unit.models import small
 from vlkit.errors import VlkitError
-from vlkit.models.blip.retrieval import BlipRetrieval, image_numbers
+from vlkit.models.blip.retrieval import BlipRetrieval, _most_similar, image_numbers
 
 TEXTS = ["a red circle", "a small blue square above a green star", "two shapes", "a big yellow triangle"]
 IDS = ["train/7", "train/7", "other/7", 3]
@@ -234,3 +234,10 @@ def test_texts_of_a_dataset_that_are_none():
 
     with pytest.raises(VlkitError, match=re.escape("data_loader.dataset.text[0] is 3")):
         build().eval().compute_sim_matrix(Loader([{"image": torch.zeros(2, 3, 16, 16)}]))
+
+
+@pytest.mark.parametrize("k", [1, 7, 40, 90])
+def test_of_equal_similarities_the_first_are_candidates(k):
+    similarity = np.random.default_rng(0).integers(0, 5, (50, 40)).astype(np.float32)
+    sorted_first = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(np.sort(_most_similar(similarity, k), 1), np.sort(sorted_first, 1))
