@@ -116,7 +116,9 @@ def test_a_column_named_twice_is_an_error(tmp_path):
         read(tmp_path, "image,caption,caption\na,b,c\n")
 
 
-PIECES = st.lists(st.sampled_from(['"', ",", "\n", "\r", "\r\n", "a.jpg", "x", " ", "é", "\t", ";", "\0"]), max_size=30)
+PIECES = st.lists(
+    st.sampled_from(['"', ",", "\n", "\r", "\r\n", "a.jpg", "x", " ", "é", "\t", ";", "\0"]), max_size=30
+).filter(lambda pieces: pieces.count("\0") < 4)  # a file with many is no text
 
 
 @settings(deadline=None, max_examples=200)
